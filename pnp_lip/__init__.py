@@ -1,0 +1,1 @@
+"""Plug-and-play image reconstruction with learned denoisers whose convergence is proved."""

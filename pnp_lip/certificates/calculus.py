@@ -1,0 +1,108 @@
+"""The calculus of averaged maps, in exact rational arithmetic.
+
+T is α-averaged, 0 < α < 1, if T = (1 − α) Id + α N with N nonexpansive; α = 1/2 is firm nonexpansiveness. Floats are
+rationals, so every rule below is evaluated without rounding; only ``round_up`` returns to floats, upwards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+__all__ = ["MapBound", "clip", "compose", "convex_combination", "gradient_step", "identity", "lift", "relax", "round_up"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MapBound:
+    """What is proved of a map: a Lipschitz constant, averagedness, whether it is a proximal map, and its range.
+
+    ``averagedness`` is an upper bound of α (0 for the identity) or None when no α < 1 is known. ``proximal`` means that
+    the map is the prox of a convex function. ``box`` bounds the values of the map's output, None when unbounded.
+    """
+
+    lipschitz: Fraction
+    averagedness: Fraction | None
+    proximal: bool = False
+    box: tuple[float, float] | None = None
+
+
+def identity() -> MapBound:
+    """The identity: 0-averaged, the prox of zero."""
+    return MapBound(Fraction(1), Fraction(0), proximal=True)
+
+
+def gradient_step(tau: float, norm_upper: float, slope_upper: float = 1.0) -> MapBound:
+    """x − τ Wᵀ σ(Wx + b) with 0 ≤ σ' ≤ s: α = τ s ‖W‖²/2, Lipschitz constant max(1, τ s ‖W‖² − 1).
+
+    α < 1 makes it α-averaged, α ≤ 1/2 the prox of a convex function. Source: Baillon & Haddad (1977); Sherry et al. (2024).
+
+    >>> gradient_step(1.0, 1.0).averagedness
+    Fraction(1, 2)
+    >>> gradient_step(2.5, 1.0).lipschitz
+    Fraction(3, 2)
+    """
+    curvature = Fraction(tau) * Fraction(slope_upper) * Fraction(norm_upper) ** 2
+    if curvature < 0:  # a step against the flow: 1 + |τ| s ‖W‖²
+        return MapBound(1 - curvature, None)
+    alpha = curvature / 2 if curvature < 2 else None
+    return MapBound(max(Fraction(1), curvature - 1), alpha, proximal=curvature <= 1)
+
+
+def compose(maps: Sequence[MapBound]) -> MapBound:
+    """Composition, the first map applied first: S = Σ αᵢ/(1 − αᵢ), α = S/(1 + S).
+
+    One map without a known α leaves only the product of the Lipschitz constants. Two maps other than the identity have no
+    common potential. Source: Combettes & Yamada (2015), Proposition 2.5.
+
+    >>> compose([gradient_step(1.0, 1.0)] * 3).averagedness
+    Fraction(3, 4)
+    """
+    lipschitz = math.prod((m.lipschitz for m in maps), start=Fraction(1))
+    moving = [m for m in maps if m.averagedness != 0]
+    box = maps[-1].box if maps else None
+    if not moving:
+        return dataclasses.replace(identity(), box=box)
+    if len(moving) == 1:
+        return dataclasses.replace(moving[0], box=box)
+    alphas = [m.averagedness for m in moving]
+    if any(alpha is None for alpha in alphas):
+        return MapBound(lipschitz, None, box=box)
+    total = sum((alpha / (1 - alpha) for alpha in alphas if alpha is not None), Fraction(0))
+    return MapBound(lipschitz, total / (1 + total), box=box)
+
+
+def convex_combination(weights: Sequence[float], maps: Sequence[MapBound]) -> MapBound:
+    """Σ wᵢ Tᵢ with wᵢ ≥ 0, Σ wᵢ = 1 is Σ wᵢ αᵢ-averaged."""
+    w = [Fraction(weight) for weight in weights]
+    if min(w) < 0 or sum(w) != 1 or len(w) != len(maps):
+        raise ValueError(f"the weights of a convex combination are nonnegative and sum to 1; got {list(weights)}.")
+    lipschitz = sum((a * m.lipschitz for a, m in zip(w, maps, strict=True)), Fraction(0))
+    alphas = [Fraction(1) if m.averagedness is None and m.lipschitz <= 1 else m.averagedness for m in maps]
+    if any(alpha is None for alpha in alphas):
+        return MapBound(lipschitz, None)
+    alpha = sum((a * b for a, b in zip(w, alphas, strict=True) if b is not None), Fraction(0))
+    return MapBound(lipschitz, alpha if alpha < 1 else None, proximal=all(m.proximal for m in maps))
+
+
+def relax(m: MapBound, theta: float) -> MapBound:
+    """(1 − θ) Id + θ T, 0 ≤ θ ≤ 1, is θα-averaged; θ-averaged when T is only nonexpansive."""
+    return convex_combination([1 - Fraction(theta), Fraction(theta)], [identity(), m])  # type: ignore[list-item]
+
+
+def lift(inner: MapBound) -> MapBound:
+    """QᵀNQ with QᵀQ = Id: the averagedness of N, for every α."""
+    return dataclasses.replace(inner, box=None)
+
+
+def clip(m: MapBound, box: tuple[float, float]) -> MapBound:
+    """The projection onto a box after T: 1/(2 − α)-averaged, and the range is the box."""
+    projection = MapBound(Fraction(1), Fraction(1, 2), proximal=True)
+    return dataclasses.replace(compose([m, projection]), box=box)
+
+
+def round_up(value: Fraction) -> float:
+    """The smallest float that is not below ``value``."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)

@@ -1,0 +1,104 @@
+"""The convolutional denoiser that is nonexpansive by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from deepinv.models import Denoiser
+from torch import Tensor, nn
+
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.layers import GradientFlowConv2d, IsometricLift, NoiseClip
+
+__all__ = ["GradientFlowDenoiser", "noise_level"]
+
+Sigma = float | Tensor | None
+
+
+class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
+    """A denoiser conditioned on the noise level and nonexpansive in the image for each noise level.
+
+    D(x, σ) = Qᵀ Φ_m(· , σ) ∘ … ∘ Φ_1(Q x, σ), Φ_i(z, σ) = z − τ_i W_iᵀ clip(W_i z + b_i(σ), −λ_i(σ), λ_i(σ))
+
+    Q appends zero channels. With α_i = τ_i‖W_i‖²/2 < 1 for all i, D(·, σ) is α-averaged with α = S/(1 + S),
+    S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
+
+    Parameters: ``in_channels`` image channels; ``channels`` of the state; ``hidden_channels`` of W; ``dilations``, one per
+    layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular" (the certificate covers both); ``default_sigma``, used
+    when a solver passes no noise level. The untrained network is nonexpansive only after ``constrain`` or ``project``.
+
+    Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
+    shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
+
+    Source: Sherry et al. (2024); Combettes & Yamada (2015), Proposition 2.5, for the averagedness of the composition.
+
+    >>> denoiser = GradientFlowDenoiser(channels=4, hidden_channels=4, dilations=(1, 1))
+    >>> denoiser(torch.zeros(2, 1, 8, 8), 0.1).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 1,
+        channels: int = 16,
+        hidden_channels: int = 32,
+        dilations: Sequence[int] = (1, 1, 1, 1, 1, 1, 1, 1),
+        kernel_size: int = 3,
+        padding_mode: str = "zeros",
+        default_sigma: float = 0.05,
+        step_fraction: float = 0.95,
+    ) -> None:
+        super().__init__()
+        if not dilations:
+            raise InputError("a denoiser needs at least one layer; `dilations` is empty.")
+        noise_level(default_sigma, 1)
+        self.config: dict[str, Any] = {
+            "in_channels": in_channels,
+            "channels": channels,
+            "hidden_channels": hidden_channels,
+            "dilations": list(dilations),
+            "kernel_size": kernel_size,
+            "padding_mode": padding_mode,
+            "default_sigma": default_sigma,
+        }
+        self.in_channels = in_channels
+        self.default_sigma = default_sigma
+        self.lift = IsometricLift(in_channels, channels)
+        self.layers = nn.ModuleList(
+            GradientFlowConv2d(
+                channels,
+                hidden_channels,
+                kernel_size,
+                dilation=dilation,
+                padding_mode=padding_mode,
+                activation=NoiseClip(hidden_channels, threshold=0.5),
+                step_fraction=step_fraction,
+            )
+            for dilation in dilations
+        )
+
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
+        """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
+            raise ShapeError(
+                f"this denoiser takes floating-point tensors of shape (B, {self.in_channels}, H, W); "
+                f"got {tuple(x.shape)} of {x.dtype}."
+            )
+        s = noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
+        z = self.lift(x)
+        for layer in self.layers:
+            z = layer(z, s)
+        return self.lift.adjoint(z)
+
+
+def noise_level(sigma: float | Tensor, batch: int) -> Tensor:
+    """The noise level as a tensor of shape (1,) or (batch,), checked to be finite and not negative."""
+    s = torch.as_tensor(sigma, dtype=torch.get_default_dtype() if not isinstance(sigma, Tensor) else None).reshape(-1)
+    if s.numel() not in (1, batch):
+        raise ShapeError(f"`sigma` must hold one value or one per image ({batch}); got {s.numel()}.")
+    if not bool(torch.isfinite(s).all() and (s >= 0).all()):
+        raise InputError(f"`sigma` must be finite and not negative (a standard deviation on [0, 1]); got {sigma}.")
+    return s

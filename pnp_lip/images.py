@@ -1,0 +1,115 @@
+"""Reading and writing images, and the two figures of merit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_lip.errors import InputError
+
+__all__ = ["IMAGE_SUFFIXES", "psnr", "read_image", "ssim", "to_grey", "write_atomically", "write_image"]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, on gamma-encoded values
+
+
+def read_image(path: str | Path, *, grey: bool = False) -> Tensor:
+    """Read PNG, JPEG, TIFF, BMP or npy into a float32 tensor (1, C, H, W) on [0, 1], C = 1 or 3.
+
+    Integer types are divided by their largest value; floating-point data must already lie in [0, 1]. An alpha channel is
+    dropped. Raises InputError for a missing or unreadable file, an unknown layout, non-finite or out-of-range values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such image file.")
+    try:
+        if path.suffix.lower() == ".npy":
+            data = np.load(path, allow_pickle=False)
+        else:
+            from skimage.io import imread
+
+            data = imread(path)
+    except Exception as error:  # each reader has exceptions of its own
+        raise InputError(f"{path}: could not be read as an image ({error}).") from error
+    x = to_tensor(data, str(path))
+    return to_grey(x) if grey else x
+
+
+def to_tensor(data: np.ndarray, name: str) -> Tensor:
+    """Turn (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) data into (1, C, H, W) on [0, 1]."""
+    if data.ndim == 2:
+        data = data[..., None]
+    if data.ndim != 3 or data.shape[-1] not in (1, 2, 3, 4) or 0 in data.shape:
+        raise InputError(f"{name}: expected an image of shape (H, W), (H, W, 3) or (H, W, 4); got {data.shape}.")
+    data = data[..., :-1] if data.shape[-1] in (2, 4) else data
+    if data.dtype == np.bool_:
+        data = data.astype(np.float32)
+    elif np.issubdtype(data.dtype, np.integer):
+        data = data / np.float64(np.iinfo(data.dtype).max)
+    elif not np.issubdtype(data.dtype, np.floating):
+        raise InputError(f"{name}: expected real numbers; got {data.dtype}.")
+    if not np.isfinite(data).all():
+        raise InputError(f"{name}: the image holds NaN or infinite values; repair them first.")
+    if data.min() < 0 or data.max() > 1:
+        raise InputError(f"{name}: values must lie in [0, 1]; got [{data.min():.4g}, {data.max():.4g}]. Rescale first.")
+    return torch.from_numpy(np.ascontiguousarray(data.transpose(2, 0, 1), dtype=np.float32))[None]
+
+
+def to_grey(x: Tensor) -> Tensor:
+    """0.299 R + 0.587 G + 0.114 B for (B, 3, H, W); one channel passes through."""
+    if x.shape[1] == 1:
+        return x
+    return (x * x.new_tensor(GREY_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
+
+
+def write_image(path: str | Path, x: Tensor) -> None:
+    """Write (1, C, H, W) or (C, H, W) on [0, 1] as 8 bits (npy: as float32), clipped, in one atomic step."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise InputError(f"{path}: the output's suffix must be one of {', '.join(IMAGE_SUFFIXES)}.")
+    data = x.detach().cpu().float().reshape(x.shape[-3:]).permute(1, 2, 0).numpy()
+    data = data[..., 0] if data.shape[-1] == 1 else data
+    with write_atomically(path) as temporary:
+        if suffix == ".npy":
+            with open(temporary, "wb") as file:
+                np.save(file, data)
+        else:
+            from skimage.io import imsave
+
+            imsave(temporary, (data.clip(0, 1) * 255).round().astype(np.uint8), check_contrast=False)
+
+
+class write_atomically:  # noqa: N801 (used as a function)
+    """Context manager: yields a temporary path beside ``path`` and renames it into place if nothing was raised."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
+
+    def __enter__(self) -> Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            os.replace(self.temporary, self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def psnr(x_hat: Tensor, x: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB for images on [0, 1], over the whole tensor: −10 log₁₀ mean((x̂ − x)²)."""
+    return float(-10 * (x_hat.double() - x.double()).square().mean().log10())
+
+
+def ssim(x_hat: Tensor, x: Tensor) -> float:
+    """Structural similarity (Wang et al. 2004; Gaussian window) of two images (1, C, H, W) on [0, 1]."""
+    from skimage.metrics import structural_similarity
+
+    a, b = (image.detach().cpu().double()[0].numpy() for image in (x_hat, x))
+    return float(structural_similarity(a, b, channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5))

@@ -1,0 +1,22 @@
+"""Gradient-flow layers, their activations, the isometric lift, and the two ways of keeping the constraint."""
+
+from pnp_lip.layers.activations import Activation, Clip, NoiseClip, ReLU, SoftThreshold
+from pnp_lip.layers.constraints import constrain, gradient_flow_layers, project, release
+from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
+from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
+from pnp_lip.layers.isometric_lift import IsometricLift
+
+__all__ = [
+    "Activation",
+    "Clip",
+    "GradientFlowConv2d",
+    "GradientFlowLinear",
+    "IsometricLift",
+    "NoiseClip",
+    "ReLU",
+    "SoftThreshold",
+    "constrain",
+    "gradient_flow_layers",
+    "project",
+    "release",
+]

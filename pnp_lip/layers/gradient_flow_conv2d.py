@@ -1,0 +1,110 @@
+"""The convolutional gradient-flow layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.layers.activations import Activation, ReLU
+from pnp_lip.layers.gradient_flow_linear import check_sizes
+
+__all__ = ["PADDING_MODES", "GradientFlowConv2d"]
+
+PADDING_MODES = ("zeros", "circular")
+
+
+class GradientFlowConv2d(nn.Module):
+    """One explicit Euler step of a negative gradient flow, W a stride-one convolution that keeps the image size.
+
+    Φ(x) = x − τ Wᵀ σ(Wx + b)
+
+    With σ nondecreasing and of slopes in [0, 1]: 0 ≤ τ ≤ 2/‖W‖² makes Φ nonexpansive, 0 ≤ τ < 2/‖W‖² makes it
+    τ‖W‖²/2-averaged, τ ≤ 1/‖W‖² firmly nonexpansive. ‖W‖ is at most the supremum of the symbol's norm over the torus, for
+    zero and for circular padding and every image size; reflect and replicate padding are refused because the padding
+    itself has a norm above one.
+
+    Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd. Wᵀ is the exact adjoint:
+    the same padding, the kernel flipped and its two channel axes exchanged. The activation carries a shift of its own
+    where it has one; ``bias=True`` adds b.
+
+    Raises InputError for an even kernel or an unknown padding, ShapeError for the wrong number of channels.
+
+    Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
+
+    >>> layer = GradientFlowConv2d(2, 4, 3, padding_mode="circular")
+    >>> layer(torch.zeros(1, 2, 8, 8)).shape
+    torch.Size([1, 2, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        kernel_size: int = 3,
+        *,
+        dilation: int = 1,
+        padding_mode: str = "zeros",
+        activation: Activation | None = None,
+        bias: bool = False,
+        step_fraction: float = 0.95,
+    ) -> None:
+        super().__init__()
+        check_sizes(channels, hidden_channels, step_fraction)
+        if kernel_size < 1 or kernel_size % 2 == 0 or dilation < 1:
+            raise InputError(
+                f"`kernel_size` must be odd and `dilation` at least 1; got {kernel_size} and {dilation}. "
+                "An even kernel has no centre, so its convolution would not keep the image size."
+            )
+        if padding_mode not in PADDING_MODES:
+            raise InputError(
+                f"`padding_mode` must be one of {PADDING_MODES}; got {padding_mode!r}. "
+                "Other paddings have a norm above one and would void the bound."
+            )
+        self.activation = ReLU() if activation is None else activation
+        self.dilation, self.padding_mode = dilation, padding_mode
+        scale = 1.0 / (kernel_size * (hidden_channels**0.5 + channels**0.5))
+        self.weight = nn.Parameter(scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_channels)) if bias else None
+        self.tau = nn.Parameter(torch.tensor(2.0 * step_fraction))
+
+    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve ``x`` with ``kernel``, keeping the image size, under this layer's padding."""
+        reach = self.dilation * (kernel.shape[-1] // 2)
+        if self.padding_mode == "circular":
+            return F.conv2d(pad_circular(x, reach), kernel, bias, dilation=self.dilation)
+        return F.conv2d(x, kernel, bias, padding=reach, dilation=self.dilation)
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """Φ(x) for x of shape (B, channels, H, W)."""
+        weight, bias = self.weight, self.bias
+        if x.ndim != 4 or x.shape[1] != weight.shape[1]:
+            raise ShapeError(f"this layer takes (B, {weight.shape[1]}, H, W) tensors; got {tuple(x.shape)}.")
+        scale, shift = self.activation.scale_and_shift(sigma)
+        if scale is not None and scale.ndim == 1:  # one noise level: fold 1/λ and λ into the two convolutions
+            bias = fold_bias(bias, shift, scale)
+            s = self.activation.unit(self.conv(x, weight / scale[:, None, None, None], bias))
+            weight = weight * scale[:, None, None, None]
+        else:
+            s = self.activation(self.conv(x, weight, bias), sigma)
+        return x - self.conv(s, self.tau * weight.transpose(0, 1).flip(-1, -2))
+
+    def extra_repr(self) -> str:
+        hidden, channels, k, _ = self.weight.shape
+        return f"{channels}, {hidden}, kernel_size={k}, dilation={self.dilation}, padding_mode={self.padding_mode!r}"
+
+
+def fold_bias(bias: Tensor | None, shift: Tensor | None, scale: Tensor) -> Tensor | None:
+    """(b + shift) / λ, where either may be absent."""
+    present = [term for term in (bias, shift) if term is not None]
+    return sum(present[1:], present[0]) / scale if present else None
+
+
+def pad_circular(x: Tensor, reach: int) -> Tensor:
+    """Wrap the image by ``reach`` pixels on each side, also when the image is smaller than that."""
+    if reach <= min(x.shape[-2:]):
+        return F.pad(x, (reach, reach, reach, reach), mode="circular")
+    rows = torch.arange(-reach, x.shape[-2] + reach, device=x.device) % x.shape[-2]
+    columns = torch.arange(-reach, x.shape[-1] + reach, device=x.device) % x.shape[-1]
+    return x[..., rows[:, None], columns]

@@ -1,0 +1,43 @@
+"""The lift into more channels, an isometry, and its adjoint."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pnp_lip.errors import InputError
+
+__all__ = ["IsometricLift"]
+
+
+class IsometricLift(nn.Module):
+    """Q: append zero channels; QᵀQ = Id, so QᵀNQ is α-averaged when N is.
+
+    Q x = (x, 0, …, 0), Qᵀ(x, ·) = x. A learned orthonormal lift would add nothing: it can be absorbed into the weights
+    of the layers between Q and Qᵀ.
+
+    Shapes: (B, in_channels, H, W) to (B, channels, H, W), channels ≥ in_channels; ``adjoint`` goes back.
+
+    >>> import torch
+    >>> lift = IsometricLift(1, 3)
+    >>> x = torch.ones(1, 1, 2, 2)
+    >>> bool((lift.adjoint(lift(x)) == x).all())
+    True
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        if not 1 <= in_channels <= channels:
+            raise InputError(f"a lift needs 1 <= in_channels <= channels; got {in_channels} and {channels}.")
+        self.in_channels, self.channels = in_channels, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Q x."""
+        return F.pad(x, (0, 0, 0, 0, 0, self.channels - self.in_channels))
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        """Qᵀ z."""
+        return z[:, : self.in_channels]
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.channels}"

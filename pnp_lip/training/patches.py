@@ -1,0 +1,84 @@
+"""Training patches from a folder of photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pnp_lip.errors import InputError
+from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
+
+__all__ = ["PatchSampler", "load_photographs", "texture"]
+
+TEXTURE_THRESHOLD = 3 / 255
+SMOOTH_SHARE = 8  # one smooth patch in so many is kept
+
+
+def load_photographs(folder: str | Path, *, colour: bool = False, hold_out: int = 20) -> tuple[list[Tensor], list[Tensor]]:
+    """Read every image of ``folder``, sorted by name; every ``hold_out``-th is kept for validation.
+
+    Returns (training, validation), each a list of (C, H, W) float32 tensors on [0, 1]. Raises InputError when the folder
+    holds fewer than two images.
+    """
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if len(paths) < 2:
+        raise InputError(f"{folder}: expected a folder with at least two images; found {len(paths)}.")
+    images = [read_image(path) for path in paths]
+    images = [x.expand(-1, 3, -1, -1)[0] if colour else to_grey(x)[0] for x in images]
+    held = set(range(0, len(images), min(hold_out, len(images))))
+    return [x for i, x in enumerate(images) if i not in held], [images[i] for i in sorted(held)]
+
+
+def texture(patches: Tensor) -> Tensor:
+    """The standard deviation of (pixel − mean of its 4 neighbours), per patch of shape (N, 1, P, P)."""
+    kernel = patches.new_tensor([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])[None, None] / 4
+    return F.conv2d(patches, kernel).flatten(1).std(1)
+
+
+class PatchSampler:
+    """Draws batches of patches with random position, flip and rotation, preferring textured places.
+
+    A place on a grid of stride ``size``/2 is kept when its texture is at least 3/255; of the others one in eight is kept.
+    Around each kept place the patch is shifted by up to half a stride. All randomness comes from ``generator``.
+    """
+
+    def __init__(self, images: Sequence[Tensor], size: int, generator: torch.Generator) -> None:
+        self.images = [x for x in images if min(x.shape[-2:]) >= size]
+        if not self.images:
+            raise InputError(f"no image is at least {size} pixels wide and high; choose smaller patches.")
+        self.size, self.generator = size, generator
+        self.places = torch.cat([self.kept_places(i, x) for i, x in enumerate(self.images)])
+
+    def kept_places(self, index: int, image: Tensor) -> Tensor:
+        """Rows (image, top, left) of the places that the texture rule keeps."""
+        stride = self.size // 2
+        grey = to_grey(image[None])
+        windows = grey.unfold(2, self.size, stride).unfold(3, self.size, stride)[0, 0]
+        rough = texture(windows.reshape(-1, 1, self.size, self.size)) >= TEXTURE_THRESHOLD
+        rough[::SMOOTH_SHARE] = True
+        places = torch.cartesian_prod(torch.arange(windows.shape[0]), torch.arange(windows.shape[1])).reshape(-1, 2)
+        places = places[rough] * stride
+        return torch.cat([torch.full((len(places), 1), index), places], dim=1)
+
+    def __call__(self, batch: int) -> Tensor:
+        """A batch of shape (batch, C, size, size)."""
+        chosen = torch.randint(len(self.places), (batch,), generator=self.generator)
+        half = self.size // 4
+        shifts = torch.randint(-half, half + 1, (batch, 2), generator=self.generator)
+        turns = torch.randint(8, (batch,), generator=self.generator)
+        return torch.stack(
+            [self.cut(place, shift, int(turn)) for place, shift, turn in zip(self.places[chosen], shifts, turns, strict=True)]
+        )
+
+    def cut(self, place: Tensor, shift: Tensor, turn: int) -> Tensor:
+        """One patch, moved by ``shift`` inside its image and turned by one of the square's eight symmetries."""
+        image = self.images[int(place[0])]
+        top = int((place[1] + shift[0]).clamp(0, image.shape[1] - self.size))
+        left = int((place[2] + shift[1]).clamp(0, image.shape[2] - self.size))
+        patch = image[:, top : top + self.size, left : left + self.size]
+        patch = torch.rot90(patch, turn % 4, (1, 2))
+        return patch.flip(2) if turn >= 4 else patch

@@ -1,0 +1,210 @@
+"""Training a gradient-flow denoiser: constraint kept at every step, averaged weights, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.errors import InputError
+from pnp_lip.images import psnr, write_atomically
+from pnp_lip.layers import constrain, project, release
+from pnp_lip.training.patches import PatchSampler
+
+__all__ = ["TrainingSettings", "train", "validate"]
+
+logger = logging.getLogger(__name__)
+VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """What determines a training run; ``constraint`` is "parametrisation" or "projection" (the paper's way)."""
+
+    steps: int = 20_000
+    batch: int = 8
+    patch: int = 64
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 1e-5
+    warm_up: int = 200
+    sigma_range: tuple[float, float] = (0.5 / 255, 55 / 255)
+    bfloat16_above: float = 8 / 255  # below this noise level the rounding of bfloat16 costs up to 1 dB
+    average: float = 0.999
+    constraint: str = "parametrisation"
+    limit: float = 0.97
+    refresh: int = 50
+    zero_mean: bool = True
+    seed: int = 0
+    checkpoint_every: int = 500
+    validate_every: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.constraint not in ("parametrisation", "projection"):
+            raise InputError(f'`constraint` is "parametrisation" or "projection"; got {self.constraint!r}.')
+        if min(self.steps, self.batch, self.checkpoint_every, self.validate_every, self.refresh) < 1 or self.patch < 8:
+            raise InputError("steps, batch, refresh and the two intervals must be at least 1, and patches at least 8 wide.")
+        if not 0 < self.sigma_range[0] <= self.sigma_range[1] or not 0 < self.learning_rate or not 0 <= self.average < 1:
+            raise InputError("sigma_range must be positive and ordered, learning_rate positive, average in [0, 1).")
+
+
+def train(
+    denoiser: GradientFlowDenoiser,
+    training: Sequence[Tensor],
+    validation: Sequence[Tensor],
+    out: str | Path,
+    settings: TrainingSettings,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Callable[[int, float], None] | None = None,
+) -> GradientFlowDenoiser:
+    """Train ``denoiser`` on images of shape (C, H, W) and return the averaged, unconstrained-form copy.
+
+    Minimises the mean of log ‖D(x + σn, σ) − x‖² over patches, σ drawn log-uniformly, one per batch. Writes
+    ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` and ``settings.json`` under ``out``.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(denoiser.to(device), training, settings, device)
+    if resume and (out / "checkpoint.pt").is_file():
+        run.load(out / "checkpoint.pt")
+    with write_atomically(out / "settings.json") as path:
+        path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
+    start = time.monotonic()
+    while run.step < settings.steps:
+        loss = run.advance()
+        if progress is not None:
+            progress(run.step, loss)
+        if not math.isfinite(loss):
+            raise InputError(f"the loss became {loss} at step {run.step}; the last checkpoint under {out} is good.")
+        last = run.step == settings.steps
+        if run.step % settings.validate_every == 0 or last:
+            row = {"step": run.step, "seconds": round(time.monotonic() - start, 1), "loss": loss}
+            append_row(out / "log.csv", row | validate(run.averaged.module, validation, device=device))
+        if run.step % settings.checkpoint_every == 0 or last:
+            run.save(out / "checkpoint.pt")
+    return run.result()
+
+
+class Run:
+    """The state of a training run: everything that a checkpoint has to hold."""
+
+    def __init__(
+        self, denoiser: GradientFlowDenoiser, images: Sequence[Tensor], settings: TrainingSettings, device: str
+    ) -> None:
+        self.settings, self.device, self.step = settings, device, 0
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.sampler = PatchSampler(images, settings.patch, self.generator)
+        self.denoiser = denoiser.train()
+        if settings.constraint == "parametrisation":
+            zero_mean = denoiser.in_channels if settings.zero_mean else 0
+            constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
+        self.averaged = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.averaged.requires_grad_(False)
+        self.optimiser = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate)
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine."""
+        s = self.settings
+        warm = min(1.0, (self.step + 1) / s.warm_up)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
+        return warm * (s.final_learning_rate + (s.learning_rate - s.final_learning_rate) * cosine)
+
+    def advance(self) -> float:
+        """One optimiser step; returns the loss."""
+        s = self.settings
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        x = self.sampler(s.batch)
+        low, high = (math.log(bound) for bound in s.sigma_range)
+        sigma = math.exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
+        y = x + sigma * torch.randn(x.shape, generator=self.generator)
+        x, y = x.to(self.device), y.to(self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=sigma > s.bfloat16_above):
+            x_hat = self.denoiser(y, sigma)
+        loss = (x_hat.float() - x).square().mean().log()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        self.optimiser.step()
+        if s.constraint == "projection":
+            project(self.denoiser, limit=s.limit)
+        self.averaged.update_parameters(self.denoiser)
+        self.step += 1
+        return float(loss.detach())
+
+    def state(self) -> dict[str, Any]:
+        ages = {name: (m.age, m.frequencies) for name, m in self.denoiser.named_modules() if hasattr(m, "age")}
+        return {
+            "step": self.step,
+            "denoiser": self.denoiser.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "ages": ages,
+        }
+
+    def save(self, path: Path) -> None:
+        with write_atomically(path) as temporary:
+            torch.save(self.state(), temporary)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.step = state["step"]
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        for name, (age, frequencies) in state["ages"].items():
+            module: Any = self.denoiser.get_submodule(name)
+            module.age, module.frequencies = age, frequencies
+
+    def result(self) -> GradientFlowDenoiser:
+        """The averaged network with plain weights, its steps shortened where an average left the constraint."""
+        denoiser = self.averaged.module
+        assert isinstance(denoiser, GradientFlowDenoiser)
+        release(denoiser.eval())
+        return project(denoiser, limit=min(1.0, self.settings.limit), grid=128)
+
+
+@torch.no_grad()
+def validate(
+    denoiser: torch.nn.Module, images: Sequence[Tensor], *, crop: int = 256, device: str = "cpu"
+) -> dict[str, float]:
+    """Mean PSNR over central crops at five noise levels, with noise from a fixed generator."""
+    training = denoiser.training
+    denoiser.eval()
+    scores = {}
+    for level in VALIDATION_SIGMAS:
+        generator = torch.Generator().manual_seed(level)
+        values = []
+        for image in images:
+            top, left = ((n - min(crop, n)) // 2 for n in image.shape[1:])
+            x = image[None, :, top : top + crop, left : left + crop]
+            y = x + level / 255 * torch.randn(x.shape, generator=generator)
+            values.append(psnr(denoiser(y.to(device), level / 255).cpu(), x))
+        scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
+    denoiser.train(training)
+    return scores
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Append to a CSV file, writing its header first."""
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    logger.info("%s", row)
