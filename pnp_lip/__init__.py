@@ -1,1 +1,58 @@
-"""Plug-and-play image reconstruction with learned denoisers whose convergence is proved."""
+"""Plug-and-play image reconstruction with learned denoisers whose convergence is proved.
+
+The names below load on first use, so that ``import pnp_lip`` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pnp_lip.attack import Violation, attack
+    from pnp_lip.certificates import Certificate, certify, firm
+    from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, relax
+    from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
+    from pnp_lip.version import __version__
+
+__all__ = [
+    "Certificate",
+    "ClippedDenoiser",
+    "GradientFlowDenoiser",
+    "Violation",
+    "__version__",
+    "attack",
+    "certify",
+    "firm",
+    "load_denoiser",
+    "load_pretrained",
+    "pretrained_names",
+    "relax",
+    "save_denoiser",
+]
+
+HOMES = {
+    "Certificate": "certificates",
+    "ClippedDenoiser": "denoisers",
+    "GradientFlowDenoiser": "denoisers",
+    "Violation": "attack",
+    "__version__": "version",
+    "attack": "attack",
+    "certify": "certificates",
+    "firm": "certificates",
+    "load_denoiser": "pretrained",
+    "load_pretrained": "pretrained",
+    "pretrained_names": "pretrained",
+    "relax": "denoisers",
+    "save_denoiser": "pretrained",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(importlib.import_module(f"pnp_lip.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'pnp_lip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

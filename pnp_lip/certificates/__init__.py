@@ -1,1 +1,18 @@
-"""..."""
+"""Certificates: what was proved of a map, by which argument, for which weights."""
+
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.certificates.certificate import Certificate, LayerCertificate
+from pnp_lip.certificates.certify import Proof, certify, describe, hash_weights, rule
+from pnp_lip.certificates.firm import firm
+
+__all__ = [
+    "Certificate",
+    "LayerCertificate",
+    "MapBound",
+    "Proof",
+    "certify",
+    "describe",
+    "firm",
+    "hash_weights",
+    "rule",
+]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["MapBound", "clip", "compose", "convex_combination", "gradient_step", "identity", "lift", "relax", "round_up"]
+__all__ = ["MapBound", "clip", "compose", "convex_combination", "gradient_step", "identity", "lift", "relax", "round_down", "round_up"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compose(maps: Sequence[MapBound]) -> MapBound:
     return MapBound(lipschitz, total / (1 + total), box=box)
 
 
-def convex_combination(weights: Sequence[float], maps: Sequence[MapBound]) -> MapBound:
+def convex_combination(weights: Sequence[float | Fraction], maps: Sequence[MapBound]) -> MapBound:
     """Σ wᵢ Tᵢ with wᵢ ≥ 0, Σ wᵢ = 1 is Σ wᵢ αᵢ-averaged."""
     w = [Fraction(weight) for weight in weights]
     if min(w) < 0 or sum(w) != 1 or len(w) != len(maps):
@@ -88,7 +88,7 @@ def convex_combination(weights: Sequence[float], maps: Sequence[MapBound]) -> Ma
 
 def relax(m: MapBound, theta: float) -> MapBound:
     """(1 − θ) Id + θ T, 0 ≤ θ ≤ 1, is θα-averaged; θ-averaged when T is only nonexpansive."""
-    return convex_combination([1 - Fraction(theta), Fraction(theta)], [identity(), m])  # type: ignore[list-item]
+    return convex_combination([1 - Fraction(theta), Fraction(theta)], [identity(), m])
 
 
 def lift(inner: MapBound) -> MapBound:
@@ -106,3 +106,8 @@ def round_up(value: Fraction) -> float:
     """The smallest float that is not below ``value``."""
     nearest = float(value)
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
+
+
+def round_down(value: Fraction) -> float:
+    """The largest float that is not above ``value``."""
+    return -round_up(-value)

@@ -1,5 +1,7 @@
 """Denoisers that carry a certificate."""
 
+from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
+from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
 
-__all__ = ["GradientFlowDenoiser"]
+__all__ = ["ClippedDenoiser", "GradientFlowDenoiser", "RelaxedDenoiser", "relax"]

@@ -1,6 +1,6 @@
 """Gradient-flow layers, their activations, the isometric lift, and the two ways of keeping the constraint."""
 
-from pnp_lip.layers.activations import Activation, Clip, NoiseClip, ReLU, SoftThreshold
+from pnp_lip.layers.activations import Activation, Clip, Identity, NoiseClip, ReLU, SoftThreshold
 from pnp_lip.layers.constraints import constrain, gradient_flow_layers, project, release
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
@@ -11,6 +11,7 @@ __all__ = [
     "Clip",
     "GradientFlowConv2d",
     "GradientFlowLinear",
+    "Identity",
     "IsometricLift",
     "NoiseClip",
     "ReLU",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
 
-__all__ = ["Activation", "Clip", "NoiseClip", "ReLU", "SoftThreshold"]
+__all__ = ["Activation", "Clip", "Identity", "NoiseClip", "ReLU", "SoftThreshold"]
 
 SIGMA_FLOOR = 1e-6  # below this noise level the thresholds stay put: a denoiser at sigma = 0 is the identity to rounding
 
@@ -46,6 +46,17 @@ class Activation(nn.Module):
             return self.unit(t)
         scale = spread(scale, t)
         return self.unit(t / scale) * scale
+
+
+    def extra_repr(self) -> str:
+        return f"slopes={self.slopes}"
+
+
+class Identity(Activation):
+    """σ(t) = t, which makes a gradient-flow layer the symmetric affine map x − τ Wᵀ(Wx + b)."""
+
+    def unit(self, t: Tensor) -> Tensor:
+        return t
 
 
 class ReLU(Activation):

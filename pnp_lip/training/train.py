@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
@@ -110,7 +110,7 @@ class Run:
         if settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
             constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
-        self.averaged = AveragedModel(denoiser, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average(settings.average))
         self.averaged.requires_grad_(False)
         self.optimiser = torch.optim.Adam(denoiser.parameters(), lr=settings.learning_rate)
 
@@ -176,6 +176,17 @@ class Run:
         assert isinstance(denoiser, GradientFlowDenoiser)
         release(denoiser.eval())
         return project(denoiser, limit=min(1.0, self.settings.limit), grid=128)
+
+
+def ramped_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """An exponential moving average whose memory grows with the run, so that early averages forget the initial weights."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        share = max(1 - decay, 9 / (10 + int(count)))
+        torch._foreach_lerp_(averaged, current, share)
+
+    return update
 
 
 @torch.no_grad()

@@ -1,0 +1,241 @@
+"""The certifier: walks a module, bounds every layer, composes the bounds, and refuses what it does not know."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pnp_lip.certificates import calculus
+from pnp_lip.certificates.calculus import MapBound, round_down, round_up
+from pnp_lip.certificates.certificate import Certificate, LayerCertificate
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
+from pnp_lip.errors import CertificateError
+from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift
+from pnp_lip.spectral import NormBound, norm_bound
+
+__all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
+
+Module = TypeVar("Module", bound=nn.Module)
+CACHE = "_pnp_lip_certificate"
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """A map's bound with the layers that it rests on and what failed on the way."""
+
+    bound: MapBound
+    layers: tuple[LayerCertificate, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+Rule = Callable[[Any, str, float], Proof]
+RULES: dict[type[nn.Module], Rule] = {}
+
+
+def rule(kind: type[Module]) -> Callable[[Callable[[Module, str, float], Proof]], Callable[[Module, str, float], Proof]]:
+    """Register how modules of exactly this type are bounded: ``f(module, path, rtol) -> Proof``.
+
+    Exactly this type: a subclass may override ``forward``, so it needs a rule of its own.
+    """
+
+    def register(function: Callable[[Module, str, float], Proof]) -> Callable[[Module, str, float], Proof]:
+        RULES[kind] = function
+        return function
+
+    return register
+
+
+def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
+    """Prove a Lipschitz constant and the averagedness of ``module`` as a real function of its stored weights.
+
+    Per layer, τ‖W‖² ≤ 2 with ‖W‖ replaced by a rigorous upper bound within ``rtol`` of the truth (tightened by itself when
+    a layer would fail for the bound's slack alone); for the whole, the calculus of averaged maps in exact arithmetic.
+
+    A map that is not nonexpansive gets a certificate too, with ``failures`` that name the layers and the numbers;
+    ``require_nonexpansive()`` turns those into an error. The result is cached on the module under the SHA-256 of its
+    weights and settings. Raises CertificateError for a module of unknown type, naming its path.
+
+    Source: Sherry et al. (2024); Combettes & Yamada (2015); Baillon & Haddad (1977).
+
+    >>> from pnp_lip.layers import GradientFlowLinear
+    >>> layer = GradientFlowLinear(2, 2, step_fraction=0.5)
+    >>> certify(layer).nonexpansive
+    True
+    """
+    weights = hash_weights(module)
+    key = (repr(module), tuple(weights.items()), rtol)
+    cached = module.__dict__.get(CACHE)
+    if cached is not None and cached[0] == key:
+        certificate: Certificate = cached[1]
+        return certificate
+    proof = describe(module, "", rtol)
+    alpha = proof.bound.averagedness
+    certificate = Certificate(
+        layers=proof.layers,
+        lipschitz_upper=round_up(proof.bound.lipschitz),
+        averagedness=None if alpha is None else round_up(alpha),
+        proximal=proof.bound.proximal,
+        box=proof.bound.box,
+        scope=scope_of(proof.layers),
+        weights=weights,
+        dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
+        failures=proof.failures,
+    )
+    module.__dict__[CACHE] = (key, certificate)
+    return certificate
+
+
+def describe(module: nn.Module, path: str, rtol: float) -> Proof:
+    """Apply the rule of the module's exact type, seeing through torch's parametrisations."""
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        kind = kind.__bases__[0]
+    where = f"`{path}`" if path else "the module itself"
+    if kind not in RULES:
+        raise CertificateError(
+            f"{where} is a {kind.__module__}.{kind.__qualname__}, for which no rule is known, so nothing can be proved of "
+            "it. Build the map from pnp_lip.layers, or register a rule with pnp_lip.certificates.rule."
+        )
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        raise CertificateError(f"{where} has forward hooks or a replaced forward, which may change the map; remove them.")
+    return RULES[kind](module, path, rtol)
+
+
+def join(path: str, name: str) -> str:
+    """The path of a child module."""
+    return f"{path}.{name}" if path else name
+
+
+def compose_proofs(proofs: Iterable[Proof]) -> Proof:
+    """The proof of a composition, the first map applied first."""
+    parts = list(proofs)
+    return Proof(
+        calculus.compose([p.bound for p in parts]),
+        tuple(layer for p in parts for layer in p.layers),
+        tuple(failure for p in parts for failure in p.failures),
+    )
+
+
+@rule(nn.Identity)
+def certify_identity(module: nn.Identity, path: str, rtol: float) -> Proof:
+    return Proof(calculus.identity())
+
+
+@rule(nn.Sequential)
+def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: float) -> Proof:
+    return compose_proofs(describe(child, join(path, name), rtol) for name, child in module.named_children())
+
+
+@rule(GradientFlowConv2d)
+def certify_conv(layer: GradientFlowConv2d, path: str, rtol: float) -> Proof:
+    scope = f"any image size, {layer.padding_mode} padding"
+    return certify_gradient_flow(layer, layer.weight, path, rtol, scope)
+
+
+@rule(GradientFlowLinear)
+def certify_linear(layer: GradientFlowLinear, path: str, rtol: float) -> Proof:
+    return certify_gradient_flow(layer, layer.weight, path, rtol, "vectors")
+
+
+def certify_gradient_flow(
+    layer: GradientFlowConv2d | GradientFlowLinear, weight: Tensor, path: str, rtol: float, scope: str
+) -> Proof:
+    """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
+    low, high = check_slopes(layer.activation, path)
+    tau = float(layer.tau)
+    if not math.isfinite(tau):
+        raise CertificateError(f"`{path}`: the step τ is {tau}; load intact weights.")
+    weight = weight.detach().cpu()
+    norm = norm_bound(weight, rtol=rtol)
+    bound = calculus.gradient_step(tau, norm.upper, high)
+    if bound.lipschitz > 1 and tau * high * norm.lower**2 <= 2 and rtol > 1e-6:  # perhaps only the slack fails
+        norm = norm_bound(weight, rtol=1e-6)
+        bound = calculus.gradient_step(tau, norm.upper, high)
+    return Proof(bound, (record(layer, path, tau, norm, (low, high), bound, scope),), failures_of(path, tau, norm, bound))
+
+
+def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
+    """The activation's slopes, of which the layer's theorem asks that they be nonnegative."""
+    if not isinstance(activation, Activation):
+        raise CertificateError(f"`{path}`: {type(activation).__name__} does not state its slopes; use an Activation.")
+    low, high = activation.slopes
+    if not 0 <= low <= high < math.inf:
+        raise CertificateError(f"`{path}`: slopes must satisfy 0 <= low <= high; got [{low}, {high}].")
+    return low, high
+
+
+def record(
+    layer: nn.Module, path: str, tau: float, norm: NormBound, slopes: tuple[float, float], bound: MapBound, scope: str
+) -> LayerCertificate:
+    """The layer's line in the certificate."""
+    margin = 2 - Fraction(tau) * Fraction(slopes[1]) * Fraction(norm.upper) ** 2
+    return LayerCertificate(
+        path=path,
+        kind=type(layer).__name__.removeprefix("Parametrized"),
+        norm_upper=norm.upper,
+        norm_lower=norm.lower,
+        tau=tau,
+        margin=round_down(margin),
+        slopes=slopes,
+        lipschitz_upper=round_up(bound.lipschitz),
+        averagedness=None if bound.averagedness is None else round_up(bound.averagedness),
+        method=norm.method,
+        scope=scope,
+        witness=norm.witness,
+    )
+
+
+def failures_of(path: str, tau: float, norm: NormBound, bound: MapBound) -> tuple[str, ...]:
+    """What to tell the user of a layer that is not nonexpansive."""
+    if bound.lipschitz <= 1:
+        return ()
+    if tau < 0:
+        return (f"layer `{path}` has a negative step τ = {tau:.6g}",)
+    return (
+        f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
+        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})",
+    )
+
+
+@rule(GradientFlowDenoiser)
+def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> Proof:
+    if type(denoiser.lift) is not IsometricLift:
+        raise CertificateError(f"`{join(path, 'lift')}` is no IsometricLift, so that Qᵀ N Q is not covered.")
+    inner = compose_proofs(describe(m, join(path, f"layers.{i}"), rtol) for i, m in enumerate(denoiser.layers))
+    return dataclasses.replace(inner, bound=calculus.lift(inner.bound))
+
+
+@rule(RelaxedDenoiser)
+def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
+    inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
+    return dataclasses.replace(inner, bound=calculus.relax(inner.bound, denoiser.theta))
+
+
+@rule(ClippedDenoiser)
+def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
+    inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
+    return dataclasses.replace(inner, bound=calculus.clip(inner.bound, denoiser.box))
+
+
+def scope_of(layers: tuple[LayerCertificate, ...]) -> str:
+    """What the layers' bounds have in common."""
+    return "; ".join(dict.fromkeys(layer.scope for layer in layers)) or "everything"
+
+
+def hash_weights(module: nn.Module) -> dict[str, str]:
+    """The SHA-256 of each tensor of the module's state: its dtype, its shape and its bytes."""
+    hashes = {}
+    for name, tensor in module.state_dict().items():
+        data = tensor.detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{str(data.dtype).removeprefix('torch.')} {tuple(data.shape)} ".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+        hashes[name] = digest.hexdigest()
+    return hashes

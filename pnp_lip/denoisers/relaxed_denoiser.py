@@ -1,0 +1,40 @@
+"""The relaxation (1 − θ) Id + θ D."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepinv.models import Denoiser
+from torch import Tensor, nn
+
+from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
+from pnp_lip.errors import InputError
+
+__all__ = ["RelaxedDenoiser", "relax"]
+
+
+class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
+    """x ↦ (1 − θ) x + θ D(x, σ), 0 < θ ≤ 1: θα-averaged when D is α-averaged, θ-averaged when D is nonexpansive.
+
+    It has the fixed points of D. Raises InputError for θ outside (0, 1].
+    Source: Bauschke & Combettes (2017), Proposition 4.40.
+    """
+
+    def __init__(self, denoiser: nn.Module, theta: float) -> None:
+        super().__init__()
+        if not 0 < theta <= 1:
+            raise InputError(f"`theta` must lie in (0, 1]; got {theta}. One half makes a nonexpansive denoiser firm.")
+        self.denoiser, self.theta = denoiser, theta
+
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
+        """(1 − θ) x + θ D(x, σ)."""
+        d: Tensor = self.denoiser(x, sigma, **kwargs)
+        return x + self.theta * (d - x)
+
+    def extra_repr(self) -> str:
+        return f"theta={self.theta!r}"
+
+
+def relax(denoiser: nn.Module, theta: float) -> RelaxedDenoiser:
+    """(1 − θ) Id + θ D as a denoiser; see RelaxedDenoiser."""
+    return RelaxedDenoiser(denoiser, theta)

@@ -1,0 +1,99 @@
+"""Saving and loading denoisers: weights in safetensors, re-certified at every loading."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pnp_lip.certificates import Certificate, certify
+from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.images import write_atomically
+
+__all__ = ["load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
+
+FORMAT = "pnp-lip denoiser 1"
+
+
+def pretrained_names() -> list[str]:
+    """The denoisers that ship with the package."""
+    folder = resources.files("pnp_lip.weights")
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".safetensors"))
+
+
+def load_pretrained(name: str) -> GradientFlowDenoiser:
+    """Load a denoiser that ships with the package, by name, without any download, and certify it anew.
+
+    Returns the denoiser in evaluation mode. Raises InputError for an unknown name, CertificateError when the weights do
+    not pass or differ from the shipped certificate's.
+    """
+    if name not in pretrained_names():
+        raise InputError(f"no pretrained denoiser is called {name!r}; there are {', '.join(pretrained_names())}.")
+    with resources.as_file(resources.files("pnp_lip.weights") / f"{name}.safetensors") as path:
+        return load_denoiser(path)
+
+
+def save_denoiser(denoiser: GradientFlowDenoiser, path: str | Path) -> Certificate:
+    """Certify ``denoiser``, then write its weights to ``path`` and its certificate beside them (``.certificate.json``).
+
+    Both files are written atomically. Raises CertificateError, writing nothing, when the map is not nonexpansive.
+    """
+    path = Path(path)
+    certificate = certify(denoiser).require_nonexpansive()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
+    with write_atomically(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": FORMAT, "config": json.dumps(denoiser.config)})
+    certificate.save(certificate_path(path))
+    return certificate
+
+
+def load_denoiser(path: str | Path, *, require_certified: bool = True) -> GradientFlowDenoiser:
+    """Load a denoiser from a safetensors file written by ``save_denoiser`` and certify it anew.
+
+    A certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
+    weights that do not certify, unless ``require_certified=False``. Raises InputError for an unreadable file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error}).") from error
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a file written by pnp_lip.save_denoiser; its format is {metadata.get('format')!r}.")
+    try:
+        denoiser = GradientFlowDenoiser(**json.loads(metadata["config"]))
+        denoiser.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
+    denoiser.eval().requires_grad_(False)
+    if require_certified:
+        compare(path, certify(denoiser).require_nonexpansive())
+    return denoiser
+
+
+def compare(path: Path, certificate: Certificate) -> None:
+    """Raise CertificateError when the certificate beside ``path`` speaks of other weights."""
+    beside = certificate_path(path)
+    if not beside.is_file():
+        return
+    claimed = Certificate.from_json(beside.read_text())
+    differing = sorted(n for n in certificate.weights if claimed.weights.get(n) != certificate.weights[n])
+    if differing or set(claimed.weights) != set(certificate.weights):
+        raise CertificateError(
+            f"{beside} belongs to other weights than {path.name}: the SHA-256 of {', '.join(differing) or 'the set'} differ."
+            " One of the two files was changed; save the denoiser again, or get both from the same source."
+        )
+
+
+def certificate_path(path: Path) -> Path:
+    """Where the certificate of ``path`` stands."""
+    return path.with_suffix(".certificate.json")
