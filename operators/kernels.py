@@ -137,7 +137,9 @@ def load_kernel(path: str | Path, *, key: str | None = None, unit: bool = True) 
     if not unit:
         return torch.from_numpy(np.ascontiguousarray(kernel))
     if kernel.sum() <= 0:
-        raise InputError(f"{path}: the kernel's sum is {kernel.sum():g}, not positive; pass unit=False to keep it as it is.")
+        raise InputError(
+            f"{path}: the kernel's sum is {kernel.sum():g}, not positive; pass unit=False to keep it as it is."
+        )
     return unit_sum(kernel)
 
 
