@@ -16,11 +16,12 @@ from pnp_lip.operators.collatz_wielandt import collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, certified_result
 from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
 from pnp_lip.operators.padding import PADDINGS, extend, extension_index, fold
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import NormBound, norm_bound
 
 __all__ = ["Blur"]
 
 MOST_CERTIFIED_WORK = 2e10  # multiplications spent on a Collatz-Wielandt proof before the plain symbol bound must do
+MOST_DENSE_PIXELS = 1024  # up to here a dense factorisation takes well below a second
 
 
 class Blur(CertifiedPhysics):
@@ -35,8 +36,9 @@ class Blur(CertifiedPhysics):
     embedding into the grid and the restriction to the data: one product of Fourier transforms, for A and for Aᵀ.
 
     ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smallest of ‖P‖ max |k̂| on the
-    grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0). A kernel of
-    sum 1 does *not* give ‖A‖ ≤ 1 with replicate or reflect. ``normalize`` divides the kernel by the certified bound.
+    grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0); images of at
+    most 1024 pixels by a verified dense factorisation if these are loose. What stays loose are kernels of both signs with
+    replicate or reflect on larger images (up to twice the norm): read ``norm_bound().gap``. A kernel of sum 1 does *not* give ‖A‖ ≤ 1 with replicate or reflect. ``normalize`` divides the kernel by the certified bound.
     ``dtype`` is float32 or float64; the certificate holds for the kernel as stored.
 
     Raises InputError for a kernel that is zero, not finite or too large for the image, ShapeError for wrong shapes.
@@ -210,7 +212,17 @@ class Blur(CertifiedPhysics):
             below = self.rayleigh_lower(kernel)
         if sharp < upper:
             upper, method = sharp, "Collatz-Wielandt" if (kernel >= 0).all() else "Collatz-Wielandt on |k|"
+        if upper > 1.001 * below and self.img_size[1] * self.img_size[2] <= MOST_DENSE_PIXELS:
+            sharp = self.bound_dense(kernel, upper)
+            upper, method = (sharp, "Cholesky factorisation of the dense matrix") if sharp < upper else (upper, method)
         return NormBound(upper, below, method, "")
+
+    def bound_dense(self, kernel: np.ndarray, upper: float) -> float:
+        """The verified norm of A as a dense matrix, plus what its columns, computed by fast transforms, may be wrong by."""
+        single = self.single_channel(kernel)
+        units = torch.eye(self.img_size[1] * self.img_size[2], dtype=torch.float64)
+        columns = single.forward_map(units.reshape(-1, *single.img_size)).flatten(1)
+        return norm_bound(columns).upper + len(units) ** 0.5 * single.product_rounding * upper
 
     def bound_nonnegative(self, kernel: np.ndarray) -> tuple[float, float]:
         """Collatz-Wielandt for k ≥ 0: a good v by fast transforms, then two certified products."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError
-from pnp_lip.operators.blur import Blur
+from pnp_lip.operators.blur import MOST_DENSE_PIXELS, Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.convolution_norm import aliased_maximum
 from pnp_lip.operators.nonnegative_norm import nonnegative_norm, rayleigh_lower
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import NormBound, norm_bound
 
 __all__ = ["certify_norm"]
 
@@ -29,6 +29,8 @@ def certify_norm(physics: Any, *, img_size: tuple[int, ...] | None = None, nonne
       only, as a subclass may compute something else); products by ‖A₁‖‖A₂‖, stacks by √(‖A₁‖² + ‖A₂‖² + …).
     - ``Tomography`` with its exact adjoint, and any physics you declare ``nonnegative`` (every entry ≥ 0), by
       Collatz-Wielandt after a check of the adjoint and of sampled entries.
+    - Any other physics on images of at most 1024 pixels in all: its columns A eᵢ, as computed, make a matrix whose norm is
+      verified by a Cholesky factorisation.
     - Everything else is refused: a power iteration bounds from below only.
 
     ``img_size`` = (C, H, W) is needed where the physics does not store it. Bounds are of ‖A‖, not squared.
@@ -46,6 +48,8 @@ def certify_norm(physics: Any, *, img_size: tuple[int, ...] | None = None, nonne
     if nonnegative:
         return nonnegative_norm(physics, required(size, physics), *kind(physics))
     rule = RULES.get(type(physics))
+    if rule is None and size is not None and math.prod(size) <= MOST_DENSE_PIXELS:
+        return dense(physics, size)
     if rule is None:
         raise CertificateError(
             f"{type(physics).__name__} has no structure that this package knows. If every entry of its matrix is "
@@ -66,6 +70,18 @@ def kind(physics: Any) -> tuple[torch.dtype, torch.device]:
     buffers = [b for n, b in physics.named_buffers() if b.is_floating_point() and not n.endswith("_device_holder")]
     dtype = getattr(physics, "dtype", None) or (buffers[0].dtype if buffers else torch.float32)
     return dtype, buffers[0].device if buffers else torch.device("cpu")
+
+
+def dense(physics: Any, size: tuple[int, ...]) -> NormBound:
+    """The matrix of the columns A eᵢ, verified."""
+    dtype, device = kind(physics)
+    n = math.prod(size)
+    with torch.no_grad():
+        columns = physics.A(torch.eye(n, dtype=dtype, device=device).reshape(n, *size))
+    parts = [columns] if isinstance(columns, Tensor) else list(columns)
+    real = [torch.view_as_real(part) if part.is_complex() else part for part in parts]
+    bound = norm_bound(torch.cat([part.flatten(1).cpu() for part in real], 1))
+    return dataclasses.replace(bound, scope=f"images of {size}, the columns as computed in {dtype}")
 
 
 def diagonal(physics: Any, size: tuple[int, ...] | None) -> NormBound:

@@ -68,7 +68,7 @@ def fourier_factor(count: int, period: int, taps: int) -> NDArray[np.complex128]
     index = np.outer(np.arange(count), np.arange(taps)) % period
     index = np.where(2 * index > period, index - period, index)
     angle = (2 * math.pi / period) * index
-    return np.cos(angle) - 1j * np.sin(angle)
+    return np.asarray(np.cos(angle) - 1j * np.sin(angle), dtype=np.complex128)
 
 
 @dataclasses.dataclass(frozen=True)

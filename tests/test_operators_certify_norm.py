@@ -51,6 +51,7 @@ CASES = [
     ("tomography", tomography, (1, 12, 12), 5e-3),
     ("tomography in float64", lambda: tomography(dtype=torch.float64), (1, 12, 12), 2e-3),
     ("fan beam", lambda: tomography(fan_beam=True), (1, 12, 12), 5e-3),
+    ("compressed sensing", lambda: dp.CompressedSensing(m=9, img_size=(1, 6, 6)), (1, 6, 6), 1e-5),
     ("composition", lambda: tomography() * dp.BlurFFT((1, 12, 12), filter=FILTER), (1, 12, 12), 0.1),
 ]
 
@@ -82,10 +83,10 @@ class Wrong(dp.LinearPhysics):  # type: ignore[misc]
         super().__init__(img_size=(1, 1, 3))
         self.matrix, self.adjoint = matrix, adjoint
 
-    def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # noqa: N802
         return x @ self.matrix.T
 
-    def A_adjoint(self, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def A_adjoint(self, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # noqa: N802
         return y @ self.adjoint.T
 
 
@@ -105,7 +106,7 @@ def test_false_claims_are_refused() -> None:
 
 def test_refusals_name_the_reason() -> None:
     with pytest.raises(CertificateError, match="no structure"):
-        certify_norm(dp.CompressedSensing(m=4, img_size=(1, 4, 4)))
+        certify_norm(dp.CompressedSensing(m=4, img_size=(1, 40, 40)))
     with pytest.raises(CertificateError, match="image size"):
         certify_norm(dp.Blur(filter=FILTER, padding="replicate"))
     with pytest.raises(CertificateError, match="no filter"):
@@ -116,11 +117,12 @@ def test_refusals_name_the_reason() -> None:
         certify_norm(torch.nn.Identity())
 
     class Doubled(dp.Denoising):  # type: ignore[misc]
-        def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # noqa: N802
             return 2 * x
 
     with pytest.raises(CertificateError, match="Doubled"):
         certify_norm(Doubled())
+    assert certify_norm(Doubled(), img_size=(1, 5, 5)).upper == pytest.approx(2)
 
 
 def test_ours_composed_with_theirs() -> None:
