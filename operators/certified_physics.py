@@ -22,8 +22,9 @@ Shape = tuple[int, int, int]
 class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
-    A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact transposes
-    of each other, in the dtype of their argument), ``weights`` (the tensors that define A) and ``bound_norm``.
+    A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
+    transposes of each other, in the dtype of their argument), ``weights`` (the tensors that define A) and
+    ``bound_norm``.
 
     The certificate speaks of the real operator with the stored weights; it is computed at first use and again whenever
     the weights have been replaced or written to. Wrong shape, dtype or device raise ShapeError.
@@ -134,9 +135,10 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     ) -> ProxResult:
         """argmin_x γ/2 ‖Ax − y‖² + ½ ‖x − z‖² with a certified bound of the error of each image of the batch.
 
-        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding included.
-        ``tol`` is *absolute*, on ‖x − x*‖ (a relative one freezes warm-started ADMM); the default is 1e-5 per pixel in
-        the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of 1 or B numbers.
+        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding
+        included. ``tol`` is *absolute*, on ‖x − x*‖ (a relative one freezes warm-started ADMM); the default is 1e-5
+        per pixel in the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of
+        1 or B numbers.
         """
         self.check(z, self.img_size, "image")
         self.check(y, self.data_size, "data")
@@ -169,7 +171,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         verbose: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error here, ``solver`` and ``verbose`` are ignored.
+        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; ``solver`` and ``verbose`` are ignored.
 
         Differentiable once in z, y and γ by the implicit function theorem. Warns if the tolerance was not reached.
         """
@@ -177,7 +179,8 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
             z = y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
         step = as_gamma(gamma, z)
         settings = (self, tol, 1000 if max_iter is None else max_iter)
-        return ImplicitProx.apply(z, y, step, settings)  # type: ignore[no-any-return, no-untyped-call]
+        x: Tensor = ImplicitProx.apply(z, y, step, settings)
+        return x
 
 
 class ImplicitProx(torch.autograd.Function):
@@ -199,7 +202,7 @@ class ImplicitProx(torch.autograd.Function):
         return result.x
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         physics, tol, max_iter = ctx.settings
         x, y, gamma = ctx.saved_tensors
