@@ -86,7 +86,7 @@ class Blur(CertifiedPhysics):
             self.register_buffer(f"{name}_index", axis[3], persistent=False)
 
     @property
-    def weights(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """The kernel."""
         return (self.kernel,)
 

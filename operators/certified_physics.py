@@ -14,7 +14,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.spectral import NormBound
 
-__all__ = ["CertifiedPhysics", "as_gamma", "as_img_size", "round_up"]
+__all__ = ["CertifiedPhysics", "LinearMap", "as_gamma", "as_img_size", "round_up"]
 
 Shape = tuple[int, int, int]
 
@@ -23,7 +23,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
     A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
-    transposes of each other, in the dtype of their argument), ``weights`` (the tensors that define A) and
+    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A) and
     ``bound_norm``.
 
     The certificate speaks of the real operator with the stored weights; it is computed at first use and again whenever
@@ -41,7 +41,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     # What a subclass defines.
 
     @property
-    def weights(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that define A; the first one's dtype and device are the operator's."""
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
-        weight = self.weights[0]
+        weight = self.tensors[0]
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
         if tensor.dtype != weight.dtype:
@@ -92,15 +92,15 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     def norm_bound(self) -> NormBound:
         """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; cached."""
-        weights = self.weights
+        tensors = self.tensors
         if self._norm_cache is not None:
             known, bound = self._norm_cache
-            if len(known) == len(weights) and all(
-                w is k and w._version == version for w, (k, version) in zip(weights, known, strict=True)
+            if len(known) == len(tensors) and all(
+                t is k and t._version == version for t, (k, version) in zip(tensors, known, strict=True)
             ):
                 return bound
         bound = self.bound_norm()
-        self._norm_cache = tuple((w, w._version) for w in weights), bound
+        self._norm_cache = tuple((t, t._version) for t in tensors), bound
         return bound
 
     @property
@@ -181,6 +181,24 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         settings = (self, tol, 1000 if max_iter is None else max_iter)
         x: Tensor = ImplicitProx.apply(z, y, step, settings)
         return x
+
+
+class LinearMap(torch.autograd.Function):
+    """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> Tensor:
+        ctx.physics, ctx.transpose = physics, transpose
+        return physics.adjoint_map(x) if transpose else physics.forward_map(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return LinearMap.apply(gradient, ctx.physics, not ctx.transpose), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        image: Tensor = LinearMap.apply(tangent, ctx.physics, ctx.transpose)
+        return image
 
 
 class ImplicitProx(torch.autograd.Function):

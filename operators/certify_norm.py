@@ -170,7 +170,7 @@ def tomography(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     if not (physics.adjoint_via_backprop or physics.fan_beam):
         raise CertificateError(
             "Tomography(adjoint_via_backprop=False) has an inexact adjoint (off by up to 10 %), so that no bound of "
-            "its norm follows from it and no convergence theorem covers it. Construct it with adjoint_via_backprop=True."
+            "its norm follows from it and no convergence theorem covers it. Build it with adjoint_via_backprop=True."
         )
     channels = 1 if size is None else size[0]
     return nonnegative_norm(physics, (channels, physics.img_width, physics.img_width), *kind(physics))
