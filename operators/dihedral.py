@@ -18,9 +18,9 @@ DIGITS = 9  # angles are rounded to 1e-9 degrees before anything is built, so th
 class SymmetryPlan:
     """How all (bin, view) data follow from a few base views of at most eight symmetric images.
 
-    ``base_angles`` (degrees) are the views to be built, of which bins ``first_bin`` … n_det − 1 are needed. ``group`` lists
-    the symmetries (quarter turns, transposed) in use. Datum (bin, view) is entry ``index[bin, view]`` of the base
-    product, an array (base view, bin − first_bin, symmetry) laid out flat.
+    ``base_angles`` (degrees) are the views to be built, of which bins ``first_bin`` … n_det − 1 are needed. ``group``
+    lists the symmetries (quarter turns, transposed) in use. Datum (bin, view) is entry ``index[bin, view]`` of the
+    base product, an array (base view, bin − first_bin, symmetry) laid out flat.
     """
 
     base_angles: NDArray[np.float64]
@@ -32,9 +32,9 @@ class SymmetryPlan:
 def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: bool) -> SymmetryPlan:
     """Reduce views to base angles in [0°, 45°] (or [0°, 90°) without ``flips``).
 
-    With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q), and, for a detector
-    centred on the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays (``halves``) also p_θ(−t; x) = p_θ(t; x ∘ Q²), so
-    that the upper half of the bins is enough.
+    With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q), and, for a
+    detector centred on the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays (``halves``) also
+    p_θ(−t; x) = p_θ(t; x ∘ Q²), so that the upper half of the bins is enough.
 
     >>> plan = plan_views(np.arange(0, 180, 15.0), 8, flips=True, halves=True)
     >>> plan.base_angles.tolist(), plan.first_bin, len(plan.group)

@@ -26,24 +26,28 @@ class FanBeamTomography(SymmetricTomography):
 
     ::
 
-             ═══════╤═══════   detector: t = 0 where the ray through the axis meets it, bins as for parallel beam
-                    │
-                    │ detector_distance
-              ┌─────┼─────┐
-              │    axis   │    n × n image, pixel (i, j) at x = (j − (n − 1)/2) p, y = ((n − 1)/2 − i) p
-              └─────┼─────┘
-                    │ source_distance
-                    ∗ source   at −source_distance·(−sin θ, cos θ); t grows along (cos θ, sin θ)
+        θ = 0:                 ┌───────────┐              │ bin 0
+                               │     │     │              │
+          source ∗─────────────┼────axis───┼──────────────┤  flat detector, t grows downwards
+                               │     │     │              │
+                               └───────────┘              │
+                  source_distance          detector_distance
 
-    A far source and detector_distance = 0 give the parallel beam. ``model="footprint"``: separable footprints, trapezoid in
-    the detector times the chord of the central ray (Long, Fessler & Balter 2010, SF-TR); ``model="joseph"``: the ray to the middle
-    of each bin with linear interpolation. All entries are nonnegative.
+    The source turns at −source_distance (cos θ, sin θ), y upwards; t grows along (sin θ, −cos θ) and is 0 where the
+    ray through the axis lands; bins and pixels are placed as for the parallel beam. This is deepinv's convention
+    (``Tomography(fan_beam=True)``), up to half a pixel in the centre of rotation: a far source at θ sees what
+    parallel rays see at θ − 90°.
 
-    ``source_distance`` and ``detector_distance`` (axis to detector, may be 0) in the unit of ``pixel_size`` and ``det_spacing``. ``n_det``
-    defaults to what covers the image. Data (B, C, n_det, n_angles), angles in degrees (a full turn, for ``fbp``). The other
-    settings are those of ``ParallelBeamTomography``.
+    ``model="footprint"``: separable footprints, a trapezoid on the detector times the chord of the central ray (Long,
+    Fessler & Balter 2010, SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
+    Entries are nonnegative.
 
-    Raises InputError if the source, or the detector's middle on its other side, lies inside the image's circumscribed circle.
+    ``source_distance`` and ``detector_distance`` (axis to detector, may be 0) in the unit of ``pixel_size`` and
+    ``det_spacing``. ``n_det`` defaults to what covers the image. Data (B, C, n_det, n_angles), angles in degrees (a
+    full turn, for ``fbp``). The other settings are those of ``ParallelBeamTomography``.
+
+    Raises InputError if the source, or the detector's middle on its other side, lies inside the image's circumscribed
+    circle.
 
     >>> physics = FanBeamTomography([0.0, 90.0], (1, 4, 4), source_distance=1e6, detector_distance=0.0, n_det=4)
     >>> torch.allclose(physics(torch.ones(1, 1, 4, 4)), torch.full((1, 1, 4, 2), 4.0), atol=1e-4)
@@ -99,6 +103,7 @@ class FanBeamTomography(SymmetricTomography):
             pixel_size,
             view=functools.partial(fan_view, model, *geometry),
             parallel=False,
+            turn=TURN,
             mask=mask,
             weights=weights,
             normalize=normalize,
@@ -121,6 +126,7 @@ class FanBeamTomography(SymmetricTomography):
         return fan_fbp(self, y, filter, self.source_distance, self.distance)
 
 
+TURN = -90.0  # deepinv's fan beam starts a quarter turn before its parallel beam, and so do our public angles
 VIEWS = {"footprint": fan_footprint, "joseph": joseph_fan}
 
 

@@ -101,7 +101,7 @@ def fan_fbp(physics: SymmetricTomography, y: Tensor, name: str, source: float, d
     line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * physics.pixel
     x, up = line[None, :], -line[:, None]
     total = y.new_zeros(len(views), n * n)
-    for number, angle in enumerate(torch.deg2rad(physics.angles).tolist()):
+    for number, angle in enumerate(torch.deg2rad(physics.angles + physics.turn).tolist()):
         cosine, sine = math.cos(angle), math.sin(angle)
         depth = 1 + (up * cosine - x * sine) / source
         position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing

@@ -59,8 +59,9 @@ def fan_footprint(
 ) -> Entries:
     """Fan beam on a flat detector: the separable footprint of Long, Fessler & Balter (2010), SF-TR.
 
-    The shadow is the trapezoid between the four projected corners, its height the chord pixel / max(|cos φ|, |sin φ|) of the
-    ray through the pixel's middle. ``source`` is the distance from source to axis, ``distance`` from source to detector.
+    The shadow is the trapezoid between the four projected corners, its height the chord pixel / max(|cos φ|, |sin φ|)
+    of the ray through the pixel's middle. ``source`` is the distance from source to axis, ``distance`` from source to
+    detector.
     """
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     x, y = pixel_centres(n, pixel)

@@ -33,13 +33,14 @@ class ParallelBeamTomography(SymmetricTomography):
     y[b, view] = (1/Δ) ∫_bin ∫ x ds dt. ``model="strip"``: entries are the exact areas of pixel ∩ strip over Δ.
     ``model="joseph"``: the ray through the middle of the bin, with linear interpolation. All entries are nonnegative.
 
-    ``angles`` in degrees, any list; data (B, C, n_det, n_angles) and orientation as in ``deepinv.physics.Tomography`` and
-    ``skimage.transform.radon``, whose centre of rotation, however, is the middle of pixel n//2 (ours is the middle of the
-    image: half a pixel away at even n). ``n_det`` defaults to ⌈√2 n⌉, ``det_spacing`` Δ and ``pixel_size`` p to 1,
-    all lengths in one unit; ``det_offset`` shifts the detector. ``mask``: "circle" or an (n, n) tensor m; ``weights``: statistical
-    weights w (n_det, n_angles); A = √w P m, data go through ``apply_weights``. ``normalize`` scales A by its certified bound
-    (``scale`` tells by how much). ``storage="free"`` computes entries in every product instead of keeping them.
-    ``max_memory`` in bytes bounds the matrix (default: half of the machine).
+    ``angles`` in degrees, any list; data (B, C, n_det, n_angles) and orientation as in ``deepinv.physics.Tomography``
+    and ``skimage.transform.radon``, whose centre of rotation, however, is the middle of pixel n//2 (ours is the
+    middle of the image: half a pixel away at even n). ``n_det`` defaults to ⌈√2 n⌉, ``det_spacing`` Δ and
+    ``pixel_size`` p to 1, all lengths in one unit; ``det_offset`` shifts the detector. ``mask``: "circle" or an (n,
+    n) tensor m; ``weights``: statistical weights w (n_det, n_angles); A = √w P m, data go through ``apply_weights``.
+    ``normalize`` scales A by its certified bound (``scale`` tells by how much). ``storage="free"`` computes entries
+    in every product instead of keeping them. ``max_memory`` in bytes bounds the matrix (default: half of the
+    machine).
 
     Raises InputError for empty or non-finite angles, non-positive lengths, a matrix too large for memory.
 

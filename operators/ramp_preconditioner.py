@@ -17,8 +17,9 @@ __all__ = ["ramp_preconditioner"]
 def ramp_preconditioner(physics: SymmetricTomography) -> Tensor:
     """The symbol κ sinc²(f₁) sinc²(f₂) / |f| of AᵀA on a doubled grid, shape (2n, n + 1), float64.
 
-    f in cycles per pixel. The pole at 0 is replaced by the mean of 1/|f| over its grid cell, 4 ln(1 + √2) · 2n. κ is taken from
-    the operator itself, so that the symbol's mean is (AᵀA)ᵢᵢ at the central pixel: geometry, units and weights are in it.
+    f in cycles per pixel. The pole at 0 is replaced by the mean of 1/|f| over its grid cell, 4 ln(1 + √2) · 2n. κ is
+    taken from the operator itself, so that the symbol's mean is (AᵀA)ᵢᵢ at the central pixel: geometry, units and
+    weights are in it.
     """
     n = physics.img_size[1]
     f1 = torch.fft.fftfreq(2 * n, dtype=torch.float64)[:, None]

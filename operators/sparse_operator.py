@@ -139,9 +139,9 @@ def from_scipy(
 ) -> SparseOperator:
     """A forward model from any scipy sparse matrix with H·W columns: ASTRA's exported projectors among them.
 
-    ``data_shape``: two numbers whose product is the number of rows (default: (rows, 1)). Exports that number their rows view by
-    view, as ASTRA's do, give data of shape (views, bins). The entries may have any sign. Raises ShapeError for sizes that do not
-    match, InputError for entries that are not finite.
+    ``data_shape``: two numbers whose product is the number of rows (default: (rows, 1)). Exports that number their
+    rows view by view, as ASTRA's do, give data of shape (views, bins). The entries may have any sign. Raises
+    ShapeError for sizes that do not match, InputError for entries that are not finite.
 
     >>> physics = from_scipy(scipy.sparse.eye_array(4).tocsr(), (1, 2, 2))
     >>> round(physics.norm_upper, 6), tuple(physics(torch.ones(1, 1, 2, 2)).shape)

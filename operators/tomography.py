@@ -34,7 +34,8 @@ BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 class SymmetricTomography(CertifiedPhysics):
     """y = √w ⊙ P (m ⊙ x), P the projection of an n × n image, reduced by the symmetry of the square.
 
-    Not to be used directly: see ``ParallelBeamTomography`` and ``FanBeamTomography``, which supply the entries of a view.
+    Not to be used directly: see ``ParallelBeamTomography`` and ``FanBeamTomography``, which supply the entries of a
+    view.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SymmetricTomography(CertifiedPhysics):
         *,
         view: Callable[[float, int], Entries],
         parallel: bool,
+        turn: float = 0.0,
         mask: str | Tensor | None,
         weights: Tensor | None,
         normalize: bool,
@@ -69,7 +71,8 @@ class SymmetricTomography(CertifiedPhysics):
         degrees = as_angles(angles)
         self.data_size = (size[0], detector.count, len(degrees))
         self.register_buffer("angles", torch.from_numpy(degrees), persistent=False)
-        self.plan = self.choose_plan(degrees, parallel)
+        self.turn = turn  # from the user's angles to those of the footprints
+        self.plan = self.choose_plan(degrees + turn, parallel)
         self.register_buffer("index", torch.from_numpy(self.plan.index.reshape(-1)), persistent=False)
         self.register_buffer("mask", as_mask(mask, size[1], dtype), persistent=False)
         self.register_buffer("root_weights", as_root_weights(weights, self.data_size, dtype), persistent=False)
