@@ -162,7 +162,7 @@ def from_scipy(
     number = np.float32 if dtype == torch.float32 else np.float64
     if not np.isfinite(compressed.data.astype(number)).all():
         raise InputError("the matrix holds NaN or infinite entries.")
-    entries = scipy.sparse.csr_array((compressed.data.astype(number), compressed.indices, compressed.indptr), compressed.shape)
-    return SparseOperator(
-        entries, size, shape, kernel=kernel, noise_model=noise_model, dtype=dtype, device=device
+    entries = scipy.sparse.csr_array(
+        (compressed.data.astype(number), compressed.indices, compressed.indptr), compressed.shape
     )
+    return SparseOperator(entries, size, shape, kernel=kernel, noise_model=noise_model, dtype=dtype, device=device)

@@ -63,7 +63,10 @@ class SymmetricTomography(CertifiedPhysics):
             raise ShapeError(f"tomography needs a square image; got {size[1]}x{size[2]}. Pad it.")
         if dtype not in (torch.float32, torch.float64):
             raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")
-        for name, value, choices in (("storage", storage, ("sparse", "free")), ("kernel", kernel, ("auto", "csr", "bag"))):
+        for name, value, choices in (
+            ("storage", storage, ("sparse", "free")),
+            ("kernel", kernel, ("auto", "csr", "bag")),
+        ):
             if value not in choices:
                 raise InputError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
         super().__init__(size, noise_model=noise_model, device=device)
@@ -231,7 +234,9 @@ class SymmetricTomography(CertifiedPhysics):
         def gram(v: Tensor) -> Tensor:
             return self.adjoint_map(self.forward_map(v))
 
-        found = collatz_wielandt(gram, torch.ones(size, dtype=self.unit.dtype, device=self.unit.device), rounding=rounding)
+        found = collatz_wielandt(
+            gram, torch.ones(size, dtype=self.unit.dtype, device=self.unit.device), rounding=rounding
+        )
         return NormBound(
             math.sqrt(found.upper_sq) * (1 + 1e-15),
             math.sqrt(found.lower_sq) * (1 - 1e-15),
@@ -247,7 +252,10 @@ class SymmetricTomography(CertifiedPhysics):
         else:
             n = self.img_size[1]
             spread = self.magnification * 1.5 * self.pixel / self.detector.spacing + 3
-            row, column = 4 * n * (2 + math.ceil(self.detector.spacing / self.pixel)), len(self.angles) * math.ceil(spread)
+            row, column = (
+                4 * n * (2 + math.ceil(self.detector.spacing / self.pixel)),
+                len(self.angles) * math.ceil(spread),
+            )
         return row + column * len(self.plan.group) + 16
 
     @property
@@ -324,7 +332,9 @@ def as_root_weights(weights: Tensor | None, data_size: tuple[int, int, int], dty
     if weights is None:
         return None
     if tuple(weights.shape) != data_size[1:]:
-        raise ShapeError(f"`weights` must have the shape (detectors, views) = {data_size[1:]}; got {tuple(weights.shape)}.")
+        raise ShapeError(
+            f"`weights` must have the shape (detectors, views) = {data_size[1:]}; got {tuple(weights.shape)}."
+        )
     if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool((weights > 0).any()):
         raise InputError("`weights` must be nonnegative, finite and not zero everywhere.")
     return weights.to(dtype).sqrt()

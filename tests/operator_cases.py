@@ -95,7 +95,9 @@ def tomography_cases() -> list[OperatorCase]:
         OperatorCase("parallel, irregular angles", parallel(odd, (1, 10, 10)), 1e-3),
         OperatorCase("parallel, offset detector", parallel(full, (1, 8, 8), n_det=13, **moved), 1e-3),
         OperatorCase("parallel, joseph", parallel(half, (1, 9, 9), model="joseph"), 1e-3),
-        OperatorCase("parallel, weights and mask", parallel(half, (1, 9, 9), n_det=14, mask="circle", weights=weights), 1e-3),
+        OperatorCase(
+            "parallel, weights and mask", parallel(half, (1, 9, 9), n_det=14, mask="circle", weights=weights), 1e-3
+        ),
         OperatorCase("parallel, normalised", parallel(half, (1, 8, 8), normalize=True), 1e-3),
         OperatorCase("parallel, matrix-free", parallel(half, (1, 8, 8), storage="free", normalize=True), 1e-3),
         OperatorCase("parallel, one view", parallel(np.array([30.0]), (1, 8, 8)), 1e-3),
