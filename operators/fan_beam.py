@@ -42,7 +42,7 @@ class FanBeamTomography(SymmetricTomography):
     Fessler & Balter 2010, SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
     Entries are nonnegative.
 
-    ``source_distance`` and ``detector_distance`` (axis to detector, may be 0) in the unit of ``pixel_size`` and
+    ``source_distance`` and ``detector_distance`` (axis to detector, 0 or more) in the unit of ``pixel_size`` and
     ``det_spacing``. ``n_det`` defaults to what covers the image. Data (B, C, n_det, n_angles), angles in degrees (a
     full turn, for ``fbp``). The other settings are those of ``ParallelBeamTomography``.
 
@@ -77,22 +77,8 @@ class FanBeamTomography(SymmetricTomography):
         device: torch.device | str = "cpu",
     ) -> None:
         n = img_size[-1]
-        require_length("pixel_size", pixel_size)
-        require_length("det_spacing", det_spacing)
-        require_length("source_distance", source_distance)
-        radius = n * pixel_size / math.sqrt(2)
-        if source_distance <= radius:
-            raise InputError(
-                f"`source_distance` must exceed the radius {radius:.4g} of the image's circumscribed circle; "
-                f"got {source_distance}: the source would turn inside the object."
-            )
-        if not (math.isfinite(detector_distance) and detector_distance >= 0):
-            raise InputError(f"`detector_distance` must be zero or a positive length; got {detector_distance}.")
+        detector = fan_detector(n, pixel_size, source_distance, detector_distance, n_det, det_spacing, det_offset)
         self.source_distance, self.distance = float(source_distance), float(source_distance + detector_distance)
-        if n_det is None:
-            edge = radius / math.sqrt(source_distance**2 - radius**2) * self.distance  # where the tangent ray lands
-            n_det = math.ceil(2 * (edge + abs(det_offset)) / det_spacing)
-        detector = as_detector(n_det, det_spacing, det_offset)
         if model not in VIEWS:
             raise InputError(f"`model` must be one of {', '.join(VIEWS)}; got {model!r}.")
         geometry = (n, pixel_size, detector, self.source_distance, self.distance)
@@ -120,10 +106,31 @@ class FanBeamTomography(SymmetricTomography):
         """Detector over axis scale."""
         return self.distance / self.source_distance
 
-    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:  # noqa: A002 (the field's word, and deepinv's)
+    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """Filtered back-projection of (weighted) full-turn data: ``filter`` is "ramp", "shepp-logan" or "hann"."""
         self.check(y, self.data_size, "data")
         return fan_fbp(self, y, filter, self.source_distance, self.distance)
+
+
+def fan_detector(
+    n: int, pixel: float, source: float, beyond: float, n_det: int | None, spacing: float, offset: float
+) -> Detector:
+    """The detector of a checked geometry, by default wide enough for every ray that meets the image."""
+    require_length("pixel_size", pixel)
+    require_length("det_spacing", spacing)
+    require_length("source_distance", source)
+    radius = n * pixel / math.sqrt(2)
+    if source <= radius:
+        raise InputError(
+            f"`source_distance` must exceed the radius {radius:.4g} of the image's circumscribed circle; "
+            f"got {source}: the source would turn inside the object."
+        )
+    if not (math.isfinite(beyond) and beyond >= 0):
+        raise InputError(f"`detector_distance` must be zero or a positive length; got {beyond}.")
+    if n_det is None:
+        edge = radius / math.sqrt(source**2 - radius**2) * (source + beyond)  # where the tangent ray lands
+        n_det = math.ceil(2 * (edge + abs(offset)) / spacing)
+    return as_detector(n_det, spacing, offset)
 
 
 TURN = -90.0  # deepinv's fan beam starts a quarter turn before its parallel beam, and so do our public angles

@@ -39,7 +39,8 @@ def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
     elif name == "hann":
         response = response * torch.cos(math.pi * frequency).square()
     transform = torch.fft.rfft(y, n=size, dim=-2) * response.to(y.device, y.dtype)[:, None]
-    return torch.fft.irfft(transform, n=size, dim=-2)[..., :bins, :]
+    convolved: Tensor = torch.fft.irfft(transform, n=size, dim=-2)
+    return convolved[..., :bins, :]
 
 
 def view_angles_weight(angles: Tensor, period: float) -> Tensor:
@@ -65,7 +66,7 @@ def parallel_fbp(physics: SymmetricTomography, y: Tensor, name: str) -> Tensor:
     data = plain_data(physics, y)
     weight = view_angles_weight(physics.angles.cpu(), 180.0).to(y)
     views = filtered(data, physics.detector.spacing, name) * weight
-    images = torch.cat([physics.back_project(part) for part in flat(views).split(physics.images_at_once)])
+    images = torch.cat([physics.back_project(part) for part in torch.split(flat(views), physics.images_at_once)])
     factor = physics.detector.spacing / (physics.pixel**2 * float(physics.unit))
     x = images.reshape(*y.shape[:2], *physics.img_size[1:]) * factor
     return x if physics.mask is None else x * (physics.mask > 0)

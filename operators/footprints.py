@@ -79,7 +79,7 @@ def fan_footprint(
 
 
 def trapezoid_entries(corners: Tensor, height: Tensor, detector: Detector, first_bin: int) -> Entries:
-    """Integrals over the bins, divided by the bin width, of trapezoids with the given corners (4, pixels) and height."""
+    """Bin means of trapezoids with the given corners (4, pixels) and height."""
     start, spacing = detector.start, detector.spacing
     lowest = torch.floor((corners[0] - start) / spacing).clamp_min(first_bin).to(torch.int64)
     widest = int(torch.ceil((corners[3] - corners[0]).max() / spacing)) + 1
@@ -109,7 +109,7 @@ def ramp_area(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def joseph_parallel(angle: float, n: int, pixel: float, detector: Detector, first_bin: int = 0) -> Entries:
-    """Joseph (1982): the ray through the middle of each bin, linear interpolation between pixels on every line it cuts."""
+    """Joseph (1982): the ray through each bin's middle, interpolated linearly between pixels on every line it cuts."""
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     t = detector.centres()[first_bin:]
     bins = torch.arange(first_bin, detector.count)

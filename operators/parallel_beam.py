@@ -94,7 +94,7 @@ class ParallelBeamTomography(SymmetricTomography):
             device=device,
         )
 
-    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:  # noqa: A002 (the field's word, and deepinv's)
+    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann"."""
         self.check(y, self.data_size, "data")
         return parallel_fbp(self, y, filter)

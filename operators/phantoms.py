@@ -29,7 +29,7 @@ SHEPP_LOGAN: tuple[Ellipse, ...] = (
 def ellipse_image(n: int, ellipses: tuple[Ellipse, ...] = SHEPP_LOGAN, *, samples: int = 8) -> Tensor:
     """Pixel means of a sum of ellipses on an n × n image that spans [−1, 1]², from samples² points a pixel; (n, n).
 
-    >>> round(ellipse_image(8, ((1.0, 1.0, 1.0, 0.0, 0.0, 0.0),)).sum().item() / 16, 2)  # π r², r = 4 pixels
+    >>> round(ellipse_image(32, ((1.0, 1.0, 1.0, 0.0, 0.0, 0.0),)).sum().item() / 256, 2)  # π r², r = 16 pixels
     3.14
     """
     fine = n * samples

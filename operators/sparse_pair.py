@@ -22,6 +22,13 @@ class SparsePair(nn.Module):
     ``kernel``: "csr" (torch's sparse product), "bag" (embedding_bag, everywhere available) or "auto".
     """
 
+    forward_rows: Tensor
+    forward_columns: Tensor
+    forward_values: Tensor
+    adjoint_rows: Tensor
+    adjoint_columns: Tensor
+    adjoint_values: Tensor
+
     def __init__(self, matrix: scipy.sparse.csr_array, *, dtype: torch.dtype, kernel: str = "auto") -> None:
         super().__init__()
         self.kernel = kernel
@@ -35,7 +42,7 @@ class SparsePair(nn.Module):
     @property
     def most_terms(self) -> tuple[int, int]:
         """The largest number of stored entries in a row and in a column."""
-        return tuple(int(r.diff().max()) if len(r) > 1 else 0 for r in (self.forward_rows, self.adjoint_rows))  # type: ignore[return-value]
+        return int(self.forward_rows.diff().max()), int(self.adjoint_rows.diff().max())
 
     def scale_(self, factor: float) -> None:
         """Multiply both copies by the same number, rounding both alike."""
@@ -60,7 +67,7 @@ class SparsePair(nn.Module):
         """Whether embedding_bag is the kernel for these columns."""
         if self.kernel != "auto":
             return self.kernel == "bag"
-        return x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch.backends.mkl.is_available())
+        return x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch._C.has_mkl)
 
 
 def as_int32(index: np.ndarray) -> Tensor:

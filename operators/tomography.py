@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +21,10 @@ from pnp_lip.operators.dihedral import SymmetryPlan, plan_views, transformed, tr
 from pnp_lip.operators.footprints import Detector, Entries
 from pnp_lip.operators.ramp_preconditioner import ramp_preconditioner
 from pnp_lip.operators.sparse_pair import SparsePair
+from pnp_lip.operators.tomography_inputs import as_angles, as_mask, as_root_weights, physical_memory
 from pnp_lip.spectral import NormBound
 
-__all__ = ["SymmetricTomography", "circle_mask"]
+__all__ = ["SymmetricTomography"]
 
 MOST_COLUMNS = 32  # wider products fall out of the cache
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
@@ -175,7 +175,7 @@ class SymmetricTomography(CertifiedPhysics):
         n = self.img_size[1]
         images = x.reshape(-1, n, n)
         images = images if self.mask is None else images * self.mask.to(x.dtype)
-        flat = torch.cat([self.project(part) for part in images.split(self.images_at_once)])
+        flat = torch.cat([self.project(part) for part in torch.split(images, self.images_at_once)])
         y = flat.reshape(*x.shape[:-2], *self.data_size[1:])
         return y if self.root_weights is None else y * self.root_weights.to(x.dtype)
 
@@ -184,7 +184,7 @@ class SymmetricTomography(CertifiedPhysics):
         n = self.img_size[1]
         data = y if self.root_weights is None else y * self.root_weights.to(y.dtype)
         data = data.reshape(-1, self.data_size[1] * self.data_size[2])
-        images = torch.cat([self.back_project(part) for part in data.split(self.images_at_once)])
+        images = torch.cat([self.back_project(part) for part in torch.split(data, self.images_at_once)])
         x = images.reshape(*y.shape[:-2], n, n)
         return x if self.mask is None else x * self.mask.to(y.dtype)
 
@@ -289,60 +289,3 @@ class SymmetricTomography(CertifiedPhysics):
         """√w ⊙ y: measured data in the units of A when ``weights`` were given."""
         self.check(y, self.data_size, "data")
         return y if self.root_weights is None else y * self.root_weights
-
-
-def as_angles(angles: Sequence[float] | NDArray[Any] | Tensor) -> NDArray[np.float64]:
-    """A non-empty list of finite angles in degrees."""
-    degrees = np.atleast_1d(np.asarray(torch.as_tensor(angles).cpu().numpy(), dtype=np.float64))
-    if degrees.ndim != 1 or degrees.size == 0:
-        raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
-    if not np.isfinite(degrees).all():
-        raise InputError("`angles` holds NaN or infinite values.")
-    return degrees.copy()
-
-
-def as_mask(mask: str | Tensor | None, n: int, dtype: torch.dtype) -> Tensor | None:
-    """The mask as a tensor (n, n) in [0, ∞), or None."""
-    if mask is None:
-        return None
-    if isinstance(mask, str):
-        if mask != "circle":
-            raise InputError(f'`mask` must be "circle", a tensor ({n}, {n}) or None; got {mask!r}.')
-        return circle_mask(n).to(dtype)
-    if tuple(mask.shape) != (n, n):
-        raise ShapeError(f"`mask` must have the shape ({n}, {n}) of the image; got {tuple(mask.shape)}.")
-    result = mask.to(dtype, copy=True)
-    if not bool((torch.isfinite(result) & (result >= 0)).all()) or not bool(result.any()):
-        raise InputError("`mask` must be nonnegative, finite and not zero everywhere.")
-    return result
-
-
-def circle_mask(n: int) -> Tensor:
-    """1 for pixels whose middle lies in the inscribed circle.
-
-    >>> int(circle_mask(4).sum())
-    12
-    """
-    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
-    return (line[:, None] + line[None, :] <= (n / 2) ** 2).to(torch.float32)
-
-
-def as_root_weights(weights: Tensor | None, data_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor | None:
-    """√w of shape (detectors, views), or None."""
-    if weights is None:
-        return None
-    if tuple(weights.shape) != data_size[1:]:
-        raise ShapeError(
-            f"`weights` must have the shape (detectors, views) = {data_size[1:]}; got {tuple(weights.shape)}."
-        )
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool((weights > 0).any()):
-        raise InputError("`weights` must be nonnegative, finite and not zero everywhere.")
-    return weights.to(dtype).sqrt()
-
-
-def physical_memory() -> float:
-    """Bytes of memory in this machine; infinite where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE")) * float(os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return math.inf
