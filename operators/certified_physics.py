@@ -184,12 +184,18 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
 
 class LinearMap(torch.autograd.Function):
-    """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times."""
+    """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times.
+
+    Works under torch.func as well (vmap joins the mapped axis to the batch).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> Tensor:
-        ctx.physics, ctx.transpose = physics, transpose
+    def forward(x: Tensor, physics: CertifiedPhysics, transpose: bool) -> Tensor:
         return physics.adjoint_map(x) if transpose else physics.forward_map(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, CertifiedPhysics, bool], output: Tensor) -> None:
+        _, ctx.physics, ctx.transpose = inputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -199,6 +205,12 @@ class LinearMap(torch.autograd.Function):
     def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
         image: Tensor = LinearMap.apply(tangent, ctx.physics, ctx.transpose)
         return image
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> tuple[Tensor, int]:
+        joined = x.movedim(in_dims[0], 0)
+        image: Tensor = LinearMap.apply(joined.flatten(0, 1), physics, transpose)
+        return image.unflatten(0, joined.shape[:2]), 0
 
 
 class ImplicitProx(torch.autograd.Function):

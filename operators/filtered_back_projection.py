@@ -69,7 +69,7 @@ def parallel_fbp(physics: SymmetricTomography, y: Tensor, name: str) -> Tensor:
     images = torch.cat([physics.back_project(part) for part in torch.split(flat(views), physics.images_at_once)])
     factor = physics.detector.spacing / (physics.pixel**2 * float(physics.unit))
     x = images.reshape(*y.shape[:2], *physics.img_size[1:]) * factor
-    return x if physics.mask is None else x * (physics.mask > 0)
+    return x if physics.image_mask is None else x * (physics.image_mask > 0)
 
 
 def plain_data(physics: SymmetricTomography, y: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def fan_fbp(physics: SymmetricTomography, y: Tensor, name: str, source: float, d
         position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
         total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
     result = total.reshape(*y.shape[:2], n, n)
-    return result if physics.mask is None else result * (physics.mask > 0)
+    return result if physics.image_mask is None else result * (physics.image_mask > 0)
 
 
 def flat_views(y: Tensor) -> Tensor:

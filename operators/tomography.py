@@ -77,7 +77,7 @@ class SymmetricTomography(CertifiedPhysics):
         self.turn = turn  # from the user's angles to those of the footprints
         self.plan = self.choose_plan(degrees + turn, parallel)
         self.register_buffer("index", torch.from_numpy(self.plan.index.reshape(-1)), persistent=False)
-        self.register_buffer("mask", as_mask(mask, size[1], dtype), persistent=False)
+        self.register_buffer("image_mask", as_mask(mask, size[1], dtype), persistent=False)
         self.register_buffer("root_weights", as_root_weights(weights, self.data_size, dtype), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         self.matrix: SparsePair | None = None
@@ -155,7 +155,7 @@ class SymmetricTomography(CertifiedPhysics):
     def tensors(self) -> tuple[Tensor, ...]:
         """Scale, stored entries, mask and weights."""
         stored = () if self.matrix is None else (self.matrix.forward_values, self.matrix.adjoint_values)
-        optional = tuple(t for t in (self.mask, self.root_weights) if t is not None)
+        optional = tuple(t for t in (self.image_mask, self.root_weights) if t is not None)
         return (self.unit, *stored, *optional)
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
@@ -174,7 +174,7 @@ class SymmetricTomography(CertifiedPhysics):
         """√w ⊙ P (m ⊙ x)."""
         n = self.img_size[1]
         images = x.reshape(-1, n, n)
-        images = images if self.mask is None else images * self.mask.to(x.dtype)
+        images = images if self.image_mask is None else images * self.image_mask.to(x.dtype)
         flat = torch.cat([self.project(part) for part in torch.split(images, self.images_at_once)])
         y = flat.reshape(*x.shape[:-2], *self.data_size[1:])
         return y if self.root_weights is None else y * self.root_weights.to(x.dtype)
@@ -186,7 +186,7 @@ class SymmetricTomography(CertifiedPhysics):
         data = data.reshape(-1, self.data_size[1] * self.data_size[2])
         images = torch.cat([self.back_project(part) for part in torch.split(data, self.images_at_once)])
         x = images.reshape(*y.shape[:-2], n, n)
-        return x if self.mask is None else x * self.mask.to(y.dtype)
+        return x if self.image_mask is None else x * self.image_mask.to(y.dtype)
 
     @property
     def images_at_once(self) -> int:
@@ -266,7 +266,7 @@ class SymmetricTomography(CertifiedPhysics):
     def preconditioner(self, gamma: Tensor) -> Map | None:
         """The ramp preconditioner where the views are dense enough to make AᵀA nearly a convolution."""
         n = self.img_size[1]
-        if len(self.angles) < n / 4 or self.mask is not None:
+        if len(self.angles) < n / 4 or self.image_mask is not None:
             return None
         if "symbol" not in self._preconditioners or self._preconditioners["tensors"] != self.state:
             self._preconditioners = {"symbol": ramp_preconditioner(self), "tensors": self.state}
