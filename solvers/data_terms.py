@@ -47,8 +47,8 @@ class LeastSquares:
     """f(x) = ½‖Ax − y‖², with L = ‖A‖² and μ the smallest eigenvalue of AᵀA.
 
     ``convexity``, a lower bound of μ that you can vouch for, gives linear rates; 0 is always true. The proximal map uses
-    ``physics.prox_l2`` where the physics declares a closed form (see ``has_closed_form``) and conjugate gradients to
-    rounding accuracy otherwise.
+    ``solve_prox`` of our operators, ``physics.prox_l2`` where a physics declares a closed form (see ``has_closed_form``)
+    and conjugate gradients otherwise, each to rounding accuracy.
 
     >>> LeastSquares().lipschitz_upper(2.0)
     4.0
@@ -77,9 +77,10 @@ class LeastSquares:
         return gradient
 
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
-        if isinstance(physics, CertifiedPhysics):
-            accuracy = 4 * torch.finfo(z.dtype).eps * float(z.flatten(1).norm(dim=1).max())
-            return physics.solve_prox(z, y, gamma, tol=max(accuracy, 1e-300)).x
+        if hasattr(physics, "solve_prox"):  # one of our operators: a prox whose error is certified
+            sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
+            certified: Tensor = physics.solve_prox(z, y, gamma, tol=4 * rounding(z) * max(float(sizes.min()), 1e-30)).x
+            return certified
         if has_closed_form(physics):
             closed: Tensor = physics.prox_l2(z, y, gamma)
             return closed
@@ -188,6 +189,11 @@ class StatedFidelity:
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         dual: Tensor = self.fidelity.prox_d_conjugate(v, y, gamma=s)
         return dual
+
+
+def rounding(z: Tensor) -> float:
+    """The unit of rounding of z's dtype."""
+    return float(torch.finfo(z.dtype).eps)
 
 
 def has_closed_form(physics: Any) -> bool:

@@ -172,8 +172,9 @@ class Solver(abc.ABC):
         problem = Problem(y, physics, self.denoiser, self.sigma, self.data_term, self.box, e.gamma)
         e = self.look(e, problem, start)
         guarantee = self.decide(e)
-        if self.guarantee == "require" and guarantee.failure and not only_assumed(guarantee):
-            raise GuaranteeError(f"{type(self).__name__}: {guarantee.failure}")
+        refused = next((h for h in guarantee.hypotheses if not excused(h)), None)
+        if self.guarantee == "require" and refused is not None:
+            raise GuaranteeError(f"{type(self).__name__}: {refused}")
         return problem, guarantee, problem.project(x), self.describe(e, certificate, method, y)
 
     def require_certificate(self, certificate: Certificate | None, why: str) -> None:
@@ -236,10 +237,9 @@ class Solver(abc.ABC):
         """Which theorem applies, or the first hypothesis that failed."""
         bound = self.map_bound(e)
         own = (*e.shared, *self.hypotheses(e))
-        failed = next((h for h in own if not h.met), None)
-        known = bound if failed is None or only_denoiser_assumed(own) else MapBound(Fraction(2), None)
-        scheme = self.acceleration.hypotheses(known, proximal=self.minimises(e))
-        every = own if known is not bound else (*own, *scheme)
+        every = own
+        if all(excused(h) for h in own):  # otherwise nothing is known of T, and what the scheme asks is moot
+            every = (*own, *self.acceleration.hypotheses(bound, proximal=self.minimises(e)))
         failed = next((h for h in every if not h.met), None)
         existence, q = self.existence(e), self.contraction(e)
         if q is not None:
@@ -289,14 +289,9 @@ class Solver(abc.ABC):
 ASSUMED = "assumed to be at most 1"
 
 
-def only_denoiser_assumed(hypotheses: tuple[Hypothesis, ...]) -> bool:
-    """Whether nothing failed but the denoiser's certificate, which the user told us to do without."""
-    return all(h.met or ASSUMED in str(h.value) for h in hypotheses)
-
-
-def only_assumed(guarantee: Guarantee) -> bool:
-    """The same for a whole guarantee."""
-    return only_denoiser_assumed(guarantee.hypotheses)
+def excused(hypothesis: Hypothesis) -> bool:
+    """Whether a hypothesis is met, or is the denoiser's certificate, which the user told us to do without."""
+    return hypothesis.met or ASSUMED in str(hypothesis.value)
 
 
 def step_below_limit(e: Evidence, limit: str = "2/||A||^2", curvature: Fraction | None = None) -> Hypothesis:
