@@ -58,4 +58,5 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
 
 def norms(v: Tensor) -> Tensor:
     """The Euclidean norm of each image, in float64."""
-    return torch.linalg.vector_norm(v.flatten(1), dim=1).double()
+    values: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return values.double()

@@ -70,7 +70,8 @@ class LeastSquares:
         return self.convexity
 
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        return 0.5 * (physics.A(x) - y).flatten(1).square().sum(1)
+        misfit: Tensor = physics.A(x) - y
+        return 0.5 * misfit.flatten(1).square().sum(1)
 
     def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         gradient: Tensor = physics.A_adjoint(physics.A(x) - y)
@@ -84,9 +85,7 @@ class LeastSquares:
         if has_closed_form(physics):
             closed: Tensor = physics.prox_l2(z, y, gamma)
             return closed
-        return solve_shifted(
-            lambda x: gamma * physics.A_adjoint(physics.A(x)), z + gamma * physics.A_adjoint(y), z
-        )
+        return solve_shifted(lambda x: gamma * physics.A_adjoint(physics.A(x)), z + gamma * physics.A_adjoint(y), z)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return (v - s * y) / (1 + s)
@@ -113,10 +112,8 @@ class WeightedLeastSquares:
         LeastSquares(self.convexity)
 
     def check(self, y: Tensor) -> None:
-        try:
-            fits = torch.broadcast_shapes(self.weights.shape, y.shape) == y.shape
-        except RuntimeError:
-            fits = False
+        sides = zip(reversed(self.weights.shape), reversed(y.shape), strict=False)
+        fits = self.weights.ndim <= y.ndim and all(w in (1, n) for w, n in sides)
         if not fits or self.weights.dtype != y.dtype:
             raise ShapeError(
                 f"`weights` must broadcast to the data's shape {tuple(y.shape)} with dtype {y.dtype}; "
@@ -130,7 +127,8 @@ class WeightedLeastSquares:
         return self.convexity
 
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        return 0.5 * (self.weights * (physics.A(x) - y).square()).flatten(1).sum(1)
+        misfit: Tensor = physics.A(x) - y
+        return 0.5 * (self.weights * misfit.square()).flatten(1).sum(1)
 
     def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         gradient: Tensor = physics.A_adjoint(self.weights * (physics.A(x) - y))
@@ -138,9 +136,7 @@ class WeightedLeastSquares:
 
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
         w = gamma * self.weights
-        return solve_shifted(
-            lambda x: physics.A_adjoint(w * physics.A(x)), z + physics.A_adjoint(w * y), z
-        )
+        return solve_shifted(lambda x: physics.A_adjoint(w * physics.A(x)), z + physics.A_adjoint(w * y), z)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.weights * (v - s * y) / (self.weights + s)

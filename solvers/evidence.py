@@ -21,19 +21,25 @@ __all__ = ["Evidence", "adjoint_gap", "examine_adjoint", "examine_denoiser", "ex
 class Evidence:
     """The numbers from which a solver decides whether its theorem applies.
 
-    ``denoiser`` bounds D (nothing known: an infinite Lipschitz constant is replaced by None); ``lipschitz`` is L, an
-    upper bound of the Lipschitz constant of ∇f, or None; ``convexity`` is μ, a lower bound of the strong convexity of f;
-    ``gamma`` the step; ``range_meets_box`` whether D was seen to map some image into the interior of the box.
+    ``denoiser`` bounds D, None when nothing is known; ``norm_upper`` bounds ‖A‖ and ``lipschitz`` = L the Lipschitz
+    constant of ∇f, None without a bound; ``scale`` is L or an estimate of it, from which free parameters are derived;
+    ``convexity`` = μ bounds the strong convexity of f from below; ``gamma`` is the step, ``weight`` RED's λ,
+    ``dual_step`` PrimalDual's s;
+    ``shared`` the hypotheses that do not depend on the solver; ``inside`` whether D was seen to map an image into the
+    interior of the box.
     """
 
     denoiser: MapBound | None
     norm_upper: float | None
     lipschitz: float | None
     convexity: float
-    gamma: float
     box: tuple[float, float] | None
     shared: tuple[Hypothesis, ...]
-    range_meets_box: bool = False
+    scale: float = 1.0
+    gamma: float = 1.0
+    weight: float = 0.0
+    dual_step: float = 0.0
+    inside: bool = False
 
     @property
     def alpha(self) -> Fraction | None:

@@ -53,8 +53,8 @@ class Run:
     @classmethod
     def begin(cls, v: Tensor, x: Tensor, memory: Memory) -> Run:
         """The state before the first update."""
-        lists: list[list[list[Any]]] = [[[] for _ in range(len(x))] for _ in range(5)]
-        return cls(v, x, memory, 0, ["running"] * len(x), *lists, [])
+        r, relative, psnr, misfit = ([list[float]() for _ in x] for _ in range(4))
+        return cls(v, x, memory, 0, ["running"] * len(x), r, relative, psnr, misfit, [list[int]() for _ in x], [])
 
     @property
     def running(self) -> list[int]:
@@ -81,7 +81,7 @@ def run(
         state = Run(**{k: value for k, value in stored.items() if k != "fingerprint"})
         state.status = ["running" if s == "max_iter" else s for s in state.status]
         reopen(state, solver.tol)
-    watch = guarantee.proved and solver.acceleration.monotone
+    watch = guarantee.proved and solver.watched and solver.acceleration.monotone
     started = time.perf_counter() - state.seconds
     with bar(progress, solver, state.k) as shown:
         while state.running and state.k < solver.max_iter:
@@ -179,12 +179,16 @@ def conclude(s: Run, guarantee: Guarantee, settings: dict[str, Any]) -> Result:
     """The result of a finished run."""
     worst = next((kind for kind in ("diverged", "max_iter") if kind in s.status), "converged")
     columns = zip(s.status, s.residual, s.relative, s.misfit, s.misfit_at, s.psnr, strict=True)
+    histories = tuple(
+        History(status, tuple(residual), tuple(relative), tuple(misfit), tuple(at), tuple(psnr))
+        for status, residual, relative, misfit, at, psnr in columns
+    )
     return Result(
         x=s.x,
         status=worst,
         advice=ADVICE[worst],
         iterations=max(len(r) for r in s.residual),
-        histories=tuple(History(c[0], *(tuple(column) for column in c[1:])) for c in columns),  # type: ignore[arg-type]
+        histories=histories,
         guarantee=guarantee if s.broken is None else guarantee.broken(s.broken),
         settings=settings,
         seconds=s.seconds,
