@@ -1,0 +1,184 @@
+"""The supremum over the torus of a convolution's symbol: branch and bound, each cell discarded by a proof.
+
+Kernels here are real, float64, (out, in, k₁, k₂), with their largest entry in [1/2, 1]. Frequencies are counted in turns,
+ω = 2πp, and are dyadic, so that the phases a p₁ + b p₂ and their reduction are exact.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pnp_lip.errors import CertificateError
+from pnp_lip.spectral.verified import TABLE_ERROR, gamma, gram_slack, largest_eigenvalue_below, unit_circle
+
+__all__ = ["Symbol", "prove_below", "supremum_estimate"]
+
+CHUNK = 2**20  # entries of the Gram matrices that are formed at once
+SAFETY = 1 - 1e-15  # covers the rounding of a handful of scalar operations
+
+
+class Symbol:
+    """K̂(p) = Σ_ab K[:, :, a, b] exp(−2πi(a p₁ + b p₂)) with a bound of its rounding; transposed to rows ≥ columns.
+
+    ``error`` bounds ‖K̂ − computed‖₂ at every p: each component of an entry is a sum over T taps with tabulated cosines, of
+    error at most (γ_T + TABLE_ERROR)Σ|K|, and ‖·‖₂ ≤ ‖·‖_F. ``frobenius`` bounds ‖K̂‖_F, computed or exact.
+    ``reach`` = ((k₁ − 1)/2, (k₂ − 1)/2) are the degrees of the trigonometric polynomial.
+    """
+
+    def __init__(self, kernel: Tensor) -> None:
+        if kernel.shape[0] < kernel.shape[1]:
+            kernel = kernel.transpose(0, 1)  # K̂ᵀ has the same norm
+        self.rows, self.columns, *size = kernel.shape
+        self.reach = tuple((k - 1) / 2 for k in size)
+        self.taps = kernel.permute(2, 3, 0, 1).reshape(size[0] * size[1], -1)
+        self.positions = torch.cartesian_prod(*(torch.arange(k, dtype=torch.float64) for k in size))
+        mass = float(kernel.abs().sum((2, 3)).norm())  # ‖Σ_ab |K|‖_F
+        self.frobenius = mass * (1 + 1e-9)
+        self.error = 2 * math.sqrt(2) * (gamma(len(self.taps)) + TABLE_ERROR) * self.frobenius
+
+    def at(self, turns: Tensor) -> Tensor:
+        """The matrices at frequencies ``turns`` of shape (n, 2), exact dyadic numbers in [0, 1]; complex (n, rows, columns)."""
+        cosine, sine = unit_circle((turns @ self.positions.T).remainder(1))
+        shape = (len(turns), self.rows, self.columns)
+        return torch.complex(cosine @ self.taps, -sine @ self.taps).reshape(shape)
+
+    def gram(self, turns: Tensor) -> Tensor:
+        """SᴴS at each frequency."""
+        matrices = self.at(turns)
+        return torch.bmm(matrices.mH, matrices)
+
+    def lower_bound(self, turns: Tensor, v: Tensor) -> float:
+        """‖K̂(p)v‖/‖v‖, less its rounding, at one frequency: a lower bound of the supremum for any v."""
+        size = 2 * (self.rows + self.columns)
+        quotient = float((self.at(turns)[0] @ v).norm() / v.norm())
+        return max(0.0, quotient * (1 - 4 * gamma(size)) - self.error - 3 * gamma(size) * self.frobenius)
+
+
+def first_cells(reach: tuple[float, ...]) -> tuple[Tensor, tuple[float, float]]:
+    """Centres and half-widths, in turns, of cells that cover [0, 1] × [0, 1/2], half the torus.
+
+    The other half follows from K̂(−p) = conj K̂(p). An axis along which |K̂| is constant gets one cell.
+    """
+    counts = [2 ** math.ceil(math.log2(16 * r)) if r else 1 for r in reach]
+    if reach[1]:
+        counts[1] //= 2
+    spans = (1.0, 0.5)
+    axes = [(torch.arange(n, dtype=torch.float64) + 0.5) * (span / n) for n, span in zip(counts, spans, strict=True)]
+    return torch.cartesian_prod(*axes), (spans[0] / counts[0] / 2, spans[1] / counts[1] / 2)
+
+
+def supremum_estimate(symbol: Symbol, start: Tensor, radius: float) -> tuple[float, Tensor]:
+    """A proved lower bound of the supremum with its frequency: Newton's method on λ_max(SᴴS) from ``start``, safeguarded."""
+    p = start
+    value, v, step = newton_step(symbol, p)
+    for _ in range(30):
+        length = float(step.norm())
+        candidate = torch.round((p + step * min(1.0, radius / (length + 1e-300))) * 2.0**30).remainder(2.0**30) / 2.0**30
+        trial, v_trial, next_step = newton_step(symbol, candidate)
+        if trial > value:
+            gain = trial - value
+            p, value, v, step = candidate, trial, v_trial, next_step
+            if gain <= 1e-12 * value:
+                break
+        else:
+            radius = min(radius, length) / 4
+            if radius < 2.0**-28:
+                break
+    return symbol.lower_bound(p[None], v), p
+
+
+def newton_step(symbol: Symbol, p: Tensor) -> tuple[float, Tensor, Tensor]:
+    """λ = λ_max(SᴴS) at p, its eigenvector v and an ascent step; an estimate, of which nothing needs proof.
+
+    With a = Sv, b_i = S_i v, c_i = Sᴴb_i + S_iᴴa: λ_i = 2 Re aᴴb_i, and second-order perturbation theory gives
+    λ_ij = 2 Re(aᴴS_ij v + b_iᴴb_j + Σ_k conj(v_kᴴc_i) v_kᴴc_j/(λ − λ_k)). The Hessian's eigenvalues are made negative.
+    """
+    x = 2 * math.pi * (symbol.positions - torch.tensor(symbol.reach, dtype=torch.float64))
+    first, second = -1j * x.T, -(x.T[:, None] * x.T[None]).reshape(4, -1)
+    factors = torch.cat([torch.ones(1, len(x)), first, second]) * torch.exp(-1j * (x @ p))
+    s, *partial = (factors @ symbol.taps.to(torch.complex128)).reshape(-1, symbol.rows, symbol.columns)
+    values, vectors = torch.linalg.eigh(s.mH @ s)
+    value, v = values[-1], vectors[:, -1]
+    a, b = s @ v, torch.stack([m @ v for m in partial[:2]])
+    c = torch.stack([s.mH @ b[i] + partial[i].mH @ a for i in range(2)])
+    w = (c @ vectors[:, :-1].conj()) / (value - values[:-1]).clamp_min(1e-8 * float(value)).sqrt()
+    curvature = torch.stack([a.conj() @ (m @ v) for m in partial[2:]]).reshape(2, 2) + b.conj() @ b.T + w.conj() @ w.T
+    h, axes = torch.linalg.eigh(2 * curvature.real)
+    gradient = 2 * (b @ a.conj()).real
+    step = axes @ ((axes.T @ gradient) / h.abs().clamp_min(1e-9 * float(value)))
+    return float(value), v, step
+
+
+def discard(symbol: Symbol, centres: Tensor, widths: tuple[float, float], c: float) -> tuple[Tensor, float, Tensor]:
+    """The cells that may hold a supremum above c, and the largest norm at their centres (an estimate) with its centre.
+
+    Lemma. Let M = ‖K̂(p*)‖ be the supremum, and |p_i − p*_i| ≤ h_i with φ = 2π(r₁h₁ + r₂h₂) ≤ π/2. Then ‖K̂(p)‖ ≥ M cos φ.
+    Proof. f(s) = Re uᴴK̂(p* + s(p − p*))v, with u, v the top singular vectors at p* and K̂ multiplied by the phase that centres
+    its taps, is a real trigonometric polynomial of type at most φ, |f| ≤ M, f(0) = M; hence f'² + φ²f² ≤ φ²M² (Bernstein-Szegő;
+    Duffin & Schaeffer 1938), so that arccos(f/M) grows at most at the rate φ and ‖K̂(p)‖ ≥ f(1) ≥ M cos φ.
+    So ‖K̂(centre)‖ ≤ c cos φ excludes M > c with p* in the cell; it is proved for the computed symbol, whose error is
+    ``symbol.error``, by a Cholesky factorisation.
+    """
+    turns = sum(r * h for r, h in zip(symbol.reach, widths, strict=True))
+    cosine = float(unit_circle(torch.tensor(turns, dtype=torch.float64))[0]) - 2 * TABLE_ERROR
+    target = (max(0.0, c * cosine * SAFETY - symbol.error) * SAFETY) ** 2
+    bound = target - gram_slack(symbol.rows, symbol.columns, symbol.frobenius, target)
+    left, top, where = [], 0.0, centres[0]
+    for chunk in centres.split(max(1, CHUNK // symbol.columns**2)):
+        gram = symbol.gram(chunk)
+        fails = ~largest_eigenvalue_below(gram, bound)
+        if bool(fails.any()):
+            left.append(chunk[fails])
+            norms = torch.linalg.eigvalsh(gram[fails])[:, -1]
+            if float(norms.max()) > top:
+                top, where = float(norms.max()), left[-1][int(norms.argmax())]
+    return torch.cat(left) if left else centres[:0], math.sqrt(max(0.0, top)), where
+
+
+def split(centres: Tensor, widths: tuple[float, float], reach: tuple[float, ...]) -> tuple[Tensor, tuple[float, float]]:
+    """Halve the cells along each axis on which the symbol varies; centres stay dyadic, hence exact."""
+    halves = [h / 2 if r else 0.0 for h, r in zip(widths, reach, strict=True)]
+    signs = [torch.tensor([-h, h], dtype=torch.float64) if h else torch.zeros(1, dtype=torch.float64) for h in halves]
+    moved = centres[:, None] + torch.cartesian_prod(*signs)
+    return moved.reshape(-1, 2), tuple(h / 2 if r else h for h, r in zip(widths, reach, strict=True))  # type: ignore[return-value]
+
+
+def prove_below(symbol: Symbol, rtol: float, max_cells: int, floor: float = 0.0) -> tuple[float, float, Tensor, int]:
+    """Upper bound, lower bound, frequency of the lower bound and number of cells for sup_p ‖K̂(p)‖.
+
+    The upper bound c is the largest of (1 + rtol) times the lower bounds found; cells discarded under a smaller c stay
+    discarded. ``floor`` is a value that the caller would accept as an upper bound anyway. The proof that a cell may be
+    discarded is in ``discard``. Raises CertificateError when more than ``max_cells`` cells would be needed.
+    """
+    centres, widths = first_cells(symbol.reach)
+    lower, witness = 0.0, centres[0]
+    for start in highest(symbol, centres):
+        value, p = supremum_estimate(symbol, start, 2 * max(widths))
+        if value > lower:
+            lower, witness = value, p
+    bound = max(floor, lower * (1 + rtol))
+    cells = 0
+    while len(centres):
+        cells += len(centres)
+        if cells > max_cells or max(widths) < 2.0**-30:
+            raise CertificateError(
+                f"{cells} frequency cells do not suffice to bound this convolution within {rtol:g}: its symbol is too flat or "
+                f"its channels too many. Raise max_cells = {max_cells} or rtol."
+            )
+        left, top, where = discard(symbol, centres, widths, bound)
+        if top > lower:
+            value, p = supremum_estimate(symbol, where, 2 * max(widths))
+            if value > lower:
+                lower, witness, bound = value, p, max(bound, value * (1 + rtol))
+        centres, widths = split(left, widths, symbol.reach)
+    return bound, lower, witness, cells
+
+
+def highest(symbol: Symbol, centres: Tensor, count: int = 3) -> Tensor:
+    """The centres with the largest norms: where to search for the supremum."""
+    chunks = centres.split(max(1, CHUNK // symbol.columns**2))
+    norms = torch.cat([torch.linalg.eigvalsh(symbol.gram(chunk))[:, -1] for chunk in chunks])
+    return centres[norms.topk(min(count, len(norms))).indices]

@@ -1,0 +1,135 @@
+"""Floating-point linear algebra whose rounding is accounted for: the few lemmas on which every norm bound rests.
+
+Model: IEEE double precision, rounding to nearest, unit roundoff u = 2⁻⁵³; matrix products and Cholesky factors computed by
+the conventional formulas in any order of summation, with or without fused operations (BLAS and LAPACK do so; Strassen-like
+products and reduced-precision modes, neither of which double precision on a CPU offers, are excluded). γ_n = nu/(1 − nu).
+Underflow plays no part: operands are scaled to entries of at most 1 and a largest entry of at least 1/2, so that all
+underflows together change a result by less than 2⁻⁹⁰⁰, which the doubled slacks below cover.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pnp_lip.errors import InputError, ShapeError
+
+__all__ = [
+    "TABLE_ERROR",
+    "exact_float64",
+    "gamma",
+    "gram_slack",
+    "largest_eigenvalue_below",
+    "scale_to_unit",
+    "unit_circle",
+    "unscale_down",
+    "unscale_up",
+]
+
+UNIT_ROUNDOFF = 2.0**-53
+TABLE_ERROR = 2.0**-47  # bound of the error of each component that unit_circle returns
+COSINE = [(-1) ** k / math.factorial(2 * k) for k in range(9)]
+SINE = [(-1) ** k / math.factorial(2 * k + 1) for k in range(9)]
+
+
+def gamma(n: int) -> float:
+    """γ_n = nu/(1 − nu), the relative error of n rounded operations. Source: Higham (2002), Lemma 3.1."""
+    return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
+
+
+def exact_float64(weight: Tensor) -> Tensor:
+    """The same numbers in float64 on the CPU. Refuses integers, complex numbers, empty tensors, NaN and infinity."""
+    if not weight.is_floating_point():
+        raise ShapeError(f"expected a real floating-point weight; got {weight.dtype}.")
+    if weight.numel() == 0:
+        raise ShapeError(f"expected a weight with at least one entry; got the shape {tuple(weight.shape)}.")
+    w = weight.detach().to("cpu", torch.float64)
+    bad = int((~torch.isfinite(w)).sum())
+    if bad:
+        raise InputError(f"expected finite entries; got {bad} of {w.numel()} that are NaN or infinite. Nothing bounds them.")
+    return w
+
+
+def scale_to_unit(w: Tensor) -> tuple[Tensor, int]:
+    """w·2⁻ᵉ with largest entry in [1/2, 1), and e (0 for w = 0). Exact, but for entries 2⁻¹⁰²² times the largest."""
+    top = float(w.abs().max())
+    exponent = math.frexp(top)[1] if top > 0 else 0
+    half = exponent // 2  # in two steps: neither factor overflows, also for denormal entries
+    return torch.ldexp(torch.ldexp(w, torch.tensor(-half)), torch.tensor(half - exponent)), exponent
+
+
+def unscale_up(value: float, exponent: int) -> float:
+    """A float that is at least value·2ᵉ; infinite when that exceeds the range of float64."""
+    try:
+        result = math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
+    return result if value == 0 or math.ldexp(result, -exponent) >= value else math.nextafter(result, math.inf)
+
+
+def unscale_down(value: float, exponent: int) -> float:
+    """A float that is at most value·2ᵉ."""
+    try:
+        result = math.ldexp(value, exponent)
+    except OverflowError:
+        return math.nextafter(math.inf, 0)
+    return result if value == 0 or math.ldexp(result, -exponent) <= value else math.nextafter(result, 0)
+
+
+def unit_circle(turns: Tensor) -> tuple[Tensor, Tensor]:
+    """cos(2πf) and sin(2πf), each within TABLE_ERROR of the exact value, without trust in a mathematical library.
+
+    ``turns`` = f ≥ 0 in float64, exact up to 3u. Reduction to g = f − q/4, |g| ≤ 1/8, is exact (Sterbenz). θ = 2πg carries
+    an error below (3·2π + 2)u < 21u; the Taylor polynomials of degree 16 and 17 leave out less than u; Horner's rule with 8
+    steps on rounded coefficients and a rounded θ² adds less than (16 + 8 + 2)u·cosh(π/4) < 35u. Together below 64u = 2⁻⁴⁷.
+
+    >>> unit_circle(torch.tensor([0.25], dtype=torch.float64))
+    (tensor([0.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    """
+    quarter = torch.round(4 * turns)
+    theta = (turns - quarter / 4) * (2 * math.pi)
+    square = theta * theta
+    cosine, sine = horner(COSINE, square), theta * horner(SINE, square)
+    q = quarter.remainder(4)
+    swap = (q == 1) | (q == 3)
+    cosine, sine = torch.where(swap, sine, cosine), torch.where(swap, cosine, sine)
+    return torch.where((q == 1) | (q == 2), -cosine, cosine), torch.where(q >= 2, -sine, sine)
+
+
+def horner(coefficients: list[float], x: Tensor) -> Tensor:
+    """Σ c_k xᵏ."""
+    result = torch.full_like(x, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        result = result * x + c
+    return result
+
+
+def gram_slack(rows: int, columns: int, frobenius: float, bound: float) -> float:
+    """How far λ_max(SᴴS) may exceed λ = ``bound`` when the factorisation of ``largest_eigenvalue_below`` succeeds.
+
+    S has ``rows`` × ``columns`` entries, real or complex, and ‖S‖_F ≤ ``frobenius``. Twice the sum of
+    - √2 γ_{2 rows} ‖S‖_F², the error of the computed Gram matrix (each real or imaginary part is a sum of 2·rows products);
+    - u λ, the rounding of the subtraction on the diagonal;
+    - 2 γ_{2n+8} n λ with n = columns: a Cholesky factorisation of A that runs to completion has a backward error of at most
+      √2γ/(1 − √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}, so that λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, and tr A ≤ nλ(1 + u).
+    The factor of two covers the rounding of this very formula. Source: Demmel (1989); Rump (2006); Higham (2002), Theorem
+    10.3; here counted in real operations, so that complex matrices need no embedding.
+    """
+    product = 1.5 * gamma(2 * rows) * frobenius**2
+    factorisation = (UNIT_ROUNDOFF + 2 * gamma(2 * columns + 8) * columns) * bound
+    return 2 * (product + factorisation)
+
+
+def largest_eigenvalue_below(gram: Tensor, bound: float) -> Tensor:
+    """Whether the Cholesky factorisation of λI − Ĝ, λ = ``bound``, runs to completion: one boolean per matrix.
+
+    True proves λ_max(SᴴS) ≤ λ + gram_slack(…, λ) for the exact S whose computed Gram matrix is Ĝ; False proves nothing.
+    ``gram`` is (..., n, n), of which the lower triangle is read.
+    """
+    shifted = -gram
+    shifted.diagonal(dim1=-2, dim2=-1).add_(bound)
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    pivots = factor.diagonal(dim1=-2, dim2=-1).real
+    return (info == 0) & (torch.isfinite(pivots) & (pivots > 0)).all(-1)
