@@ -2,6 +2,8 @@
 
 from pnp_lip.solvers.acceleration import Acceleration
 from pnp_lip.solvers.admm import ADMM
+from pnp_lip.solvers.anderson import Anderson
+from pnp_lip.solvers.chambolle_dossal import ChambolleDossal
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, StatedFidelity, WeightedLeastSquares
 from pnp_lip.solvers.davis_yin import DavisYin
@@ -9,6 +11,8 @@ from pnp_lip.solvers.douglas_rachford import DouglasRachford
 from pnp_lip.solvers.forward_backward import ForwardBackward
 from pnp_lip.solvers.guarantee import Guarantee, Hypothesis
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
+from pnp_lip.solvers.halpern import Halpern
+from pnp_lip.solvers.inertial import Inertial
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
@@ -20,6 +24,10 @@ __all__ = [
     "ADMM",
     "RED",
     "Acceleration",
+    "Anderson",
+    "ChambolleDossal",
+    "Halpern",
+    "Inertial",
     "Checkpoint",
     "DataTerm",
     "DavisYin",

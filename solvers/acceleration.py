@@ -33,6 +33,10 @@ class Acceleration(abc.ABC):
     def rate(self, bound: MapBound) -> str:
         """The speed that the theorem gives, in words and numbers."""
 
+    def linear_rate(self, q: float, bound: MapBound) -> str:
+        """The same when T has the Lipschitz constant q < 1."""
+        return self.rate(bound)
+
     def start(self, v: Tensor) -> Memory:
         """The memory before the first update."""
         return {}

@@ -257,9 +257,7 @@ class Solver(abc.ABC):
         if q is not None:
             existence = "unique, as T is a contraction (Banach)"
         statement = f"x_k converges to a fixed point of {self.equation}{'' if existence else ', if there is one'}"
-        rate = (
-            f"linear, ‖v_k − v*‖ ≤ q^k ‖v_0 − v*‖ with q = {q:.6g}" if q is not None else self.acceleration.rate(bound)
-        )
+        rate = self.acceleration.rate(bound) if q is None else self.acceleration.linear_rate(q, bound)
         proved = failed is None
         return Guarantee(
             proved=proved,
