@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
-from torch import Tensor
+from torch import Tensor, nn
 
+from pnp_lip.certificates import MapBound, Proof, rule
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.layers import GradientFlowConv2d, Identity, project
 from pnp_lip.operators import Blur, gaussian_kernel
@@ -19,6 +21,18 @@ SHAPE = (1, SIZE, SIZE)
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+class Reflection(nn.Module):
+    """x ↦ −x: an isometry, nonexpansive and not averaged, under which the plain iteration cycles for ever."""
+
+    def forward(self, x: Tensor, sigma: Any = None) -> Tensor:
+        return -x
+
+
+@rule(Reflection)
+def certify_reflection(module: Reflection, path: str, rtol: float) -> Proof:
+    return Proof(MapBound(Fraction(1), None))
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -10,7 +10,6 @@ import solver_cases as cases
 import torch
 
 from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
-from pnp_lip.layers import GradientFlowConv2d
 from pnp_lip.solvers import ForwardBackward, LeastSquares, Relaxed, StatedFidelity, WeightedLeastSquares
 
 
@@ -121,10 +120,7 @@ def test_an_unknown_denoiser_is_refused_unless_it_is_assumed(setting):
 
 def test_a_merely_nonexpansive_denoiser_needs_relaxation(setting):
     _, physics, y = setting
-    flip = GradientFlowConv2d(1, 1, 1)  # x − 2·x⁺ ± …: nonexpansive at the limit τ‖W‖² = 2, not averaged
-    with torch.no_grad():
-        flip.weight.fill_(1.0)
-        flip.tau.fill_(2.0)
+    flip = cases.Reflection()
     with pytest.raises(GuaranteeError, match=r"relax\(denoiser, 0\.5\)"):
         ForwardBackward(flip).solve(y, physics)
     assert ForwardBackward(flip, acceleration=Relaxed(0.5)).check(y, physics).proved
