@@ -77,7 +77,7 @@ class Anderson(Acceleration):
         m = memory
         g = v - image
         size = norms(g)
-        first = m["first"] if k else size
+        first = torch.where(m["first"] > 0, m["first"], size)
         failed = m["trial"] & ~(size <= self.growth * m["size"])
         taken = m["taken"] + (m["trial"] & ~failed)
         self.remember(m, image, g, m["known"] & ~failed, failed, k % self.memory)

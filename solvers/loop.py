@@ -80,7 +80,8 @@ def run(
     if store and (stored := store.load(mark)):
         state = Run(**{k: value for k, value in stored.items() if k != "fingerprint"})
         state.status = ["running" if s == "max_iter" else s for s in state.status]
-        reopen(state, solver.tol)
+        if reopen(state, solver.tol):  # the memory went on without these images; a scheme may start anywhere
+            state.memory = solver.acceleration.start(state.v)
     watch = guarantee.proved and solver.watched and solver.acceleration.monotone
     started = time.perf_counter() - state.seconds
     with bar(progress, solver, state.k) as shown:
@@ -110,10 +111,9 @@ def advance(solver: Solver, p: Problem, s: Run, reference: Tensor | None, watch:
     if s.k % MISFIT_EVERY == 0:
         note_misfit(s, p, s.running)
     s.k += 1
-    if s.running:
-        following, s.memory = solver.acceleration.next(s.memory, s.v, image, s.k - 1)
-        moving = torch.tensor([status == "running" for status in s.status], device=x.device)
-        s.v = torch.where(per_image(moving, following).bool(), following, s.v)
+    following, s.memory = solver.acceleration.next(s.memory, s.v, image, s.k - 1)
+    intact = torch.tensor([status != "diverged" for status in s.status], device=x.device)
+    s.v = torch.where(per_image(moving & intact, following).bool(), following, s.v)
 
 
 def record(
@@ -139,11 +139,12 @@ def record(
             s.status[i] = "converged"
 
 
-def reopen(s: Run, tol: float) -> None:
-    """A converged image of a stored run goes on when ``tol`` has been lowered since."""
-    for i, status in enumerate(s.status):
-        if status == "converged" and s.relative[i][-1] > tol:
-            s.status[i] = "running"
+def reopen(s: Run, tol: float) -> bool:
+    """A converged image of a stored run goes on when ``tol`` has been lowered since; whether there was one."""
+    again = [i for i, status in enumerate(s.status) if status == "converged" and s.relative[i][-1] > tol]
+    for i in again:
+        s.status[i] = "running"
+    return bool(again)
 
 
 def note_misfit(s: Run, p: Problem, images: list[int]) -> None:
