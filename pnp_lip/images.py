@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "psnr", "read_image", "ssim", "to_grey", "write_atomically", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "check_output", "psnr", "read_image", "ssim", "to_grey", "write_atomically", "write_image"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, on gamma-encoded values
@@ -66,12 +66,20 @@ def to_grey(x: Tensor) -> Tensor:
     return (x * x.new_tensor(GREY_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
 
 
+def check_output(path: str | Path) -> Path:
+    """Refuse an output whose format is unknown or whose place is a directory, before any long work starts."""
+    path = Path(path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(f"{path}: the output's suffix must be one of {', '.join(IMAGE_SUFFIXES)}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; name a file.")
+    return path
+
+
 def write_image(path: str | Path, x: Tensor) -> None:
     """Write (1, C, H, W) or (C, H, W) on [0, 1] as 8 bits (npy: as float32), clipped, in one atomic step."""
-    path = Path(path)
+    path = check_output(path)
     suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: the output's suffix must be one of {', '.join(IMAGE_SUFFIXES)}.")
     data = x.detach().cpu().float().reshape(x.shape[-3:]).permute(1, 2, 0).numpy()
     data = data[..., 0] if data.shape[-1] == 1 else data
     with write_atomically(path) as temporary:

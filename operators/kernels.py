@@ -1,0 +1,184 @@
+"""Blur kernels: Gaussian, box, disk, straight motion, and camera shake read from a file."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pnp_lip.errors import InputError, ShapeError
+
+__all__ = ["box_kernel", "disk_kernel", "gaussian_kernel", "load_kernel", "motion_kernel"]
+
+Array = NDArray[np.float64]
+
+
+def gaussian_kernel(
+    sigma: float | tuple[float, float], *, size: int | tuple[int, int] | None = None, angle: float = 0.0
+) -> Tensor:
+    """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
+
+    ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the kernel's height
+    and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum 1.
+
+    >>> k = gaussian_kernel(1.0)
+    >>> tuple(k.shape), round(k.sum().item(), 12)
+    ((7, 7), 1.0)
+    """
+    sigma_1, sigma_2 = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
+    require_positive(sigma=sigma_1)
+    require_positive(sigma=sigma_2)
+    if not math.isfinite(angle):
+        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
+    reach = 2 * math.ceil(3 * max(sigma_1, sigma_2)) + 1
+    height, width = as_size(reach if size is None else size)
+    rows, columns = centred(height)[:, None], centred(width)[None, :]
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    u, v = cosine * columns - sine * rows, sine * columns + cosine * rows
+    return unit_sum(np.exp(-0.5 * ((u / sigma_1) ** 2 + (v / sigma_2) ** 2)))
+
+
+def box_kernel(size: int | tuple[int, int]) -> Tensor:
+    """Mean over a rectangle of height × width pixels, as float64 of sum 1.
+
+    >>> box_kernel((1, 2))
+    tensor([[0.5000, 0.5000]], dtype=torch.float64)
+    """
+    return unit_sum(np.ones(as_size(size)))
+
+
+def disk_kernel(radius: float) -> Tensor:
+    """Out-of-focus blur: the exact area of each pixel inside a disk of ``radius`` > 0 pixels, divided by πr².
+
+    Returns float64 of odd side 2⌈r − ½⌉ + 1 and sum 1.
+
+    >>> disk_kernel(0.5).tolist()
+    [[1.0]]
+    """
+    require_positive(radius=radius)
+    reach = max(0, math.ceil(radius - 0.5))
+    edges = np.arange(-reach, reach + 2) - 0.5
+    corner = disk_corner_area(edges[:, None], edges[None, :], radius)
+    return unit_sum(np.maximum(np.diff(np.diff(corner, axis=0), axis=1), 0.0))
+
+
+def disk_corner_area(x: Array, y: Array, radius: float) -> Array:
+    """Area of the disk inside the rectangle between the origin and (x, y), with the sign of xy."""
+    sign = np.sign(x) * np.sign(y)
+    x, y = np.minimum(np.abs(x), radius), np.minimum(np.abs(y), radius)
+    x, y = np.broadcast_arrays(x, y)
+    flat = np.minimum(np.sqrt(radius**2 - y**2), x)  # up to here the rectangle lies inside the disk
+
+    def primitive(t: Array) -> Array:
+        return 0.5 * (t * np.sqrt(np.maximum(radius**2 - t**2, 0.0)) + radius**2 * np.arcsin(np.minimum(t / radius, 1)))
+
+    return np.asarray(sign * (y * flat + primitive(x) - primitive(flat)))
+
+
+def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
+    """Straight motion: a segment of ``length`` > 0 pixels through the centre, spread bilinearly on the grid.
+
+    ``angle`` in degrees counts anticlockwise from the horizontal. Between crossings of grid lines the bilinear weights are
+    quadratic along the segment, so that two Gauss points integrate them exactly. Returns float64 of odd sides and sum 1.
+
+    >>> motion_kernel(2.0).tolist()
+    [[0.25, 0.5, 0.25]]
+    """
+    require_positive(length=length)
+    if not math.isfinite(angle):
+        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
+    directions = np.array([-math.sin(math.radians(angle)), math.cos(math.radians(angle))])
+    directions[np.abs(directions) < 1e-12] = 0.0
+    half = length / 2
+    reach = [math.ceil(half * abs(d) - 1e-9) for d in directions]
+    crossings = [np.arange(-r, r + 1) / d for r, d in zip(reach, directions, strict=True) if d != 0]
+    times = np.unique(np.clip(np.concatenate([[-half, half], *crossings]), -half, half))
+    middle, step = (times[1:] + times[:-1]) / 2, np.diff(times)
+    kernel = np.zeros([2 * r + 1 for r in reach])
+    for node in (-0.5 / math.sqrt(3), 0.5 / math.sqrt(3)):
+        points = directions[:, None] * (middle + node * step)
+        corner = np.floor(points).astype(np.int64)
+        for shift in np.ndindex(2, 2):
+            index = corner + np.array(shift)[:, None]
+            weight = np.prod(1 - np.abs(points - index), axis=0) * step / 2
+            inside = weight > 0
+            target = tuple((index + np.array(reach)[:, None])[:, inside])
+            np.add.at(kernel, target, weight[inside])
+    return unit_sum(kernel)
+
+
+def load_kernel(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:
+    """Read a kernel (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
+
+    Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
+    ``unit`` divides by the sum, which must then be positive. Returns float64 (height, width). Raises InputError for a
+    missing or unreadable file, a missing key, more than two axes, non-finite values, or a sum that is not positive.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such kernel file.")
+    try:
+        data = read_array(path, key)
+    except InputError:
+        raise
+    except Exception as error:  # each reader has exceptions of its own
+        raise InputError(f"{path}: could not be read as a kernel ({error}).") from error
+    kernel = np.asarray(data, dtype=np.float64)
+    if path.suffix.lower() not in (".npy", ".npz") and kernel.ndim == 3:
+        kernel = kernel[..., :3].mean(-1)
+    if kernel.ndim != 2 or kernel.size == 0:
+        raise InputError(f"{path}: a kernel has two axes; got shape {kernel.shape}.")
+    if not np.isfinite(kernel).all():
+        raise InputError(f"{path}: the kernel holds NaN or infinite values.")
+    if not unit:
+        return torch.from_numpy(np.ascontiguousarray(kernel))
+    if kernel.sum() <= 0:
+        raise InputError(f"{path}: the kernel's sum is {kernel.sum():g}, not positive; pass unit=False to keep it as it is.")
+    return unit_sum(kernel)
+
+
+def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
+    """The raw array of an image, .npy or .npz file."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    if suffix != ".npz":
+        from skimage.io import imread
+
+        return np.asarray(imread(path))
+    with np.load(path, allow_pickle=False) as archive:
+        names = list(archive.keys())
+        if key is None and len(names) != 1:
+            raise InputError(f"{path}: pass key= to choose one of the arrays {names}.")
+        if key is not None and key not in names:
+            raise InputError(f"{path}: no array {key!r}; it holds {names}.")
+        return np.asarray(archive[names[0] if key is None else key])
+
+
+def centred(size: int) -> Array:
+    """Tap positions counted from the centre size//2, the convention of every blur here."""
+    return np.arange(size, dtype=np.float64) - size // 2
+
+
+def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of positive integers."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+        raise ShapeError(f"`size` must be a positive integer or a pair (height, width) of them; got {size!r}.")
+    return pair[0], pair[1]
+
+
+def require_positive(**values: float) -> None:
+    """Raise InputError unless the one named value is a positive finite number."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"`{name}` must be a positive number; got {value}.")
+
+
+def unit_sum(kernel: Array) -> Tensor:
+    """The kernel divided by its sum."""
+    return torch.from_numpy(np.ascontiguousarray(kernel / kernel.sum()))

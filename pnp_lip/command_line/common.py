@@ -1,0 +1,58 @@
+"""What several commands share: options, checked numbers, the denoiser, speaking to the user."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from pnp_lip.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pnp_lip.denoisers import GradientFlowDenoiser
+
+__all__ = ["Commands", "add_denoiser_option", "by_channel", "check_noise", "get_denoiser", "say"]
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def say(text: str = "") -> None:
+    """One line to standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def add_denoiser_option(command: argparse.ArgumentParser) -> None:
+    """--denoiser NAME|FILE."""
+    command.add_argument(
+        "--denoiser", default="grey", metavar="NAME|FILE", help="a shipped denoiser or a safetensors file (default: grey)"
+    )
+
+
+def get_denoiser(name: str) -> GradientFlowDenoiser:
+    """A shipped denoiser by name, or one from a file; certified either way."""
+    from pnp_lip.pretrained import load_denoiser, load_pretrained
+
+    return load_denoiser(name) if Path(name).suffix == ".safetensors" else load_pretrained(name)
+
+
+def check_noise(value: float, name: str = "--noise") -> float:
+    """A noise level on the scale of images in [0, 1]: finite, not negative, and not meant in units of 1/255."""
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} must be a finite standard deviation that is not negative; got {value}.")
+    if value > 1:
+        raise InputError(f"{name} is on the scale of images in [0, 1]; got {value}. For 8-bit levels divide by 255.")
+    return value
+
+
+def by_channel(x: Tensor, denoiser: GradientFlowDenoiser) -> Tensor:
+    """(1, C, H, W) as C images of one channel when the denoiser is grey; as it is when the channels agree."""
+    if x.shape[1] == denoiser.in_channels:
+        return x
+    if denoiser.in_channels == 1:
+        return x.reshape(-1, 1, *x.shape[-2:])
+    raise InputError(f"this denoiser takes {denoiser.in_channels} channels; the image has {x.shape[1]}. Use --denoiser grey.")

@@ -1,0 +1,33 @@
+"""``pnp-lip denoise``: one pass of the denoiser over the user's image."""
+
+from __future__ import annotations
+
+import argparse
+
+from pnp_lip.command_line.common import Commands, add_denoiser_option, by_channel, check_noise, get_denoiser, say
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Commands) -> None:
+    """Add the sub-command."""
+    command = commands.add_parser("denoise", help="remove Gaussian noise from an image")
+    command.add_argument("image", help="PNG, JPEG, TIFF, BMP or npy")
+    command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
+    command.add_argument("-o", "--output", required=True, help="where to write the result")
+    add_denoiser_option(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, denoise, write."""
+    noise = check_noise(options.noise)
+    from pnp_lip.images import check_output, read_image, write_image
+
+    check_output(options.output)
+    y = read_image(options.image)
+    denoiser = get_denoiser(options.denoiser)
+    x_hat = denoiser(by_channel(y, denoiser), noise).reshape(y.shape)
+    write_image(options.output, x_hat)
+    say(f"wrote {options.output}")
+    return 0

@@ -1,0 +1,45 @@
+"""The demonstration's picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pnp_lip.solvers import Result
+
+__all__ = ["draw"]
+
+
+def draw(
+    path: Path, clean: Tensor, images: Mapping[str, Tensor], record: Mapping[str, Any], results: Mapping[str, Result]
+) -> None:
+    """The clean image, each of ``images`` with its figures of merit, and below them a detail and the convergence."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 7.6), layout="constrained")
+    grid = figure.add_gridspec(2, 4, height_ratios=(1.0, 0.8))
+    panels = {"photograph": clean, **images}
+    rows, columns = (slice(n // 6, n // 6 + n * 3 // 8) for n in clean.shape[-2:])
+    for i, (name, image) in enumerate(panels.items()):
+        axis = figure.add_subplot(grid[0, i])
+        axis.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+        quality = f"\n{record['psnr'][name]:.2f} dB, SSIM {record['ssim'][name]:.3f}" if name in record["psnr"] else "\n"
+        axis.set_title(name + quality, fontsize=12)
+        axis.axis("off")
+        if i:
+            detail = figure.add_subplot(grid[1, i - 1])
+            detail.imshow(image[0, 0, rows, columns].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            detail.set_title(f"{name}, detail", fontsize=10)
+            detail.axis("off")
+    curve = figure.add_subplot(grid[1, 3])
+    for name, result in results.items():
+        label = f"{name}: {'proved' if result.guarantee.proved else 'no proof'}"
+        curve.semilogy(result.history.relative, label=label)
+    curve.set(xlabel="iteration", ylabel="‖x − Tx‖ / ‖x‖", title="convergence")
+    curve.grid(alpha=0.3)
+    curve.legend(fontsize=9)
+    figure.savefig(path, dpi=90)

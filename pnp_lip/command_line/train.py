@@ -1,0 +1,79 @@
+"""``pnp-lip train``: a certified denoiser from a folder of photographs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pnp_lip.command_line.common import Commands, say
+from pnp_lip.errors import InputError
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Commands) -> None:
+    """Add the sub-command."""
+    command = commands.add_parser("train", help="train a denoiser on a folder of photographs")
+    command.add_argument("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
+    command.add_argument("--out", required=True, metavar="DIR", help="checkpoints, log and the finished weights")
+    command.add_argument("--colour", action="store_true", help="train on colour instead of grey")
+    command.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
+    command.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    command.add_argument("--steps", type=int, default=20_000)
+    command.add_argument("--batch", type=int, default=8)
+    command.add_argument("--patch", type=int, default=64)
+    command.add_argument("--channels", type=int, default=16)
+    command.add_argument("--hidden", type=int, default=32, help="hidden channels")
+    command.add_argument("--dilations", default="1,1,1,2,2,3,3,2,2,1,1,1", help="one per layer, separated by commas")
+    command.add_argument("--constraint", choices=("parametrisation", "projection"), default="parametrisation")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, certify and save."""
+    out = Path(options.out)
+    if (out / "checkpoint.pt").exists() and not options.resume:
+        raise InputError(f"{out} holds a training run already; pass --resume to continue it, or choose another --out.")
+    dilations = parse_dilations(options.dilations)
+    import torch
+    from tqdm import tqdm
+
+    from pnp_lip.denoisers import GradientFlowDenoiser
+    from pnp_lip.pretrained import save_denoiser
+    from pnp_lip.training import TrainingSettings, load_photographs, train
+
+    settings = TrainingSettings(
+        steps=options.steps, batch=options.batch, patch=options.patch, constraint=options.constraint, seed=options.seed
+    )
+    training, validation = load_photographs(options.images, colour=options.colour)
+    torch.manual_seed(options.seed)
+    denoiser = GradientFlowDenoiser(
+        in_channels=3 if options.colour else 1,
+        channels=options.channels,
+        hidden_channels=options.hidden,
+        dilations=dilations,
+    )
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    with tqdm(total=settings.steps, unit="step") as bar:
+
+        def progress(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+
+        result = train(denoiser, training, validation, out, settings, device=device, resume=options.resume, progress=progress)
+    certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
+    say(str(certificate))
+    say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
+    return 0
+
+
+def parse_dilations(text: str) -> list[int]:
+    """ "1,2,1" as [1, 2, 1]."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--dilations takes integers separated by commas; got {text!r}.") from error

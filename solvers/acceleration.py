@@ -1,0 +1,61 @@
+"""What every iteration scheme promises: the next point from the current one and its image under the fixed-point map."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.solvers.guarantee import Hypothesis
+
+__all__ = ["Acceleration", "Memory", "averagedness_of", "per_image"]
+
+Memory = dict[str, Tensor]  # every tensor has the batch as its first axis, so that images stay apart
+
+
+class Acceleration(abc.ABC):
+    """How v_{k+1} is made of v_k and T v_k.
+
+    ``theorem`` completes the solver's theorem; ``monotone`` says that ‖v_k − T v_k‖ cannot grow, which the loop watches.
+    """
+
+    theorem: ClassVar[str]
+    monotone: ClassVar[bool]
+
+    @abc.abstractmethod
+    def hypotheses(self, bound: MapBound, *, proximal: bool = False) -> tuple[Hypothesis, ...]:
+        """What the scheme asks of T, of which ``bound`` is known; ``proximal``: an objective is minimised."""
+
+    @abc.abstractmethod
+    def rate(self, bound: MapBound) -> str:
+        """The speed that the theorem gives, in words and numbers."""
+
+    def start(self, v: Tensor) -> Memory:
+        """The memory before the first update."""
+        return {}
+
+    @abc.abstractmethod
+    def next(self, memory: Memory, v: Tensor, image: Tensor, k: int) -> tuple[Tensor, Memory]:
+        """v_{k+1} from v = v_k and image = T v_k, with the memory for the next call."""
+
+
+def averagedness_of(bound: MapBound) -> float | None:
+    """T's averagedness as a float rounded up; 1.0 when T is only nonexpansive, None when not even that is known."""
+    from pnp_lip.certificates.calculus import round_up
+
+    if bound.averagedness is not None:
+        return round_up(bound.averagedness)
+    return 1.0 if bound.lipschitz <= 1 else None
+
+
+def per_image(value: Tensor, like: Tensor) -> Tensor:
+    """View one number per image so that it broadcasts against ``like``."""
+    return value.to(like.dtype).reshape(-1, *([1] * (like.ndim - 1)))
+
+
+def norms(v: Tensor) -> Tensor:
+    """The Euclidean norm of each image, in float64."""
+    return torch.linalg.vector_norm(v.flatten(1), dim=1).double()

@@ -1,0 +1,202 @@
+"""Data terms f(x) = h(Ax): their gradient, their proximal map, and the constants that the theorems ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pnp_lip.certificates.calculus import round_up
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.solvers.conjugate_gradient import solve_shifted
+
+__all__ = ["DataTerm", "LeastSquares", "StatedFidelity", "WeightedLeastSquares"]
+
+
+class DataTerm(Protocol):
+    """A convex function f(x) = h(Ax) of the image, with ∇f Lipschitz."""
+
+    def check(self, y: Tensor) -> None:
+        """Raise InputError or ShapeError when the term does not fit the data."""
+
+    def lipschitz_upper(self, norm_upper: float) -> float:
+        """An upper bound L of the Lipschitz constant of ∇f when ‖A‖ ≤ norm_upper."""
+
+    def convexity_lower(self) -> float:
+        """A lower bound μ ≥ 0 of the strong convexity of f."""
+
+    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        """f(x), one number per image."""
+
+    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        """∇f(x)."""
+
+    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
+        """argmin_x γ f(x) + ½‖x − z‖²."""
+
+    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
+        """argmin_u s h*(u) + ½‖u − v‖², in the space of the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastSquares:
+    """f(x) = ½‖Ax − y‖², with L = ‖A‖² and μ the smallest eigenvalue of AᵀA.
+
+    ``convexity``, a lower bound of μ that you can vouch for, gives linear rates; 0 is always true. The proximal map uses
+    ``physics.prox_l2`` where the physics declares a closed form (see ``has_closed_form``) and conjugate gradients to
+    rounding accuracy otherwise.
+
+    >>> LeastSquares().lipschitz_upper(2.0)
+    4.0
+    """
+
+    convexity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.convexity < math.inf:
+            raise InputError(f"`convexity` bounds the smallest eigenvalue of AᵀA and is >= 0; got {self.convexity}.")
+
+    def check(self, y: Tensor) -> None:
+        pass
+
+    def lipschitz_upper(self, norm_upper: float) -> float:
+        return round_up(Fraction(norm_upper) ** 2)
+
+    def convexity_lower(self) -> float:
+        return self.convexity
+
+    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        return 0.5 * (physics.A(x) - y).flatten(1).square().sum(1)
+
+    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        gradient: Tensor = physics.A_adjoint(physics.A(x) - y)
+        return gradient
+
+    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
+        if isinstance(physics, CertifiedPhysics):
+            accuracy = 4 * torch.finfo(z.dtype).eps * float(z.flatten(1).norm(dim=1).max())
+            return physics.solve_prox(z, y, gamma, tol=max(accuracy, 1e-300)).x
+        if has_closed_form(physics):
+            closed: Tensor = physics.prox_l2(z, y, gamma)
+            return closed
+        return solve_shifted(
+            lambda x: gamma * physics.A_adjoint(physics.A(x)), z + gamma * physics.A_adjoint(y), z
+        )
+
+    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
+        return (v - s * y) / (1 + s)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedLeastSquares:
+    """f(x) = ½ Σ_i w_i ((Ax)_i − y_i)², w ≥ 0, with L = max w · ‖A‖².
+
+    ``weights`` broadcasts against y. In transmission tomography with Poisson noise w_i is the photon count of ray i, the
+    inverse variance of its logarithm (Sauer & Bouman 1993). Raises InputError for negative, non-finite or all-zero weights.
+
+    >>> WeightedLeastSquares(torch.tensor([0.5, 2.0])).lipschitz_upper(1.0)
+    2.0
+    """
+
+    weights: Tensor
+    convexity: float = 0.0
+
+    def __post_init__(self) -> None:
+        w = self.weights
+        if not bool(torch.isfinite(w).all() and (w >= 0).all() and (w > 0).any()):
+            raise InputError("`weights` must be finite, not negative and not all zero.")
+        LeastSquares(self.convexity)
+
+    def check(self, y: Tensor) -> None:
+        try:
+            fits = torch.broadcast_shapes(self.weights.shape, y.shape) == y.shape
+        except RuntimeError:
+            fits = False
+        if not fits or self.weights.dtype != y.dtype:
+            raise ShapeError(
+                f"`weights` must broadcast to the data's shape {tuple(y.shape)} with dtype {y.dtype}; "
+                f"got {tuple(self.weights.shape)} of {self.weights.dtype}."
+            )
+
+    def lipschitz_upper(self, norm_upper: float) -> float:
+        return round_up(Fraction(norm_upper) ** 2 * Fraction(float(self.weights.max())))
+
+    def convexity_lower(self) -> float:
+        return self.convexity
+
+    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        return 0.5 * (self.weights * (physics.A(x) - y).square()).flatten(1).sum(1)
+
+    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        gradient: Tensor = physics.A_adjoint(self.weights * (physics.A(x) - y))
+        return gradient
+
+    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
+        w = gamma * self.weights
+        return solve_shifted(
+            lambda x: physics.A_adjoint(w * physics.A(x)), z + physics.A_adjoint(w * y), z
+        )
+
+    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
+        return self.weights * (v - s * y) / (self.weights + s)
+
+
+@dataclasses.dataclass(frozen=True)
+class StatedFidelity:
+    """Any deepinv ``DataFidelity`` d(Ax, y), convex in Ax, with ∇d Lipschitz with the constant ``curvature_upper`` you state.
+
+    L = curvature_upper · ‖A‖². Nothing here can check the constant or the convexity: the guarantee quotes them as stated.
+    The dual prox is deepinv's ``prox_d_conjugate``; f's own prox has no reliable generic form and is refused.
+    """
+
+    fidelity: Any
+    curvature_upper: float
+    convexity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.curvature_upper < math.inf:
+            raise InputError(f"`curvature_upper` must be positive and finite; got {self.curvature_upper}.")
+        LeastSquares(self.convexity)
+
+    def check(self, y: Tensor) -> None:
+        pass
+
+    def lipschitz_upper(self, norm_upper: float) -> float:
+        return round_up(Fraction(norm_upper) ** 2 * Fraction(self.curvature_upper))
+
+    def convexity_lower(self) -> float:
+        return self.convexity
+
+    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        value: Tensor = self.fidelity.fn(x, y, physics)
+        return value.reshape(-1)
+
+    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
+        gradient: Tensor = physics.A_adjoint(self.fidelity.d.grad(physics.A(x), y))
+        return gradient
+
+    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
+        raise InputError(
+            f"the proximal map of {type(self.fidelity).__name__} composed with a forward model has no reliable general "
+            "form. Use ForwardBackward, RED or PrimalDual, which do not need it."
+        )
+
+    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
+        dual: Tensor = self.fidelity.prox_d_conjugate(v, y, gamma=s)
+        return dual
+
+
+def has_closed_form(physics: Any) -> bool:
+    """Whether ``physics.prox_l2`` is a closed form: deepinv's decomposable physics, or a physics that says so itself.
+
+    deepinv's general ``prox_l2`` is fifty conjugate gradient steps with an error floor (10 % at γ = 1e4), so it is not
+    used. A physics of one's own sets ``closed_form_prox = True``.
+    """
+    from deepinv.physics import DecomposablePhysics
+
+    declared = getattr(physics, "closed_form_prox", None)
+    return isinstance(physics, DecomposablePhysics) if declared is None else bool(declared)

@@ -1,0 +1,100 @@
+"""What a solver's update works on: data, forward model, denoiser, and the step size, bound together and checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.solvers.data_terms import DataTerm
+
+__all__ = ["Box", "Problem", "check_box", "check_data", "check_like", "starting_point"]
+
+Box = tuple[float, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The maps of which every update is composed: D, ∇f, prox_γf, the projection P_C, A and Aᵀ."""
+
+    y: Tensor
+    physics: Any
+    denoiser: Any
+    sigma: Any
+    term: DataTerm
+    box: Box
+    gamma: float
+
+    def denoise(self, x: Tensor) -> Tensor:
+        """D(x, σ)."""
+        denoised: Tensor = self.denoiser(x, self.sigma)
+        return denoised
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """∇f(x)."""
+        return self.term.gradient(x, self.y, self.physics)
+
+    def prox(self, z: Tensor) -> Tensor:
+        """prox_γf(z)."""
+        return self.term.prox(z, self.y, self.physics, self.gamma)
+
+    def project(self, x: Tensor) -> Tensor:
+        """P_C(x), the identity without a box."""
+        return x if self.box is None else x.clamp(*self.box)
+
+    def misfit(self, x: Tensor) -> Tensor:
+        """f(x), one number per image."""
+        return self.term.value(x, self.y, self.physics)
+
+
+def check_box(box: Box) -> None:
+    """A box is None or (low, high) with finite low < high."""
+    if box is not None and not (len(box) == 2 and -float("inf") < box[0] < box[1] < float("inf")):
+        raise InputError(f"`box` must be None or (low, high) with finite low < high; got {box}.")
+
+
+def check_data(y: Tensor) -> None:
+    """Data are floating-point tensors of shape (B, ...) without NaN or infinite entries."""
+    if not isinstance(y, Tensor):
+        raise ShapeError(f"`y` must be a torch tensor of shape (B, ...); got {type(y).__name__}.")
+    if y.ndim < 2 or not y.is_floating_point() or y.numel() == 0:
+        raise ShapeError(f"`y` must be a floating-point tensor of shape (B, ...); got {tuple(y.shape)} of {y.dtype}.")
+    bad = int((~torch.isfinite(y)).sum())
+    if bad:
+        raise InputError(f"`y` holds {bad} NaN or infinite values of {y.numel()}; repair or mask them first.")
+
+
+def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
+    """``value`` must have the shape and the dtype of ``like`` and be finite."""
+    if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
+        came = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(f"`{name}` must have the image's shape {tuple(like.shape)} and dtype {like.dtype}; got {came}.")
+    if not bool(torch.isfinite(value).all()):
+        raise InputError(f"`{name}` holds NaN or infinite values.")
+    return value.detach()
+
+
+def starting_point(y: Tensor, physics: Any) -> Tensor:
+    """t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A.
+
+    Raises ShapeError when the physics refuses y or maps Aᵀy to another shape.
+    """
+    try:
+        back = physics.A_adjoint(y)
+        forth = physics.A(back)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ShapeError(f"the physics refused `y` of shape {tuple(y.shape)} and dtype {y.dtype} ({error}).") from error
+    expected = getattr(physics, "img_size", None)
+    if forth.shape != y.shape or (expected is not None and tuple(back.shape[1:]) != tuple(expected)):
+        raise ShapeError(
+            f"`y` has shape {tuple(y.shape)}, but the physics maps images of shape {tuple(expected or back.shape[1:])} to "
+            f"data of shape {tuple(forth.shape)} (the first axis is the batch)."
+        )
+    check_like("A_adjoint(y)", back, back.to(y.dtype))
+    square = forth.flatten(1).square().sum(1)
+    t = back.flatten(1).square().sum(1) / square.clamp_min(torch.finfo(y.dtype).tiny)
+    start: Tensor = t.reshape(-1, *([1] * (back.ndim - 1))) * back
+    return start

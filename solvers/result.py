@@ -1,0 +1,139 @@
+"""What a run returns: the image, how it ended, what was proved of it, and what was seen on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pnp_lip.errors import InputError
+from pnp_lip.solvers.guarantee import Guarantee
+
+__all__ = ["History", "Result"]
+
+ADVICE = {
+    "converged": "",
+    "max_iter": "the residual is still above tol: raise max_iter, loosen tol, or pass acceleration=Anderson().",
+    "diverged": "the iteration left every bound; x is its last finite iterate. Use a certified denoiser and step=None.",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What was seen of one image.
+
+    ``residual[k]`` = ‖v_k − T v_k‖ in the norm in which T is nonexpansive, v the whole state (dual variables included);
+    ``relative[k]`` = residual[k]/‖v_k‖, which is compared with tol; ``misfit`` = f(x_k) at the iterations
+    ``misfit_at``; ``psnr[k]`` in dB, empty without a reference.
+    """
+
+    status: str
+    residual: tuple[float, ...]
+    relative: tuple[float, ...]
+    misfit: tuple[float, ...]
+    misfit_at: tuple[int, ...]
+    psnr: tuple[float, ...]
+
+    @property
+    def iterations(self) -> int:
+        """Updates computed for this image."""
+        return len(self.residual)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The outcome of ``Solver.solve``.
+
+    ``x`` the reconstruction, shape (B, C, H, W); ``status`` "converged" (every image's relative residual fell to tol),
+    "max_iter" or "diverged" (some image's iteration became non-finite or left every bound); ``advice`` what to do then;
+    ``iterations`` the largest number over the batch; ``histories`` one record per image and ``history`` the first of
+    them; ``guarantee`` what was proved; ``settings`` every parameter of the run, the derived ones included.
+    """
+
+    x: Tensor
+    status: str
+    advice: str
+    iterations: int
+    histories: tuple[History, ...]
+    guarantee: Guarantee
+    settings: dict[str, Any]
+    seconds: float = 0.0
+
+    @property
+    def history(self) -> History:
+        """The record of the first image."""
+        return self.histories[0]
+
+    def to_json(self) -> str:
+        """Everything but the image, as JSON text; non-finite numbers become null."""
+        record = {
+            "status": self.status,
+            "advice": self.advice,
+            "iterations": self.iterations,
+            "seconds": self.seconds,
+            "guarantee": self.guarantee.as_dict(),
+            "settings": self.settings,
+            "histories": [dataclasses.asdict(h) for h in self.histories],
+        }
+        return json.dumps(finite(record), indent=1)
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``x.npy`` (float32 or float64 as computed) and ``result.json`` into a new directory, in one atomic step.
+
+        Raises InputError when the directory exists already.
+        """
+        directory = Path(directory)
+        if directory.exists():
+            raise InputError(f"{directory} exists already; choose a new directory.")
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+        temporary.mkdir(parents=True)
+        try:
+            np.save(temporary / "x.npy", self.x.detach().cpu().numpy())
+            (temporary / "result.json").write_text(self.to_json() + "\n")
+            os.replace(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def plot(self, path: str | Path | None = None) -> Any:
+        """The residual, the data misfit and (with a reference) the PSNR against the iterations; returns the figure.
+
+        Written to ``path`` when one is given.
+        """
+        from matplotlib.figure import Figure
+
+        curves = [("relative residual", [(range(h.iterations), h.relative) for h in self.histories], True)]
+        curves.append(("data misfit", [(h.misfit_at, h.misfit) for h in self.histories], True))
+        if self.history.psnr:
+            curves.append(("PSNR (dB)", [(range(len(h.psnr)), h.psnr) for h in self.histories], False))
+        figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
+        for axis, (name, lines, logarithmic) in zip(figure.subplots(1, len(curves)), curves, strict=True):
+            for at, values in lines:
+                axis.plot(list(at), values)
+            axis.set(xlabel="iteration", ylabel=name, yscale="log" if logarithmic else "linear")
+            axis.grid(alpha=0.3)
+        if path is not None:
+            figure.savefig(path, dpi=120)
+        return figure
+
+    def __str__(self) -> str:
+        last = self.history.relative[-1] if self.history.relative else math.nan
+        head = f"{self.status} after {self.iterations} iterations, relative residual {last:.3g}"
+        return "\n".join([head, str(self.guarantee)] + ([f"advice: {self.advice}"] if self.advice else []))
+
+
+def finite(record: Any) -> Any:
+    """Replace non-finite numbers by None, which JSON can hold."""
+    if isinstance(record, dict):
+        return {key: finite(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [finite(value) for value in record]
+    if isinstance(record, float) and not math.isfinite(record):
+        return None
+    return record
