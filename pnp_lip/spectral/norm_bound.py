@@ -156,7 +156,7 @@ def convolution_bounds(kernels: Sequence[Tensor], rtol: float, max_cells: int) -
             upper, cells = max(upper, bound), cells + count
             if below > lower:
                 lower, witness = below, where
-    return upper, lower, tuple(2 * math.pi * p for p in witness.tolist()), cells
+    return upper, lower, tuple(2 * math.pi * abs(p) for p in witness.tolist()), cells
 
 
 def check(w: Tensor, rtol: float, groups: int, max_cells: int) -> None:
