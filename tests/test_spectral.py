@@ -1,4 +1,4 @@
-"""Norm bounds of matrices and convolutions: against unrolled operators, high precision, closed forms; and every refusal."""
+"""Norm bounds: against unrolled operators, high precision, closed forms; and every refusal."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def test_circular_bound_is_the_truth_for_its_size(shape: tuple[int, ...], size: 
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-6, 1e-8])
-@pytest.mark.parametrize("shape", [(8, 8, 3, 3), (16, 4, 5, 5), (1, 1, 9, 9), (6, 3, 7, 7), (16, 16, 1, 3), (4, 4, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [(8, 8, 3, 3), (16, 4, 5, 5), (1, 1, 9, 9), (6, 3, 7, 7), (16, 16, 1, 3), (4, 4, 2, 2)]
+)
 def test_gap_is_at_most_rtol(shape: tuple[int, ...], rtol: float) -> None:
     bound = norm_bound(kernel(4, *shape).float(), rtol=rtol)
     assert 0 < bound.gap <= rtol
@@ -166,7 +168,9 @@ def test_ball_arithmetic_agrees_with_the_lower_bound() -> None:
 
 def test_the_table_of_cosines_is_within_its_bound() -> None:
     mpmath = pytest.importorskip("mpmath")
-    turns = torch.cat([torch.arange(64) / 64, torch.rand(400, generator=torch.Generator().manual_seed(0))]).double() * 1.5
+    turns = (
+        torch.cat([torch.arange(64) / 64, torch.rand(400, generator=torch.Generator().manual_seed(0))]).double() * 1.5
+    )
     cosine, sine = unit_circle(turns)
     with mpmath.workdps(40):
         for f, c, s in zip(turns.tolist(), cosine.tolist(), sine.tolist(), strict=True):
@@ -174,7 +178,8 @@ def test_the_table_of_cosines_is_within_its_bound() -> None:
             assert abs(mpmath.cos(angle) - c) < TABLE_ERROR / 8 and abs(mpmath.sin(angle) - s) < TABLE_ERROR / 8
 
 
-def test_a_false_bound_leaves_cells_that_cannot_be_discarded() -> None:
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_false_bound_leaves_cells_that_cannot_be_discarded(flat: bool) -> None:
     """The cell of the maximiser survives every claim below the norm, however small the cell is."""
     w = kernel(11, 4, 4, 3, 3)
     scaled = Symbol(w / 8)
@@ -182,19 +187,47 @@ def test_a_false_bound_leaves_cells_that_cannot_be_discarded() -> None:
     p = torch.tensor([bound.witness], dtype=torch.float64) / (2 * math.pi)
     p = torch.round(p * 2.0**30) / 2.0**30
     for width in (2.0**-6, 2.0**-12, 2.0**-20):
-        left, top, _ = discard(scaled, p, (width, width), bound.lower * (1 - 1e-9))
+        left, top, _ = discard(scaled, p, (width, width), bound.lower * (1 - 1e-9), flat)
         assert len(left) == 1 and top == pytest.approx(bound.lower, rel=1e-9)
-    assert len(discard(scaled, p, (2.0**-20, 2.0**-20), bound.lower * (1 + 1e-6))[0]) == 0
+    assert len(discard(scaled, p, (2.0**-20, 2.0**-20), bound.lower * (1 + 1e-6), flat)[0]) == 0
 
 
 @pytest.mark.parametrize("size", [(3, 3), (1, 4), (5, 1), (2, 7)])
 def test_first_cells_cover_half_the_torus(size: tuple[int, int]) -> None:
     reach = ((size[0] - 1) / 2, (size[1] - 1) / 2)
     centres, widths = first_cells(reach)
-    points = torch.rand(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor([1, 0.5])
+    points = torch.rand(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor(
+        [1, 0.5]
+    )
     distance = (points[:, None] - centres).abs() <= torch.tensor(widths) * (1 + 1e-12)
     assert bool(distance.all(-1).any(-1).all())
     assert reach[0] * widths[0] + reach[1] * widths[1] <= 1 / 16  # φ ≤ π/8, inside the lemma's π/2
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3, 3), (2, 3, 2, 4), (2, 2, 1, 5)])
+def test_sag_bounds_the_second_derivative(shape: tuple[int, ...]) -> None:
+    """λ_max(K̂ᴴK̂) at p* + δ is at least M² − sag(|δ|), and sag is not vacuous for a nearly constant symbol."""
+    w = kernel(15, *shape) / 8
+    bound = norm_bound(w, rtol=1e-9)
+    g = torch.Generator().manual_seed(0)
+    for size in (0.3, 0.03, 0.003):
+        delta = (torch.rand(2, generator=g, dtype=torch.float64) * 2 - 1) * size
+        moved = torch.tensor([bound.witness], dtype=torch.float64) + 2 * math.pi * delta
+        top = float(torch.linalg.matrix_norm(symbol(w, moved)[0], 2))
+        assert top**2 >= bound.lower**2 - Symbol(w).sag((abs(float(delta[0])), abs(float(delta[1])))) - 1e-12
+
+
+def test_symbols_of_constant_norm_are_cheap() -> None:
+    """A shear of pixels (one orthonormal row per tap) has ‖K̂‖ ≡ 1: proved at 1e-6, which the cosine alone cannot do."""
+    q = torch.linalg.qr(kernel(16, 9, 9))[0]
+    w = torch.zeros(9, 9, 3, 3, dtype=torch.float64)
+    for tap in range(9):  # paraunitary: the taps are projections onto orthogonal lines
+        w[:, :, tap // 3, tap % 3] = torch.outer(q[tap], q[tap])
+    bound = norm_bound(w, rtol=1e-6, max_cells=100_000)
+    assert 1 - 1e-12 <= bound.upper <= 1 + 1.1e-6
+    spike = torch.zeros(4, 4, 3, 3, dtype=torch.float64)
+    spike[:, :, 1, 1] = torch.eye(4)
+    assert norm_bound(spike + 1e-4 * kernel(17, 4, 4, 3, 3), rtol=1e-6, max_cells=100_000).gap <= 1e-6
 
 
 def test_power_iteration_at_a_fixed_size_stays_below() -> None:
@@ -216,7 +249,9 @@ def test_non_finite_weights_are_refused(bad: float, shape: tuple[int, ...]) -> N
             circular_norm_upper(w, 4, 4)
 
 
-@pytest.mark.parametrize("w", [torch.ones(3), torch.ones(1, 1, 3), torch.ones(2, 0), torch.ones(2, 2, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "w", [torch.ones(3), torch.ones(1, 1, 3), torch.ones(2, 0), torch.ones(2, 2, dtype=torch.int64)]
+)
 def test_wrong_shapes_are_refused(w: Tensor) -> None:
     with pytest.raises(ShapeError):
         norm_bound(w)

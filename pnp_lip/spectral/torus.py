@@ -6,6 +6,8 @@ turns, ω = 2πp, and are dyadic, so that the phases a p₁ + b p₂ and their r
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import torch
@@ -17,6 +19,7 @@ from pnp_lip.spectral.verified import TABLE_ERROR, gamma, gram_slack, largest_ei
 __all__ = ["Symbol", "prove_below", "supremum_estimate"]
 
 CHUNK = 2**20  # entries of the Gram matrices that are formed at once
+FLAT = 2_000  # cells after which the symbol is taken for one of nearly constant norm
 SAFETY = 1 - 1e-15  # covers the rounding of a handful of scalar operations
 Widths = tuple[float, float]  # one number per axis
 
@@ -34,6 +37,7 @@ class Symbol:
             kernel = kernel.transpose(0, 1)  # K̂ᵀ has the same norm
         self.rows, self.columns, *size = kernel.shape
         self.reach = ((size[0] - 1) / 2, (size[1] - 1) / 2)
+        self.kernel = kernel
         self.taps = kernel.permute(2, 3, 0, 1).reshape(size[0] * size[1], -1)
         self.positions = torch.cartesian_prod(*(torch.arange(k, dtype=torch.float64) for k in size))
         mass = float(kernel.abs().sum((2, 3)).norm())  # ‖Σ_ab |K|‖_F
@@ -54,6 +58,25 @@ class Symbol:
         """SᴴS at each frequency."""
         matrices = self.at(turns)
         return torch.bmm(matrices.mH, matrices)
+
+    @functools.cached_property
+    def correlations(self) -> Tensor:
+        """Rows (bound of ‖G_k‖_F, |k₁|, |k₂|) over half the k ≠ 0, where K̂ᴴK̂ = Σ_k G_k exp(2πi k·p), G_−k = G_kᵀ."""
+        rounding = 2 * gamma(self.rows * len(self.taps)) * self.frobenius**2
+        height, width = self.kernel.shape[2:]
+        found = []
+        for i, j in itertools.product(range(height), range(1 - width, width)):
+            if (i, j) > (0, 0):
+                late = self.kernel[:, :, i:, max(0, j) : width + min(0, j)].transpose(0, 1).flatten(1)
+                early = self.kernel[:, :, : height - i, max(0, -j) : width - max(0, j)].transpose(0, 1).flatten(1)
+                found.append((float((late @ early.T).norm()) + rounding, float(i), float(abs(j))))
+        return torch.tensor(found, dtype=torch.float64)
+
+    def sag(self, widths: Widths) -> float:
+        """½ Σ_k ‖G_k‖(2πk·h)², rounded up: how far λ_max(K̂ᴴK̂) may lie below its maximum at a distance of at most h."""
+        strength, *offsets = self.correlations.T
+        angles = 2 * math.pi * (offsets[0] * widths[0] + offsets[1] * widths[1])
+        return float((strength * angles**2).sum()) * (1 + 1e-9)
 
     def lower_bound(self, turns: Tensor, v: Tensor) -> float:
         """‖K̂(p)v‖/‖v‖, less its rounding, at one frequency: a lower bound of the supremum for any v."""
@@ -119,19 +142,23 @@ def newton_step(symbol: Symbol, p: Tensor) -> tuple[float, Tensor, Tensor]:
     return float(value), v, step
 
 
-def discard(symbol: Symbol, centres: Tensor, widths: Widths, c: float) -> tuple[Tensor, float, Tensor]:
+def discard(symbol: Symbol, centres: Tensor, widths: Widths, c: float, flat: bool) -> tuple[Tensor, float, Tensor]:
     """The cells that may hold a supremum above c, and the largest norm at their centres (an estimate) with its centre.
 
-    Lemma. Let M = ‖K̂(p*)‖ be the supremum, and |p_i − p*_i| ≤ h_i with φ = 2π(r₁h₁ + r₂h₂) ≤ π/2. Then ‖K̂(p)‖ ≥ M
-    cos φ. Proof. Let u, v be the top singular vectors at p* and multiply K̂ by the phase that centres its taps. Then
-    f(s) = Re uᴴK̂(p* + s(p − p*))v is a real trigonometric polynomial of type at most φ with |f| ≤ M and f(0) = M.
-    Hence f'² + φ²f² ≤ φ²M² (Duffin & Schaeffer 1938), arccos(f/M) grows at most at the rate φ, and ‖K̂(p)‖ ≥ f(1) ≥ M
-    cos φ. So ‖K̂(centre)‖ ≤ c cos φ excludes M > c with p* in the cell. It is proved for the computed symbol, whose
-    error is ``symbol.error``, by a Cholesky factorisation.
+    Let M = ‖K̂(p*)‖ be the supremum, u and v the singular vectors there, and |p_i − p*_i| ≤ h_i. Then
+    (1) ‖K̂(p)‖ ≥ M cos φ if φ = 2π(r₁h₁ + r₂h₂) ≤ π/2. For f(s) = Re uᴴK̂(p* + s(p − p*))v, K̂ multiplied by the phase
+        that centres its taps, is a real trigonometric polynomial of type at most φ with |f| ≤ M and f(0) = M. Hence
+        f'² + φ²f² ≤ φ²M² (Duffin & Schaeffer 1938), and arccos(f/M) grows at most at the rate φ.
+    (2) ‖K̂(p)‖² ≥ M² − sag(h). For g(s) = vᴴ(K̂ᴴK̂)(p* + s(p − p*))v has g(0) = M², g'(0) = 0 and |g''| ≤ 2 sag(h). So
+    ‖K̂(centre)‖ ≤ max(c cos φ, √(c² − sag)) excludes M > c with p* in the cell. It is proved for the computed symbol,
+    whose error is ``symbol.error``, by a Cholesky factorisation. (2) serves symbols of nearly constant norm; it costs
+    the correlations of the taps and is used where ``flat``.
     """
     turns = sum(r * h for r, h in zip(symbol.reach, widths, strict=True))
-    cosine = float(unit_circle(torch.tensor(turns, dtype=torch.float64))[0]) - 2 * TABLE_ERROR
-    target = (max(0.0, c * cosine * SAFETY - symbol.error) * SAFETY) ** 2
+    fraction = float(unit_circle(torch.tensor(turns, dtype=torch.float64))[0]) - 2 * TABLE_ERROR
+    if flat:
+        fraction = max(fraction, math.sqrt(max(0.0, 1 - symbol.sag(widths) / c**2 * (2 - SAFETY))) * SAFETY)
+    target = (max(0.0, c * fraction * SAFETY - symbol.error) * SAFETY) ** 2
     bound = target - gram_slack(symbol.rows, symbol.columns, symbol.frobenius, target)
     left, top, where = [], 0.0, centres[0]
     for chunk in torch.split(centres, max(1, CHUNK // symbol.columns**2)):
@@ -175,7 +202,7 @@ def prove_below(symbol: Symbol, rtol: float, max_cells: int, floor: float = 0.0)
                 f"{cells} frequency cells do not suffice to bound this convolution within {rtol:g}: its symbol is too "
                 f"flat or has too many channels. Raise max_cells = {max_cells} or rtol."
             )
-        left, top, where = discard(symbol, centres, widths, bound)
+        left, top, where = discard(symbol, centres, widths, bound, flat=cells > FLAT)
         if top > lower:
             value, p = supremum_estimate(symbol, where, 2 * max(widths))
             if value > lower:
