@@ -13,6 +13,8 @@ from pnp_lip.solvers.guarantee import Guarantee, Hypothesis
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
 from pnp_lip.solvers.halpern import Halpern
 from pnp_lip.solvers.inertial import Inertial
+from pnp_lip.solvers.interop import fixed_map, to_deepinv
+from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
@@ -29,6 +31,7 @@ __all__ = [
     "Halpern",
     "Inertial",
     "Checkpoint",
+    "Choice",
     "DataTerm",
     "DavisYin",
     "DouglasRachford",
@@ -45,4 +48,8 @@ __all__ = [
     "Solver",
     "StatedFidelity",
     "WeightedLeastSquares",
+    "choose_by_discrepancy",
+    "choose_by_reference",
+    "fixed_map",
+    "to_deepinv",
 ]

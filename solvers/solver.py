@@ -21,7 +21,7 @@ from pnp_lip.solvers.acceleration import Acceleration, averagedness_of
 from pnp_lip.solvers.bounds import FIRM
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.evidence import Evidence, examine_adjoint, examine_denoiser, examine_norm, norm_estimate
+from pnp_lip.solvers.evidence import Evidence, examine_adjoint, examine_denoiser, examine_norm, examine_repeatability, norm_estimate
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee, Hypothesis
 from pnp_lip.solvers.loop import Callback, run
 from pnp_lip.solvers.problem import Box, Problem, check_box, check_data, check_like, starting_point
@@ -168,6 +168,8 @@ class Solver(abc.ABC):
 
     def prepare(self, y: Tensor, physics: Any, x0: Tensor | None) -> tuple[Problem, Guarantee, Tensor, dict[str, Any]]:
         """Check the data, collect the evidence, derive the parameters, and decide which theorem applies."""
+        from pnp_lip.solvers.interop import fixed_map  # interop knows the solvers in turn
+
         check_data(y)
         self.data_term.check(y)
         start = starting_point(y, physics)
@@ -180,8 +182,10 @@ class Solver(abc.ABC):
         shared = (denoiser_hypothesis, *norm_hypothesis, examine_adjoint(physics, start))
         e = Evidence(bound, norm, lipschitz, self.data_term.convexity_lower(), self.box, shared)
         e = self.derive(e, physics, start)
-        maps = (y, physics, self.denoiser, self.sigma, self.data_term)
+        maps = (y, physics, fixed_map(self.denoiser), self.sigma, self.data_term)
         problem = Problem(*maps, self.box, e.gamma, tuple(x.shape[1:]), e.weight, e.dual_step)
+        if certificate is None:  # a certified map is one by its structure
+            e = dataclasses.replace(e, shared=(*e.shared, examine_repeatability(problem.denoise, start)))
         e = self.look(e, problem, start)
         guarantee = self.decide(e)
         refused = next((h for h in guarantee.hypotheses if not excused(h)), None)
