@@ -14,7 +14,7 @@ __all__ = ["dense_bounds"]
 
 
 def dense_bounds(w: Tensor) -> tuple[float, float]:
-    """lower ≤ ‖W‖₂ ≤ upper for a real float64 matrix whose largest entry lies in [1/2, 1].
+    """lower ≤ ‖W‖₂ ≤ upper for a real float64 matrix with entries in [−1, 1] and ‖W‖_F ≥ 1/2.
 
     Upper: λI − WᵀW is positive definite for λ a little above the computed largest eigenvalue. Lower: ‖Wv‖/‖v‖ for the
     computed eigenvector v, which holds for any v. Both count their rounding; they differ by about 1e-13 times the rank.
@@ -22,7 +22,8 @@ def dense_bounds(w: Tensor) -> tuple[float, float]:
     w = w if w.shape[0] >= w.shape[1] else w.T
     gram = w.T @ w
     values, vectors = torch.linalg.eigh(gram)
-    return lower_bound(w, vectors[:, -1]), upper_bound(w, gram, float(values[-1]))
+    upper = upper_bound(w, gram, float(values[-1]))
+    return min(upper, lower_bound(w, vectors[:, -1])), upper
 
 
 def upper_bound(w: Tensor, gram: Tensor, estimate: float) -> float:

@@ -1,4 +1,4 @@
-"""What is known of an operator's norm: a proved upper bound, a lower bound with its witness, and how they came about."""
+"""What is known of an operator's norm: a proved upper bound, a lower bound with its witness, and their origin."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pnp_lip.spectral.dense_norm import dense_bounds
 from pnp_lip.spectral.polyphase import dilate, pair, polyphase, trim
 from pnp_lip.spectral.torus import Symbol, prove_below
 from pnp_lip.spectral.verified import exact_float64, scale_to_unit, unscale_down, unscale_up
+
+Found = tuple[float, float, tuple[float, ...], int]  # upper, lower, witness, cells
 
 __all__ = ["NormBound", "norm_bound", "norm_lower", "norm_upper"]
 
@@ -58,19 +60,22 @@ def norm_bound(
 ) -> NormBound:
     """Both bounds of ‖W‖₂, W dense or a convolution, with upper ≤ (1 + rtol)·lower, true in real arithmetic.
 
-    ‖W‖ = max ‖Wx‖/‖x‖; for a convolution sup over all image sizes = sup_ω ‖K̂(ω)‖₂, K̂(ω) = Σ_ab K[:, :, a, b] e^{−i(aω₁ + bω₂)}
+    ‖W‖ = sup ‖Wx‖/‖x‖; for a convolution, over images of all sizes, sup_ω ‖Σ_ab K[:, :, a, b] exp(−i(a ω₁ + b ω₂))‖₂
 
-    A matrix (2-D) is bounded by a verified Cholesky factorisation, within about 1e-12 whatever ``rtol``. A convolution (4-D, as
-    torch stores it) is bounded for zero padding of any amount and for circular padding, for every image size; the transposed
-    convolution has the same norm. With a stride the symbol is that of the polyphase components, and circular images must have
-    sizes divisible by the stride. A dilation leaves the norm as it is. Several groups have the largest of the groups' norms.
-    Reflect and replicate padding are not covered: the padding itself has a norm above one.
+    A matrix (2-D) is bounded by a verified Cholesky factorisation, within about 1e-12 whatever ``rtol``. A convolution
+    (4-D, as torch stores it) is bounded for zero padding of any amount and for circular padding, for every image size;
+    the transposed convolution has the same norm. With a stride the symbol is that of the polyphase components, and
+    circular images must have sizes divisible by the stride. A dilation leaves the norm as it is. Several groups have
+    the largest of the groups' norms. Reflect and replicate padding are not covered: the padding itself has a norm
+    above one.
 
-    Parameters: 1e-9 ≤ ``rtol`` ≤ 1; ``max_cells``, after which CertificateError is raised: a symbol whose norm is constant over
-    the torus costs about 1.3·(r₁ + r₂)²/rtol cells, r = (k − 1)/2; others far fewer. Any floating dtype; the bound is of the
-    stored numbers. Raises InputError for NaN, infinity or ``rtol`` out of range, ShapeError for other shapes.
+    Parameters: 1e-9 ≤ ``rtol`` ≤ 1; ``max_cells``, after which CertificateError is raised. A symbol whose norm is
+    constant over the torus costs about 1.3·(r₁ + r₂)²/rtol cells, r = (k − 1)/2; others far fewer. Any floating dtype;
+    the bound is of the stored numbers. Raises InputError for NaN, infinity or ``rtol`` out of range, ShapeError for
+    other shapes.
 
-    Source: Rump (2006) for the factorisation; Duffin & Schaeffer (1938) for the cells; docs/certificates.md for the proof.
+    Source: Rump (2006) for the factorisation; Duffin & Schaeffer (1938) for the cells; docs/certificates.md for the
+    proof.
 
     >>> norm_bound(torch.diag(torch.tensor([3.0, 4.0]))).gap < 1e-12
     True
@@ -80,17 +85,23 @@ def norm_bound(
     """
     w = exact_float64(weight)
     check(w, rtol, groups, max_cells)
+    scope = "vectors" if w.ndim == 2 else CONVOLUTION_SCOPE
     if w.ndim == 4:
         w = trim(w)
-        if pair(stride) != (1, 1) and w.shape[-2:] != (1, 1):
+        if pair(stride) != (1, 1):
             w = trim(polyphase(dilate(w, pair(dilation)), pair(stride)))
+            scope += f" (circular: divisible by the stride {pair(stride)})"
+    scaled, exponent = scale_to_unit(w)
     if w.ndim == 4 and w.shape[-2:] != (1, 1):
-        return convolution_bound(w, rtol, groups, max_cells, pair(stride))
-    scaled, exponent = scale_to_unit(w.flatten(1))
-    blocks = [dense_bounds(block) if bool(block.any()) else (0.0, 0.0) for block in scaled.chunk(groups)]
-    lower, upper = (max(values) for values in zip(*blocks, strict=True))
-    scope = "vectors" if w.ndim == 2 else CONVOLUTION_SCOPE
-    return finish(upper, lower, exponent, DENSE, scope, (), 1)
+        upper, lower, witness, cells = convolution_bounds(scaled.chunk(groups), rtol, max_cells)
+        method = CONVOLUTION
+    else:
+        upper, lower, witness, cells = matrix_bounds(scaled.flatten(1).chunk(groups))
+        method = DENSE
+    up, down = unscale_up(upper, exponent), unscale_down(lower, exponent)
+    if math.isinf(up):
+        raise CertificateError("the norm exceeds the range of float64; scale the weight down.")
+    return NormBound(up, down, method, scope, witness, cells)
 
 
 def norm_upper(
@@ -125,30 +136,27 @@ def norm_lower(
     return norm_bound(weight, rtol=rtol, stride=stride, dilation=dilation, groups=groups).lower
 
 
-def convolution_bound(w: Tensor, rtol: float, groups: int, max_cells: int, stride: tuple[int, int]) -> NormBound:
-    """Branch and bound for each group, none proved better than the bound that another needs anyway."""
-    scaled, exponent = scale_to_unit(w)
+def matrix_bounds(blocks: Sequence[Tensor]) -> Found:
+    """The norm of a block-diagonal matrix, largest Frobenius norms first so that most blocks need no proof."""
+    upper = lower = 0.0
+    for block in sorted(blocks, key=lambda block: -float(block.norm())):
+        if float(block.norm()) * (1 + 1e-9) > upper:
+            below, bound = dense_bounds(block)
+            upper, lower = max(upper, bound), max(lower, below)
+    return upper, lower, (), len(blocks)
+
+
+def convolution_bounds(kernels: Sequence[Tensor], rtol: float, max_cells: int) -> Found:
+    """The largest norm of the groups' convolutions, none proved better than the bound that another needs anyway."""
     upper = lower = 0.0
     cells, witness = 0, torch.zeros(2, dtype=torch.float64)
-    for kernel in scaled.chunk(groups):
-        if bool(kernel.any()):
-            bound, below, where, count = prove_below(Symbol(kernel), rtol * (1 - 1e-6), max_cells - cells, floor=upper)
+    for symbol in sorted((Symbol(kernel) for kernel in kernels), key=lambda symbol: -symbol.frobenius):
+        if symbol.frobenius > upper:
+            bound, below, where, count = prove_below(symbol, rtol * (1 - 1e-6), max_cells - cells, floor=upper)
             upper, cells = max(upper, bound), cells + count
             if below > lower:
                 lower, witness = below, where
-    scope = CONVOLUTION_SCOPE + ("" if stride == (1, 1) else f" (circular: divisible by the stride {stride})")
-    omega = tuple(2 * math.pi * p for p in witness.tolist())
-    return finish(upper, lower, exponent, CONVOLUTION, scope, omega, cells)
-
-
-def finish(
-    upper: float, lower: float, exponent: int, method: str, scope: str, witness: tuple[float, ...], cells: int
-) -> NormBound:
-    """Undo the scaling by a power of two, outwards."""
-    up, down = unscale_up(upper, exponent), unscale_down(lower, exponent)
-    if math.isinf(up):
-        raise CertificateError("the norm exceeds the range of float64; scale the weight down.")
-    return NormBound(up, down, method, scope, witness, cells)
+    return upper, lower, tuple(2 * math.pi * abs(p) for p in witness.tolist()), cells
 
 
 def check(w: Tensor, rtol: float, groups: int, max_cells: int) -> None:

@@ -43,7 +43,7 @@ def dilate(kernel: Tensor, dilation: tuple[int, int]) -> Tensor:
 
 
 def polyphase(kernel: Tensor, stride: tuple[int, int]) -> Tensor:
-    """The stride-one kernel on the s₁s₂ polyphase components of the image (pixel-unshuffle, a permutation of its entries).
+    """The stride-one kernel on the s₁s₂ polyphase components of the image (pixel-unshuffle, a permutation).
 
     Σ_a K[a] x[sn + a] = Σ_q Σ_m K[sm + q] x_q[n + m], x_q[n] = x[sn + q]. Returns (out, in·s₁s₂, ⌈k₁/s₁⌉, ⌈k₂/s₂⌉).
 

@@ -1,11 +1,13 @@
 """The supremum over the torus of a convolution's symbol: branch and bound, each cell discarded by a proof.
 
-Kernels here are real, float64, (out, in, k₁, k₂), with their largest entry in [1/2, 1]. Frequencies are counted in turns,
-ω = 2πp, and are dyadic, so that the phases a p₁ + b p₂ and their reduction are exact.
+Kernels here are real, float64, (out, in, k₁, k₂), with their largest entry in [1/2, 1]. Frequencies are counted in
+turns, ω = 2πp, and are dyadic, so that the phases a p₁ + b p₂ and their reduction are exact.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import torch
@@ -17,22 +19,25 @@ from pnp_lip.spectral.verified import TABLE_ERROR, gamma, gram_slack, largest_ei
 __all__ = ["Symbol", "prove_below", "supremum_estimate"]
 
 CHUNK = 2**20  # entries of the Gram matrices that are formed at once
+FLAT = 2_000  # cells after which the symbol is taken for one of nearly constant norm
 SAFETY = 1 - 1e-15  # covers the rounding of a handful of scalar operations
+Widths = tuple[float, float]  # one number per axis
 
 
 class Symbol:
     """K̂(p) = Σ_ab K[:, :, a, b] exp(−2πi(a p₁ + b p₂)) with a bound of its rounding; transposed to rows ≥ columns.
 
-    ``error`` bounds ‖K̂ − computed‖₂ at every p: each component of an entry is a sum over T taps with tabulated cosines, of
-    error at most (γ_T + TABLE_ERROR)Σ|K|, and ‖·‖₂ ≤ ‖·‖_F. ``frobenius`` bounds ‖K̂‖_F, computed or exact.
-    ``reach`` = ((k₁ − 1)/2, (k₂ − 1)/2) are the degrees of the trigonometric polynomial.
+    ``error`` bounds ‖K̂ − computed‖₂ at every p: each component of an entry is a sum over T taps with tabulated
+    cosines, of error at most (γ_T + TABLE_ERROR)Σ|K|, and ‖·‖₂ ≤ ‖·‖_F. ``frobenius`` bounds ‖K̂‖_F, computed or
+    exact. ``reach`` = ((k₁ − 1)/2, (k₂ − 1)/2) are the degrees of the trigonometric polynomial.
     """
 
     def __init__(self, kernel: Tensor) -> None:
         if kernel.shape[0] < kernel.shape[1]:
             kernel = kernel.transpose(0, 1)  # K̂ᵀ has the same norm
         self.rows, self.columns, *size = kernel.shape
-        self.reach = tuple((k - 1) / 2 for k in size)
+        self.reach = ((size[0] - 1) / 2, (size[1] - 1) / 2)
+        self.kernel = kernel
         self.taps = kernel.permute(2, 3, 0, 1).reshape(size[0] * size[1], -1)
         self.positions = torch.cartesian_prod(*(torch.arange(k, dtype=torch.float64) for k in size))
         mass = float(kernel.abs().sum((2, 3)).norm())  # ‖Σ_ab |K|‖_F
@@ -40,15 +45,38 @@ class Symbol:
         self.error = 2 * math.sqrt(2) * (gamma(len(self.taps)) + TABLE_ERROR) * self.frobenius
 
     def at(self, turns: Tensor) -> Tensor:
-        """The matrices at frequencies ``turns`` of shape (n, 2), exact dyadic numbers in [0, 1]; complex (n, rows, columns)."""
-        cosine, sine = unit_circle((turns @ self.positions.T).remainder(1))
-        shape = (len(turns), self.rows, self.columns)
+        """The matrices at frequencies ``turns``, (n, 2), exact dyadic numbers in [0, 1]; complex (n, rows, columns)."""
+        return self.at_phases((turns @ self.positions.T).remainder(1))
+
+    def at_phases(self, phases: Tensor) -> Tensor:
+        """The matrices for the taps' phases (a p₁ + b p₂) mod 1, (n, taps), exact up to 3u."""
+        cosine, sine = unit_circle(phases)
+        shape = (len(phases), self.rows, self.columns)
         return torch.complex(cosine @ self.taps, -sine @ self.taps).reshape(shape)
 
     def gram(self, turns: Tensor) -> Tensor:
         """SᴴS at each frequency."""
         matrices = self.at(turns)
         return torch.bmm(matrices.mH, matrices)
+
+    @functools.cached_property
+    def correlations(self) -> Tensor:
+        """Rows (bound of ‖G_k‖_F, |k₁|, |k₂|) over half the k ≠ 0, where K̂ᴴK̂ = Σ_k G_k exp(2πi k·p), G_−k = G_kᵀ."""
+        rounding = 2 * gamma(self.rows * len(self.taps)) * self.frobenius**2
+        height, width = self.kernel.shape[2:]
+        found = []
+        for i, j in itertools.product(range(height), range(1 - width, width)):
+            if (i, j) > (0, 0):
+                late = self.kernel[:, :, i:, max(0, j) : width + min(0, j)].transpose(0, 1).flatten(1)
+                early = self.kernel[:, :, : height - i, max(0, -j) : width - max(0, j)].transpose(0, 1).flatten(1)
+                found.append((float((late @ early.T).norm()) + rounding, float(i), float(abs(j))))
+        return torch.tensor(found, dtype=torch.float64)
+
+    def sag(self, widths: Widths) -> float:
+        """½ Σ_k ‖G_k‖(2πk·h)², rounded up: how far λ_max(K̂ᴴK̂) may lie below its maximum at a distance of at most h."""
+        strength, *offsets = self.correlations.T
+        angles = 2 * math.pi * (offsets[0] * widths[0] + offsets[1] * widths[1])
+        return float((strength * angles**2).sum()) * (1 + 1e-9)
 
     def lower_bound(self, turns: Tensor, v: Tensor) -> float:
         """‖K̂(p)v‖/‖v‖, less its rounding, at one frequency: a lower bound of the supremum for any v."""
@@ -57,7 +85,7 @@ class Symbol:
         return max(0.0, quotient * (1 - 4 * gamma(size)) - self.error - 3 * gamma(size) * self.frobenius)
 
 
-def first_cells(reach: tuple[float, ...]) -> tuple[Tensor, tuple[float, float]]:
+def first_cells(reach: Widths) -> tuple[Tensor, Widths]:
     """Centres and half-widths, in turns, of cells that cover [0, 1] × [0, 1/2], half the torus.
 
     The other half follows from K̂(−p) = conj K̂(p). An axis along which |K̂| is constant gets one cell.
@@ -71,12 +99,14 @@ def first_cells(reach: tuple[float, ...]) -> tuple[Tensor, tuple[float, float]]:
 
 
 def supremum_estimate(symbol: Symbol, start: Tensor, radius: float) -> tuple[float, Tensor]:
-    """A proved lower bound of the supremum with its frequency: Newton's method on λ_max(SᴴS) from ``start``, safeguarded."""
+    """A proved lower bound of the supremum with its frequency: safeguarded Newton steps on λ_max(SᴴS) from ``start``."""
     p = start
     value, v, step = newton_step(symbol, p)
     for _ in range(30):
         length = float(step.norm())
-        candidate = torch.round((p + step * min(1.0, radius / (length + 1e-300))) * 2.0**30).remainder(2.0**30) / 2.0**30
+        candidate = (
+            torch.round((p + step * min(1.0, radius / (length + 1e-300))) * 2.0**30).remainder(2.0**30) / 2.0**30
+        )
         trial, v_trial, next_step = newton_step(symbol, candidate)
         if trial > value:
             gain = trial - value
@@ -112,22 +142,26 @@ def newton_step(symbol: Symbol, p: Tensor) -> tuple[float, Tensor, Tensor]:
     return float(value), v, step
 
 
-def discard(symbol: Symbol, centres: Tensor, widths: tuple[float, float], c: float) -> tuple[Tensor, float, Tensor]:
+def discard(symbol: Symbol, centres: Tensor, widths: Widths, c: float, flat: bool) -> tuple[Tensor, float, Tensor]:
     """The cells that may hold a supremum above c, and the largest norm at their centres (an estimate) with its centre.
 
-    Lemma. Let M = ‖K̂(p*)‖ be the supremum, and |p_i − p*_i| ≤ h_i with φ = 2π(r₁h₁ + r₂h₂) ≤ π/2. Then ‖K̂(p)‖ ≥ M cos φ.
-    Proof. f(s) = Re uᴴK̂(p* + s(p − p*))v, with u, v the top singular vectors at p* and K̂ multiplied by the phase that centres
-    its taps, is a real trigonometric polynomial of type at most φ, |f| ≤ M, f(0) = M; hence f'² + φ²f² ≤ φ²M² (Bernstein-Szegő;
-    Duffin & Schaeffer 1938), so that arccos(f/M) grows at most at the rate φ and ‖K̂(p)‖ ≥ f(1) ≥ M cos φ.
-    So ‖K̂(centre)‖ ≤ c cos φ excludes M > c with p* in the cell; it is proved for the computed symbol, whose error is
-    ``symbol.error``, by a Cholesky factorisation.
+    Let M = ‖K̂(p*)‖ be the supremum, u and v the singular vectors there, and |p_i − p*_i| ≤ h_i. Then
+    (1) ‖K̂(p)‖ ≥ M cos φ if φ = 2π(r₁h₁ + r₂h₂) ≤ π/2. For f(s) = Re uᴴK̂(p* + s(p − p*))v, K̂ multiplied by the phase
+        that centres its taps, is a real trigonometric polynomial of type at most φ with |f| ≤ M and f(0) = M. Hence
+        f'² + φ²f² ≤ φ²M² (Duffin & Schaeffer 1938), and arccos(f/M) grows at most at the rate φ.
+    (2) ‖K̂(p)‖² ≥ M² − sag(h). For g(s) = vᴴ(K̂ᴴK̂)(p* + s(p − p*))v has g(0) = M², g'(0) = 0 and |g''| ≤ 2 sag(h). So
+    ‖K̂(centre)‖ ≤ max(c cos φ, √(c² − sag)) excludes M > c with p* in the cell. It is proved for the computed symbol,
+    whose error is ``symbol.error``, by a Cholesky factorisation. (2) serves symbols of nearly constant norm; it costs
+    the correlations of the taps and is used where ``flat``.
     """
     turns = sum(r * h for r, h in zip(symbol.reach, widths, strict=True))
-    cosine = float(unit_circle(torch.tensor(turns, dtype=torch.float64))[0]) - 2 * TABLE_ERROR
-    target = (max(0.0, c * cosine * SAFETY - symbol.error) * SAFETY) ** 2
+    fraction = float(unit_circle(torch.tensor(turns, dtype=torch.float64))[0]) - 2 * TABLE_ERROR
+    if flat:
+        fraction = max(fraction, math.sqrt(max(0.0, 1 - symbol.sag(widths) / c**2 * (2 - SAFETY))) * SAFETY)
+    target = (max(0.0, c * fraction * SAFETY - symbol.error) * SAFETY) ** 2
     bound = target - gram_slack(symbol.rows, symbol.columns, symbol.frobenius, target)
     left, top, where = [], 0.0, centres[0]
-    for chunk in centres.split(max(1, CHUNK // symbol.columns**2)):
+    for chunk in torch.split(centres, max(1, CHUNK // symbol.columns**2)):
         gram = symbol.gram(chunk)
         fails = ~largest_eigenvalue_below(gram, bound)
         if bool(fails.any()):
@@ -138,12 +172,12 @@ def discard(symbol: Symbol, centres: Tensor, widths: tuple[float, float], c: flo
     return torch.cat(left) if left else centres[:0], math.sqrt(max(0.0, top)), where
 
 
-def split(centres: Tensor, widths: tuple[float, float], reach: tuple[float, ...]) -> tuple[Tensor, tuple[float, float]]:
+def halve(centres: Tensor, widths: Widths, reach: Widths) -> tuple[Tensor, Widths]:
     """Halve the cells along each axis on which the symbol varies; centres stay dyadic, hence exact."""
     halves = [h / 2 if r else 0.0 for h, r in zip(widths, reach, strict=True)]
     signs = [torch.tensor([-h, h], dtype=torch.float64) if h else torch.zeros(1, dtype=torch.float64) for h in halves]
     moved = centres[:, None] + torch.cartesian_prod(*signs)
-    return moved.reshape(-1, 2), tuple(h / 2 if r else h for h, r in zip(widths, reach, strict=True))  # type: ignore[return-value]
+    return moved.reshape(-1, 2), (halves[0] or widths[0], halves[1] or widths[1])
 
 
 def prove_below(symbol: Symbol, rtol: float, max_cells: int, floor: float = 0.0) -> tuple[float, float, Tensor, int]:
@@ -165,20 +199,20 @@ def prove_below(symbol: Symbol, rtol: float, max_cells: int, floor: float = 0.0)
         cells += len(centres)
         if cells > max_cells or max(widths) < 2.0**-30:
             raise CertificateError(
-                f"{cells} frequency cells do not suffice to bound this convolution within {rtol:g}: its symbol is too flat or "
-                f"its channels too many. Raise max_cells = {max_cells} or rtol."
+                f"{cells} frequency cells do not suffice to bound this convolution within {rtol:g}: its symbol is too "
+                f"flat or has too many channels. Raise max_cells = {max_cells} or rtol."
             )
-        left, top, where = discard(symbol, centres, widths, bound)
+        left, top, where = discard(symbol, centres, widths, bound, flat=cells > FLAT)
         if top > lower:
             value, p = supremum_estimate(symbol, where, 2 * max(widths))
             if value > lower:
                 lower, witness, bound = value, p, max(bound, value * (1 + rtol))
-        centres, widths = split(left, widths, symbol.reach)
+        centres, widths = halve(left, widths, symbol.reach)
     return bound, lower, witness, cells
 
 
 def highest(symbol: Symbol, centres: Tensor, count: int = 3) -> Tensor:
     """The centres with the largest norms: where to search for the supremum."""
-    chunks = centres.split(max(1, CHUNK // symbol.columns**2))
+    chunks = torch.split(centres, max(1, CHUNK // symbol.columns**2))
     norms = torch.cat([torch.linalg.eigvalsh(symbol.gram(chunk))[:, -1] for chunk in chunks])
     return centres[norms.topk(min(count, len(norms))).indices]

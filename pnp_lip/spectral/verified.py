@@ -1,10 +1,10 @@
 """Floating-point linear algebra whose rounding is accounted for: the few lemmas on which every norm bound rests.
 
-Model: IEEE double precision, rounding to nearest, unit roundoff u = 2⁻⁵³; matrix products and Cholesky factors computed by
-the conventional formulas in any order of summation, with or without fused operations (BLAS and LAPACK do so; Strassen-like
-products and reduced-precision modes, neither of which double precision on a CPU offers, are excluded). γ_n = nu/(1 − nu).
-Underflow plays no part: operands are scaled to entries of at most 1 and a largest entry of at least 1/2, so that all
-underflows together change a result by less than 2⁻⁹⁰⁰, which the doubled slacks below cover.
+Model: IEEE double precision, rounding to nearest, unit roundoff u = 2⁻⁵³; matrix products and Cholesky factors
+computed by the conventional formulas in any order of summation, with or without fused operations (BLAS and LAPACK do
+so; Strassen-like products and reduced-precision modes, neither of which double precision on a CPU offers, are
+excluded). γ_n = nu/(1 − nu). Underflow plays no part: operands are scaled to entries of at most 1 and ‖·‖_F ≥ 1/2, so
+that all underflows together change a result by less than 2⁻⁹⁰⁰, which the doubled slacks below cover.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.errors import CertificateError, InputError, ShapeError
 
 __all__ = [
     "TABLE_ERROR",
@@ -40,7 +40,12 @@ def gamma(n: int) -> float:
 
 
 def exact_float64(weight: Tensor) -> Tensor:
-    """The same numbers in float64 on the CPU. Refuses integers, complex numbers, empty tensors, NaN and infinity."""
+    """The same numbers in float64 on the CPU. Refuses integers, complex numbers, empty tensors, NaN and infinity.
+
+    Raises CertificateError while torch.set_flush_denormal(True) holds, under which stored numbers read as zero.
+    """
+    if not float(torch.tensor(2.0**-1060, dtype=torch.float64).mul(2.0**100)):
+        raise CertificateError("denormal numbers are flushed to zero; call torch.set_flush_denormal(False) first.")
     if not weight.is_floating_point():
         raise ShapeError(f"expected a real floating-point weight; got {weight.dtype}.")
     if weight.numel() == 0:
@@ -48,7 +53,9 @@ def exact_float64(weight: Tensor) -> Tensor:
     w = weight.detach().to("cpu", torch.float64)
     bad = int((~torch.isfinite(w)).sum())
     if bad:
-        raise InputError(f"expected finite entries; got {bad} of {w.numel()} that are NaN or infinite. Nothing bounds them.")
+        raise InputError(
+            f"expected finite entries; got {bad} of {w.numel()} that are NaN or infinite. Nothing bounds them."
+        )
     return w
 
 
@@ -57,7 +64,7 @@ def scale_to_unit(w: Tensor) -> tuple[Tensor, int]:
     top = float(w.abs().max())
     exponent = math.frexp(top)[1] if top > 0 else 0
     half = exponent // 2  # in two steps: neither factor overflows, also for denormal entries
-    return torch.ldexp(torch.ldexp(w, torch.tensor(-half)), torch.tensor(half - exponent)), exponent
+    return w * 2.0**-half * 2.0 ** (half - exponent), exponent
 
 
 def unscale_up(value: float, exponent: int) -> float:
@@ -81,12 +88,13 @@ def unscale_down(value: float, exponent: int) -> float:
 def unit_circle(turns: Tensor) -> tuple[Tensor, Tensor]:
     """cos(2πf) and sin(2πf), each within TABLE_ERROR of the exact value, without trust in a mathematical library.
 
-    ``turns`` = f ≥ 0 in float64, exact up to 3u. Reduction to g = f − q/4, |g| ≤ 1/8, is exact (Sterbenz). θ = 2πg carries
-    an error below (3·2π + 2)u < 21u; the Taylor polynomials of degree 16 and 17 leave out less than u; Horner's rule with 8
-    steps on rounded coefficients and a rounded θ² adds less than (16 + 8 + 2)u·cosh(π/4) < 35u. Together below 64u = 2⁻⁴⁷.
+    ``turns`` = f ≥ 0 in float64, exact up to 3u. Reduction to g = f − q/4, |g| ≤ 1/8, is exact (Sterbenz). θ = 2πg
+    carries an error below (3·2π + 2)u < 21u; the Taylor polynomials of degree 16 and 17 leave out less than u;
+    Horner's rule with 8 steps on rounded coefficients and a rounded θ² adds less than (16 + 8 + 2)u·cosh(π/4) < 35u.
+    Together below 64u = 2⁻⁴⁷.
 
-    >>> unit_circle(torch.tensor([0.25], dtype=torch.float64))
-    (tensor([0.], dtype=torch.float64), tensor([1.], dtype=torch.float64))
+    >>> unit_circle(torch.tensor([0.25], dtype=torch.float64))[1]
+    tensor([1.], dtype=torch.float64)
     """
     quarter = torch.round(4 * turns)
     theta = (turns - quarter / 4) * (2 * math.pi)
@@ -110,12 +118,13 @@ def gram_slack(rows: int, columns: int, frobenius: float, bound: float) -> float
     """How far λ_max(SᴴS) may exceed λ = ``bound`` when the factorisation of ``largest_eigenvalue_below`` succeeds.
 
     S has ``rows`` × ``columns`` entries, real or complex, and ‖S‖_F ≤ ``frobenius``. Twice the sum of
-    - √2 γ_{2 rows} ‖S‖_F², the error of the computed Gram matrix (each real or imaginary part is a sum of 2·rows products);
+    - √2 γ_{2 rows} ‖S‖_F², the error of the computed Gram matrix (each part of an entry sums 2·rows products);
     - u λ, the rounding of the subtraction on the diagonal;
-    - 2 γ_{2n+8} n λ with n = columns: a Cholesky factorisation of A that runs to completion has a backward error of at most
-      √2γ/(1 − √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}, so that λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, and tr A ≤ nλ(1 + u).
-    The factor of two covers the rounding of this very formula. Source: Demmel (1989); Rump (2006); Higham (2002), Theorem
-    10.3; here counted in real operations, so that complex matrices need no embedding.
+    - 2 γ_{2n+8} n λ with n = columns: a Cholesky factorisation of A that runs to completion has a backward error of at
+      most √2γ/(1 − √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}; hence λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, where
+      tr A ≤ nλ(1 + u).
+    The factor of two covers the rounding of this very formula. Operations are counted in real arithmetic, so that
+    complex matrices need no embedding. Source: Demmel (1989); Rump (2006); Higham (2002), Theorem 10.3.
     """
     product = 1.5 * gamma(2 * rows) * frobenius**2
     factorisation = (UNIT_ROUNDOFF + 2 * gamma(2 * columns + 8) * columns) * bound
@@ -132,4 +141,5 @@ def largest_eigenvalue_below(gram: Tensor, bound: float) -> Tensor:
     shifted.diagonal(dim1=-2, dim2=-1).add_(bound)
     factor, info = torch.linalg.cholesky_ex(shifted)
     pivots = factor.diagonal(dim1=-2, dim2=-1).real
-    return (info == 0) & (torch.isfinite(pivots) & (pivots > 0)).all(-1)
+    proved: Tensor = (info == 0) & (torch.isfinite(pivots) & (pivots > 0)).all(-1)
+    return proved
