@@ -210,7 +210,7 @@ class LinearMap(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> tuple[Tensor, int]:
         joined = x.movedim(in_dims[0], 0)
         image: Tensor = LinearMap.apply(joined.flatten(0, 1), physics, transpose)
-        return image.unflatten(0, joined.shape[:2]), 0
+        return image.reshape(*joined.shape[:2], *image.shape[1:]), 0
 
 
 class ImplicitProx(torch.autograd.Function):

@@ -35,7 +35,7 @@ CHECKS = [
     ("test_concatenation", ()),
     ("test_physics_state_dict", ()),
     ("test_device_consistency", ()),
-    ("test_clone", ()),
+    pytest.param("test_clone", (), marks=pytest.mark.slow),
 ]
 
 
@@ -58,7 +58,7 @@ def suite() -> Iterator[ModuleType]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize(("check", "needs"), CHECKS, ids=[check for check, _ in CHECKS])
+@pytest.mark.parametrize(("check", "needs"), CHECKS)
 def test_deepinv_accepts_our_operators(
     suite: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, check: str, needs: tuple[str, ...]
 ) -> None:
