@@ -14,7 +14,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.spectral import NormBound
 
-__all__ = ["CertifiedPhysics", "as_img_size", "round_up"]
+__all__ = ["CertifiedPhysics", "as_gamma", "as_img_size", "round_up"]
 
 Shape = tuple[int, int, int]
 
@@ -83,7 +83,9 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
         if tensor.dtype != weight.dtype:
-            raise ShapeError(f"the operator is stored in {weight.dtype}, the {name} in {tensor.dtype}; convert one of them.")
+            raise ShapeError(
+                f"the operator is stored in {weight.dtype}, the {name} in {tensor.dtype}; convert one of them."
+            )
         if tensor.device != weight.device:
             raise ShapeError(f"the operator is on {weight.device}, the {name} on {tensor.device}; move one of them.")
 

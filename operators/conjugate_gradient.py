@@ -57,7 +57,7 @@ class NormalEquations:
         size = image_norm(x)
         gamma = self.gamma.to(torch.float64).flatten()
         data_term = gamma * self.norm * (image_norm(self.y) + self.norm * size)
-        arithmetic = 4 * self.rounding * (image_norm(self.z) + size + data_term)
+        arithmetic = 2 * self.rounding * (image_norm(self.z) + size + data_term)
         return (image_norm(r) * (1 + 1e-12) + arithmetic).nan_to_num(nan=float("inf"))
 
 
@@ -83,9 +83,7 @@ def solve_normal_equations(
         goal = torch.where(bound > tol, 0.5 * tol, float("inf"))
         if dtype != torch.float64:  # a recurrence in float32 cannot follow the residual further down than this
             goal = torch.maximum(goal, 1e-5 * image_norm(r))
-        d, steps = conjugate_gradient(
-            system.hessian, r.to(dtype), goal, max(1, max_iter - iterations), preconditioner
-        )
+        d, steps = conjugate_gradient(system.hessian, r.to(dtype), goal, max(1, max_iter - iterations), preconditioner)
         iterations += steps
         candidate = x + d.to(torch.float64)
         r_new = system.residual(candidate)

@@ -13,38 +13,62 @@ from torch import Tensor
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.padding import extend, fold
 
-__all__ = ["PaddedConvolution", "symbol_maximum"]
+__all__ = ["PaddedConvolution", "aliased_maximum", "multiplicity", "symbol_maximum"]
 
 Array = NDArray[np.float64]
+UNIT = 2.0**-53  # the rounding unit of float64
 
 
 def symbol_maximum(kernel: Array, grid: tuple[int, int]) -> tuple[float, float, tuple[float, float]]:
     """Upper and lower bounds of max |k̂(ω)| over ω = 2π(j₁/N₁, j₂/N₂), with the ω of the maximum.
 
-    k̂ is summed by definition, not by a fast transform, so that its rounding error has a proof: each factor
-    exp(−2πi jk/N) is wrong by at most 17 u (argument reduced exactly in integers), the two matrix products add γ_w and
-    γ_2h per component: together below (48 + 8(h + w)) u Σ|k|.
-
     >>> symbol_maximum(np.array([[0.5, 0.5]]), (4, 4))[2]
     (0.0, 0.0)
     """
-    (height, width), (rows, columns) = kernel.shape, grid
-    values = np.abs(fourier_factor(rows, height) @ (kernel @ fourier_factor(columns // 2, width, columns).T))
-    u = np.finfo(np.float64).eps / 2
-    error = u * (48 + 8 * (height + width)) * float(np.abs(kernel).sum())
+    values, error = symbol_sizes(kernel, grid, grid[1] // 2 + 1)
     j1, j2 = np.unravel_index(int(values.argmax()), values.shape)
     largest = float(values[j1, j2])
-    omega = (2 * math.pi * int(j1) / rows, 2 * math.pi * int(j2) / columns)
-    return (largest + error) * (1 + 8 * u), max(0.0, (largest - error) * (1 - 8 * u)), omega
+    omega = (2 * math.pi * int(j1) / grid[0], 2 * math.pi * int(j2) / grid[1])
+    return (largest + error) * (1 + 8 * UNIT), max(0.0, (largest - error) * (1 - 8 * UNIT)), omega
 
 
-def fourier_factor(last: int, taps: int, period: int | None = None) -> NDArray[np.complex128]:
-    """exp(−2πi jk/N) for k < ``taps`` and j < N = ``last``, or j ≤ ``last`` (half of the conjugate pairs) of ``period``."""
-    period, count = (last, last) if period is None else (period, last + 1)
+def aliased_maximum(kernel: Array, grid: tuple[int, int], factor: int) -> tuple[float, float]:
+    """Upper and lower bounds of ‖S C‖ for a circular convolution of which every ``factor``-th sample is kept.
+
+    S C Cᵀ Sᵀ is a circular convolution on the coarse grid, whose symbol is the mean of |k̂|² over the factor²
+    frequencies that alias: ‖S C‖² = max mean |k̂|². The factor must divide the grid.
+    """
+    values, error = symbol_sizes(kernel, grid, grid[1])
+    coarse = (grid[0] // factor, grid[1] // factor)
+    upper, lower = (
+        np.square(np.maximum(values + change, 0.0))
+        .reshape(factor, coarse[0], factor, coarse[1])
+        .mean(axis=(0, 2))
+        .max()
+        for change in (error, -error)
+    )
+    rounding = (factor**2 + 8) * UNIT
+    return math.sqrt(upper * (1 + rounding)) * (1 + UNIT), math.sqrt(lower * (1 - rounding)) * (1 - UNIT)
+
+
+def symbol_sizes(kernel: Array, grid: tuple[int, int], columns: int) -> tuple[Array, float]:
+    """|k̂| at ω = 2π(j₁/N₁, j₂/N₂), j₂ < ``columns``, and a bound of the error of any of them.
+
+    k̂ is summed by definition, not by a fast transform, so that its rounding error has a proof: each factor
+    exp(−2πi jk/N) is wrong by at most 17 u (argument reduced exactly in integers), the two matrix products add γ_w and
+    γ_2h per component: together below (48 + 8(h + w)) u Σ|k|.
+    """
+    height, width = kernel.shape
+    values = np.abs(fourier_factor(grid[0], grid[0], height) @ (kernel @ fourier_factor(columns, grid[1], width).T))
+    return values, UNIT * (48 + 8 * (height + width)) * float(np.abs(kernel).sum())
+
+
+def fourier_factor(count: int, period: int, taps: int) -> NDArray[np.complex128]:
+    """exp(−2πi jk/period) for j < ``count`` and k < ``taps``."""
     index = np.outer(np.arange(count), np.arange(taps)) % period
     index = np.where(2 * index > period, index - period, index)
     angle = (2 * math.pi / period) * index
-    return np.cos(angle) - 1j * np.sin(angle)
+    return np.asarray(np.cos(angle) - 1j * np.sin(angle), dtype=np.complex128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +118,9 @@ class PaddedConvolution:
 
     def collatz_wielandt(self, v: Tensor, *, tol: float, max_iter: int) -> tuple[float, float]:
         """Bounds of ‖A‖ for k ≥ 0 from a few certified products started at v > 0."""
-        repeats = 1 if self.rows is None or self.columns is None else multiplicity(self.rows) * multiplicity(self.columns)
+        repeats = (
+            1 if self.rows is None or self.columns is None else multiplicity(self.rows) * multiplicity(self.columns)
+        )
         taps = int(np.count_nonzero(self.kernel))
         rounding = gamma_factor(2 * taps + repeats + 4, torch.float64)
         found = collatz_wielandt(self.gram, v, rounding=rounding, tol=tol, max_iter=max_iter)

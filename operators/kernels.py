@@ -61,7 +61,7 @@ def disk_kernel(radius: float) -> Tensor:
     """
     require_positive(radius=radius)
     reach = max(0, math.ceil(radius - 0.5))
-    edges = np.arange(-reach, reach + 2) - 0.5
+    edges: Array = np.arange(-reach, reach + 2, dtype=np.float64) - 0.5
     corner = disk_corner_area(edges[:, None], edges[None, :], radius)
     return unit_sum(np.maximum(np.diff(np.diff(corner, axis=0), axis=1), 0.0))
 
@@ -137,7 +137,9 @@ def load_kernel(path: str | Path, *, key: str | None = None, unit: bool = True) 
     if not unit:
         return torch.from_numpy(np.ascontiguousarray(kernel))
     if kernel.sum() <= 0:
-        raise InputError(f"{path}: the kernel's sum is {kernel.sum():g}, not positive; pass unit=False to keep it as it is.")
+        raise InputError(
+            f"{path}: the kernel's sum is {kernel.sum():g}, not positive; pass unit=False to keep it as it is."
+        )
     return unit_sum(kernel)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pnp_lip.certificates import Certificate, certify
 from pnp_lip.denoisers import GradientFlowDenoiser
@@ -47,7 +47,7 @@ def save_denoiser(denoiser: GradientFlowDenoiser, path: str | Path) -> Certifica
     certificate = certify(denoiser).require_nonexpansive()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
     with write_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "config": json.dumps(denoiser.config)})
+        temporary.write_bytes(save(tensors, {"format": FORMAT, "config": json.dumps(denoiser.config)}))
     certificate.save(certificate_path(path))
     return certificate
 
@@ -68,7 +68,9 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Gradie
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}).") from error
     if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: expected a file written by pnp_lip.save_denoiser; its format is {metadata.get('format')!r}.")
+        raise InputError(
+            f"{path}: expected a file written by pnp_lip.save_denoiser; its format is {metadata.get('format')!r}."
+        )
     try:
         denoiser = GradientFlowDenoiser(**json.loads(metadata["config"]))
         denoiser.load_state_dict(tensors)

@@ -33,6 +33,10 @@ class Acceleration(abc.ABC):
     def rate(self, bound: MapBound) -> str:
         """The speed that the theorem gives, in words and numbers."""
 
+    def linear_rate(self, q: float, bound: MapBound) -> str:
+        """The same when T has the Lipschitz constant q < 1."""
+        return self.rate(bound)
+
     def start(self, v: Tensor) -> Memory:
         """The memory before the first update."""
         return {}
@@ -58,4 +62,5 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
 
 def norms(v: Tensor) -> Tensor:
     """The Euclidean norm of each image, in float64."""
-    return torch.linalg.vector_norm(v.flatten(1), dim=1).double()
+    values: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return values.double()

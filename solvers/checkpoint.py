@@ -45,7 +45,9 @@ class Checkpoint:
             state: dict[str, Any] = torch.load(path, weights_only=True)
             stored = state["fingerprint"]
         except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is not a checkpoint of this package ({error}); remove it to start anew.") from error
+            raise InputError(
+                f"{path} is not a checkpoint of this package ({error}); remove it to start anew."
+            ) from error
         except Exception as error:  # the unpickler's own error class is not public
             raise InputError(f"{path} could not be read as a checkpoint ({error}); remove it to start anew.") from error
         if stored != mark:

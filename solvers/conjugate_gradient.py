@@ -10,7 +10,9 @@ from torch import Tensor
 __all__ = ["solve_shifted"]
 
 
-def solve_shifted(h: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, *, rtol: float | None = None, max_iter: int = 500) -> Tensor:
+def solve_shifted(
+    h: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, *, rtol: float | None = None, max_iter: int = 500
+) -> Tensor:
     """Solve (Id + H) x = b for H symmetric and positive semidefinite, starting at ``x``.
 
     Each image of the batch stops on its own, once ‖b − (Id + H) x‖ ≤ rtol ‖b‖; an image that has stopped is not moved

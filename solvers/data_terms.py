@@ -47,8 +47,8 @@ class LeastSquares:
     """f(x) = ½‖Ax − y‖², with L = ‖A‖² and μ the smallest eigenvalue of AᵀA.
 
     ``convexity``, a lower bound of μ that you can vouch for, gives linear rates; 0 is always true. The proximal map uses
-    ``physics.prox_l2`` where the physics declares a closed form (see ``has_closed_form``) and conjugate gradients to
-    rounding accuracy otherwise.
+    ``solve_prox`` of our operators, ``physics.prox_l2`` where a physics declares a closed form (see ``has_closed_form``)
+    and conjugate gradients otherwise, each to rounding accuracy.
 
     >>> LeastSquares().lipschitz_upper(2.0)
     4.0
@@ -70,22 +70,22 @@ class LeastSquares:
         return self.convexity
 
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        return 0.5 * (physics.A(x) - y).flatten(1).square().sum(1)
+        misfit: Tensor = physics.A(x) - y
+        return 0.5 * misfit.flatten(1).square().sum(1)
 
     def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         gradient: Tensor = physics.A_adjoint(physics.A(x) - y)
         return gradient
 
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
-        if isinstance(physics, CertifiedPhysics):
-            accuracy = 4 * torch.finfo(z.dtype).eps * float(z.flatten(1).norm(dim=1).max())
-            return physics.solve_prox(z, y, gamma, tol=max(accuracy, 1e-300)).x
+        if hasattr(physics, "solve_prox"):  # one of our operators: a prox whose error is certified
+            sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
+            certified: Tensor = physics.solve_prox(z, y, gamma, tol=4 * rounding(z) * max(float(sizes.min()), 1e-30)).x
+            return certified
         if has_closed_form(physics):
             closed: Tensor = physics.prox_l2(z, y, gamma)
             return closed
-        return solve_shifted(
-            lambda x: gamma * physics.A_adjoint(physics.A(x)), z + gamma * physics.A_adjoint(y), z
-        )
+        return solve_shifted(lambda x: gamma * physics.A_adjoint(physics.A(x)), z + gamma * physics.A_adjoint(y), z)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return (v - s * y) / (1 + s)
@@ -112,10 +112,8 @@ class WeightedLeastSquares:
         LeastSquares(self.convexity)
 
     def check(self, y: Tensor) -> None:
-        try:
-            fits = torch.broadcast_shapes(self.weights.shape, y.shape) == y.shape
-        except RuntimeError:
-            fits = False
+        sides = zip(reversed(self.weights.shape), reversed(y.shape), strict=False)
+        fits = self.weights.ndim <= y.ndim and all(w in (1, n) for w, n in sides)
         if not fits or self.weights.dtype != y.dtype:
             raise ShapeError(
                 f"`weights` must broadcast to the data's shape {tuple(y.shape)} with dtype {y.dtype}; "
@@ -129,7 +127,8 @@ class WeightedLeastSquares:
         return self.convexity
 
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        return 0.5 * (self.weights * (physics.A(x) - y).square()).flatten(1).sum(1)
+        misfit: Tensor = physics.A(x) - y
+        return 0.5 * (self.weights * misfit.square()).flatten(1).sum(1)
 
     def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         gradient: Tensor = physics.A_adjoint(self.weights * (physics.A(x) - y))
@@ -137,9 +136,7 @@ class WeightedLeastSquares:
 
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
         w = gamma * self.weights
-        return solve_shifted(
-            lambda x: physics.A_adjoint(w * physics.A(x)), z + physics.A_adjoint(w * y), z
-        )
+        return solve_shifted(lambda x: physics.A_adjoint(w * physics.A(x)), z + physics.A_adjoint(w * y), z)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.weights * (v - s * y) / (self.weights + s)
@@ -188,6 +185,11 @@ class StatedFidelity:
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         dual: Tensor = self.fidelity.prox_d_conjugate(v, y, gamma=s)
         return dual
+
+
+def rounding(z: Tensor) -> float:
+    """The unit of rounding of z's dtype."""
+    return float(torch.finfo(z.dtype).eps)
 
 
 def has_closed_form(physics: Any) -> bool:

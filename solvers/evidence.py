@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -11,29 +12,35 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
-from pnp_lip.errors import CertificateError
+from pnp_lip.errors import CertificateError, ShapeError
 from pnp_lip.solvers.guarantee import Hypothesis
 
-__all__ = ["Evidence", "adjoint_gap", "examine_adjoint", "examine_denoiser", "examine_norm", "norm_estimate"]
+__all__ = ["Evidence", "adjoint_gap", "examine_adjoint", "examine_denoiser", "examine_norm", "examine_repeatability", "norm_estimate"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """The numbers from which a solver decides whether its theorem applies.
 
-    ``denoiser`` bounds D (nothing known: an infinite Lipschitz constant is replaced by None); ``lipschitz`` is L, an
-    upper bound of the Lipschitz constant of ∇f, or None; ``convexity`` is μ, a lower bound of the strong convexity of f;
-    ``gamma`` the step; ``range_meets_box`` whether D was seen to map some image into the interior of the box.
+    ``denoiser`` bounds D, None when nothing is known; ``norm_upper`` bounds ‖A‖ and ``lipschitz`` = L the Lipschitz
+    constant of ∇f, None without a bound; ``scale`` is L or an estimate of it, from which free parameters are derived;
+    ``convexity`` = μ bounds the strong convexity of f from below; ``gamma`` is the step, ``weight`` RED's λ,
+    ``dual_step`` PrimalDual's s;
+    ``shared`` the hypotheses that do not depend on the solver; ``inside`` whether D was seen to map an image into the
+    interior of the box.
     """
 
     denoiser: MapBound | None
     norm_upper: float | None
     lipschitz: float | None
     convexity: float
-    gamma: float
     box: tuple[float, float] | None
     shared: tuple[Hypothesis, ...]
-    range_meets_box: bool = False
+    scale: float = 1.0
+    gamma: float = 1.0
+    weight: float = 0.0
+    dual_step: float = 0.0
+    inside: bool = False
 
     @property
     def alpha(self) -> Fraction | None:
@@ -99,6 +106,17 @@ def examine_adjoint(physics: Any, x: Tensor) -> Hypothesis:
         "A_adjoint is not the adjoint of A, so A_adjoint(Ax - y) is the gradient of nothing: use the exact adjoint "
         "(for deepinv's Tomography, adjoint_via_backprop=True).",
     )
+
+
+def examine_repeatability(denoise: Callable[[Tensor], Tensor], x: Tensor) -> Hypothesis:
+    """The hypothesis that D is a fixed map: the same image twice gives the same answer, to rounding."""
+    first, second = denoise(x), denoise(x)
+    if first.shape != x.shape:
+        raise ShapeError(f"the denoiser turned an image of shape {tuple(x.shape)} into {tuple(first.shape)}.")
+    gap = float((first - second).norm() / x.norm().clamp_min(torch.finfo(x.dtype).tiny))
+    limit = 1e-9 if x.dtype == torch.float64 else 1e-5
+    advice = "The denoiser draws at random or keeps a state between calls, so that there is no map to iterate."
+    return Hypothesis("relative change of D(x) between two calls", gap, f"be at most {limit:.0e}", gap <= limit, advice)
 
 
 @torch.no_grad()

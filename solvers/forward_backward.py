@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pnp_lip.certificates import calculus
 from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.solvers.bounds import UNKNOWN, forward_step, projection_bound, range_in_box
 from pnp_lip.solvers.evidence import Evidence
 from pnp_lip.solvers.guarantee import Hypothesis
 from pnp_lip.solvers.problem import Problem
 from pnp_lip.solvers.solver import Solver, step_below_limit
 
-__all__ = ["ForwardBackward", "projection_bound", "range_in_box"]
+__all__ = ["ForwardBackward"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,8 +46,8 @@ class ForwardBackward(Solver):
 
     def map_bound(self, e: Evidence) -> MapBound:
         if e.denoiser is None or e.lipschitz is None:
-            return MapBound(Fraction(2), None)
-        step = calculus.gradient_step(e.gamma, 1.0, e.lipschitz)
+            return UNKNOWN
+        step = forward_step(Fraction(e.gamma) * Fraction(e.lipschitz))
         return calculus.compose([step, e.denoiser, *projection_bound(e)])
 
     def existence(self, e: Evidence) -> str | None:
@@ -63,16 +64,3 @@ class ForwardBackward(Solver):
     def minimises(self, e: Evidence) -> bool:
         proximal = e.denoiser is not None and e.denoiser.proximal and e.box is None
         return proximal and e.lipschitz is not None and Fraction(e.gamma) * Fraction(e.lipschitz) <= 1
-
-
-def projection_bound(e: Evidence) -> list[MapBound]:
-    """The projection onto the box, where there is one: firmly nonexpansive."""
-    return [] if e.box is None else [MapBound(Fraction(1), Fraction(1, 2), proximal=True, box=e.box)]
-
-
-def range_in_box(e: Evidence) -> str | None:
-    """A nonexpansive map of a compact convex set into itself has a fixed point."""
-    box = e.box or (e.denoiser.box if e.denoiser is not None else None)
-    if box is None:
-        return None
-    return f"proved: T maps the box [{box[0]:g}, {box[1]:g}] into itself (Browder, Göhde, Kirk 1965)"

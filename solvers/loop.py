@@ -53,8 +53,8 @@ class Run:
     @classmethod
     def begin(cls, v: Tensor, x: Tensor, memory: Memory) -> Run:
         """The state before the first update."""
-        lists: list[list[list[Any]]] = [[[] for _ in range(len(x))] for _ in range(5)]
-        return cls(v, x, memory, 0, ["running"] * len(x), *lists, [])
+        r, relative, psnr, misfit = ([list[float]() for _ in x] for _ in range(4))
+        return cls(v, x, memory, 0, ["running"] * len(x), r, relative, psnr, misfit, [list[int]() for _ in x], [])
 
     @property
     def running(self) -> list[int]:
@@ -80,8 +80,9 @@ def run(
     if store and (stored := store.load(mark)):
         state = Run(**{k: value for k, value in stored.items() if k != "fingerprint"})
         state.status = ["running" if s == "max_iter" else s for s in state.status]
-        reopen(state, solver.tol)
-    watch = guarantee.proved and solver.acceleration.monotone
+        if reopen(state, solver.tol):  # the memory went on without these images; a scheme may start anywhere
+            state.memory = solver.acceleration.start(state.v)
+    watch = guarantee.proved and solver.watched and solver.acceleration.monotone
     started = time.perf_counter() - state.seconds
     with bar(progress, solver, state.k) as shown:
         while state.running and state.k < solver.max_iter:
@@ -110,10 +111,9 @@ def advance(solver: Solver, p: Problem, s: Run, reference: Tensor | None, watch:
     if s.k % MISFIT_EVERY == 0:
         note_misfit(s, p, s.running)
     s.k += 1
-    if s.running:
-        following, s.memory = solver.acceleration.next(s.memory, s.v, image, s.k - 1)
-        moving = torch.tensor([status == "running" for status in s.status], device=x.device)
-        s.v = torch.where(per_image(moving, following).bool(), following, s.v)
+    following, s.memory = solver.acceleration.next(s.memory, s.v, image, s.k - 1)
+    intact = torch.tensor([status != "diverged" for status in s.status], device=x.device)
+    s.v = torch.where(per_image(moving & intact, following).bool(), following, s.v)
 
 
 def record(
@@ -139,11 +139,12 @@ def record(
             s.status[i] = "converged"
 
 
-def reopen(s: Run, tol: float) -> None:
-    """A converged image of a stored run goes on when ``tol`` has been lowered since."""
-    for i, status in enumerate(s.status):
-        if status == "converged" and s.relative[i][-1] > tol:
-            s.status[i] = "running"
+def reopen(s: Run, tol: float) -> bool:
+    """A converged image of a stored run goes on when ``tol`` has been lowered since; whether there was one."""
+    again = [i for i, status in enumerate(s.status) if status == "converged" and s.relative[i][-1] > tol]
+    for i in again:
+        s.status[i] = "running"
+    return bool(again)
 
 
 def note_misfit(s: Run, p: Problem, images: list[int]) -> None:
@@ -179,12 +180,16 @@ def conclude(s: Run, guarantee: Guarantee, settings: dict[str, Any]) -> Result:
     """The result of a finished run."""
     worst = next((kind for kind in ("diverged", "max_iter") if kind in s.status), "converged")
     columns = zip(s.status, s.residual, s.relative, s.misfit, s.misfit_at, s.psnr, strict=True)
+    histories = tuple(
+        History(status, tuple(residual), tuple(relative), tuple(misfit), tuple(at), tuple(psnr))
+        for status, residual, relative, misfit, at, psnr in columns
+    )
     return Result(
         x=s.x,
         status=worst,
         advice=ADVICE[worst],
         iterations=max(len(r) for r in s.residual),
-        histories=tuple(History(c[0], *(tuple(column) for column in c[1:])) for c in columns),  # type: ignore[arg-type]
+        histories=histories,
         guarantee=guarantee if s.broken is None else guarantee.broken(s.broken),
         settings=settings,
         seconds=s.seconds,

@@ -18,7 +18,7 @@ Box = tuple[float, float] | None
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """The maps of which every update is composed: D, ∇f, prox_γf, the projection P_C, A and Aᵀ."""
+    """The maps of which every update is composed: D, ∇f, prox_γf, the projection P_C; γ is the step, λ RED's weight."""
 
     y: Tensor
     physics: Any
@@ -27,6 +27,9 @@ class Problem:
     term: DataTerm
     box: Box
     gamma: float
+    image_shape: tuple[int, ...]
+    weight: float = 0.0
+    dual_step: float = 0.0
 
     def denoise(self, x: Tensor) -> Tensor:
         """D(x, σ)."""
@@ -71,7 +74,9 @@ def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
     """``value`` must have the shape and the dtype of ``like`` and be finite."""
     if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
         came = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise ShapeError(f"`{name}` must have the image's shape {tuple(like.shape)} and dtype {like.dtype}; got {came}.")
+        raise ShapeError(
+            f"`{name}` must have the image's shape {tuple(like.shape)} and dtype {like.dtype}; got {came}."
+        )
     if not bool(torch.isfinite(value).all()):
         raise InputError(f"`{name}` holds NaN or infinite values.")
     return value.detach()

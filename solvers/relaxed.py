@@ -45,6 +45,10 @@ class Relaxed(Acceleration):
         c = 0.0 if a is None else self.relaxation * (1 / a - self.relaxation)
         return f"‖v_k − T v_k‖ ≤ ‖v_0 − v*‖ / √({c:.4g} (k + 1)), and o(1/√k)" if c > 0 else "none"
 
+    def linear_rate(self, q: float, bound: MapBound) -> str:
+        factor = abs(1 - self.relaxation) + self.relaxation * q
+        return f"linear, ‖v_k − v*‖ ≤ q^k ‖v_0 − v*‖ with q = {factor:.6g}" if factor < 1 else self.rate(bound)
+
     def next(self, memory: Memory, v: Tensor, image: Tensor, k: int) -> tuple[Tensor, Memory]:
         return (image if self.relaxation == 1 else v + self.relaxation * (image - v)), memory
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class Result:
         """
         from matplotlib.figure import Figure
 
+        curves: list[tuple[str, list[tuple[Sequence[int], Sequence[float]]], bool]]
         curves = [("relative residual", [(range(h.iterations), h.relative) for h in self.histories], True)]
         curves.append(("data misfit", [(h.misfit_at, h.misfit) for h in self.histories], True))
         if self.history.psnr:

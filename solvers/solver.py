@@ -18,19 +18,19 @@ from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, GuaranteeError, InputError
 from pnp_lip.solvers.acceleration import Acceleration, averagedness_of
+from pnp_lip.solvers.bounds import FIRM
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.evidence import Evidence, examine_adjoint, examine_denoiser, examine_norm, norm_estimate
+from pnp_lip.solvers.evidence import Evidence, examine_adjoint, examine_denoiser, examine_norm, examine_repeatability, norm_estimate
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee, Hypothesis
 from pnp_lip.solvers.loop import Callback, run
 from pnp_lip.solvers.problem import Box, Problem, check_box, check_data, check_like, starting_point
 from pnp_lip.solvers.relaxed import Relaxed
 from pnp_lip.solvers.result import Result
 
-__all__ = ["Solver", "step_below_limit"]
+__all__ = ["Solver", "positive_step", "step_below_limit"]
 
 MODES = ("require", "report")
-FIRM = MapBound(Fraction(1), Fraction(1, 2))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +61,9 @@ class Solver(abc.ABC):
 
     theorem: ClassVar[str]
     equation: ClassVar[str]
-    uses_prox: ClassVar[bool] = False
+    uses_prox: ClassVar[bool] = False  # of f; otherwise ∇f, whose Lipschitz constant must then be known
+    takes_box: ClassVar[bool] = True
+    watched: ClassVar[bool] = True  # whether ``norm`` is the norm in which T is nonexpansive
 
     def __post_init__(self) -> None:
         if not callable(self.denoiser):
@@ -81,6 +83,10 @@ class Solver(abc.ABC):
             if not bool(torch.isfinite(s).all() and (s >= 0).all()):
                 raise InputError(f"`sigma` must be finite and not negative; got {self.sigma}.")
         check_box(self.box)
+        if self.box is not None and not self.takes_box:
+            raise InputError(
+                f"{type(self).__name__} takes no box, because clipping would cost the denoiser its firmness. Use DavisYin."
+            )
 
     # what a subclass says of itself
 
@@ -104,17 +110,26 @@ class Solver(abc.ABC):
         """An upper bound q < 1 of T's Lipschitz constant, where there is one."""
         return None
 
-    def derived_step(self, lipschitz: float, alpha: Fraction | None) -> float:
+    def derived_step(self, e: Evidence) -> float:
         """γ from L: 1.9/L, inside (0, 2/L)."""
-        return 1.9 / lipschitz
+        return 1.9 / e.scale
+
+    def derived_weight(self, e: Evidence) -> float:
+        """RED's λ; 0 for the solvers that have none."""
+        return 0.0
+
+    def derived_dual_step(self, e: Evidence) -> float:
+        """PrimalDual's s; 0 for the solvers that have none."""
+        return 0.0
 
     def initial(self, p: Problem, x: Tensor) -> Tensor:
         """The first state from the first image."""
         return x
 
     def norm(self, p: Problem, v: Tensor) -> Tensor:
-        """The norm in which T is nonexpansive, one number per image."""
-        return torch.linalg.vector_norm(v.flatten(1), dim=1)
+        """The norm of a state, one number per image; T is nonexpansive in it where ``watched``."""
+        norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+        return norms
 
     # the run
 
@@ -151,10 +166,10 @@ class Solver(abc.ABC):
         with torch.no_grad(), evaluating(self.denoiser):
             return dataclasses.replace(self, guarantee="report").prepare(y, physics, None)[1]
 
-    def prepare(
-        self, y: Tensor, physics: Any, x0: Tensor | None
-    ) -> tuple[Problem, Guarantee, Tensor, dict[str, Any]]:
+    def prepare(self, y: Tensor, physics: Any, x0: Tensor | None) -> tuple[Problem, Guarantee, Tensor, dict[str, Any]]:
         """Check the data, collect the evidence, derive the parameters, and decide which theorem applies."""
+        from pnp_lip.solvers.interop import fixed_map  # interop knows the solvers in turn
+
         check_data(y)
         self.data_term.check(y)
         start = starting_point(y, physics)
@@ -164,16 +179,18 @@ class Solver(abc.ABC):
         bound, denoiser_hypothesis = self.judge(certificate, why)
         norm, norm_hypothesis, method = self.find_norm(physics)
         lipschitz = None if norm is None else self.data_term.lipschitz_upper(norm)
-        e = Evidence(
-            bound, norm, lipschitz, self.data_term.convexity_lower(), 0.0, self.box,
-            (denoiser_hypothesis, norm_hypothesis, examine_adjoint(physics, start)),
-        )  # fmt: skip
-        e = dataclasses.replace(e, gamma=self.find_step(e, physics, start))
-        problem = Problem(y, physics, self.denoiser, self.sigma, self.data_term, self.box, e.gamma)
+        shared = (denoiser_hypothesis, *norm_hypothesis, examine_adjoint(physics, start))
+        e = Evidence(bound, norm, lipschitz, self.data_term.convexity_lower(), self.box, shared)
+        e = self.derive(e, physics, start)
+        maps = (y, physics, fixed_map(self.denoiser), self.sigma, self.data_term)
+        problem = Problem(*maps, self.box, e.gamma, tuple(x.shape[1:]), e.weight, e.dual_step)
+        if certificate is None:  # a certified map is one by its structure
+            e = dataclasses.replace(e, shared=(*e.shared, examine_repeatability(problem.denoise, start)))
         e = self.look(e, problem, start)
         guarantee = self.decide(e)
-        if self.guarantee == "require" and guarantee.failure and not only_assumed(guarantee):
-            raise GuaranteeError(f"{type(self).__name__}: {guarantee.failure}")
+        refused = next((h for h in guarantee.hypotheses if not excused(h)), None)
+        if self.guarantee == "require" and refused is not None:
+            raise GuaranteeError(f"{type(self).__name__}: {refused}")
         return problem, guarantee, problem.project(x), self.describe(e, certificate, method, y)
 
     def require_certificate(self, certificate: Certificate | None, why: str) -> None:
@@ -197,29 +214,29 @@ class Solver(abc.ABC):
             return FIRM, Hypothesis(name, f"{found}, {ASSUMED}", bound, False, reason)
         return None, Hypothesis(name, found, bound, False, reason)
 
-    def find_norm(self, physics: Any) -> tuple[float | None, Hypothesis, str]:
-        """An upper bound of ‖A‖, the hypothesis that there is one, and how it was proved."""
+    def find_norm(self, physics: Any) -> tuple[float | None, tuple[Hypothesis, ...], str]:
+        """An upper bound of ‖A‖, the hypothesis that there is one where the theorem asks for it, and its proof."""
         if self.norm_upper is not None:
             method = "stated by the user"
-            return self.norm_upper, Hypothesis("‖A‖", self.norm_upper, "be bounded (stated by the user)", True), method
+            return self.norm_upper, (Hypothesis("‖A‖", self.norm_upper, f"be bounded ({method})", True),), method
         norm, method, why = examine_norm(physics)
         if norm is None:
             advice = f"{why} Pass norm_upper= if you can vouch for a bound."
-            return None, Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice), "none"
-        return norm, Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf), method
+            missing = Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice)
+            return None, () if self.uses_prox else (missing,), "none"
+        return norm, (Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf),), method
 
-    def find_step(self, e: Evidence, physics: Any, x: Tensor) -> float:
-        """The given step, or the derived one; without a bound of ‖A‖, from an estimate (only when nothing is claimed)."""
-        if self.step is not None:
-            return float(self.step)
-        lipschitz = e.lipschitz
-        if lipschitz is None:
-            if self.guarantee == "require":
-                raise GuaranteeError(f"{type(self).__name__}: {e.shared[1]}")
-            lipschitz = self.data_term.lipschitz_upper(norm_estimate(physics, x))
-        if lipschitz <= 0:
+    def derive(self, e: Evidence, physics: Any, x: Tensor) -> Evidence:
+        """Fill in the step and RED's weight, given or derived; without a bound of ‖A‖ they rest on an estimate of it."""
+        scale = e.lipschitz
+        if scale is None:
+            scale = self.data_term.lipschitz_upper(norm_estimate(physics, x))
+        if not scale > 0:
             raise InputError("the forward model is zero, so the data say nothing about the image.")
-        return self.derived_step(lipschitz, e.alpha)
+        e = dataclasses.replace(e, scale=scale)
+        e = dataclasses.replace(e, weight=self.derived_weight(e))
+        e = dataclasses.replace(e, gamma=self.derived_step(e) if self.step is None else float(self.step))
+        return dataclasses.replace(e, dual_step=self.derived_dual_step(e))
 
     def look(self, e: Evidence, p: Problem, x: Tensor) -> Evidence:
         """Evidence that takes evaluating a map: where the prox is used, that it is one."""
@@ -236,23 +253,23 @@ class Solver(abc.ABC):
         """Which theorem applies, or the first hypothesis that failed."""
         bound = self.map_bound(e)
         own = (*e.shared, *self.hypotheses(e))
-        failed = next((h for h in own if not h.met), None)
-        known = bound if failed is None or only_denoiser_assumed(own) else MapBound(Fraction(2), None)
-        scheme = self.acceleration.hypotheses(known, proximal=self.minimises(e))
-        every = own if known is not bound else (*own, *scheme)
+        every = own
+        if all(excused(h) for h in own):  # otherwise nothing is known of T, and what the scheme asks is moot
+            every = (*own, *self.acceleration.hypotheses(bound, proximal=self.minimises(e)))
         failed = next((h for h in every if not h.met), None)
         existence, q = self.existence(e), self.contraction(e)
         if q is not None:
             existence = "unique, as T is a contraction (Banach)"
         statement = f"x_k converges to a fixed point of {self.equation}{'' if existence else ', if there is one'}"
-        rate = f"linear, ‖v_k − v*‖ ≤ q^k ‖v_0 − v*‖ with q = {q:.6g}" if q is not None else self.acceleration.rate(bound)
+        rate = self.acceleration.rate(bound) if q is None else self.acceleration.linear_rate(q, bound)
         proved = failed is None
         return Guarantee(
             proved=proved,
             theorem=f"{self.theorem}; {self.acceleration.theorem}",
             statement=statement if proved else NOTHING,
             hypotheses=every,
-            existence=existence or "assumed: pass box=(0, 1) to have it proved",
+            existence=existence
+            or f"assumed; {'pass' if self.takes_box else 'DavisYin with'} box=(0, 1) to have it proved",
             rate=rate if proved else "none",
             failure=None if failed is None else str(failed),
         )
@@ -273,6 +290,8 @@ class Solver(abc.ABC):
             "sigma": sigma,
             "step": e.gamma,
             "step_derived": self.step is None,
+            "weight": e.weight,
+            "dual_step": e.dual_step,
             "box": self.box,
             "acceleration": repr(self.acceleration),
             "data_term": type(self.data_term).__name__,
@@ -289,14 +308,9 @@ class Solver(abc.ABC):
 ASSUMED = "assumed to be at most 1"
 
 
-def only_denoiser_assumed(hypotheses: tuple[Hypothesis, ...]) -> bool:
-    """Whether nothing failed but the denoiser's certificate, which the user told us to do without."""
-    return all(h.met or ASSUMED in str(h.value) for h in hypotheses)
-
-
-def only_assumed(guarantee: Guarantee) -> bool:
-    """The same for a whole guarantee."""
-    return only_denoiser_assumed(guarantee.hypotheses)
+def excused(hypothesis: Hypothesis) -> bool:
+    """Whether a hypothesis is met, or is the denoiser's certificate, which the user told us to do without."""
+    return hypothesis.met or ASSUMED in str(hypothesis.value)
 
 
 def step_below_limit(e: Evidence, limit: str = "2/||A||^2", curvature: Fraction | None = None) -> Hypothesis:
@@ -308,6 +322,11 @@ def step_below_limit(e: Evidence, limit: str = "2/||A||^2", curvature: Fraction 
     inside = Fraction(e.gamma) * k < 2
     bound = f"lie in (0, {limit}) = (0, {number})"
     return Hypothesis("`step`", e.gamma, bound, inside, "Pass step=None to derive it.")
+
+
+def positive_step(e: Evidence) -> Hypothesis:
+    """γ > 0, which the constructor has checked."""
+    return Hypothesis("`step`", e.gamma, "be positive", e.gamma > 0)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,10 @@ def environment(folder: Path) -> Path:
     others = folder / "others"
     others.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
-        if not entry.name.startswith(("pnp_lip", "__editable__", "pip", "setuptools", "wheel")) and entry.suffix != ".pth":
+        if (
+            not entry.name.startswith(("pnp_lip", "__editable__", "pip", "setuptools", "wheel"))
+            and entry.suffix != ".pth"
+        ):
             (others / entry.name).symlink_to(entry)
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "others.pth").write_text(f"{others}\n")

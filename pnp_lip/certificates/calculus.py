@@ -11,7 +11,18 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["MapBound", "clip", "compose", "convex_combination", "gradient_step", "identity", "lift", "relax", "round_down", "round_up"]
+__all__ = [
+    "MapBound",
+    "clip",
+    "compose",
+    "convex_combination",
+    "gradient_step",
+    "identity",
+    "lift",
+    "relax",
+    "round_down",
+    "round_up",
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,14 @@ from pnp_lip.version import __version__
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
 SCHEMA = "pnp-lip certificate 1"
-HEXADECIMAL = ("norm_upper", "norm_lower", "tau", "margin", "lipschitz_upper", "averagedness")  # numbers that carry proof
+HEXADECIMAL = (
+    "norm_upper",
+    "norm_lower",
+    "tau",
+    "margin",
+    "lipschitz_upper",
+    "averagedness",
+)  # numbers that carry proof
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +97,10 @@ class Certificate:
         if not self.nonexpansive:
             raise CertificateError(
                 "this map is not certified as nonexpansive: "
-                + ("; ".join(self.failures) or f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}")
+                + (
+                    "; ".join(self.failures)
+                    or f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}"
+                )
                 + ". Shorten the steps with pnp_lip.layers.project(module), or train under constrain(module)."
             )
         return self

@@ -40,7 +40,9 @@ Rule = Callable[[Any, str, float], Proof]
 RULES: dict[type[nn.Module], Rule] = {}
 
 
-def rule(kind: type[Module]) -> Callable[[Callable[[Module, str, float], Proof]], Callable[[Module, str, float], Proof]]:
+def rule(
+    kind: type[Module],
+) -> Callable[[Callable[[Module, str, float], Proof]], Callable[[Module, str, float], Proof]]:
     """Register how modules of exactly this type are bounded: ``f(module, path, rtol) -> Proof``.
 
     Exactly this type: a subclass may override ``forward``, so it needs a rule of its own.
@@ -105,7 +107,9 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
             "it. Build the map from pnp_lip.layers, or register a rule with pnp_lip.certificates.rule."
         )
     if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
-        raise CertificateError(f"{where} has forward hooks or a replaced forward, which may change the map; remove them.")
+        raise CertificateError(
+            f"{where} has forward hooks or a replaced forward, which may change the map; remove them."
+        )
     return RULES[kind](module, path, rtol)
 
 
@@ -159,7 +163,9 @@ def certify_gradient_flow(
     if bound.lipschitz > 1 and tau * high * norm.lower**2 <= 2 and rtol > 1e-6:  # perhaps only the slack fails
         norm = norm_bound(weight, rtol=1e-6)
         bound = calculus.gradient_step(tau, norm.upper, high)
-    return Proof(bound, (record(layer, path, tau, norm, (low, high), bound, scope),), failures_of(path, tau, norm, bound))
+    return Proof(
+        bound, (record(layer, path, tau, norm, (low, high), bound, scope),), failures_of(path, tau, norm, bound)
+    )
 
 
 def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:

@@ -12,7 +12,9 @@ __all__ = ["add_command"]
 
 def add_command(commands: Commands) -> None:
     """Add the sub-command."""
-    command = commands.add_parser("certify", help="prove the Lipschitz constant of a denoiser; exit status 1 if it fails")
+    command = commands.add_parser(
+        "certify", help="prove the Lipschitz constant of a denoiser; exit status 1 if it fails"
+    )
     command.add_argument("weights", metavar="NAME|FILE", help="a shipped denoiser or a safetensors file")
     command.add_argument("--json", metavar="FILE", help="also write the certificate")
     command.add_argument("--rtol", type=float, default=1e-3, help="tightness of the norm bounds (default: 1e-3)")

@@ -29,7 +29,10 @@ def say(text: str = "") -> None:
 def add_denoiser_option(command: argparse.ArgumentParser) -> None:
     """--denoiser NAME|FILE."""
     command.add_argument(
-        "--denoiser", default="grey", metavar="NAME|FILE", help="a shipped denoiser or a safetensors file (default: grey)"
+        "--denoiser",
+        default="grey",
+        metavar="NAME|FILE",
+        help="a shipped denoiser or a safetensors file (default: grey)",
     )
 
 
@@ -55,4 +58,6 @@ def by_channel(x: Tensor, denoiser: GradientFlowDenoiser) -> Tensor:
         return x
     if denoiser.in_channels == 1:
         return x.reshape(-1, 1, *x.shape[-2:])
-    raise InputError(f"this denoiser takes {denoiser.in_channels} channels; the image has {x.shape[1]}. Use --denoiser grey.")
+    raise InputError(
+        f"this denoiser takes {denoiser.in_channels} channels; the image has {x.shape[1]}. Use --denoiser grey."
+    )

@@ -19,7 +19,7 @@ __all__ = ["add_command"]
 
 NOISE = 0.01
 TOLERANCE = 1e-4
-TUNING = {"tol": 1e-3, "max_iter": 150}
+TUNING: dict[str, Any] = {"tol": 1e-3, "max_iter": 150}
 
 
 def add_command(commands: Commands) -> None:
@@ -47,21 +47,16 @@ def run(options: argparse.Namespace) -> int:
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
          f"averaged with alpha <= {certificate.averagedness:.6f} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
 
-    priors: dict[str, Any] = {"total variation": (total_variation(), "report"), "pnp-lip": (denoiser, "require")}
     scene = Scene.blurred(photograph("camera", 256), noise=NOISE)
     validation = Scene.blurred(photograph("astronaut", 128), noise=NOISE, seed=1)
     results, tuning = {}, {}
-    for name, (prior, mode) in priors.items():
-
-        def solver(sigma: float, prior: Any = prior, mode: str = mode, **changes: Any) -> ForwardBackward:
-            settings = {"tol": TOLERANCE, "max_iter": 1000, **changes}
-            return ForwardBackward(prior, sigma=sigma, guarantee=mode, box=(0, 1), **settings)
-
+    for name, prior, mode in (("total variation", total_variation(), "report"), ("pnp-lip", denoiser, "require")):
+        solver = ForwardBackward(prior, tol=TOLERANCE, box=(0, 1), guarantee=mode)
         tell(f"choosing the strength of {name} on another photograph ...")
-        strength, curve = choose_strength(lambda sigma, make=solver: make(sigma, **TUNING), validation)
+        strength, curve = choose_strength(dataclasses.replace(solver, **TUNING), validation)
         tuning[name] = {"strength": strength, "psnr_by_strength": {f"{s:g}": round(v, 3) for s, v in curve.items()}}
         tell(f"restoring with {name} ...")
-        results[name] = solver(strength * NOISE).solve(
+        results[name] = dataclasses.replace(solver, sigma=strength * NOISE).solve(
             scene.y, scene.physics, reference=scene.x, progress=not options.quiet
         )
         tell(f"{name}: {psnr(results[name].x, scene.x):.2f} dB, {results[name].status}")
@@ -73,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def write(out: Path, scene: Scene, results: dict[str, Result], tuning: dict[str, Any], seconds: float) -> dict[str, Any]:
+def write(
+    out: Path, scene: Scene, results: dict[str, Result], tuning: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     """Write demo.png and result.json, each in one step; returns the record."""
     from pnp_lip.command_line.figure import draw
     from pnp_lip.images import psnr, ssim, write_atomically
@@ -86,7 +83,7 @@ def write(out: Path, scene: Scene, results: dict[str, Result], tuning: dict[str,
         "tuning": tuning,
         "seconds": seconds,
         **json.loads(results["pnp-lip"].to_json()),
-        "baseline": json.loads(dataclasses.replace(results["total variation"]).to_json()),
+        "baseline": json.loads(results["total variation"].to_json()),
     }
     with write_atomically(out / "demo.png") as path:
         draw(path, scene.x, images, record, results)

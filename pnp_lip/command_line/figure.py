@@ -27,7 +27,9 @@ def draw(
     for i, (name, image) in enumerate(panels.items()):
         axis = figure.add_subplot(grid[0, i])
         axis.imshow(image[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
-        quality = f"\n{record['psnr'][name]:.2f} dB, SSIM {record['ssim'][name]:.3f}" if name in record["psnr"] else "\n"
+        quality = (
+            f"\n{record['psnr'][name]:.2f} dB, SSIM {record['ssim'][name]:.3f}" if name in record["psnr"] else "\n"
+        )
         axis.set_title(name + quality, fontsize=12)
         axis.axis("off")
         if i:

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from pnp_lip.images import psnr, to_grey
 from pnp_lip.operators import Blur, motion_kernel
-from pnp_lip.solvers import ForwardBackward, Result
+from pnp_lip.solvers import ForwardBackward
 
 __all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation"]
 
 STRENGTHS = tuple(2.0**k for k in range(-6, 2))  # of every prior, in units of the noise level
-Progress = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +58,16 @@ def total_variation(inner_iterations: int = 100) -> Callable[[Tensor, float], Te
 
 
 def choose_strength(
-    solver: Callable[[float], ForwardBackward], scene: Scene, strengths: Sequence[float] = STRENGTHS
+    solver: ForwardBackward, scene: Scene, strengths: Sequence[float] = STRENGTHS
 ) -> tuple[float, dict[float, float]]:
     """The strength, in units of the noise level, with the best PSNR on ``scene``, and the whole curve.
 
-    Strengths are tried in ascending order and the search ends once the PSNR has fallen by half a decibel.
+    Strengths are tried in ascending order; the search ends once the PSNR has fallen by half a decibel.
     """
     curve: dict[float, float] = {}
     for strength in sorted(strengths):
-        curve[strength] = psnr(run(solver(strength * scene.noise), scene).x, scene.x)
+        result = dataclasses.replace(solver, sigma=strength * scene.noise).solve(scene.y, scene.physics)
+        curve[strength] = psnr(result.x, scene.x)
         if curve[strength] < max(curve.values()) - 0.5:
             break
     return max(curve, key=lambda s: curve[s]), curve
-
-
-def run(solver: ForwardBackward, scene: Scene) -> Result:
-    """Solve the scene's problem."""
-    return solver.solve(scene.y, scene.physics, reference=scene.x)

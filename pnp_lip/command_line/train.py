@@ -64,7 +64,9 @@ def run(options: argparse.Namespace) -> int:
             bar.update(step - bar.n)
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-        result = train(denoiser, training, validation, out, settings, device=device, resume=options.resume, progress=progress)
+        result = train(
+            denoiser, training, validation, out, settings, device=device, resume=options.resume, progress=progress
+        )
     certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
     say(str(certificate))
     say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")

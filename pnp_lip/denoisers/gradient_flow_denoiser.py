@@ -49,7 +49,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         kernel_size: int = 3,
         padding_mode: str = "zeros",
         default_sigma: float = 0.05,
-        step_fraction: float = 0.95,
+        step_fraction: float = 0.97,
     ) -> None:
         super().__init__()
         if not dilations:

@@ -17,7 +17,9 @@ from pnp_lip.errors import InputError
 
 __all__ = ["Activation", "Clip", "Identity", "NoiseClip", "ReLU", "SoftThreshold"]
 
-SIGMA_FLOOR = 1e-6  # below this noise level the thresholds stay put: a denoiser at sigma = 0 is the identity to rounding
+SIGMA_FLOOR = (
+    1e-6  # below this noise level the thresholds stay put: a denoiser at sigma = 0 is the identity to rounding
+)
 
 
 class Activation(nn.Module):
@@ -46,7 +48,6 @@ class Activation(nn.Module):
             return self.unit(t)
         scale = spread(scale, t)
         return self.unit(t / scale) * scale
-
 
     def extra_repr(self) -> str:
         return f"slopes={self.slopes}"

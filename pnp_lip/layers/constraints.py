@@ -32,7 +32,7 @@ class UnitNorm(nn.Module):
     frequencies that were largest: n times cheaper and, until the next search, an estimate instead of a bound.
     """
 
-    def __init__(self, *, grid: int = 32, every: int = 1, peaks: int = 8) -> None:
+    def __init__(self, *, grid: int = 64, every: int = 1, peaks: int = 8) -> None:
         super().__init__()
         if grid < 4 or every < 1 or peaks < 1:
             raise InputError(f"UnitNorm needs grid >= 4, every >= 1, peaks >= 1; got {grid}, {every}, {peaks}.")
@@ -42,11 +42,12 @@ class UnitNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 2:
-            return weight / torch.linalg.matrix_norm(weight, 2)
+            unit: Tensor = weight / torch.linalg.matrix_norm(weight, 2)
+            return unit
         if self.age % self.every == 0 or not self.training or not len(self.frequencies):
             self.search(weight.detach())
         self.age += self.training
-        top = torch.linalg.matrix_norm(symbol(weight, self.frequencies), 2).amax()
+        top: Tensor = torch.linalg.matrix_norm(symbol(weight, self.frequencies), 2).amax()
         return weight / (top * grid_factor((weight.shape[2], weight.shape[3]), self.grid))
 
     @torch.no_grad()
@@ -54,11 +55,9 @@ class UnitNorm(nn.Module):
         """Find the grid frequencies where the symbol is largest."""
         frequencies = half_torus(self.grid).to(weight.device)
         matrices = symbol(weight, frequencies)
-        if weight.shape[0] < weight.shape[1]:
-            gram = matrices @ matrices.mH
-        else:
-            gram = matrices.mH @ matrices
-        values = torch.linalg.eigvalsh(gram)[:, -1]
+        if weight.shape[0] > weight.shape[1]:
+            matrices = matrices.mH
+        values = torch.linalg.eigvalsh(matrices @ matrices.mH)[:, -1]
         self.frequencies = frequencies[values.topk(min(self.peaks, len(values))).indices]
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -107,8 +106,8 @@ def gradient_flow_layers(module: nn.Module) -> Iterator[tuple[str, GradientFlowL
 def constrain(
     module: nn.Module,
     *,
-    limit: float = 0.97,
-    grid: int = 32,
+    limit: float = 0.985,
+    grid: int = 64,
     every: int = 1,
     zero_mean_channels: int = 0,
 ) -> nn.Module:
@@ -136,7 +135,7 @@ def release(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def project(module: nn.Module, *, limit: float = 0.97, grid: int = 32) -> nn.Module:
+def project(module: nn.Module, *, limit: float = 0.985, grid: int = 64) -> nn.Module:
     """Shorten every step τ of ``module`` in place to at most 2·``limit``/ν(W)², the projection after an optimiser step.
 
     ν bounds ‖W‖ as in UnitNorm (up to rounding). Negative steps become zero.

@@ -78,7 +78,8 @@ class GradientFlowConv2d(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Φ(x) for x of shape (B, channels, H, W)."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if x.ndim != 4 or x.shape[1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}, H, W) tensors; got {tuple(x.shape)}.")
         scale, shift = self.activation.scale_and_shift(sigma)

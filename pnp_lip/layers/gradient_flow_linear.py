@@ -60,7 +60,8 @@ class GradientFlowLinear(nn.Module):
         if x.shape[-1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}) tensors; got {tuple(x.shape)}.")
         s = self.activation(F.linear(x, weight, self.bias), sigma)
-        return x - self.tau * (s @ weight)
+        step: Tensor = self.tau * (s @ weight)
+        return x - step
 
     def extra_repr(self) -> str:
         return f"features={self.weight.shape[1]}, hidden_features={self.weight.shape[0]}"

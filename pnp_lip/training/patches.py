@@ -18,7 +18,9 @@ TEXTURE_THRESHOLD = 3 / 255
 SMOOTH_SHARE = 8  # one smooth patch in so many is kept
 
 
-def load_photographs(folder: str | Path, *, colour: bool = False, hold_out: int = 20) -> tuple[list[Tensor], list[Tensor]]:
+def load_photographs(
+    folder: str | Path, *, colour: bool = False, hold_out: int = 20
+) -> tuple[list[Tensor], list[Tensor]]:
     """Read every image of ``folder``, sorted by name; every ``hold_out``-th is kept for validation.
 
     Returns (training, validation), each a list of (C, H, W) float32 tensors on [0, 1]. Raises InputError when the folder
@@ -71,7 +73,10 @@ class PatchSampler:
         shifts = torch.randint(-half, half + 1, (batch, 2), generator=self.generator)
         turns = torch.randint(8, (batch,), generator=self.generator)
         return torch.stack(
-            [self.cut(place, shift, int(turn)) for place, shift, turn in zip(self.places[chosen], shifts, turns, strict=True)]
+            [
+                self.cut(place, shift, int(turn))
+                for place, shift, turn in zip(self.places[chosen], shifts, turns, strict=True)
+            ]
         )
 
     def cut(self, place: Tensor, shift: Tensor, turn: int) -> Tensor:

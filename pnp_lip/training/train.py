@@ -25,6 +25,7 @@ from pnp_lip.training.patches import PatchSampler
 __all__ = ["TrainingSettings", "train", "validate"]
 
 logger = logging.getLogger(__name__)
+Parameters = tuple[Tensor, ...] | list[Tensor]
 VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
 
 
@@ -42,7 +43,7 @@ class TrainingSettings:
     bfloat16_above: float = 8 / 255  # below this noise level the rounding of bfloat16 costs up to 1 dB
     average: float = 0.999
     constraint: str = "parametrisation"
-    limit: float = 0.97
+    limit: float = 0.985
     refresh: int = 50
     zero_mean: bool = True
     seed: int = 0
@@ -53,8 +54,14 @@ class TrainingSettings:
         if self.constraint not in ("parametrisation", "projection"):
             raise InputError(f'`constraint` is "parametrisation" or "projection"; got {self.constraint!r}.')
         if min(self.steps, self.batch, self.checkpoint_every, self.validate_every, self.refresh) < 1 or self.patch < 8:
-            raise InputError("steps, batch, refresh and the two intervals must be at least 1, and patches at least 8 wide.")
-        if not 0 < self.sigma_range[0] <= self.sigma_range[1] or not 0 < self.learning_rate or not 0 <= self.average < 1:
+            raise InputError(
+                "steps, batch, refresh and the two intervals must be at least 1, and patches at least 8 wide."
+            )
+        if (
+            not 0 < self.sigma_range[0] <= self.sigma_range[1]
+            or not self.learning_rate > 0
+            or not 0 <= self.average < 1
+        ):
             raise InputError("sigma_range must be positive and ordered, learning_rate positive, average in [0, 1).")
 
 
@@ -172,17 +179,17 @@ class Run:
 
     def result(self) -> GradientFlowDenoiser:
         """The averaged network with plain weights, its steps shortened where an average left the constraint."""
-        denoiser = self.averaged.module
-        assert isinstance(denoiser, GradientFlowDenoiser)
+        denoiser: GradientFlowDenoiser = self.averaged.module  # type: ignore[assignment]
         release(denoiser.eval())
-        return project(denoiser, limit=min(1.0, self.settings.limit), grid=128)
+        project(denoiser, limit=self.settings.limit, grid=128)
+        return denoiser
 
 
-def ramped_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def ramped_average(decay: float) -> Callable[[Parameters, Parameters, Tensor | int], None]:
     """An exponential moving average whose memory grows with the run, so that early averages forget the initial weights."""
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averaged: Parameters, current: Parameters, count: Tensor | int) -> None:
         share = max(1 - decay, 9 / (10 + int(count)))
         torch._foreach_lerp_(averaged, current, share)
 

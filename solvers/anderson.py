@@ -1,0 +1,116 @@
+"""Type-II Anderson acceleration with a safeguard that keeps the convergence of the plain iteration."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.errors import InputError
+from pnp_lip.solvers.acceleration import Acceleration, Memory, norms, per_image
+from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.solvers.relaxed import relaxation_below_limit
+
+__all__ = ["Anderson"]
+
+REACH = 50.0  # C: an accelerated step is at most this many times the residual
+BUDGET = 10.0  # D: how far above its first value the residual may be when an accelerated step is taken
+DECAY = 1.0 + 1e-6  # 1 + ε: makes the lengths of the accelerated steps summable
+
+
+@dataclasses.dataclass(frozen=True)
+class Anderson(Acceleration):
+    """w = T v_k − Σ_j γ_j (T v_{j+1} − T v_j), γ minimising ‖g_k − Σ_j γ_j (g_{j+1} − g_j)‖, g = v − T v; or v ← T v_k.
+
+    The last ``memory`` differences enter. The accelerated point w is taken only if ‖w − v_k‖ ≤ C‖g_k‖ and
+    ‖g_k‖ ≤ D‖g_0‖ (n + 1)^−(1+ε), n the number of accelerated steps so far, and given up for T v_k if its residual
+    exceeds ``growth`` times ‖g_k‖. So the accelerated steps have summable lengths while all others are plain: for an averaged T
+    with a fixed point, ‖v_k − v*‖ converges for each v*, ‖g_k‖ tends to 0, and v_k converges to a fixed point.
+
+    Each image has differences, safeguards and counts of its own. ``regularisation`` is relative to the mean squared length
+    of the differences; None takes 1e-10 in float64 and 1e-7 in float32. Costs 2·memory states of storage, and about 4·memory
+    passes over the state for each update.
+
+    Raises InputError for memory < 1, growth < 1 or a negative regularisation.
+    Source: Anderson (1965); the safeguard follows Zhang, O'Donoghue & Boyd (2020), Theorem 6, with type-II steps.
+    """
+
+    memory: int = 8
+    growth: float = 2.0
+    regularisation: float | None = None
+    theorem: ClassVar[str] = "safeguarded Anderson acceleration (after Zhang, O'Donoghue & Boyd 2020, Theorem 6)"
+    monotone: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.memory < 1 or not self.growth >= 1 or (self.regularisation is not None and not self.regularisation >= 0):
+            raise InputError(
+                "Anderson needs memory >= 1, growth >= 1 and regularisation >= 0; "
+                f"got {self.memory}, {self.growth}, {self.regularisation}."
+            )
+
+    def hypotheses(self, bound: MapBound, *, proximal: bool = False) -> tuple[Hypothesis, ...]:
+        return (relaxation_below_limit(1.0, bound),)
+
+    def rate(self, bound: MapBound) -> str:
+        return "‖v_k − T v_k‖ → 0; locally as fast as GMRES on the linearised map, which is observed, not proved"
+
+    def start(self, v: Tensor) -> Memory:
+        batch, n, m = len(v), v[0].numel(), self.memory
+        zero = torch.zeros(batch, dtype=torch.float64, device=v.device)
+        return {
+            "images": v.new_zeros(batch, m, n),  # T v_{j+1} − T v_j, a ring
+            "residuals": v.new_zeros(batch, m, n),  # g_{j+1} − g_j
+            "gram": zero.new_zeros(batch, m, m),
+            "image": v,
+            "residual": torch.zeros_like(v),
+            "size": zero,  # ‖g‖ at the point before
+            "first": zero,
+            "taken": zero,  # accelerated steps so far
+            "trial": zero.bool(),  # whether v is an accelerated point, still to be judged
+            "known": zero.bool(),  # whether there is a point before, to take differences with
+        }
+
+    def next(self, memory: Memory, v: Tensor, image: Tensor, k: int) -> tuple[Tensor, Memory]:
+        m = memory
+        g = v - image
+        size = norms(g)
+        first = torch.where(m["first"] > 0, m["first"], size)
+        failed = m["trial"] & ~(size <= self.growth * m["size"])
+        taken = m["taken"] + (m["trial"] & ~failed)
+        self.remember(m, image, g, m["known"] & ~failed, failed, k % self.memory)
+        weights = self.solve(m, g)
+        step = -g.flatten(1) - torch.einsum("bm,bmn->bn", weights.to(v.dtype), m["images"])
+        length = norms(step)
+        summable = size <= BUDGET * first * (taken + 1) ** -DECAY
+        trial = ~failed & summable & (length <= REACH * size) & (weights != 0).any(1)
+        following = torch.where(per_image(trial, v).bool(), v + step.reshape(v.shape), image)
+        following = torch.where(per_image(failed, v).bool(), m["image"], following)
+        state = {"image": image, "residual": g, "size": size, "first": first, "taken": taken, "trial": trial}
+        return following, {**m, **state, "known": ~failed}
+
+    def remember(self, m: Memory, image: Tensor, g: Tensor, fresh: Tensor, failed: Tensor, slot: int) -> None:
+        """Put the newest differences into the ring and bring the Gram matrix up to date; forget all after a failure."""
+        keep = (~failed).to(g.dtype)[:, None]
+        m["images"] *= keep[:, :, None]
+        m["residuals"] *= keep[:, :, None]
+        mask = fresh.to(g.dtype)[:, None]
+        m["images"][:, slot] = mask * (image - m["image"]).flatten(1)
+        m["residuals"][:, slot] = mask * (g - m["residual"]).flatten(1)
+        row = torch.einsum("bmn,bn->bm", m["residuals"], m["residuals"][:, slot]).double()
+        gram = m["gram"] * keep[:, :, None].double()
+        gram[:, slot], gram[:, :, slot] = row, row
+        m["gram"] = gram
+
+    def solve(self, m: Memory, g: Tensor) -> Tensor:
+        """The regularised least-squares weights of each image; zero where nothing is remembered."""
+        right = torch.einsum("bmn,bn->bm", m["residuals"], g.flatten(1)).double()
+        default = 1e-10 if g.dtype == torch.float64 else 1e-7
+        eta = default if self.regularisation is None else self.regularisation
+        trace = m["gram"].diagonal(dim1=1, dim2=2).mean(1)
+        shift = (eta * trace).clamp_min(torch.finfo(torch.float64).tiny)
+        one = torch.eye(self.memory, dtype=torch.float64, device=g.device)
+        weights: Tensor = torch.linalg.lstsq(m["gram"] + shift[:, None, None] * one, right[..., None]).solution[..., 0]
+        return weights.nan_to_num(0.0, 0.0, 0.0)

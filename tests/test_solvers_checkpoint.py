@@ -1,0 +1,93 @@
+"""Checkpoints: a run killed at any iteration goes on and ends at the same result, bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+
+import pytest
+import solver_cases as cases
+import torch
+
+from pnp_lip.errors import InputError
+from pnp_lip.solvers import Anderson, Checkpoint, ForwardBackward, Halpern, Inertial, PrimalDual, Relaxed
+
+
+def setting():
+    physics = cases.blur(torch.float32)
+    y = physics.A(cases.random(3, *cases.SHAPE, seed=5, dtype=torch.float32) * torch.tensor([0.01, 1, 9]).reshape(3, 1, 1, 1))
+    return cases.denoiser(limit=0.3), physics, y
+
+
+def solver_for(scheme):
+    return ForwardBackward(setting()[0], sigma=0.1, tol=1e-6, acceleration=scheme)
+
+
+def run_and_die(scheme, path, at):
+    """Runs in a child process, which kills itself without any chance to clean up."""
+    torch.set_num_threads(1)
+    _, physics, y = setting()
+
+    def kill(k, x, relative):
+        if k == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    solver_for(scheme).solve(y, physics, reference=y, checkpoint=Checkpoint(path, every=4), callback=kill)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
+@pytest.mark.parametrize("at", [1, 4, 11])
+@pytest.mark.parametrize("scheme", [Relaxed(), Halpern(), Inertial(), Anderson()], ids=lambda s: type(s).__name__)
+def test_a_killed_run_resumes_to_the_same_result(scheme, at, tmp_path):
+    _, physics, y = setting()
+    path = tmp_path / "run.pt"
+    child = multiprocessing.get_context("fork").Process(target=run_and_die, args=(scheme, path, at))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    assert path.exists() == (at > 4)  # the kill at iteration 4 strikes just before its checkpoint is written
+    resumed_at = []
+    resumed = solver_for(scheme).solve(
+        y, physics, reference=y, checkpoint=path, callback=lambda k, x, r: resumed_at.append(k)
+    )
+    whole = solver_for(scheme).solve(y, physics, reference=y)
+    assert resumed_at[0] == (9 if at == 11 else 1)
+    assert torch.equal(resumed.x, whole.x) and resumed.histories == whole.histories
+    assert (resumed.status, resumed.iterations) == (whole.status, whole.iterations) == ("converged", whole.iterations)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_a_finished_run_can_be_continued(tmp_path):
+    net, physics, y = setting()
+    path = tmp_path / "run.pt"
+    solver = PrimalDual(net, sigma=0.1, tol=1e-6, max_iter=500)
+    dataclasses.replace(solver, max_iter=10).solve(y, physics, checkpoint=path)
+    dataclasses.replace(solver, tol=1e-3).solve(y, physics, checkpoint=path)
+    ahead, whole = solver.solve(y, physics, checkpoint=path), solver.solve(y, physics)
+    assert torch.equal(ahead.x, whole.x) and ahead.history.residual == whole.history.residual
+    again = solver.solve(y, physics, checkpoint=path, callback=lambda *_: pytest.fail("nothing was left to do"))
+    assert torch.equal(again.x, whole.x)
+
+
+def test_foreign_and_broken_files_are_refused(tmp_path):
+    net, physics, y = setting()
+    path = tmp_path / "run.pt"
+    ForwardBackward(net, sigma=0.1, max_iter=3).solve(y, physics, checkpoint=path)
+    for other, data in ((ForwardBackward(net, sigma=0.2), y), (ForwardBackward(net, sigma=0.1), y + 1e-3)):
+        with pytest.raises(InputError, match="another run"):
+            other.solve(data, physics, checkpoint=path)
+    with torch.no_grad():
+        net.layers[0].weight.mul_(0.99)
+    with pytest.raises(InputError, match="another run"):
+        ForwardBackward(net, sigma=0.1).solve(y, physics, checkpoint=path)
+    for junk in (b"", b"not a checkpoint", path.read_bytes()[:200]):
+        path.write_bytes(junk)
+        with pytest.raises(InputError, match="checkpoint"):
+            ForwardBackward(net, sigma=0.1).solve(y, physics, checkpoint=path)
+    with pytest.raises(InputError, match="directory"):
+        Checkpoint(tmp_path)
+    with pytest.raises(InputError, match="every"):
+        Checkpoint(path, every=0)

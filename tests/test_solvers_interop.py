@@ -1,0 +1,126 @@
+"""deepinv's denoisers and physics in our solvers, ours in deepinv's, and the choice of parameters."""
+
+from __future__ import annotations
+
+import deepinv
+import pytest
+import solver_cases as cases
+import torch
+from deepinv.transform import Reflect, Rotate
+from torch import nn
+
+from pnp_lip import firm
+from pnp_lip.errors import GuaranteeError, InputError, ShapeError
+from pnp_lip.solvers import (
+    ADMM,
+    RED,
+    Anderson,
+    DavisYin,
+    DouglasRachford,
+    ForwardBackward,
+    HalfQuadratic,
+    choose_by_discrepancy,
+    choose_by_reference,
+    fixed_map,
+    to_deepinv,
+)
+
+
+@pytest.fixture
+def setting():
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]])[None, None] / 16
+    physics = deepinv.physics.BlurFFT(img_size=cases.SHAPE, filter=kernel)
+    y = physics.A(cases.random(1, *cases.SHAPE, seed=5, dtype=torch.float32).abs())
+    return physics, y
+
+
+def test_total_variation_is_a_fixed_map_here(setting):
+    physics, y = setting
+    tv = deepinv.models.TVDenoiser(n_it_max=20)
+    tv(10 * torch.rand(1, *cases.SHAPE), 0.05)
+    assert not torch.equal(tv(y, 0.05), deepinv.models.TVDenoiser(n_it_max=20)(y, 0.05))  # the trap
+    cold = fixed_map(tv)
+    assert torch.equal(cold(y, 0.05), cold(y, 0.05))
+    result = ForwardBackward(tv, sigma=0.05, assume_nonexpansive=True, max_iter=3000).solve(y, physics)
+    assert result.status == "converged" and not result.guarantee.proved
+    assert fixed_map(cold.denoiser) is not cold.denoiser and fixed_map(len) is len
+
+
+def test_equivariant_denoisers_average_over_the_whole_group(setting):
+    physics, y = setting
+    inner = cases.denoiser()
+    random = deepinv.models.EquivariantDenoiser(inner).eval()
+    assert len({float(random(y, 0.1).square().sum()) for _ in range(12)}) > 1  # the trap
+    fixed = fixed_map(random)
+    state = torch.random.get_rng_state()
+    assert torch.allclose(fixed(y, 0.1), fixed(y, 0.1), atol=1e-6)
+    torch.random.set_rng_state(state)
+    flipped = fixed(y.flip(-1), 0.1).flip(-1)
+    assert cases.relative(flipped, fixed(y, 0.1)) < 1e-5
+    group = Rotate(n_trans=4, multiples=90, positive=True) * Reflect(n_trans=2, dim=[-1])
+    whole = deepinv.models.EquivariantDenoiser(inner, transform=group).eval()
+    assert fixed_map(whole) is whole and fixed_map(inner) is inner
+    assert ForwardBackward(random, sigma=0.1, assume_nonexpansive=True).solve(y, physics).status == "converged"
+
+
+def test_a_random_denoiser_is_no_map(setting):
+    physics, y = setting
+
+    class Noisy(nn.Module):
+        def forward(self, x, sigma=None):
+            return 0.9 * x + 0.01 * torch.randn_like(x)
+
+    with pytest.raises(GuaranteeError, match="between two calls"):
+        ForwardBackward(Noisy(), assume_nonexpansive=True).solve(y, physics)
+    with pytest.raises(ShapeError, match="denoiser turned"):
+        ForwardBackward(lambda x, s: x[..., :-1], assume_nonexpansive=True).solve(y, physics)
+
+
+@pytest.mark.parametrize("solver", [ForwardBackward, ADMM, DouglasRachford, HalfQuadratic, RED])
+def test_our_solvers_as_theirs(solver, setting):
+    physics, y = setting
+    ours = solver(firm(cases.denoiser()), sigma=0.1, tol=1e-7, max_iter=600)
+    model = to_deepinv(ours, y, physics)
+    assert cases.relative(model(y, physics, init=(y, 0 * y)), ours.solve(y, physics).x) < 1e-5
+
+
+def test_only_twins_are_translated(setting):
+    physics, y = setting
+    for solver in (DavisYin(firm(cases.denoiser())), ForwardBackward(cases.denoiser(), box=(0, 1))):
+        with pytest.raises(InputError, match="twin"):
+            to_deepinv(solver, y, physics)
+
+
+def test_discrepancy_principle_finds_the_noise():
+    g = cases.generator(1)
+    physics = cases.blur(torch.float32)
+    clean = torch.ones(1, *cases.SHAPE)
+    clean[..., 4:] = 0.2
+    y = physics.A(clean) + 0.05 * torch.randn(clean.shape, generator=g)
+    solver = ForwardBackward(cases.denoiser(), sigma=0.1, acceleration=Anderson())
+    values = [0.2, 0.001, 0.01, 0.05, 1.0]
+    choice = choose_by_discrepancy(solver, y, physics, noise=0.05, values=values)
+    assert [c["sigma"] for c in choice.candidates] == sorted(values) and len(choice.scores) == 5
+    assert list(choice.scores) == sorted(choice.scores)  # more smoothing, more misfit
+    fitting = [v for v, s in zip(sorted(values), choice.scores, strict=True) if s <= 1]
+    assert choice.best == {"sigma": fitting[-1]} and choice.solver.sigma == fitting[-1]
+    assert choice.scores[0] < 1 < choice.scores[-1] and set(choice.statuses) == {"converged"}
+    nothing_fits = choose_by_discrepancy(solver, y, physics, noise=1e-6, values=[0.1, 0.2])
+    assert nothing_fits.best == {"sigma": 0.1}
+    for bad in ({"noise": 0.0, "values": [1.0]}, {"noise": 1.0, "values": []}, {"noise": 1.0, "values": [1], "parameter": "tol"}):
+        with pytest.raises(InputError):
+            choose_by_discrepancy(solver, y, physics, **bad)
+
+
+def test_a_grid_finds_the_best_psnr():
+    physics = cases.blur(torch.float32)
+    clean = cases.random(1, *cases.SHAPE, dtype=torch.float32).abs()
+    y = physics.A(clean)
+    solver = RED(cases.denoiser(), sigma=0.1)
+    choice = choose_by_reference(solver, y, physics, clean, {"sigma": [0.1, 0.01], "weight": [1.0, 0.1]})
+    assert len(choice.candidates) == 4 and choice.scores[choice.candidates.index(choice.best)] == max(choice.scores)
+    assert choice.solver.weight == choice.best["weight"] == 0.1
+    with pytest.raises(InputError, match="at least one"):
+        choose_by_reference(solver, y, physics, clean, {})
+    with pytest.raises(InputError, match="weight"):
+        choose_by_reference(ForwardBackward(cases.denoiser()), y, physics, clean, {"weight": [1.0]})
