@@ -64,7 +64,7 @@ def attack(
     From each image, its noisy version, its mean and noise alone: the direction that the Jacobian stretches most by
     ``steps`` power iterations, then ``steps`` steps of gradient ascent on log‖D(x) − D(y)‖ − log‖x − y‖ in x and y; so
     in turn for differences of decreasing size; at last a comparison of sizes along the directions found. All this for
-    D, then for D − Id, which leads past the local maximum at ratio 1 where D reflects too far. x and y may leave [0, 1],
+    D, then for D − Id, which leads past a local maximum at ratio 1 where D reflects too far. x and y may leave [0, 1],
     since a Lipschitz constant is claimed for all inputs.
 
     Parameters: ``images`` (B, ...) with values about [0, 1], at least one; ``denoiser`` is called as D(x) when
