@@ -18,7 +18,9 @@ from pnp_lip.solvers import Anderson, Checkpoint, ForwardBackward, Halpern, Iner
 
 def setting():
     physics = cases.blur(torch.float32)
-    y = physics.A(cases.random(3, *cases.SHAPE, seed=5, dtype=torch.float32) * torch.tensor([0.01, 1, 9]).reshape(3, 1, 1, 1))
+    y = physics.A(
+        cases.random(3, *cases.SHAPE, seed=5, dtype=torch.float32) * torch.tensor([0.01, 1, 9]).reshape(3, 1, 1, 1)
+    )
     return cases.denoiser(limit=0.3), physics, y
 
 

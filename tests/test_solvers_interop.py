@@ -107,7 +107,11 @@ def test_discrepancy_principle_finds_the_noise():
     assert choice.scores[0] < 1 < choice.scores[-1] and set(choice.statuses) == {"converged"}
     nothing_fits = choose_by_discrepancy(solver, y, physics, noise=1e-6, values=[0.1, 0.2])
     assert nothing_fits.best == {"sigma": 0.1}
-    for bad in ({"noise": 0.0, "values": [1.0]}, {"noise": 1.0, "values": []}, {"noise": 1.0, "values": [1], "parameter": "tol"}):
+    for bad in (
+        {"noise": 0.0, "values": [1.0]},
+        {"noise": 1.0, "values": []},
+        {"noise": 1.0, "values": [1], "parameter": "tol"},
+    ):
         with pytest.raises(InputError):
             choose_by_discrepancy(solver, y, physics, **bad)
 
