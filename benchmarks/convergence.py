@@ -38,6 +38,7 @@ from pnp_lip.solvers import (
     Relaxed,
     Solver,
 )
+from pnp_lip.solvers.loop import Callback
 from pnp_lip.version import __version__
 
 __all__ = ["Cell", "Config", "overhead", "render", "run"]
@@ -219,7 +220,7 @@ def overhead(config: Config, *, size: int = 128, iterations: int = 40) -> dict[s
             acceleration=scheme,
         )
         marks: list[tuple[float, float]] = []
-        solver.solve(y, physics, callback=lambda k, x, r, c=clock, m=marks: m.append((time.process_time(), c.spent)))
+        solver.solve(y, physics, callback=clock.recorder(marks))
         total, inside = marks[-1][0] - marks[4][0], marks[-1][1] - marks[4][1]  # past the warm-up
         shares[type(scheme).__name__] = 1 - inside / total
     return shares
@@ -230,6 +231,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.spent = 0.0
+
+    def recorder(self, marks: list[tuple[float, float]]) -> Callback:
+        """A callback that notes the time of the process and the time spent in functions."""
+
+        def note(k: int, x: Tensor, relative: tuple[float, ...]) -> None:
+            marks.append((time.process_time(), self.spent))
+
+        return note
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, its time added to ``spent``."""

@@ -79,7 +79,7 @@ def test_a_random_denoiser_is_no_map(setting):
 @pytest.mark.parametrize("solver", [ForwardBackward, ADMM, DouglasRachford, HalfQuadratic, RED])
 def test_our_solvers_as_theirs(solver, setting):
     physics, y = setting
-    ours = solver(firm(cases.denoiser()), sigma=0.1, tol=1e-7, max_iter=600)
+    ours = solver(firm(cases.denoiser()), sigma=0.1, tol=3e-7, max_iter=300)
     model = to_deepinv(ours, y, physics)
     assert cases.relative(model(y, physics, init=(y, 0 * y)), ours.solve(y, physics).x) < 1e-5
 
