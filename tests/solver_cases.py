@@ -84,6 +84,11 @@ def matrix_physics(rows: int = 40, seed: int = 3, dtype: torch.dtype = torch.flo
     return MatrixPhysics(random(rows, SIZE * SIZE, seed=seed, dtype=dtype) / SIZE)
 
 
+def unknown_physics(dtype: torch.dtype = torch.float64) -> MatrixPhysics:
+    """A signed matrix on more pixels than a dense norm proof takes: nothing is known of its norm."""
+    return MatrixPhysics(random(5, 33 * 33, seed=3, dtype=dtype) / 33, (1, 33, 33))
+
+
 def dense(f: Callable[[Tensor], Tensor], shape: tuple[int, ...] = SHAPE) -> Tensor:
     """The matrix of a linear map of images."""
     n = int(torch.tensor(shape).prod())
