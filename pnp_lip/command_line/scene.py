@@ -15,7 +15,7 @@ from pnp_lip.solvers import ForwardBackward
 
 __all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation"]
 
-STRENGTHS = tuple(2.0**k for k in range(-3, 2))  # of every prior, in units of the noise level
+STRENGTHS = tuple(2.0**k for k in range(-4, 1))  # of every prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +62,15 @@ def total_variation(inner_iterations: int = 60) -> Callable[[Tensor, float], Ten
 
 
 def choose_strength(
-    solver: ForwardBackward, scene: Scene, strengths: Sequence[float] = STRENGTHS
+    solver: Callable[[float], ForwardBackward], scene: Scene, strengths: Sequence[float] = STRENGTHS
 ) -> tuple[float, dict[float, float]]:
-    """The strength, in units of the noise level, with the best PSNR on ``scene``, and the whole curve.
+    """The strength s for which ``solver(s)`` has the best PSNR on ``scene``, and the curve that was seen.
 
     Strengths are tried in ascending order; the search ends once the PSNR has fallen by half a decibel.
     """
     curve: dict[float, float] = {}
     for strength in sorted(strengths):
-        result = dataclasses.replace(solver, sigma=strength * scene.noise).solve(scene.y, scene.physics)
-        curve[strength] = psnr(result.x, scene.x)
+        curve[strength] = psnr(solver(strength).solve(scene.y, scene.physics).x, scene.x)
         if curve[strength] < max(curve.values()) - 0.5:
             break
     return max(curve, key=lambda s: curve[s]), curve
