@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pnp_lip.attack import Violation, attack
+    from pnp_lip.attacker import Violation, attack
     from pnp_lip.certificates import Certificate, certify, firm
     from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, relax
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
@@ -35,9 +35,9 @@ HOMES = {
     "Certificate": "certificates",
     "ClippedDenoiser": "denoisers",
     "GradientFlowDenoiser": "denoisers",
-    "Violation": "attack",
+    "Violation": "attacker",
     "__version__": "version",
-    "attack": "attack",
+    "attack": "attacker",
     "certify": "certificates",
     "firm": "certificates",
     "load_denoiser": "pretrained",

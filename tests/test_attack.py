@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.attack import Violation, attack
+from pnp_lip import Violation, attack
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Clip, GradientFlowConv2d, GradientFlowLinear, project
