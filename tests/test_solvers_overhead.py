@@ -24,5 +24,7 @@ def test_the_tables_are_made_from_the_record():
 
     cells = [cell("RED", "Relaxed", 120), cell("RED", "Anderson", 30), cell("RED", "Relaxed", 9, "DnCNN", "diverged")]
     text = render({"config": {}, "versions": "now", "overhead": {"Relaxed": 0.012}, "cells": cells})
-    assert "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
+    assert (
+        "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
+    )
     assert "median 4.0, least 4.0" in text and "Relaxed 1.2%" in text
