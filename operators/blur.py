@@ -27,19 +27,20 @@ MOST_DENSE_PIXELS = 1024  # up to here a dense factorisation takes well below a 
 class Blur(CertifiedPhysics):
     """Convolution y[i] = Σ_a k[a] x[i + c − a], c = (h//2, w//2), with a rule for the samples beyond the border.
 
-    A true convolution in deepinv's convention: equal to ``deepinv.physics.Blur`` and, for circular padding, ``BlurFFT``.
-    ``kernel``: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w) and (1, C, h, w) too; a tensor or numpy
-    array of any signs, odd or even, no larger than the image. ``padding``: "circular", "zeros", "replicate", "reflect"
-    (without repeating the edge) or "valid" (data of size H − h + 1, W − w + 1).
+    A true convolution in deepinv's convention: equal to ``deepinv.physics.Blur`` and, for circular padding,
+    ``BlurFFT``. ``kernel``: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w) and (1, C, h, w) too; a
+    tensor or numpy array of any signs, odd or even, no larger than the image. ``padding``: "circular", "zeros",
+    "replicate", "reflect" (without repeating the edge) or "valid" (data of size H − h + 1, W − w + 1).
 
-    A = R C_N E P with C_N a circular convolution on a grid of N samples, P the extension by the border rule, E and R the
-    embedding into the grid and the restriction to the data: one product of Fourier transforms, for A and for Aᵀ.
+    A = R C_N E P with C_N a circular convolution on a grid of N samples, P the extension by the border rule, E and R
+    the embedding into the grid and the restriction to the data: one product of Fourier transforms, for A and for Aᵀ.
 
-    ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smallest of ‖P‖ max |k̂| on the
-    grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0); images of at
-    most 1024 pixels by a verified dense factorisation if these are loose. What stays loose are kernels of both signs with
-    replicate or reflect on larger images (up to twice the norm): read ``norm_bound().gap``. A kernel of sum 1 does *not* give ‖A‖ ≤ 1 with replicate or reflect. ``normalize`` divides the kernel by the certified bound.
-    ``dtype`` is float32 or float64; the certificate holds for the kernel as stored.
+    ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smallest of ‖P‖ max |k̂| on
+    the grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0);
+    images of at most 1024 pixels by a verified dense factorisation if these are loose. What stays loose are kernels
+    of both signs with replicate or reflect on larger images (up to twice the norm): read ``norm_bound().gap``. A
+    kernel of sum 1 does *not* give ‖A‖ ≤ 1 with replicate or reflect. ``normalize`` divides the kernel by the
+    certified bound. ``dtype`` is float32 or float64; the certificate holds for the kernel as stored.
 
     Raises InputError for a kernel that is zero, not finite or too large for the image, ShapeError for wrong shapes.
 
@@ -85,7 +86,7 @@ class Blur(CertifiedPhysics):
             self.register_buffer(f"{name}_index", axis[3], persistent=False)
 
     @property
-    def weights(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """The kernel."""
         return (self.kernel,)
 
@@ -110,7 +111,8 @@ class Blur(CertifiedPhysics):
     def on_grid(self, x: Tensor, transfer: Tensor, size: tuple[int, ...]) -> Tensor:
         """Embed into the grid by zeros, multiply in Fourier space, keep the first ``size`` samples."""
         product = torch.fft.rfft2(x, s=self.grid) * transfer
-        return torch.fft.irfft2(product, s=self.grid)[..., : size[0], : size[1]]
+        result: Tensor = torch.fft.irfft2(product, s=self.grid)
+        return result[..., : size[0], : size[1]]
 
     def transfer(self, dtype: torch.dtype) -> Tensor:
         """k̂ on the grid, tap 0 at −shift; shape (1 or C, N₁, N₂//2 + 1); kept until the kernel changes."""
@@ -126,7 +128,8 @@ class Blur(CertifiedPhysics):
         """The transform of the kernel placed on a grid with its tap ``shift`` at the origin."""
         placed = kernel.new_zeros(len(kernel), *grid)
         placed[:, : kernel.shape[-2], : kernel.shape[-1]] = kernel
-        return torch.fft.rfft2(placed.roll((-shift[0], -shift[1]), (-2, -1)))
+        transform: Tensor = torch.fft.rfft2(placed.roll((-shift[0], -shift[1]), (-2, -1)))
+        return transform
 
     def image_transfer(self, dtype: torch.dtype) -> Tensor:
         """k̂ on the image's own grid, as in circular padding."""
@@ -160,12 +163,14 @@ class Blur(CertifiedPhysics):
         """x̂ = (ẑ + γ k̂* ŷ) / (1 + γ|k̂|²), the prox of circular padding, in the dtype of its arguments."""
         transfer = self.transfer(z.dtype)
         numerator = torch.fft.rfft2(z) + gamma * transfer.conj() * torch.fft.rfft2(y)
-        return torch.fft.irfft2(numerator / (1 + gamma * transfer.abs().square()), s=self.grid)
+        x: Tensor = torch.fft.irfft2(numerator / (1 + gamma * transfer.abs().square()), s=self.grid)
+        return x
 
     def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """argmin γ/2 ‖Ax − y‖² + ½ ‖x − z‖²: circular in closed form, computed in float64 since errors grow like √γ."""
         if not self.closed_form_prox:
-            return super().prox_l2(z, y, gamma, *args, **kwargs)
+            iterated: Tensor = super().prox_l2(z, y, gamma, *args, **kwargs)
+            return iterated
         self.check(y, self.data_size, "data")
         if not isinstance(z, Tensor):
             z = y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
@@ -178,13 +183,15 @@ class Blur(CertifiedPhysics):
         ``rcond`` defaults to 100 times the rounding unit of y's dtype. Other paddings use deepinv's iterative solver.
         """
         if self.padding != "circular":
-            return super().A_dagger(y, *args, **kwargs)
+            iterated: Tensor = super().A_dagger(y, *args, **kwargs)
+            return iterated
         self.check(y, self.data_size, "data")
         transfer = self.transfer(y.dtype)
         size = transfer.abs()
         rcond = 100 * torch.finfo(y.dtype).eps if rcond is None else rcond
         inverse = torch.where(size > rcond * size.max(), transfer.conj() / size.square(), 0)
-        return torch.fft.irfft2(torch.fft.rfft2(y) * inverse, s=self.grid)
+        x: Tensor = torch.fft.irfft2(torch.fft.rfft2(y) * inverse, s=self.grid)
+        return x
 
     def bound_norm(self) -> NormBound:
         """The largest of the channels' norms, as the channels do not mix."""
@@ -218,11 +225,11 @@ class Blur(CertifiedPhysics):
         return NormBound(upper, below, method, "")
 
     def bound_dense(self, kernel: np.ndarray, upper: float) -> float:
-        """The verified norm of A as a dense matrix, plus what its columns, computed by fast transforms, may be wrong by."""
+        """The verified norm of A as a dense matrix, plus what the fast transforms may have got wrong in its columns."""
         single = self.single_channel(kernel)
         units = torch.eye(self.img_size[1] * self.img_size[2], dtype=torch.float64)
         columns = single.forward_map(units.reshape(-1, *single.img_size)).flatten(1)
-        return norm_bound(columns).upper + len(units) ** 0.5 * single.product_rounding * upper
+        return norm_bound(columns).upper + float(np.sqrt(len(units))) * single.product_rounding * upper
 
     def bound_nonnegative(self, kernel: np.ndarray) -> tuple[float, float]:
         """Collatz-Wielandt for k ≥ 0: a good v by fast transforms, then two certified products."""
@@ -296,7 +303,8 @@ def as_kernel(kernel: Tensor | np.ndarray, img_size: tuple[int, int, int], dtype
         )
     if taps.shape[1] > img_size[1] or taps.shape[2] > img_size[2]:
         raise InputError(
-            f"the kernel ({taps.shape[1]}x{taps.shape[2]}) is larger than the image ({img_size[1]}x{img_size[2]}); crop it."
+            f"the kernel ({taps.shape[1]}x{taps.shape[2]}) is larger than the image "
+            f"({img_size[1]}x{img_size[2]}); crop it."
         )
     taps = taps.to(dtype, copy=True).contiguous()
     if not bool(torch.isfinite(taps).all()):

@@ -14,7 +14,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.spectral import NormBound
 
-__all__ = ["CertifiedPhysics", "as_gamma", "as_img_size", "round_up"]
+__all__ = ["CertifiedPhysics", "LinearMap", "as_gamma", "as_img_size", "round_up"]
 
 Shape = tuple[int, int, int]
 
@@ -22,8 +22,9 @@ Shape = tuple[int, int, int]
 class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
-    A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact transposes
-    of each other, in the dtype of their argument), ``weights`` (the tensors that define A) and ``bound_norm``.
+    A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
+    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A) and
+    ``bound_norm``.
 
     The certificate speaks of the real operator with the stored weights; it is computed at first use and again whenever
     the weights have been replaced or written to. Wrong shape, dtype or device raise ShapeError.
@@ -40,7 +41,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     # What a subclass defines.
 
     @property
-    def weights(self) -> tuple[Tensor, ...]:
+    def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that define A; the first one's dtype and device are the operator's."""
         raise NotImplementedError
 
@@ -79,7 +80,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
-        weight = self.weights[0]
+        weight = self.tensors[0]
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
         if tensor.dtype != weight.dtype:
@@ -91,15 +92,15 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     def norm_bound(self) -> NormBound:
         """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; cached."""
-        weights = self.weights
+        tensors = self.tensors
         if self._norm_cache is not None:
             known, bound = self._norm_cache
-            if len(known) == len(weights) and all(
-                w is k and w._version == version for w, (k, version) in zip(weights, known, strict=True)
+            if len(known) == len(tensors) and all(
+                t is k and t._version == version for t, (k, version) in zip(tensors, known, strict=True)
             ):
                 return bound
         bound = self.bound_norm()
-        self._norm_cache = tuple((w, w._version) for w in weights), bound
+        self._norm_cache = tuple((t, t._version) for t in tensors), bound
         return bound
 
     @property
@@ -134,9 +135,10 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     ) -> ProxResult:
         """argmin_x γ/2 ‖Ax − y‖² + ½ ‖x − z‖² with a certified bound of the error of each image of the batch.
 
-        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding included.
-        ``tol`` is *absolute*, on ‖x − x*‖ (a relative one freezes warm-started ADMM); the default is 1e-5 per pixel in
-        the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of 1 or B numbers.
+        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding
+        included. ``tol`` is *absolute*, on ‖x − x*‖ (a relative one freezes warm-started ADMM); the default is 1e-5
+        per pixel in the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of
+        1 or B numbers.
         """
         self.check(z, self.img_size, "image")
         self.check(y, self.data_size, "data")
@@ -169,7 +171,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         verbose: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error here, ``solver`` and ``verbose`` are ignored.
+        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; ``solver`` and ``verbose`` are ignored.
 
         Differentiable once in z, y and γ by the implicit function theorem. Warns if the tolerance was not reached.
         """
@@ -177,7 +179,38 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
             z = y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
         step = as_gamma(gamma, z)
         settings = (self, tol, 1000 if max_iter is None else max_iter)
-        return ImplicitProx.apply(z, y, step, settings)  # type: ignore[no-any-return, no-untyped-call]
+        x: Tensor = ImplicitProx.apply(z, y, step, settings)
+        return x
+
+
+class LinearMap(torch.autograd.Function):
+    """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times.
+
+    Works under torch.func as well (vmap joins the mapped axis to the batch).
+    """
+
+    @staticmethod
+    def forward(x: Tensor, physics: CertifiedPhysics, transpose: bool) -> Tensor:
+        return physics.adjoint_map(x) if transpose else physics.forward_map(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, CertifiedPhysics, bool], output: Tensor) -> None:
+        _, ctx.physics, ctx.transpose = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return LinearMap.apply(gradient, ctx.physics, not ctx.transpose), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+        image: Tensor = LinearMap.apply(tangent, ctx.physics, ctx.transpose)
+        return image
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> tuple[Tensor, int]:
+        joined = x.movedim(in_dims[0], 0)
+        image: Tensor = LinearMap.apply(joined.flatten(0, 1), physics, transpose)
+        return image.reshape(*joined.shape[:2], *image.shape[1:]), 0
 
 
 class ImplicitProx(torch.autograd.Function):
@@ -199,7 +232,7 @@ class ImplicitProx(torch.autograd.Function):
         return result.x
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         physics, tol, max_iter = ctx.settings
         x, y, gamma = ctx.saved_tensors

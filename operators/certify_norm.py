@@ -25,12 +25,12 @@ def certify_norm(physics: Any, *, img_size: tuple[int, ...] | None = None, nonne
     """Proved bounds of ‖A‖ for a linear physics, or a CertificateError that says why there are none.
 
     - Our operators know their own; deepinv's ``Denoising``, ``Inpainting``, ``Demosaicing``, ``MRI``, ``MultiCoilMRI``,
-      ``Decolorize``, ``BlurFFT``, ``Blur``, ``Downsampling``, ``Upsampling`` are bounded by their structure (exact types
-      only, as a subclass may compute something else); products by ‖A₁‖‖A₂‖, stacks by √(‖A₁‖² + ‖A₂‖² + …).
+      ``Decolorize``, ``BlurFFT``, ``Blur``, ``Downsampling``, ``Upsampling`` are bounded by their structure (exact
+      types only, as a subclass may compute something else); products by ‖A₁‖‖A₂‖, stacks by √(‖A₁‖² + ‖A₂‖² + …).
     - ``Tomography`` with its exact adjoint, and any physics you declare ``nonnegative`` (every entry ≥ 0), by
       Collatz-Wielandt after a check of the adjoint and of sampled entries.
-    - Any other physics on images of at most 1024 pixels in all: its columns A eᵢ, as computed, make a matrix whose norm is
-      verified by a Cholesky factorisation.
+    - Any other physics on images of at most 1024 pixels in all: its columns A eᵢ, as computed, make a matrix whose
+      norm is verified by a Cholesky factorisation.
     - Everything else is refused: a power iteration bounds from below only.
 
     ``img_size`` = (C, H, W) is needed where the physics does not store it. Bounds are of ‖A‖, not squared.
@@ -169,8 +169,8 @@ def tomography(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     """deepinv's rotate-and-sum projector is nonnegative; its adjoint is exact only by automatic differentiation."""
     if not (physics.adjoint_via_backprop or physics.fan_beam):
         raise CertificateError(
-            "Tomography(adjoint_via_backprop=False) has an inexact adjoint (off by up to 10 %), so that no bound of its "
-            "norm follows from it and no convergence theorem covers it. Construct it with adjoint_via_backprop=True."
+            "Tomography(adjoint_via_backprop=False) has an inexact adjoint (off by up to 10 %), so that no bound of "
+            "its norm follows from it and no convergence theorem covers it. Build it with adjoint_via_backprop=True."
         )
     channels = 1 if size is None else size[0]
     return nonnegative_norm(physics, (channels, physics.img_width, physics.img_width), *kind(physics))

@@ -24,7 +24,7 @@ class CollatzWielandt:
 
 
 def gamma_factor(operations: int, dtype: torch.dtype) -> float:
-    """γ_k = k u / (1 − k u), the relative rounding error of k operations on nonnegative numbers (Higham 2002, Lemma 3.1).
+    """γ_k = k u / (1 − k u), the relative rounding error of k operations on numbers ≥ 0 (Higham 2002, Lemma 3.1).
 
     >>> gamma_factor(4, torch.float64) < 1e-15
     True
@@ -47,11 +47,12 @@ def collatz_wielandt(
 
     min-max:  vᵀAᵀA v / vᵀv  ≤  ‖A‖²  ≤  max_i (AᵀA v)_i / v_i   for every v > 0.
 
-    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, which holds for any order of
-    summation as every term is nonnegative; both bounds are widened by it. Pixels that A does not see (zero columns) drop
-    out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; the running
-    best of either side is kept, so that stopping early costs sharpness, never truth. Raises CertificateError if a
-    product is negative or not finite. Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
+    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, which holds for any
+    order of summation as every term is nonnegative; both bounds are widened by it. Pixels that A does not see (zero
+    columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter``
+    products; the running best of either side is kept, so that stopping early costs sharpness, never truth. Raises
+    CertificateError if a product is negative or not finite. Source: Collatz (1942), Wielandt (1950); for AᵀA it is
+    Schur's test (1911).
 
     >>> A = torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
     >>> found = collatz_wielandt(lambda v: A.T @ (A @ v), torch.ones(2, dtype=torch.float64), rounding=1e-15, tol=1e-9)

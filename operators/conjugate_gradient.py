@@ -53,7 +53,7 @@ class NormalEquations:
         return z - x + gamma * self.adjoint(y - self.forward(x))
 
     def error_bound(self, x: Tensor, r: Tensor) -> Tensor:
-        """A bound of ‖x − x*‖ for each image from the residual ``r`` that float64 gave at ``x``; NaN becomes infinity."""
+        """A bound of ‖x − x*‖ for each image, from the residual ``r`` of ``x`` in float64; NaN becomes infinity."""
         size = image_norm(x)
         gamma = self.gamma.to(torch.float64).flatten()
         data_term = gamma * self.norm * (image_norm(self.y) + self.norm * size)
@@ -127,7 +127,8 @@ def conjugate_gradient(
 
 def image_norm(x: Tensor) -> Tensor:
     """‖x‖ of each image, accumulated in float64; shape (B,)."""
-    return x.flatten(1).to(torch.float64).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    return norms
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ def gaussian_kernel(
 ) -> Tensor:
     """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
 
-    ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the kernel's height
-    and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum 1.
+    ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the kernel's
+    height and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum
+    1.
 
     >>> k = gaussian_kernel(1.0)
     >>> tuple(k.shape), round(k.sum().item(), 12)
@@ -82,8 +83,9 @@ def disk_corner_area(x: Array, y: Array, radius: float) -> Array:
 def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
     """Straight motion: a segment of ``length`` > 0 pixels through the centre, spread bilinearly on the grid.
 
-    ``angle`` in degrees counts anticlockwise from the horizontal. Between crossings of grid lines the bilinear weights are
-    quadratic along the segment, so that two Gauss points integrate them exactly. Returns float64 of odd sides and sum 1.
+    ``angle`` in degrees counts anticlockwise from the horizontal. Between crossings of grid lines the bilinear
+    weights are quadratic along the segment, so that two Gauss points integrate them exactly. Returns float64 of odd
+    sides and sum 1.
 
     >>> motion_kernel(2.0).tolist()
     [[0.25, 0.5, 0.25]]

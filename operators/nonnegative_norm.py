@@ -68,8 +68,8 @@ def check_transpose(
         difference = abs(float((ax * y).sum(dtype=torch.float64) - (x * physics.A_adjoint(y)).sum(dtype=torch.float64)))
         if difference > 0.05 * slack * float(ax.norm()) * float(y.norm()):
             raise CertificateError(
-                f"⟨Ax, y⟩ and ⟨x, Aᵀy⟩ differ by {difference:.3g}: A_adjoint is not the transpose of A, so that no bound "
-                "of ‖A‖ follows from it. Use an operator with an exact adjoint (adjoint_via_backprop=True, say)."
+                f"⟨Ax, y⟩ and ⟨x, Aᵀy⟩ differ by {difference:.3g}: A_adjoint is not the transpose of A, so that no "
+                "bound of ‖A‖ follows from it. Use an operator with an exact adjoint (adjoint_via_backprop=True, say)."
             )
         for pixel in torch.randint(math.prod(shape), (PROBES,), generator=generator).tolist():
             unit = torch.zeros(shape, dtype=dtype, device=device)
@@ -90,7 +90,7 @@ def check_transpose(
 def rayleigh_lower(
     physics: Any, img_size: tuple[int, ...], dtype: torch.dtype, device: torch.device, iterations: int = 30
 ) -> float:
-    """max ‖Av‖/‖v‖ over a short power iteration, less the slack for rounding: true for any v, whatever A_adjoint does."""
+    """max ‖Av‖/‖v‖ over a short power iteration, less a slack for rounding; true whatever A_adjoint does."""
     v = torch.randn((1, *img_size), generator=torch.Generator().manual_seed(0)).to(device, dtype)
     lower = 0.0
     with torch.no_grad():

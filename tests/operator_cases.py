@@ -6,10 +6,20 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
-from pnp_lip.operators import Blur, CertifiedPhysics, disk_kernel, gaussian_kernel, motion_kernel
+from pnp_lip.operators import (
+    Blur,
+    CertifiedPhysics,
+    FanBeamTomography,
+    ParallelBeamTomography,
+    disk_kernel,
+    from_scipy,
+    gaussian_kernel,
+    motion_kernel,
+)
 
 Build = Callable[[torch.dtype], CertifiedPhysics]
 
@@ -44,7 +54,7 @@ def blur_cases() -> list[OperatorCase]:
         OperatorCase("signed, circular", blur(signed_kernel(3, 4), (1, 14, 15)), 1e-3),
         OperatorCase("gaussian, zeros", blur(gaussian_kernel(1.5), (1, 16, 16), padding="zeros"), 1e-2),
         OperatorCase("one row, zeros", blur(signed_kernel(1, 2), (1, 9, 9), padding="zeros"), 1e-2),
-        OperatorCase("signed, valid", blur(signed_kernel(3, 4), (1, 36, 33), padding="valid"), 1e-2),
+        OperatorCase("signed, valid", blur(signed_kernel(3, 4), (1, 14, 15), padding="valid"), 1e-2),
     ]
     for padding in ("circular", "zeros", "replicate", "reflect", "valid"):
         gap = 1e-3 if padding == "circular" else 1e-2
@@ -59,7 +69,48 @@ def blur_cases() -> list[OperatorCase]:
     return cases
 
 
-CASES = blur_cases()
+def parallel(angles: np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
+    return lambda dtype: ParallelBeamTomography(angles, size, dtype=dtype, **options)  # type: ignore[arg-type]
+
+
+def fan(angles: np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
+    distances = {"source_distance": 14.0, "detector_distance": 9.0}
+    return lambda dtype: FanBeamTomography(angles, size, dtype=dtype, **distances, **options)  # type: ignore[arg-type]
+
+
+def sparse(signed: bool) -> Build:
+    matrix = scipy.sparse.random_array((20, 30), density=0.3, rng=np.random.default_rng(0)).tocsr()
+    if signed:
+        matrix.data -= 0.5
+    return lambda dtype: from_scipy(matrix, (2, 5, 6), data_shape=(4, 5), dtype=dtype)
+
+
+def tomography_cases() -> list[OperatorCase]:
+    half, full, odd = np.arange(0, 180, 15.0), np.arange(0, 360, 18.0), np.array([3.0, 17.0, 50.0, 91.0, 200.0])
+    weights = torch.rand(14, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moved = {"det_offset": 0.3, "det_spacing": 0.8, "pixel_size": 1.1}
+    return [
+        OperatorCase("parallel", parallel(half, (1, 10, 10)), 1e-3),
+        OperatorCase("parallel, odd image, full turn", parallel(full, (2, 9, 9)), 1e-3),
+        OperatorCase("parallel, irregular angles", parallel(odd, (1, 10, 10)), 1e-3),
+        OperatorCase("parallel, offset detector", parallel(full, (1, 8, 8), n_det=13, **moved), 1e-3),
+        OperatorCase("parallel, joseph", parallel(half, (1, 9, 9), model="joseph"), 1e-3),
+        OperatorCase(
+            "parallel, weights and mask", parallel(half, (1, 9, 9), n_det=14, mask="circle", weights=weights), 1e-3
+        ),
+        OperatorCase("parallel, normalised", parallel(half, (1, 8, 8), normalize=True), 1e-3),
+        OperatorCase("parallel, matrix-free", parallel(half, (1, 8, 8), storage="free", normalize=True), 1e-3),
+        OperatorCase("parallel, one view", parallel(np.array([30.0]), (1, 8, 8)), 1e-3),
+        OperatorCase("fan", fan(full, (1, 10, 10)), 1e-3),
+        OperatorCase("fan, odd image, irregular", fan(odd, (2, 9, 9), n_det=17), 1e-3),
+        OperatorCase("fan, offset detector", fan(half, (1, 8, 8), n_det=15, det_offset=0.7), 1e-3),
+        OperatorCase("fan, joseph, matrix-free", fan(full, (1, 8, 8), model="joseph", storage="free"), 1e-3),
+        OperatorCase("sparse matrix", sparse(False), 1e-3),
+        OperatorCase("signed sparse matrix", sparse(True), 1e-3),
+    ]
+
+
+CASES = blur_cases() + tomography_cases()
 
 
 def dense(physics: CertifiedPhysics) -> Tensor:

@@ -85,6 +85,19 @@ def test_differentiable_twice(case: OperatorCase) -> None:
 
 
 @every_case
+def test_torch_func_transforms(case: OperatorCase) -> None:
+    physics = case.build(torch.float64)
+    x, v = rand(2, *physics.img_size), rand(2, *physics.img_size, seed=1)
+    y, w = physics.A(x), physics.A(v)
+    _, tangent = torch.func.jvp(physics.A, (x,), (v,))
+    torch.testing.assert_close(tangent, w, rtol=0, atol=1e-12)
+    _, pull_back = torch.func.vjp(physics.A, x)
+    torch.testing.assert_close(pull_back(y)[0], physics.A_adjoint(y), rtol=0, atol=1e-11)
+    mapped = torch.vmap(physics.A, in_dims=1, out_dims=1)(torch.stack([x, v], 1))
+    torch.testing.assert_close(mapped, torch.stack([y, w], 1), rtol=0, atol=1e-12)
+
+
+@every_case
 @pytest.mark.parametrize(
     ("gamma", "dtype"), [(1.0, torch.float32), (1e3, torch.float32), (1e6, torch.float32), (1e6, torch.float64)]
 )

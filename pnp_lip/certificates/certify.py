@@ -154,7 +154,7 @@ def certify_gradient_flow(
 ) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
-    tau = float(layer.tau)
+    tau = float(layer.tau.detach())
     if not math.isfinite(tau):
         raise CertificateError(f"`{path}`: the step τ is {tau}; load intact weights.")
     weight = weight.detach().cpu()

@@ -15,7 +15,7 @@ from pnp_lip.solvers import ForwardBackward
 
 __all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation"]
 
-STRENGTHS = tuple(2.0**k for k in range(-6, 2))  # of every prior, in units of the noise level
+STRENGTHS = tuple(2.0**k for k in range(-3, 2))  # of every prior, in units of the noise level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +46,16 @@ def photograph(name: str, size: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(x[..., top : top + side, left : left + side], side // size)
 
 
-def total_variation(inner_iterations: int = 100) -> Callable[[Tensor, float], Tensor]:
-    """deepinv's total-variation prox as a denoiser (x, λ) ↦ x, started afresh at each call so that it is a fixed map."""
+def total_variation(inner_iterations: int = 60) -> Callable[[Tensor, float], Tensor]:
+    """deepinv's total-variation prox as a denoiser (x, λ) ↦ x, started afresh at each call so that it is a fixed map.
+
+    Its default stopping rule ends after one iteration when λ is as small as here, which makes the prox a bad one; 60
+    iterations with τ = 0.03 come within 3 % of the exact prox's correction where the default τ = 0.01 needs over 200.
+    """
     from deepinv.models import TVDenoiser
 
     def prox(x: Tensor, threshold: Any) -> Tensor:
-        denoised: Tensor = TVDenoiser(n_it_max=inner_iterations)(x, ths=threshold)
+        denoised: Tensor = TVDenoiser(n_it_max=inner_iterations, crit=0.0, tau=0.03)(x, ths=threshold)
         return denoised
 
     return prox

@@ -1,0 +1,77 @@
+"""A sparse matrix and its transpose, both stored by rows, with products by several columns at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["SparsePair"]
+
+# MKL's product is the faster one for few columns, embedding_bag from here on (and wherever torch has no MKL).
+COLUMNS_FOR_BAG = 12
+
+
+class SparsePair(nn.Module):
+    """A (rows × columns) and Aᵀ as compressed rows with 32-bit indices; the same numbers, so an exact pair.
+
+    Both are kept because transposing on the fly costs fifty products; 32-bit indices because 64-bit ones are converted
+    at every product. Buffers move with ``.to()`` but stay out of the state dict: they follow from the geometry.
+    ``kernel``: "csr" (torch's sparse product), "bag" (embedding_bag, everywhere available) or "auto".
+    """
+
+    forward_rows: Tensor
+    forward_columns: Tensor
+    forward_values: Tensor
+    adjoint_rows: Tensor
+    adjoint_columns: Tensor
+    adjoint_values: Tensor
+
+    def __init__(self, matrix: scipy.sparse.csr_array, *, dtype: torch.dtype, kernel: str = "auto") -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        by_columns = matrix.tocsc()
+        for name, part in (("forward", matrix), ("adjoint", by_columns)):
+            self.register_buffer(f"{name}_rows", as_int32(part.indptr), persistent=False)
+            self.register_buffer(f"{name}_columns", as_int32(part.indices), persistent=False)
+            self.register_buffer(f"{name}_values", torch.from_numpy(part.data).to(dtype), persistent=False)
+
+    @property
+    def most_terms(self) -> tuple[int, int]:
+        """The largest number of stored entries in a row and in a column."""
+        return int(self.forward_rows.diff().max()), int(self.adjoint_rows.diff().max())
+
+    def scale_(self, factor: float) -> None:
+        """Multiply both copies by the same number, rounding both alike."""
+        self.forward_values.mul_(factor)
+        self.adjoint_values.mul_(factor)
+
+    def product(self, x: Tensor, *, transpose: bool = False, absolute: bool = False) -> Tensor:
+        """A x or Aᵀ x for x of shape (columns or rows, k), in the dtype of x; ``absolute`` takes |A| instead of A."""
+        name = "adjoint" if transpose else "forward"
+        rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
+        values = values.abs() if absolute else values
+        values = values.to(x.dtype)
+        if self.use_bag(x):
+            return F.embedding_bag(
+                columns, x.contiguous(), rows, mode="sum", per_sample_weights=values, include_last_offset=True
+            )
+        size = self.shape[::-1] if transpose else self.shape
+        matrix = torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False)
+        return matrix @ x
+
+    def use_bag(self, x: Tensor) -> bool:
+        """Whether embedding_bag is the kernel for these columns."""
+        if self.kernel != "auto":
+            return self.kernel == "bag"
+        return x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch._C.has_mkl)
+
+
+def as_int32(index: np.ndarray) -> Tensor:
+    """Indices as int32, which scipy has already chosen below 2³¹ entries."""
+    if len(index) and int(index.max()) >= 2**31:
+        raise OverflowError("more than 2^31 stored entries")
+    return torch.from_numpy(index.astype(np.int32, copy=False))

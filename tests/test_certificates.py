@@ -1,0 +1,197 @@
+"""Certificates: the calculus against closed forms, every mutation caught, JSON round trips, refusals."""
+
+from __future__ import annotations
+
+import copy
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+from pnp_lip import Certificate, ClippedDenoiser, GradientFlowDenoiser, certify, firm, relax
+from pnp_lip.certificates import calculus
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Identity, ReLU, SoftThreshold, project
+from pnp_lip.spectral import norm_bound
+
+
+def at_the_limit(*, layers: int = 3, seed: int = 0) -> GradientFlowDenoiser:
+    """A denoiser whose every step is 2/‖W‖² up to 1e-4: one per cent more weight breaks it."""
+    torch.manual_seed(seed)
+    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=6, dilations=(1,) * layers)
+    with torch.no_grad():
+        for layer in denoiser.layers:
+            layer.tau.fill_(1.9999 / norm_bound(layer.weight, rtol=1e-6).upper ** 2)
+    return denoiser.requires_grad_(False).eval()
+
+
+def test_composition_of_firm_maps_is_m_over_m_plus_one() -> None:
+    firm_map = calculus.gradient_step(1.0, 1.0)
+    for m in range(1, 12):
+        assert calculus.compose([firm_map] * m).averagedness == Fraction(m, m + 1)
+
+
+def test_composition_of_two_follows_ogura_and_yamada() -> None:
+    a, b = Fraction(1, 3), Fraction(3, 4)
+    composed = calculus.compose([MapBound(Fraction(1), a), MapBound(Fraction(1), b)])
+    assert composed.averagedness == (a + b - 2 * a * b) / (1 - a * b)
+
+
+def test_calculus_keeps_what_it_may_and_drops_what_it_must() -> None:
+    prox = calculus.gradient_step(1.0, 1.0)
+    assert prox.proximal and not calculus.compose([prox, prox]).proximal
+    assert calculus.compose([calculus.identity(), prox]).proximal
+    assert calculus.compose([]) == calculus.identity()
+    edge = calculus.gradient_step(2.0, 1.0)
+    assert edge.lipschitz == 1 and edge.averagedness is None
+    assert calculus.compose([prox, edge]).averagedness is None
+    beyond = calculus.gradient_step(2.5, 1.0)
+    assert calculus.compose([prox, beyond]).lipschitz == Fraction(3, 2)
+    assert calculus.gradient_step(-1.0, 1.0).lipschitz == 2
+    assert calculus.relax(edge, 0.5).averagedness == Fraction(1, 2)
+    assert calculus.relax(beyond, 0.5).averagedness is None
+    assert calculus.clip(prox, (0.0, 1.0)).averagedness == Fraction(2, 3)
+    assert calculus.clip(prox, (0.0, 1.0)).box == (0.0, 1.0)
+    with pytest.raises(ValueError, match="sum to 1"):
+        calculus.convex_combination([0.5, 0.6], [prox, prox])
+
+
+def test_rounding_never_crosses_the_number() -> None:
+    for value in (Fraction(1, 3), Fraction(2, 3), Fraction(10**40 + 1, 10**40), Fraction(1, 2)):
+        assert Fraction(calculus.round_down(value)) <= value <= Fraction(calculus.round_up(value))
+        assert calculus.round_up(value) - calculus.round_down(value) <= 3e-16
+
+
+def test_averagedness_of_a_linear_layer_equals_the_dense_truth() -> None:
+    """For a symmetric linear map I − τWᵀW the smallest α is (1 − λ_min)/2."""
+    torch.manual_seed(1)
+    layer = GradientFlowLinear(5, 7, activation=Identity(), step_fraction=0.8).double()
+    matrix = torch.eye(5, dtype=torch.float64) - layer.tau * layer.weight.T @ layer.weight
+    alpha = (1 - torch.linalg.eigvalsh(matrix)[0].item()) / 2
+    proved = certify(layer, rtol=1e-9).averagedness
+    assert alpha - 1e-12 <= proved <= alpha * (1 + 1e-6)
+
+
+def test_denoiser_at_the_limit_is_certified_and_averaged() -> None:
+    certificate = certify(at_the_limit())
+    assert certificate.nonexpansive and certificate.averaged and not certificate.firmly_nonexpansive
+    assert certificate.algorithms == ("ForwardBackward", "HalfQuadratic", "RED")
+    assert all(layer.margin > 0 and layer.norm_lower <= layer.norm_upper for layer in certificate.layers)
+    assert "any image size" in certificate.scope
+    assert "0.99" in str(certificate) and "layers.2" in str(certificate)
+    assert certificate.require_nonexpansive() is certificate
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["weight", "tau", "negative", "slope"])
+def test_every_single_layer_mutation_is_caught_by_name(index: int, kind: str) -> None:
+    denoiser = at_the_limit()
+    layer = denoiser.layers[index]
+    certify(denoiser)  # the cache must not hide what follows
+    if kind == "weight":
+        layer.weight.mul_(1.01)
+    elif kind == "tau":
+        layer.tau.mul_(1.01)
+    elif kind == "negative":
+        layer.tau.mul_(-0.1)
+    else:
+        layer.activation.slopes = (0.0, 1.01)
+    certificate = certify(denoiser)
+    assert not certificate.nonexpansive and certificate.algorithms == ()
+    with pytest.raises(CertificateError, match=rf"layer `layers\.{index}` has"):
+        certificate.require_nonexpansive()
+
+
+def test_shortening_the_steps_repairs_a_broken_network() -> None:
+    denoiser = at_the_limit()
+    denoiser.layers[1].weight.mul_(1.3)
+    assert not certify(denoiser).nonexpansive
+    project(denoiser, limit=0.99)
+    assert certify(denoiser).averaged
+
+
+def test_firm_and_relax_and_clip() -> None:
+    denoiser = at_the_limit()
+    firmed = firm(denoiser)
+    assert certify(firmed).firmly_nonexpansive and "ADMM" in certify(firmed).algorithms
+    assert firm(firmed) is firmed
+    half = relax(denoiser, 0.5)
+    x = torch.rand(1, 1, 8, 8)
+    assert torch.allclose(half(x, 0.1), 0.5 * x + 0.5 * denoiser(x, 0.1), atol=1e-6)
+    clipped = certify(ClippedDenoiser(denoiser, 0.2, 0.8))
+    assert clipped.box == (0.2, 0.8) and clipped.averaged
+    assert float(ClippedDenoiser(denoiser, 0.2, 0.8)(x, 0.1).min()) >= 0.2
+    with pytest.raises(InputError, match="theta"):
+        relax(denoiser, 1.5)
+    with pytest.raises(InputError, match="low < high"):
+        ClippedDenoiser(denoiser, 1.0, 0.0)
+
+
+def test_json_round_trip_is_exact() -> None:
+    certificate = certify(at_the_limit())
+    text = certificate.to_json()
+    assert Certificate.from_json(text) == certificate
+    assert json.loads(text)["layers"][0]["norm_upper"].startswith("0x")
+    clipped = certify(ClippedDenoiser(at_the_limit(), 0.0, 1.0))
+    assert Certificate.from_json(clipped.to_json()) == clipped
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 1"}'])
+def test_what_is_not_a_certificate_is_refused(text: str) -> None:
+    with pytest.raises(CertificateError):
+        Certificate.from_json(text)
+
+
+class Disguised(GradientFlowConv2d):
+    """A subclass that is no gradient-flow layer at all."""
+
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | None = None) -> torch.Tensor:
+        return 3 * x
+
+
+def test_what_could_change_the_map_unseen_is_refused() -> None:
+    with pytest.raises(CertificateError, match=r"`1` is a .*Disguised"):
+        certify(nn.Sequential(GradientFlowLinear(2), Disguised(1, 1)))
+    with pytest.raises(CertificateError, match="no rule is known"):
+        certify(nn.Tanh())
+    hooked = GradientFlowLinear(2)
+    hooked.register_forward_hook(lambda m, i, o: 2 * o)
+    with pytest.raises(CertificateError, match="hooks"):
+        certify(hooked)
+    replaced = GradientFlowLinear(2)
+    replaced.forward = lambda x, sigma=None: 2 * x
+    with pytest.raises(CertificateError, match="replaced forward"):
+        certify(replaced)
+    lifted = at_the_limit()
+    lifted.lift = nn.Identity()
+    with pytest.raises(CertificateError, match="lift"):
+        certify(lifted)
+    foreign = GradientFlowLinear(2)
+    foreign.activation = nn.GELU()
+    with pytest.raises(CertificateError, match="does not state its slopes"):
+        certify(foreign)
+    falling = GradientFlowLinear(2, activation=ReLU())
+    falling.activation.slopes = (-0.1, 1.0)
+    with pytest.raises(CertificateError, match="slopes must satisfy"):
+        certify(falling)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_weights_are_refused(value: float) -> None:
+    denoiser = at_the_limit()
+    broken = copy.deepcopy(denoiser)
+    broken.layers[0].weight[0, 0, 0, 0] = value
+    with pytest.raises((CertificateError, InputError)):
+        certify(broken)
+    denoiser.layers[0].tau.fill_(value)
+    with pytest.raises(CertificateError, match="step τ"):
+        certify(denoiser)
+
+
+def test_sequences_and_richer_activations_are_certified() -> None:
+    layers = nn.Sequential(GradientFlowLinear(3, step_fraction=0.5, activation=SoftThreshold(3)), nn.Identity())
+    certificate = certify(layers)
+    assert certificate.nonexpansive and certificate.layers[0].path == "0"

@@ -1,0 +1,300 @@
+"""Tomography against closed forms, against other implementations' conventions, and its errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import deepinv
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from operator_cases import dense
+from skimage.transform import radon
+
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.operators import (
+    FanBeamTomography,
+    ParallelBeamTomography,
+    attenuation_to_hounsfield,
+    from_scipy,
+    hounsfield_to_attenuation,
+)
+from pnp_lip.operators.collatz_wielandt import collatz_wielandt
+from pnp_lip.operators.footprints import Detector, joseph_parallel, strip_footprint
+from pnp_lip.operators.phantoms import ellipse_image, ellipse_sinogram
+
+HALF = np.arange(0, 180, 3.0)
+
+
+def rand(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def blob(n: int) -> torch.Tensor:
+    line = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    return torch.exp(-((line[None] - n / 8) ** 2 + (line[:, None] + n / 9) ** 2) / (2 * (n / 12) ** 2))[None, None]
+
+
+@pytest.fixture(scope="module")
+def phantom() -> torch.Tensor:
+    return ellipse_image(256, samples=6)[None, None].float()
+
+
+@pytest.mark.parametrize("model", ["strip", "joseph"])
+def test_sinogram_of_the_phantom_is_accurate(model: str, phantom: torch.Tensor) -> None:
+    n, n_det, x = 256, 363, phantom
+    physics = ParallelBeamTomography(HALF, (1, n, n), n_det=n_det, model=model)
+    truth = ellipse_sinogram(n, torch.from_numpy(HALF), n_det)
+    assert float((physics.A(x)[0, 0] - truth).norm() / truth.norm()) < 0.008
+    if model == "strip":
+        mass = physics.A(x)[0, 0].double().sum(0)  # every view holds the whole mass, pixel by pixel
+        torch.testing.assert_close(mass, mass.mean().expand_as(mass), rtol=2e-5, atol=0)
+
+
+def test_strip_entries_are_areas() -> None:
+    # 45°: the shadow of a unit pixel is a triangle of base √2 and area 1; the half plane through a vertex takes half.
+    _, pixels, weights = strip_footprint(45.0, 2, 1.0, Detector(4, math.sqrt(0.5)))
+    for pixel in range(4):
+        mine = weights[pixels == pixel]
+        assert float(mine.sum()) * math.sqrt(0.5) == pytest.approx(1, abs=1e-12)
+        assert mine.tolist() == pytest.approx([math.sqrt(0.5)] * 2)
+    generator = np.random.default_rng(0)
+    for angle in generator.uniform(0, 180, 5):
+        bins, pixels, weights = strip_footprint(float(angle), 3, 1.3, Detector(9, 0.7, 0.2))
+        points = generator.uniform(-0.65, 0.65, (200_000, 2))
+        t = points @ [math.cos(math.radians(angle)), math.sin(math.radians(angle))]  # the central pixel
+        index = np.floor((t - 0.2 + 4.5 * 0.7) / 0.7).astype(int)
+        share = np.bincount(index, minlength=9) / len(points) * 1.3**2 / 0.7
+        exact = torch.zeros(9, dtype=torch.float64).index_add(0, bins[pixels == 4], weights[pixels == 4])
+        np.testing.assert_allclose(exact.numpy(), share, atol=0.01)
+
+
+def test_joseph_is_exact_for_linear_images() -> None:
+    n, angle, detector = 15, 33.0, Detector(5, 1.0)
+    bins, pixels, weights = joseph_parallel(angle, n, 1.0, detector)
+    line = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    x = (2.0 + 0.1 * line[None, :] - 0.05 * line[:, None]).flatten()
+    projection = torch.zeros(5, dtype=torch.float64).index_add(0, bins, weights * x[pixels])
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    for b in range(5):  # the ray crosses all rows; the integral over rows of the linear function along it
+        t = b - 2
+        heights = -line
+        values = 2.0 + 0.1 * (t - heights * sine) / cosine + 0.05 * heights
+        assert float(projection[b]) == pytest.approx(float(values.sum() / cosine), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "angles", [np.arange(0, 180, 15.0), np.arange(0, 360, 22.5), np.array([1.0, 44.0, 46.0, 89.0, 91.0])]
+)
+@pytest.mark.parametrize(("n", "n_det"), [(8, 12), (8, 11), (9, 12), (9, 13)])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_symmetric_product_is_the_plain_matrix(angles: np.ndarray, n: int, n_det: int, beam: str) -> None:
+    if beam == "parallel":
+        physics: Any = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, dtype=torch.float64)
+    else:
+        distances = {"source_distance": 11.0, "detector_distance": 4.0}
+        physics = FanBeamTomography(angles, (1, n, n), n_det=n_det, dtype=torch.float64, **distances)
+    plain = torch.zeros(n_det, len(angles), n * n, dtype=torch.float64)
+    for number, angle in enumerate(angles):
+        bins, pixels, weights = physics.view(float(angle) + physics.turn, 0)
+        plain[:, number].index_put_((bins, pixels), weights, accumulate=True)
+    torch.testing.assert_close(dense(physics), plain.flatten(0, 1), rtol=0, atol=1e-13)
+
+
+def test_symmetry_saves_what_it_should() -> None:
+    physics = ParallelBeamTomography(np.arange(0, 180, 1.0), (1, 16, 16), n_det=23)
+    full = sum(len(strip_footprint(float(a), 16, 1.0, physics.detector)[0]) for a in range(180))
+    assert physics.matrix is not None
+    assert full / len(physics.matrix.forward_values) > 7
+    assert len(physics.plan.group) == 8 and len(physics.plan.base_angles) == 46
+
+
+def test_kernels_and_chunks_agree() -> None:
+    x = rand(9, 2, 12, 12)
+    physics = ParallelBeamTomography(np.arange(0, 180, 15.0), (2, 12, 12), dtype=torch.float64, kernel="csr")
+    bag = ParallelBeamTomography(np.arange(0, 180, 15.0), (2, 12, 12), dtype=torch.float64, kernel="bag")
+    y = physics.A(x)
+    torch.testing.assert_close(bag.A(x), y, rtol=0, atol=1e-12)
+    torch.testing.assert_close(bag.A_adjoint(y), physics.A_adjoint(y), rtol=0, atol=1e-10)
+    torch.testing.assert_close(torch.cat([physics.A(image[None]) for image in x]), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_orientation_is_that_of_skimage_and_deepinv() -> None:
+    n = 67  # with n and the number of bins odd, skimage's centre of rotation is the middle of the image, as ours
+    x = blob(n)
+    ours = ParallelBeamTomography(HALF, (1, n, n), dtype=torch.float64).A(x)[0, 0].numpy()
+    theirs = radon(x[0, 0].numpy(), HALF, circle=False)
+    assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
+    options = {"pixel_spacing": 1.0, "source_radius": 100.0, "detector_radius": 60.0}
+    parameters = options | {"n_detector_pixels": 151, "detector_spacing": 1.0}
+    angles = np.arange(0, 360, 30.0)
+    reference = deepinv.physics.Tomography(
+        angles=torch.from_numpy(angles), img_width=n, normalize=False, fan_beam=True, fan_parameters=parameters
+    )
+    fan = FanBeamTomography(angles, (1, n, n), source_distance=100.0, detector_distance=60.0, n_det=151)
+    y, y_reference = fan.A(x.float()), reference.A(x.float())
+    bins = torch.arange(151.0)[:, None]
+    middle = ((y - y_reference)[0, 0] * bins).sum(0) / y[0, 0].sum(0)
+    assert float(middle.abs().max()) < 1.2  # half a pixel of centre convention, magnified 1.6 times
+    assert float((y - y_reference).norm() / y.norm()) < 0.15
+
+
+def test_far_source_is_the_parallel_beam() -> None:
+    n, x = 12, rand(1, 1, 12, 12)
+    fan = FanBeamTomography(HALF, (1, n, n), source_distance=1e7, detector_distance=0.0, n_det=17, dtype=torch.float64)
+    parallel = ParallelBeamTomography(HALF - 90, (1, n, n), n_det=17, dtype=torch.float64)
+    torch.testing.assert_close(fan.A(x), parallel.A(x), rtol=0, atol=1e-4)
+
+
+def test_lengths_scale_the_data() -> None:
+    x = rand(1, 1, 10, 10)
+    unit = ParallelBeamTomography(HALF, (1, 10, 10), n_det=15, dtype=torch.float64)
+    metres = ParallelBeamTomography(HALF, (1, 10, 10), n_det=15, pixel_size=0.3, det_spacing=0.3, dtype=torch.float64)
+    torch.testing.assert_close(metres.A(x), 0.3 * unit.A(x), rtol=0, atol=1e-5)  # entries of 1e-6 may come or go
+    fan = FanBeamTomography(HALF, (1, 10, 10), source_distance=30.0, detector_distance=20.0, dtype=torch.float64)
+    y = fan.A(torch.ones(1, 1, 10, 10, dtype=torch.float64))
+    assert float(y[..., 0, :].max()) == 0 or fan.detector.count >= 24  # the default detector covers the image
+
+
+@pytest.mark.parametrize("name", ["ramp", "shepp-logan", "hann"])
+def test_filtered_back_projection_recovers_a_smooth_image(name: str) -> None:
+    n, x = 64, blob(64)
+    tolerance = {"ramp": 0.02, "shepp-logan": 0.03, "hann": 0.12}[name]
+    parallel = ParallelBeamTomography(
+        np.arange(0, 180, 2.0), (1, n, n), dtype=torch.float64, pixel_size=0.5, det_spacing=0.4
+    )
+    normalised = ParallelBeamTomography(np.arange(0, 180, 2.0), (1, n, n), dtype=torch.float64, normalize=True)
+    fan = FanBeamTomography(
+        np.arange(0, 360, 2.0), (1, n, n), source_distance=150.0, detector_distance=90.0, dtype=torch.float64
+    )
+    for physics in (parallel, normalised, fan):
+        x_hat = physics.fbp(physics.A(x), filter=name)
+        assert float((x_hat - x).norm() / x.norm()) < tolerance
+    with pytest.raises(InputError, match="filter"):
+        parallel.fbp(parallel.A(x), filter="cosine")
+
+
+def test_weighted_data_come_back_through_fbp() -> None:
+    n, x = 32, blob(32)
+    weights = torch.rand(46, 60, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    plain = ParallelBeamTomography(HALF, (1, n, n), dtype=torch.float64)
+    weighted = ParallelBeamTomography(HALF, (1, n, n), dtype=torch.float64, weights=weights)
+    torch.testing.assert_close(weighted.A(x), weighted.apply_weights(plain.A(x)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(weighted.fbp(weighted.A(x)), plain.fbp(plain.A(x)), rtol=0, atol=1e-10)
+
+
+def test_missing_wedge_gets_no_credit() -> None:
+    angles = np.arange(-60, 61, 2.0)
+    physics = ParallelBeamTomography(angles, (1, 32, 32), dtype=torch.float64)
+    x = blob(32)
+    assert float(physics.fbp(physics.A(x)).abs().max()) < 1.2 * float(x.max())
+
+
+def test_norm_of_a_larger_operator_is_tight() -> None:
+    physics = ParallelBeamTomography(np.arange(0, 180, 4.0), (1, 32, 32))
+    matrix = dense(physics)
+    norm = float(torch.linalg.eigvalsh(matrix.T @ matrix)[-1].sqrt())
+    assert norm <= physics.norm_upper <= 1.001 * norm
+    assert 0.999 * norm <= physics.norm_lower <= norm
+
+
+def test_admm_like_sequence_needs_few_conjugate_gradient_steps() -> None:
+    n = 64
+    physics = ParallelBeamTomography(np.arange(0, 180, 4.0), (1, n, n), normalize=True)
+    x_true = ellipse_image(n)[None, None].float()
+    y = physics.A(x_true)
+    x = physics.fbp(y)
+    dual, steps = torch.zeros_like(x), 0
+    size = float(x.norm())
+    for k in range(30):
+        v = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x + dual, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        v = 0.7 * (x + dual) + 0.3 * v
+        dual = dual + x - v
+        result = physics.solve_prox(v - dual, y, 1000.0, x0=x, tol=0.02 * size / (k + 1) ** 1.2)
+        assert result.converged
+        x, steps = result.x, steps + result.iterations
+    assert steps <= 160
+
+
+@pytest.mark.parametrize(
+    ("angles", "options", "error", "message"),
+    [
+        ([], {}, InputError, "non-empty"),
+        ([0.0, float("nan")], {}, InputError, "NaN"),
+        ([[0.0]], {}, InputError, "non-empty list"),
+        ([0.0], {"det_spacing": -1.0}, InputError, "det_spacing"),
+        ([0.0], {"pixel_size": 0.0}, InputError, "pixel_size"),
+        ([0.0], {"n_det": 0}, InputError, "n_det"),
+        ([0.0], {"det_offset": float("inf")}, InputError, "det_offset"),
+        ([0.0], {"model": "siddon"}, InputError, "model"),
+        ([0.0], {"storage": "disk"}, InputError, "storage"),
+        ([0.0], {"kernel": "numba"}, InputError, "kernel"),
+        ([0.0], {"mask": "square"}, InputError, "mask"),
+        ([0.0], {"mask": torch.ones(3, 3)}, ShapeError, "mask"),
+        ([0.0], {"mask": -torch.ones(8, 8)}, InputError, "mask"),
+        ([0.0], {"weights": torch.ones(3, 3)}, ShapeError, "weights"),
+        ([0.0], {"weights": -torch.ones(12, 1)}, InputError, "weights"),
+        ([0.0], {"dtype": torch.float16}, ShapeError, "dtype"),
+        ([0.0], {"max_memory": 100.0}, InputError, r"GB.*storage=\"free\""),
+    ],
+)
+def test_bad_settings_are_refused(angles: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ParallelBeamTomography(angles, (1, 8, 8), **options)
+
+
+def test_bad_fan_geometry_is_refused() -> None:
+    with pytest.raises(InputError, match="inside the object"):
+        FanBeamTomography([0.0], (1, 8, 8), source_distance=5.0, detector_distance=1.0)
+    with pytest.raises(InputError, match="detector_distance"):
+        FanBeamTomography([0.0], (1, 8, 8), source_distance=9.0, detector_distance=-1.0)
+    with pytest.raises(InputError, match="model"):
+        FanBeamTomography([0.0], (1, 8, 8), source_distance=9.0, detector_distance=1.0, model="strip")
+    with pytest.raises(ShapeError, match="square"):
+        ParallelBeamTomography([0.0], (1, 8, 9))
+
+
+def test_memory_estimate_is_close() -> None:
+    for physics in (
+        ParallelBeamTomography(np.arange(0, 180, 2.0), (1, 64, 64)),
+        FanBeamTomography(np.arange(0, 360, 2.0), (1, 64, 64), source_distance=128.0, detector_distance=128.0),
+    ):
+        assert physics.matrix is not None
+        actual = 2 * 8 * len(physics.matrix.forward_values)
+        assert 0.7 * actual < physics.bytes_needed < 1.5 * actual
+
+
+def test_from_scipy_refuses_what_does_not_fit() -> None:
+    eye = scipy.sparse.eye_array(4).tocsr()
+    with pytest.raises(ShapeError, match="columns"):
+        from_scipy(eye, (1, 3, 3))
+    with pytest.raises(ShapeError, match="data_shape"):
+        from_scipy(eye, (1, 2, 2), data_shape=(3, 1))
+    with pytest.raises(InputError, match="scipy sparse"):
+        from_scipy(np.eye(4), (1, 2, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="NaN"):
+        from_scipy(eye * float("nan"), (1, 2, 2))
+    with pytest.raises(ShapeError, match="real"):
+        from_scipy(eye * 1j, (1, 2, 2))
+    differences = scipy.sparse.diags_array([-np.ones(1600), np.ones(1599)], offsets=[0, 1]).tocsr()
+    signed = from_scipy(differences, (1, 40, 40))
+    assert 1.99 < signed.norm_lower <= signed.norm_upper < 2.005  # beyond the dense route: |D| has the norm of D
+
+
+def test_collatz_wielandt_survives_slow_operators() -> None:
+    physics = ParallelBeamTomography([20.0], (1, 16, 16), dtype=torch.float64)
+    norm = float(torch.linalg.matrix_norm(dense(physics), 2))
+    start = torch.ones(1, 1, 16, 16, dtype=torch.float64)
+    found = collatz_wielandt(physics.A_adjoint_A, start, rounding=1e-12, tol=1e-9, max_iter=3)
+    assert found.lower_sq <= norm**2 * (1 + 1e-12) and found.upper_sq >= norm**2 * (1 - 1e-12)
+
+
+def test_hounsfield_round_trip() -> None:
+    hu = torch.tensor([-1200.0, -1000.0, 0.0, 1500.0])
+    mu = hounsfield_to_attenuation(hu)
+    torch.testing.assert_close(attenuation_to_hounsfield(mu), hu.clamp_min(-1000), rtol=1e-6, atol=1e-3)
+    with pytest.raises(InputError, match="water"):
+        hounsfield_to_attenuation(hu, water=0.0)

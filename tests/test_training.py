@@ -1,0 +1,114 @@
+"""Training: the constraint holds, a killed run resumes to the same weights, bad settings and folders are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+from skimage.io import imsave
+
+from pnp_lip import GradientFlowDenoiser, certify
+from pnp_lip.errors import InputError
+from pnp_lip.images import psnr
+from pnp_lip.training import PatchSampler, TrainingSettings, load_photographs, train
+from pnp_lip.training.patches import texture
+
+TINY = TrainingSettings(
+    steps=6, batch=2, patch=16, refresh=2, warm_up=2, checkpoint_every=3, validate_every=6, sigma_range=(0.05, 0.05)
+)
+
+
+def images() -> list[torch.Tensor]:
+    camera = torch.from_numpy(data.camera()[::4, ::4].copy()).float()[None] / 255
+    return [camera[:, :64, :64], camera[:, 64:, :80]]
+
+
+def network() -> GradientFlowDenoiser:
+    torch.manual_seed(0)
+    return GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("constraint", ["parametrisation", "projection"])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, constraint: str) -> None:
+    settings = dataclasses.replace(TINY, constraint=constraint)
+    whole = train(network(), images(), images()[:1], tmp_path / "whole", settings)
+
+    def kill(step: int, loss: float) -> None:
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(network(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
+    torch.manual_seed(99)  # the global generator must not matter
+    resumed = train(network(), images(), images()[:1], tmp_path / "killed", settings, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert certify(whole).nonexpansive
+
+
+def test_training_denoises_and_stays_certified(tmp_path: Path) -> None:
+    settings = dataclasses.replace(
+        TINY, steps=60, batch=4, patch=32, learning_rate=1e-2, warm_up=5, checkpoint_every=60
+    )
+    denoiser = train(network(), images(), images(), tmp_path, settings)
+    certificate = certify(denoiser)
+    assert certificate.averaged and all(layer.averagedness <= settings.limit * 1.001 for layer in certificate.layers)
+    x = images()[0][None]
+    y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    assert psnr(denoiser(y, 0.05), x) > psnr(y, x) + 2
+    assert (tmp_path / "log.csv").read_text().startswith("step,seconds,loss,psnr_1")
+    assert '"steps": 60' in (tmp_path / "settings.json").read_text()
+
+
+def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
+    pictures = [image.clone() for image in images()]
+    for image in pictures:
+        image[:, 20:40, 20:40] = float("nan")
+    with pytest.raises(InputError, match="loss became nan"):
+        train(network(), pictures, images(), tmp_path, dataclasses.replace(TINY, steps=50, batch=8))
+
+
+def test_texture_prefers_what_has_some() -> None:
+    flat = torch.zeros(1, 1, 16, 16)
+    rough = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert texture(flat).item() == 0 and texture(rough).item() > 3 / 255
+
+
+def test_patches_come_from_the_images_in_all_eight_orientations() -> None:
+    image = torch.arange(40 * 40).reshape(1, 40, 40).float()
+    sampler = PatchSampler([image], 16, torch.Generator().manual_seed(0))
+    kinds = set()
+    for patch in sampler(200):
+        assert len(patch.unique()) == 256
+        kinds.add((int(patch[0, 0, 1] - patch[0, 0, 0]), int(patch[0, 1, 0] - patch[0, 0, 0])))
+    assert kinds == {(a, b) for a in (1, -1) for b in (40, -40)} | {(b, a) for a in (1, -1) for b in (40, -40)}
+    with pytest.raises(InputError, match="smaller patches"):
+        PatchSampler([image], 64, torch.Generator())
+
+
+def test_folders_are_split_by_name(tmp_path: Path) -> None:
+    for i in range(5):
+        imsave(tmp_path / f"{i}.png", np.full((8, 9, 3), 10 * i, dtype=np.uint8), check_contrast=False)
+    training, validation = load_photographs(tmp_path, hold_out=4)
+    assert [round(float(x.mean()) * 25.5) for x in validation] == [0, 4]
+    assert len(training) == 3 and training[0].shape == (1, 8, 9)
+    assert load_photographs(tmp_path, colour=True)[0][0].shape == (3, 8, 9)
+    with pytest.raises(InputError, match="at least two images"):
+        load_photographs(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"constraint": "hope"}, {"steps": 0}, {"patch": 4}, {"sigma_range": (0.0, 1.0)}, {"average": 1.0}],
+)
+def test_bad_settings_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        dataclasses.replace(TINY, **change)
