@@ -186,7 +186,7 @@ class Solver(abc.ABC):
         bound, denoiser_hypothesis = self.judge(certificate, why)
         norm, norm_hypothesis, method = self.find_norm(physics, tuple(x.shape[1:]))
         lipschitz = None if norm is None else self.data_term.lipschitz_upper(norm)
-        shared = (denoiser_hypothesis, *norm_hypothesis, examine_adjoint(physics, start))
+        shared = (denoiser_hypothesis, *norm_hypothesis, *self.data_term.stated(), examine_adjoint(physics, start))
         e = Evidence(bound, norm, lipschitz, self.data_term.convexity_lower(), self.box, shared)
         e = self.derive(e, physics, start)
         maps = (y, physics, fixed_map(self.denoiser), self.sigma, self.data_term)

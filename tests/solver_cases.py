@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, Tomography
 from torch import Tensor, nn
 
 from pnp_lip.certificates import MapBound, Proof, rule
@@ -77,6 +77,11 @@ class MatrixPhysics(LinearPhysics):
     @property
     def norm(self) -> float:
         return float(torch.linalg.matrix_norm(self.matrix, 2)) * (1 + 1e-12)
+
+
+def tomography() -> Tomography:
+    """deepinv's parallel beam with its exact adjoint, in double precision."""
+    return Tomography(angles=7, img_width=SIZE, circle=False, normalize=False, dtype=torch.float64)
 
 
 def matrix_physics(rows: int = 40, seed: int = 3, dtype: torch.dtype = torch.float64) -> MatrixPhysics:

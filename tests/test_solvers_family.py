@@ -44,13 +44,14 @@ def truth(solver, a, d, y, settings, w=None):
     return torch.linalg.solve(ONE - d @ (ONE - gamma * h), gamma * d @ b)
 
 
-@pytest.mark.parametrize("kind", ["circular", "zeros", "matrix", "weighted"])
+@pytest.mark.parametrize("kind", ["circular", "zeros", "ct", "matrix", "weighted"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_closed_form(solver, kind):
-    physics = cases.blur(padding=kind) if kind in ("circular", "zeros") else cases.matrix_physics()
+    blurred = kind in ("circular", "zeros")
+    physics = cases.blur(padding=kind) if blurred else cases.tomography() if kind == "ct" else cases.matrix_physics()
     y = physics.A(cases.random(1, *cases.SHAPE, seed=1))
     net = cases.linear_denoiser(limit=0.49)
-    options = {} if kind in ("circular", "zeros") else {"norm_upper": physics.norm}
+    options = {"norm_upper": physics.norm} if isinstance(physics, cases.MatrixPhysics) else {}
     weights = None
     if kind == "weighted":
         weights = cases.random(*y.shape[1:], seed=2).abs()

@@ -77,6 +77,7 @@ def test_the_linear_rate_holds_where_it_is_claimed():
     options = {"sigma": 0.1, "norm_upper": 1.0, "step": 1.5, "data_term": LeastSquares(convexity=0.25)}
     net = cases.denoiser(dtype=torch.float64)
     far = ForwardBackward(net, tol=1e-14, max_iter=2000, **options).solve(y, physics)
+    assert any("convexity" in h.name and "stated" in h.bound for h in far.guarantee.hypotheses)
     assert "q = 0.625" in far.guarantee.rate and "Banach" in far.guarantee.existence
     near = ForwardBackward(net, tol=0, max_iter=10, **options).solve(y, physics)
     start = float((ForwardBackward(net, tol=0, max_iter=1, **options).solve(y, physics).x - far.x).norm())
@@ -229,6 +230,7 @@ def test_data_terms(setting):
     assert cases.relative(weighted.x, plain.x) < 1e-4  # half the weight at twice the step is the same map
     assert cases.relative(stated.x, plain.x) < 1e-4
     assert weighted.guarantee.proved and stated.guarantee.proved
+    assert any("stated by the user" in h.bound for h in stated.guarantee.hypotheses)
     for bad in (torch.tensor([-1.0]), torch.zeros(2), torch.tensor([float("nan")])):
         with pytest.raises(InputError, match="weights"):
             WeightedLeastSquares(bad)
