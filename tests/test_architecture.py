@@ -25,7 +25,7 @@ LEVELS = {
     "certificates": 4,
     "pretrained": 5,
     "exact": 5,
-    "attack": 5,
+    "attacker": 5,
     "operators": 5,
     "training": 6,
     "solvers": 6,

@@ -21,7 +21,6 @@ __all__ = ["add_command"]
 NOISE = 0.01
 SIGMA = 2.0  # the denoiser's noise level in units of the data's; its strength is the relaxation θ
 TOLERANCE = 1e-4
-TUNING: dict[str, Any] = {"tol": 1e-3, "max_iter": 150}
 
 
 def add_command(commands: Commands) -> None:
@@ -39,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation
     from pnp_lip.denoisers import relax
     from pnp_lip.images import psnr
-    from pnp_lip.solvers import ForwardBackward
+    from pnp_lip.solvers import Anderson, ForwardBackward
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     results, tuning = {}, {}
     for name, solver in priors.items():
         tell(f"choosing the strength of {name} on another photograph ...")
-        strength, curve = choose_strength(partial(solver, **TUNING), validation)
+        strength, curve = choose_strength(partial(solver, tol=TOLERANCE, acceleration=Anderson()), validation)
         tuning[name] = {"strength": strength, "psnr_by_strength": {f"{s:g}": round(v, 3) for s, v in curve.items()}}
         tell(f"restoring with {name} ...")
         results[name] = solver(strength, tol=TOLERANCE).solve(

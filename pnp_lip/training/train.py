@@ -143,7 +143,7 @@ class Run:
             x, x_hat = self.denoise(x)
         loss = (x_hat.float() - x).square().mean().log()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         self.optimiser.step()
         if s.constraint == "projection":
