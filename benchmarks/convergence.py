@@ -259,7 +259,10 @@ def render(record: dict[str, Any]) -> str:
     text = [f"Settings: `{json.dumps(record['config'])}`, {record['versions']}.", ""]
     certified = [c for c in cells if c.denoiser == "certified"]
     for scheme in dict.fromkeys(c.acceleration for c in certified):
-        text += [f"**Certified denoiser, {scheme}**: iterations (CPU seconds); every residual at most tol.", ""]
+        text += [
+            f"**Certified denoiser, {scheme}**: iterations (CPU seconds) until it settled, or what happened instead.",
+            "",
+        ]
         chosen = [c for c in certified if c.acceleration == scheme]
         text += grid(
             chosen, names, lambda c: f"{c.iterations} ({c.cpu_seconds:.1f})" if c.outcome == "settled" else c.outcome
