@@ -179,12 +179,12 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
         load_pretrained("purple")
 
 
-def test_loading_needs_no_network() -> None:
+def test_loading_needs_no_network(tmp_path: Path) -> None:
     code = (
         "import socket\n"
         "def refuse(*a, **k): raise OSError('no network')\n"
         "socket.socket.connect = refuse\n"
         "from pnp_lip import load_pretrained; print(load_pretrained('grey').in_channels)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout.strip() == "1"
