@@ -9,9 +9,14 @@ import pkgutil
 import pytest
 import torch
 
-import pnp_lip
-
-NAMES = sorted(m.name for m in pkgutil.walk_packages(pnp_lip.__path__, "pnp_lip.") if not m.name.endswith("__main__"))
+PACKAGES = ("pnp_lip", "pnp_lip.operators", "pnp_lip.solvers", "pnp_lip.benchmarks")  # an editable install splits them
+NAMES = sorted(
+    {
+        module.name
+        for package in PACKAGES
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    }
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,10 +9,10 @@ import torch
 
 from pnp_lip import GradientFlowDenoiser, certify, load_pretrained, relax
 from pnp_lip.command_line.scene import photograph
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_kernel, shake_kernel
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import TrainingSettings, train
-from pnp_lip.training.equilibrium import STEP, Equilibrium, random_kernel, shake_kernel
+from pnp_lip.training.equilibrium import STEP, Equilibrium, random_kernel
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
@@ -31,7 +31,7 @@ def test_the_approach_ends_where_the_solver_ends() -> None:
     physics = Blur(gaussian_kernel(1.0), (1, 48, 48))
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     equilibrium = Equilibrium(free=60)
-    solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.04, step=STEP, tol=1e-5)
+    solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.02, step=STEP, tol=1e-5)
     expected = solver.solve(y, physics).x
     with torch.no_grad():
         x_hat = equilibrium.approach(denoiser, physics, y, 0.02)

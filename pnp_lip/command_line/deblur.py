@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command", "parse_kernel"]
 
-SIGMA = 2.0  # the denoiser's noise level in units of the data's, the balance that the shipped weights were trained for
+SIGMA = 1.0  # the denoiser's noise level in units of the data's
 KERNELS = "a file (image, npy, npz), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
 
@@ -26,7 +26,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--kernel", required=True, help=KERNELS)
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result; a .json goes beside it")
-    command.add_argument("--strength", type=float, default=0.25, help="weight of the prior, in (0, 1] (default: 0.25)")
+    command.add_argument("--strength", type=float, default=0.5, help="weight of the prior, in (0, 1] (default: 0.5)")
     command.add_argument(
         "--padding",
         default="valid",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 NOISE = 0.01
-SIGMA = 2.0  # the denoiser's noise level in units of the data's; its strength is the relaxation θ
+SIGMA = 1.0  # the denoiser's noise level in units of the data's; its strength is the relaxation θ
 TOLERANCE = 1e-4
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.images import psnr, to_grey
-from pnp_lip.operators import Blur, motion_kernel
+from pnp_lip.operators import Blur, shake_kernel
 from pnp_lip.solvers import ForwardBackward
 
 __all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation"]
@@ -28,9 +28,10 @@ class Scene:
     noise: float
 
     @classmethod
-    def blurred(cls, x: Tensor, *, noise: float, length: float = 12.0, angle: float = 35.0, seed: int = 0) -> Scene:
-        """Straight camera motion over ``length`` pixels, circular borders, white Gaussian noise."""
-        physics = Blur(motion_kernel(length, angle), (x.shape[1], x.shape[2], x.shape[3]), padding="circular")
+    def blurred(cls, x: Tensor, *, noise: float, seed: int = 0) -> Scene:
+        """A camera shake over some fifteen pixels, circular borders, white Gaussian noise."""
+        kernel = shake_kernel(torch.Generator().manual_seed(3), reach=7)
+        physics = Blur(kernel, (x.shape[1], x.shape[2], x.shape[3]), padding="circular")
         generator = torch.Generator().manual_seed(seed)
         return cls(x, physics, physics.A(x) + noise * torch.randn(x.shape, generator=generator), noise)
 

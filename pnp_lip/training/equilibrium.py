@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.operators import Blur, disk_kernel, gaussian_kernel, motion_kernel
-from pnp_lip.operators.kernels import unit_sum
+from pnp_lip.operators import Blur, disk_kernel, gaussian_kernel, motion_kernel, shake_kernel
 
-__all__ = ["Equilibrium", "random_kernel", "shake_kernel"]
+__all__ = ["Equilibrium", "random_kernel"]
 
 STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders
 
@@ -27,8 +26,8 @@ STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circu
 class Equilibrium:
     """How the fixed point is approached: θ, σ in units of the data's noise, iterations without and with gradients."""
 
-    theta: float = 0.25
-    strength: float = 2.0
+    theta: float = 0.5
+    strength: float = 1.0
     free: int = 40
     differentiated: int = 3
     noise_range: tuple[float, float] = (0.002, 0.04)
@@ -75,24 +74,3 @@ def random_kernel(generator: torch.Generator) -> Tensor:
     if kind == 2:
         return motion_kernel(3.0 + 12.0 * size, 180.0 * angle)
     return shake_kernel(generator, reach=5 + round(6 * size))
-
-
-def shake_kernel(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
-    """A hand-held camera's shake: a path with random, slowly changing velocity, spread bilinearly on the grid.
-
-    Returns float64 (2·reach + 1, 2·reach + 1), nonnegative and of sum one.
-    """
-    acceleration = torch.randn(points, 2, generator=generator, dtype=torch.float64)
-    velocity = torch.randn(1, 2, generator=generator, dtype=torch.float64) * 4 + acceleration.cumsum(0) / 2
-    path = velocity.cumsum(0)
-    path = path - path.mean(0)
-    path = path * ((reach - 1) / path.abs().max()) + reach
-    corner = path.floor()
-    kernel = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
-    for row in (0, 1):
-        for column in (0, 1):
-            offset = torch.tensor([row, column])
-            weight = (1 - (path - corner - offset).abs()).prod(1)
-            at = (corner + offset).long()
-            kernel.index_put_((at[:, 0], at[:, 1]), weight, accumulate=True)
-    return unit_sum(kernel.numpy())
