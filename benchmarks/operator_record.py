@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Record", "megabytes", "milliseconds", "record"]
+__all__ = ["Record", "megabytes", "milliseconds_side_by_side", "record"]
 
 Record = dict[str, Any]
 
@@ -23,15 +23,24 @@ def record(
     return {"case": case, "quantity": quantity, "value": value, "at_least": at_least, "at_most": at_most, "met": met}
 
 
-def milliseconds(function: Callable[[], Any], repeats: int) -> float:
-    """Median CPU time of a call after one warm-up."""
+def milliseconds_side_by_side(functions: list[Callable[[], Any]], repeats: list[int], rounds: int = 3) -> list[float]:
+    """Median CPU times of several functions, timed in turns so that the machine's other work falls on all of them."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds):
+        for function, count, collected in zip(functions, repeats, times, strict=True):
+            collected += cpu_times(function, -(-count // rounds))
+    return [1e3 * float(np.median(collected)) for collected in times]
+
+
+def cpu_times(function: Callable[[], Any], repeats: int) -> list[float]:
+    """CPU seconds of each call after one warm-up."""
     function()
     times = []
     for _ in range(repeats):
         start = time.process_time()
         function()
         times.append(time.process_time() - start)
-    return 1e3 * float(np.median(times))
+    return times
 
 
 def megabytes(module: torch.nn.Module) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,32 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.benchmarks.operator_record import Record, megabytes, milliseconds, record
+from pnp_lip.benchmarks.operator_record import Record, megabytes, milliseconds_side_by_side, record
 from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography, from_scipy
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["speed_astra", "speed_fan", "speed_parallel"]
 
 
-def forward_milliseconds(physics: Any, x: Tensor, repeats: int) -> float:
-    """CPU time of A."""
-
-    def product() -> Tensor:
-        y: Tensor = physics.A(x)
-        return y
-
-    return milliseconds(product, repeats)
+def forward(physics: Any, x: Tensor) -> Callable[[], Any]:
+    """A x, to be timed."""
+    return partial(physics.A, x)
 
 
-def adjoint_milliseconds(physics: Any, x: Tensor, repeats: int) -> float:
-    """CPU time of A_adjoint for data of the physics' own size."""
-    y = physics.A(x)
-
-    def product() -> Tensor:
-        image: Tensor = physics.A_adjoint(y)
-        return image
-
-    return milliseconds(product, repeats)
+def adjoint(physics: Any, x: Tensor) -> Callable[[], Any]:
+    """Aᵀ y for data of the physics' own size, to be timed."""
+    return partial(physics.A_adjoint, physics.A(x))
 
 
 def compare(
@@ -44,12 +34,10 @@ def compare(
     """Forward and adjoint of ours against the fastest of the others, and the memory of both."""
     x = torch.rand(1, *ours.img_size)
     records = []
-    for quantity, bar, clock in (
-        ("forward", bars[0], forward_milliseconds),
-        ("adjoint", bars[1], adjoint_milliseconds),
-    ):
-        mine = clock(ours, x, repeats[0])
-        theirs = min(clock(other, x, repeats[1]) for other in others)
+    for quantity, bar, product in (("forward", bars[0], forward), ("adjoint", bars[1], adjoint)):
+        functions = [product(physics, x) for physics in (ours, *others)]
+        mine, *rest = milliseconds_side_by_side(functions, [repeats[0], *[repeats[1]] * len(others)])
+        theirs = min(rest)
         records += [
             record(case, f"{quantity} ms", mine),
             record(case, f"{quantity} ms of deepinv", theirs),
@@ -118,19 +106,17 @@ def speed_astra(n: int, views: int, repeats: int) -> list[Record]:
     for kind, model, bar in (("strip", "strip", 15.0), ("linear", "joseph", 8.0)):
         ours = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model)
         y = ours.A(x)
-        mine = forward_milliseconds(ours, x, repeats), adjoint_milliseconds(ours, x, repeats)
         projector = astra.create_projector(kind, geometry, volume)
         operator = astra.OpTomo(projector)
         image, data = x[0, 0].numpy().ravel(), y[0, 0].T.contiguous().numpy().ravel()
-        times = (
-            milliseconds(partial(operator.__matmul__, image), repeats),
-            milliseconds(partial(operator.T.__matmul__, data), repeats),
+        pairs = (
+            ("forward", forward(ours, x), partial(operator.__matmul__, image)),
+            ("adjoint", adjoint(ours, x), partial(operator.T.__matmul__, data)),
         )
         case = f"ASTRA {kind} {n}^2, {views} views"
-        records += [
-            record(case, f"{name} times faster than ASTRA", theirs / own, at_least=bar)
-            for name, own, theirs in zip(("forward", "adjoint"), mine, times, strict=True)
-        ]
+        for name, product, theirs in pairs:
+            mine, other = milliseconds_side_by_side([product, theirs], [repeats, repeats])
+            records.append(record(case, f"{name} times faster than ASTRA", other / mine, at_least=bar))
         exported = from_scipy(astra.matrix.get(astra.projector.matrix(projector)), (1, n, n), data_shape=(views, n_det))
         difference = float((exported.A(x)[0, 0].T - y[0, 0]).norm() / y.norm())
         records.append(record(case, "relative difference from the exported matrix", difference, at_most=1e-3))

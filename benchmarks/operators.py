@@ -31,7 +31,7 @@ BEGIN, END = "<!-- operators: begin -->", "<!-- operators: end -->"
 class OperatorsConfig:
     """What to run: ``large`` adds 512² / 360 views; ``data`` is a folder with tilt_series8.npz and cranium8.npz."""
 
-    repeats: int = 9
+    repeats: int = 15
     threads: int = 1
     seed: int = 0
     large: bool = False
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with tilt_series8.npz and cranium8.npz")
     parser.add_argument("--pictures", type=Path, help="folder for reconstructions to look at")
     parser.add_argument("--page", type=Path, help="a page of the documentation whose table is to be renewed")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args(arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the other packages' remarks on their own defaults

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -31,6 +33,9 @@ class SparsePair(nn.Module):
 
     def __init__(self, matrix: scipy.sparse.csr_array, *, dtype: torch.dtype, kernel: str = "auto") -> None:
         super().__init__()
+        with warnings.catch_warnings():  # torch announces once per process that sparse rows are in beta
+            warnings.simplefilter("ignore", UserWarning)
+            torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([0])[:0], torch.tensor([0.0])[:0], (1, 1))
         self.kernel = kernel
         self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
         by_columns = matrix.tocsc()
