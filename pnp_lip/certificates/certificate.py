@@ -101,7 +101,7 @@ class Certificate:
                     "; ".join(self.failures)
                     or f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}"
                 )
-                + ". Shorten the steps with pnp_lip.layers.project(module), or train under constrain(module)."
+                + ". Shorten the steps with pnp_lip.enforce(module), or train under constrain(module)."
             )
         return self
 
