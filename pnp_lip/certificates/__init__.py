@@ -1,5 +1,6 @@
 """Certificates: what was proved of a map, by which argument, for which weights."""
 
+from pnp_lip.certificates import plain  # noqa: F401 (registers its rules)
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.certify import Proof, certify, describe, hash_weights, rule

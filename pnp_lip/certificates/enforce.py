@@ -63,9 +63,7 @@ def enforce(module: nn.Module, *, limit: float = 1.0, rtol: float = 1e-6) -> tup
     return tuple(changes)
 
 
-def shortened(
-    layer: GradientFlowConv2d | GradientFlowLinear, path: str, limit: Fraction, rtol: float
-) -> Tensor | None:
+def shortened(layer: GradientFlowConv2d | GradientFlowLinear, path: str, limit: Fraction, rtol: float) -> Tensor | None:
     """The layer's new step, None when the old one may stay."""
     if parametrize.is_parametrized(layer):
         raise CertificateError(
