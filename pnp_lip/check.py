@@ -129,11 +129,11 @@ def check_layer(layer: dict[str, Any], tensors: dict[str, Array]) -> tuple[Fract
         f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
         "norm_lower exceeds the norm at the witness": float(number(layer["norm_lower"]))
         <= norm_at(weight, layer["witness"]) * (1 + 1e-10),
-        "τ differs from the weights": number(layer["tau"]) == tau,
+        "τ differs from the weights": layer["tau"] is not None and number(layer["tau"]) == tau,
         "τ is negative": tau >= 0,
         "slopes outside [0, 1]": 0 <= slopes[0] <= slopes[1] <= 1,
         f"τ‖W‖² ≤ {float(curvature):.9g} is not ≤ 2": curvature <= 2,
-        "the margin is overstated": number(layer["margin"]) <= 2 - curvature,
+        "the margin is overstated": layer["margin"] is not None and number(layer["margin"]) <= 2 - curvature,
         "the layer's averagedness is understated": number(layer["averagedness"]) >= curvature / 2,
         "the layer's Lipschitz constant is understated": number(layer["lipschitz_upper"])
         >= max(Fraction(1), curvature - 1),

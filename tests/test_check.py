@@ -62,6 +62,8 @@ FALSIFICATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "norm too large": lambda c: c["layers"][1].update(norm_upper=scaled(c["layers"][1]["norm_upper"], 1.01)),
     "lower bound too large": lambda c: c["layers"][0].update(norm_lower=scaled(c["layers"][0]["norm_lower"], 1 + 1e-6)),
     "step": lambda c: c["layers"][0].update(tau=scaled(c["layers"][0]["tau"], 1 - 1e-12)),
+    "no step": lambda c: c["layers"][0].update(tau=None),
+    "no margin": lambda c: c["layers"][0].update(margin=None),
     "margin": lambda c: c["layers"][0].update(margin=scaled(c["layers"][0]["margin"], 1 + 1e-9)),
     "layer's averagedness": lambda c: c["layers"][0].update(
         averagedness=scaled(c["layers"][0]["averagedness"], 1 - 1e-12)
