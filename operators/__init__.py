@@ -6,7 +6,7 @@ from pnp_lip.operators.certify_norm import certify_norm
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.fan_beam import FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
-from pnp_lip.operators.kernels import box_kernel, disk_kernel, gaussian_kernel, load_kernel, motion_kernel
+from pnp_lip.operators.kernels import box_kernel, disk_kernel, gaussian_kernel, load_kernel, motion_kernel, shake_kernel
 from pnp_lip.operators.parallel_beam import ParallelBeamTomography
 from pnp_lip.operators.sparse_operator import SparseOperator, from_scipy
 
@@ -26,4 +26,5 @@ __all__ = [
     "hounsfield_to_attenuation",
     "load_kernel",
     "motion_kernel",
+    "shake_kernel",
 ]

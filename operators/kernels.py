@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 
-__all__ = ["box_kernel", "disk_kernel", "gaussian_kernel", "load_kernel", "motion_kernel"]
+__all__ = ["box_kernel", "disk_kernel", "gaussian_kernel", "load_kernel", "motion_kernel", "shake_kernel"]
 
 Array = NDArray[np.float64]
 
@@ -111,6 +111,27 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
             target = tuple((index + np.array(reach)[:, None])[:, inside])
             np.add.at(kernel, target, weight[inside])
     return unit_sum(kernel)
+
+
+def shake_kernel(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
+    """A hand-held camera's shake: a path with random, slowly changing velocity, spread bilinearly on the grid.
+
+    Returns float64 (2·reach + 1, 2·reach + 1), nonnegative and of sum one.
+    """
+    acceleration = torch.randn(points, 2, generator=generator, dtype=torch.float64)
+    velocity = torch.randn(1, 2, generator=generator, dtype=torch.float64) * 4 + acceleration.cumsum(0) / 2
+    path = velocity.cumsum(0)
+    path = path - path.mean(0)
+    path = path * ((reach - 1) / path.abs().max()) + reach
+    corner = path.floor()
+    kernel = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
+    for row in (0, 1):
+        for column in (0, 1):
+            offset = torch.tensor([row, column])
+            weight = (1 - (path - corner - offset).abs()).prod(1)
+            at = (corner + offset).long()
+            kernel.index_put_((at[:, 0], at[:, 1]), weight, accumulate=True)
+    return unit_sum(kernel.numpy())
 
 
 def load_kernel(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:

@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pnp_lip.attack import Violation, attack
-    from pnp_lip.certificates import Certificate, certify, firm
+    from pnp_lip.attacker import Violation, attack
+    from pnp_lip.certificates import Certificate, certify, enforce, firm
     from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, relax
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
     from pnp_lip.version import __version__
@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "attack",
     "certify",
+    "enforce",
     "firm",
     "load_denoiser",
     "load_pretrained",
@@ -35,10 +36,11 @@ HOMES = {
     "Certificate": "certificates",
     "ClippedDenoiser": "denoisers",
     "GradientFlowDenoiser": "denoisers",
-    "Violation": "attack",
+    "Violation": "attacker",
     "__version__": "version",
-    "attack": "attack",
+    "attack": "attacker",
     "certify": "certificates",
+    "enforce": "certificates",
     "firm": "certificates",
     "load_denoiser": "pretrained",
     "load_pretrained": "pretrained",

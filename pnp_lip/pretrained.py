@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from pnp_lip.certificates import Certificate, certify
 from pnp_lip.denoisers import GradientFlowDenoiser
@@ -18,6 +21,7 @@ from pnp_lip.images import write_atomically
 __all__ = ["load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
 FORMAT = "pnp-lip denoiser 1"
+TORCH_SUFFIXES = (".pt", ".pth")
 
 
 def pretrained_names() -> list[str]:
@@ -55,12 +59,28 @@ def save_denoiser(denoiser: GradientFlowDenoiser, path: str | Path) -> Certifica
 def load_denoiser(path: str | Path, *, require_certified: bool = True) -> GradientFlowDenoiser:
     """Load a denoiser from a safetensors file written by ``save_denoiser`` and certify it anew.
 
+    A .pt or .pth file is read with torch's ``weights_only`` and holds {"config": ..., "state_dict": ...}.
+
     A certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
     weights that do not certify, unless ``require_certified=False``. Raises InputError for an unreadable file.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights.")
+    config, tensors = read_torch(path) if path.suffix in TORCH_SUFFIXES else read_safetensors(path)
+    try:
+        denoiser = GradientFlowDenoiser(**config)
+        denoiser.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
+    denoiser.eval().requires_grad_(False)
+    if require_certified:
+        compare(path, certify(denoiser).require_nonexpansive())
+    return denoiser
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and the weights that ``save_denoiser`` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
@@ -72,14 +92,29 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Gradie
             f"{path}: expected a file written by pnp_lip.save_denoiser; its format is {metadata.get('format')!r}."
         )
     try:
-        denoiser = GradientFlowDenoiser(**json.loads(metadata["config"]))
-        denoiser.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
-    denoiser.eval().requires_grad_(False)
-    if require_certified:
-        compare(path, certify(denoiser).require_nonexpansive())
-    return denoiser
+        config: dict[str, Any] = json.loads(metadata["config"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: its description of the network is missing or damaged ({error}).") from error
+    return config, tensors
+
+
+def read_torch(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and the weights of a file by ``torch.save``; a pickle that wants to run code never does."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: this pickle holds more than tensors and plain values, or is damaged; loading it could run code, so "
+            'it is refused. Save {"config": denoiser.config, "state_dict": denoiser.state_dict()}, or use save_denoiser.'
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a file by torch.save ({type(error).__name__}).") from error
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), dict) for key in ("config", "state_dict")):
+        raise InputError(
+            f'{path}: expected {{"config": ..., "state_dict": ...}}, two dictionaries, the first the keywords'
+            " of GradientFlowDenoiser."
+        )
+    return data["config"], data["state_dict"]
 
 
 def compare(path: Path, certificate: Certificate) -> None:

@@ -45,7 +45,11 @@ class Anderson(Acceleration):
     monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.memory < 1 or not self.growth >= 1 or (self.regularisation is not None and not self.regularisation >= 0):
+        if (
+            self.memory < 1
+            or not self.growth >= 1
+            or (self.regularisation is not None and not self.regularisation >= 0)
+        ):
             raise InputError(
                 "Anderson needs memory >= 1, growth >= 1 and regularisation >= 0; "
                 f"got {self.memory}, {self.growth}, {self.regularisation}."
@@ -93,16 +97,14 @@ class Anderson(Acceleration):
 
     def remember(self, m: Memory, image: Tensor, g: Tensor, fresh: Tensor, failed: Tensor, slot: int) -> None:
         """Put the newest differences into the ring and bring the Gram matrix up to date; forget all after a failure."""
-        keep = (~failed).to(g.dtype)[:, None]
-        m["images"] *= keep[:, :, None]
-        m["residuals"] *= keep[:, :, None]
+        if bool(failed.any()):  # seldom, so that the rings are not copied at every update
+            for name in ("images", "residuals", "gram"):
+                m[name] *= per_image(~failed, m[name])
         mask = fresh.to(g.dtype)[:, None]
         m["images"][:, slot] = mask * (image - m["image"]).flatten(1)
         m["residuals"][:, slot] = mask * (g - m["residual"]).flatten(1)
         row = torch.einsum("bmn,bn->bm", m["residuals"], m["residuals"][:, slot]).double()
-        gram = m["gram"] * keep[:, :, None].double()
-        gram[:, slot], gram[:, :, slot] = row, row
-        m["gram"] = gram
+        m["gram"][:, slot], m["gram"][:, :, slot] = row, row
 
     def solve(self, m: Memory, g: Tensor) -> Tensor:
         """The regularised least-squares weights of each image; zero where nothing is remembered."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.solvers.conjugate_gradient import solve_shifted
+from pnp_lip.solvers.guarantee import Hypothesis
 
 __all__ = ["DataTerm", "LeastSquares", "StatedFidelity", "WeightedLeastSquares"]
 
@@ -28,6 +29,9 @@ class DataTerm(Protocol):
 
     def convexity_lower(self) -> float:
         """A lower bound μ ≥ 0 of the strong convexity of f."""
+
+    def stated(self) -> tuple[Hypothesis, ...]:
+        """What nobody but the user vouches for."""
 
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         """f(x), one number per image."""
@@ -68,6 +72,9 @@ class LeastSquares:
 
     def convexity_lower(self) -> float:
         return self.convexity
+
+    def stated(self) -> tuple[Hypothesis, ...]:
+        return stated_convexity(self.convexity)
 
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         misfit: Tensor = physics.A(x) - y
@@ -126,6 +133,9 @@ class WeightedLeastSquares:
     def convexity_lower(self) -> float:
         return self.convexity
 
+    def stated(self) -> tuple[Hypothesis, ...]:
+        return stated_convexity(self.convexity)
+
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         misfit: Tensor = physics.A(x) - y
         return 0.5 * (self.weights * misfit.square()).flatten(1).sum(1)
@@ -168,6 +178,11 @@ class StatedFidelity:
     def convexity_lower(self) -> float:
         return self.convexity
 
+    def stated(self) -> tuple[Hypothesis, ...]:
+        name = "Lipschitz constant of the gradient of the convex data distance"
+        bound = "be at most that (stated by the user)"
+        return (Hypothesis(name, self.curvature_upper, bound, True), *stated_convexity(self.convexity))
+
     def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
         value: Tensor = self.fidelity.fn(x, y, physics)
         return value.reshape(-1)
@@ -185,6 +200,13 @@ class StatedFidelity:
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         dual: Tensor = self.fidelity.prox_d_conjugate(v, y, gamma=s)
         return dual
+
+
+def stated_convexity(convexity: float) -> tuple[Hypothesis, ...]:
+    """A positive μ as a hypothesis."""
+    if convexity == 0:
+        return ()
+    return (Hypothesis("convexity μ of f", convexity, "be a lower bound (stated by the user)", True),)
 
 
 def rounding(z: Tensor) -> float:

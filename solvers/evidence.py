@@ -15,7 +15,15 @@ from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, ShapeError
 from pnp_lip.solvers.guarantee import Hypothesis
 
-__all__ = ["Evidence", "adjoint_gap", "examine_adjoint", "examine_denoiser", "examine_norm", "examine_repeatability", "norm_estimate"]
+__all__ = [
+    "Evidence",
+    "adjoint_gap",
+    "examine_adjoint",
+    "examine_denoiser",
+    "examine_norm",
+    "examine_repeatability",
+    "norm_estimate",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +70,12 @@ def examine_denoiser(denoiser: Any) -> tuple[Certificate | None, str]:
         return None, f"{type(denoiser).__name__} is no torch module with a certifiable structure."
 
 
-def examine_norm(physics: Any) -> tuple[float | None, str, str]:
+def examine_norm(physics: Any, img_size: tuple[int, ...]) -> tuple[float | None, str, str]:
     """An upper bound of ‖A‖, how it was proved, and, where there is none, the reason."""
     from pnp_lip.operators import certify_norm
 
     try:
-        bound = certify_norm(physics)
+        bound = certify_norm(physics, img_size=img_size)
     except CertificateError as error:
         return None, "", str(error)
     return float(bound.upper), str(bound.method), ""

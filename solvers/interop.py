@@ -34,7 +34,7 @@ class FixedMap(nn.Module):
         """D(x, σ) from a cold start."""
         for module in self.denoiser.modules():
             if warm_starts(module):
-                module.restart = True
+                setattr(module, "restart", True)  # noqa: B010 (torch types attributes of modules as tensors)
         denoised: Tensor = self.denoiser(x, sigma)
         return denoised
 

@@ -106,14 +106,19 @@ def advance(solver: Solver, p: Problem, s: Run, reference: Tensor | None, watch:
     residual, size = solver.norm(p, s.v - image), solver.norm(p, s.v)
     finite = torch.isfinite(residual) & torch.isfinite(x.flatten(1).sum(1))
     moving = torch.tensor([status == "running" for status in s.status], device=x.device)
-    s.x = torch.where(per_image(moving & finite, x).bool(), x, s.x)
+    s.x = select(moving & finite, x, s.x)
     record(s, residual.tolist(), size.tolist(), psnr_of(s.x, reference), watch, torch.finfo(x.dtype).eps, solver.tol)
     if s.k % MISFIT_EVERY == 0:
         note_misfit(s, p, s.running)
     s.k += 1
     following, s.memory = solver.acceleration.next(s.memory, s.v, image, s.k - 1)
     intact = torch.tensor([status != "diverged" for status in s.status], device=x.device)
-    s.v = torch.where(per_image(moving & intact, following).bool(), following, s.v)
+    s.v = select(moving & intact, following, s.v)
+
+
+def select(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The new images where chosen, the old ones elsewhere; without a copy when all are."""
+    return new if bool(chosen.all()) else torch.where(per_image(chosen, new).bool(), new, old)
 
 
 def record(

@@ -21,7 +21,14 @@ from pnp_lip.solvers.acceleration import Acceleration, averagedness_of
 from pnp_lip.solvers.bounds import FIRM
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.evidence import Evidence, examine_adjoint, examine_denoiser, examine_norm, examine_repeatability, norm_estimate
+from pnp_lip.solvers.evidence import (
+    Evidence,
+    examine_adjoint,
+    examine_denoiser,
+    examine_norm,
+    examine_repeatability,
+    norm_estimate,
+)
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee, Hypothesis
 from pnp_lip.solvers.loop import Callback, run
 from pnp_lip.solvers.problem import Box, Problem, check_box, check_data, check_like, starting_point
@@ -177,9 +184,9 @@ class Solver(abc.ABC):
         certificate, why = examine_denoiser(self.denoiser)
         self.require_certificate(certificate, why)
         bound, denoiser_hypothesis = self.judge(certificate, why)
-        norm, norm_hypothesis, method = self.find_norm(physics)
+        norm, norm_hypothesis, method = self.find_norm(physics, tuple(x.shape[1:]))
         lipschitz = None if norm is None else self.data_term.lipschitz_upper(norm)
-        shared = (denoiser_hypothesis, *norm_hypothesis, examine_adjoint(physics, start))
+        shared = (denoiser_hypothesis, *norm_hypothesis, *self.data_term.stated(), examine_adjoint(physics, start))
         e = Evidence(bound, norm, lipschitz, self.data_term.convexity_lower(), self.box, shared)
         e = self.derive(e, physics, start)
         maps = (y, physics, fixed_map(self.denoiser), self.sigma, self.data_term)
@@ -214,12 +221,12 @@ class Solver(abc.ABC):
             return FIRM, Hypothesis(name, f"{found}, {ASSUMED}", bound, False, reason)
         return None, Hypothesis(name, found, bound, False, reason)
 
-    def find_norm(self, physics: Any) -> tuple[float | None, tuple[Hypothesis, ...], str]:
+    def find_norm(self, physics: Any, img_size: tuple[int, ...]) -> tuple[float | None, tuple[Hypothesis, ...], str]:
         """An upper bound of ‖A‖, the hypothesis that there is one where the theorem asks for it, and its proof."""
         if self.norm_upper is not None:
             method = "stated by the user"
             return self.norm_upper, (Hypothesis("‖A‖", self.norm_upper, f"be bounded ({method})", True),), method
-        norm, method, why = examine_norm(physics)
+        norm, method, why = examine_norm(physics, img_size)
         if norm is None:
             advice = f"{why} Pass norm_upper= if you can vouch for a bound."
             missing = Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice)

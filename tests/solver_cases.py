@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, Tomography
 from torch import Tensor, nn
 
 from pnp_lip.certificates import MapBound, Proof, rule
@@ -79,9 +79,19 @@ class MatrixPhysics(LinearPhysics):
         return float(torch.linalg.matrix_norm(self.matrix, 2)) * (1 + 1e-12)
 
 
+def tomography() -> Tomography:
+    """deepinv's parallel beam with its exact adjoint, in double precision."""
+    return Tomography(angles=7, img_width=SIZE, circle=False, normalize=False, dtype=torch.float64)
+
+
 def matrix_physics(rows: int = 40, seed: int = 3, dtype: torch.dtype = torch.float64) -> MatrixPhysics:
     """A wide random matrix: the data alone do not determine the image."""
     return MatrixPhysics(random(rows, SIZE * SIZE, seed=seed, dtype=dtype) / SIZE)
+
+
+def unknown_physics(dtype: torch.dtype = torch.float64) -> MatrixPhysics:
+    """A signed matrix on more pixels than a dense norm proof takes: nothing is known of its norm."""
+    return MatrixPhysics(random(5, 33 * 33, seed=3, dtype=dtype) / 33, (1, 33, 33))
 
 
 def dense(f: Callable[[Tensor], Tensor], shape: tuple[int, ...] = SHAPE) -> Tensor:

@@ -25,7 +25,7 @@ LEVELS = {
     "certificates": 4,
     "pretrained": 5,
     "exact": 5,
-    "attack": 5,
+    "attacker": 5,
     "operators": 5,
     "training": 6,
     "solvers": 6,
@@ -68,9 +68,9 @@ def test_imports_point_downwards_and_files_are_short(part: str, path: Path) -> N
         assert LEVELS[other] <= LEVELS[part], f"{path.name} ({part}) imports pnp_lip.{other}"
 
 
-def test_import_is_cheap() -> None:
+def test_import_is_cheap(tmp_path: Path) -> None:
     code = "import sys, pnp_lip; print([m for m in ('torch', 'matplotlib', 'skimage', 'deepinv') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout.strip() == "[]"
 
 

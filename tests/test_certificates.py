@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pnp_lip import Certificate, ClippedDenoiser, GradientFlowDenoiser, certify, firm, relax
+from pnp_lip import Certificate, ClippedDenoiser, GradientFlowDenoiser, certify, enforce, firm, relax
 from pnp_lip.certificates import calculus
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import CertificateError, InputError
@@ -139,6 +139,35 @@ def test_json_round_trip_is_exact() -> None:
     assert Certificate.from_json(clipped.to_json()) == clipped
 
 
+@pytest.mark.parametrize("sigma", [0.01, 55 / 255])
+def test_the_stored_rounding_bounds_what_is_executed(sigma: float) -> None:
+    """For learned thresholds and shifts rounded as executed, images over the whole of [−1, 1]."""
+    denoiser = at_the_limit()
+    for layer in denoiser.layers:
+        layer.activation.shift.uniform_(-1, 1)
+    certificate = certify(denoiser)
+    x = 2 * torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
+    difference = denoiser(x, sigma).double() - copy.deepcopy(denoiser).double()(x.double(), sigma)
+    error = float(difference.flatten(1).norm(dim=1).max()) / 16
+    assert certificate.rounding is not None and 0 < error <= certificate.rounding < 1e-3
+    assert "per pixel" in str(certificate) and json.loads(certificate.to_json())["rounding"].startswith("0x")
+    doubled = certify(copy.deepcopy(denoiser).double()).rounding
+    assert doubled == pytest.approx(certificate.rounding * 2.0**-29, rel=1e-3)
+
+
+def test_no_rounding_is_claimed_where_none_is_known() -> None:
+    denoiser = at_the_limit()
+    assert certify(relax(denoiser, 0.5)).rounding is None
+    wide = GradientFlowDenoiser(channels=8, hidden_channels=8, dilations=(1,)).bfloat16()  # sums of 72 products
+    wide.requires_grad_(False).layers[0].tau.fill_(0.1)
+    assert enforce(wide) == () and certify(wide).nonexpansive and certify(wide).rounding is None
+    denoiser.layers[0].tau.mul_(2)
+    assert certify(denoiser).rounding is None and "per pixel" not in str(certify(denoiser))
+    exchanged = at_the_limit()
+    exchanged.layers[1].activation = ReLU()
+    assert certify(exchanged).rounding is None
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 1"}'])
 def test_what_is_not_a_certificate_is_refused(text: str) -> None:
     with pytest.raises(CertificateError):
@@ -156,7 +185,7 @@ def test_what_could_change_the_map_unseen_is_refused() -> None:
     with pytest.raises(CertificateError, match=r"`1` is a .*Disguised"):
         certify(nn.Sequential(GradientFlowLinear(2), Disguised(1, 1)))
     with pytest.raises(CertificateError, match="no rule is known"):
-        certify(nn.Tanh())
+        certify(nn.GELU())
     hooked = GradientFlowLinear(2)
     hooked.register_forward_hook(lambda m, i, o: 2 * o)
     with pytest.raises(CertificateError, match="hooks"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pnp_lip import load_pretrained, save_denoiser
+from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_pretrained, save_denoiser
 from pnp_lip.command_line import main
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.images import psnr, read_image, write_image
@@ -41,7 +42,7 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
     assert "forward-backward" in record["guarantee"]["theorem"]
     for history in record["histories"]:
         residuals = history["residual"]
-        assert all(b <= a * (1 + 1e-6) for a, b in zip(residuals, residuals[1:], strict=False))
+        assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(residuals))
     assert "proved" in capsys.readouterr().out
 
 
@@ -60,7 +61,7 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"--noise": "-0.1"}, "not negative"),
         ({"--noise": "nan"}, "finite"),
         ({"--noise": "2.55"}, "divide by 255"),
-        ({"--sigma": "-1"}, "not negative"),
+        ({"--strength": "0"}, "(0, 1]"),
         ({"--step": "2.5"}, r"(0, 2/||A||^2)"),
         ({"--step": "-1"}, "step"),
         ({"--max-iter": "0"}, "max_iter"),
@@ -117,6 +118,89 @@ def test_certify_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["certify", str(tmp_path / "none.safetensors")]) == 2
 
 
+@pytest.fixture
+def small() -> GradientFlowDenoiser:
+    """Two layers, certified and cheap to attack."""
+    torch.manual_seed(0)
+    denoiser = GradientFlowDenoiser(channels=2, hidden_channels=3, dilations=(1, 1))
+    enforce(denoiser)
+    return denoiser.requires_grad_(False)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_certify_reads_torch_files(small: GradientFlowDenoiser, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    torch.save({"config": small.config, "state_dict": small.state_dict()}, path)
+    assert main(["certify", str(path), "--json", str(tmp_path / "c.json")]) == 0
+    assert Certificate.from_json((tmp_path / "c.json").read_text()) == certify(small)
+    small.layers[0].tau.mul_(3)
+    torch.save({"config": small.config, "state_dict": small.state_dict()}, path)
+    assert main(["certify", str(path)]) == 1
+
+
+class Payload:
+    """Unpickled carelessly, it would create the file ``ran``."""
+
+    def __init__(self, ran: Path) -> None:
+        self.ran = ran
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.ran,)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_that_wants_to_run_code_is_refused(
+    tmp_path: Path, protocol: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, ran = tmp_path / "w.pt", tmp_path / "ran"
+    torch.save({"config": {}, "state_dict": Payload(ran)}, path, pickle_protocol=protocol)
+    assert main(["certify", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "could run code" in error and error.count("\n") == 1 and not ran.exists()
+    torch.load(path, weights_only=False)
+    assert ran.exists()  # so the refusal above was needed
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"config": {}}, {"config": {"depth": 3}, "state_dict": {}}, b"", b"no pickle"]
+)
+def test_torch_files_that_are_no_denoisers(content: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "w.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    assert main(["certify", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"pnp-lip: {path}: ") and error.count("\n") == 1
+
+
+def test_certify_and_attack(small: GradientFlowDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    write_image(images[0], photograph("camera", 256)[..., 40:70, 70:110])
+    write_image(images[1], photograph("camera", 256)[..., 90:114, 70:94].repeat(1, 3, 1, 1))
+    save_denoiser(small, tmp_path / "w.safetensors")
+    arguments = ["certify", str(tmp_path / "w.safetensors"), "--attack-steps", "2", "--attack"]
+    assert main([*arguments, *images]) == 0
+    assert "attack: the largest ratio found is" in capsys.readouterr().out
+    write_image(images[1], photograph("camera", 256)[..., :23, :40])
+    assert main([*arguments, *images]) == 2 and "24 x 24" in capsys.readouterr().err
+    assert main([*arguments, str(tmp_path / "missing.png")]) == 2
+
+
+def test_a_refuted_bound_is_no_success(
+    small: GradientFlowDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certifier that overlooks a layer is caught by the attack."""
+    write_image(tmp_path / "a.png", photograph("camera", 256)[..., 40:70, 70:110])
+    proof = certify(small)
+    small.layers[0].tau.mul_(3)
+    torch.save({"config": small.config, "state_dict": small.state_dict()}, tmp_path / "w.pt")
+    monkeypatch.setattr("pnp_lip.certificates.certify", lambda module, rtol: proof)
+    assert main(["certify", str(tmp_path / "w.pt"), "--attack", str(tmp_path / "a.png")]) == 1
+    assert "the claimed bound is false" in capsys.readouterr().out
+
+
 def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(3):
         write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
@@ -135,7 +219,7 @@ def test_demo(tmp_path: Path) -> None:
     assert record["status"] == "converged" and record["guarantee"]["proved"]
     assert record["psnr"]["pnp-lip"] > record["psnr"]["total variation"] > record["psnr"]["observed"]
     residuals = record["histories"][0]["residual"]
-    assert all(b <= a * (1 + 1e-6) for a, b in zip(residuals, residuals[1:], strict=False))
+    assert all(b <= a * (1 + 1e-6) for a, b in itertools.pairwise(residuals))
     assert (tmp_path / "demo.png").stat().st_size > 50_000 and (tmp_path / "certificate.json").is_file()
 
 

@@ -22,7 +22,7 @@ from pnp_lip.solvers import (
     Relaxed,
 )
 
-SCHEMES = [Relaxed(), Halpern(), Halpern(restart=None), Inertial(), Anderson(), Anderson(memory=2), ChambolleDossal()]
+SCHEMES = [Halpern(), Halpern(restart=None), Inertial(), Anderson(), Anderson(memory=2)]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def setting():
 
 
 @pytest.mark.parametrize("solver", [ForwardBackward, ADMM, PrimalDual])
-@pytest.mark.parametrize("scheme", SCHEMES[:-1], ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_every_scheme_reaches_the_same_fixed_point(scheme, solver):
     physics = cases.blur()
     y = physics.A(cases.random(2, *cases.SHAPE, seed=5).abs())
@@ -69,7 +69,9 @@ def test_halpern_obeys_its_bound_on_a_rotation():
     result = ForwardBackward(edge, acceleration=Halpern(restart=None), **options).solve(y, physics, x0=x0)
     assert result.guarantee.proved
     assert all(r <= 2 * 8 / (k + 1) + 1e-9 for k, r in enumerate(result.history.residual))
-    assert ForwardBackward(edge, acceleration=Relaxed(0.5), **options).solve(y, physics, x0=x0).history.residual[-1] < 1e-6
+    assert (
+        ForwardBackward(edge, acceleration=Relaxed(0.5), **options).solve(y, physics, x0=x0).history.residual[-1] < 1e-6
+    )
 
 
 def random_problem(seed):
@@ -89,7 +91,7 @@ def random_problem(seed):
     return solver, net, physics, y, start
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 200), marks=pytest.mark.slow)], ids=["30", "200"])
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)], ids=["20", "200"])
 def test_anderson_never_diverges_on_random_problems(seeds):
     """On every problem the residual ends no higher than the plain iteration's, up to the safeguard's factor and rounding."""
     worse = []

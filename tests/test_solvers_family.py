@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import deepinv
 import pytest
 import solver_cases as cases
@@ -42,13 +44,14 @@ def truth(solver, a, d, y, settings, w=None):
     return torch.linalg.solve(ONE - d @ (ONE - gamma * h), gamma * d @ b)
 
 
-@pytest.mark.parametrize("kind", ["circular", "zeros", "matrix", "weighted"])
+@pytest.mark.parametrize("kind", ["circular", "zeros", "ct", "matrix", "weighted"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_closed_form(solver, kind):
-    physics = cases.blur(padding=kind) if kind in ("circular", "zeros") else cases.matrix_physics()
+    blurred = kind in ("circular", "zeros")
+    physics = cases.blur(padding=kind) if blurred else cases.tomography() if kind == "ct" else cases.matrix_physics()
     y = physics.A(cases.random(1, *cases.SHAPE, seed=1))
     net = cases.linear_denoiser(limit=0.49)
-    options = {} if kind in ("circular", "zeros") else {"norm_upper": physics.norm}
+    options = {"norm_upper": physics.norm} if isinstance(physics, cases.MatrixPhysics) else {}
     weights = None
     if kind == "weighted":
         weights = cases.random(*y.shape[1:], seed=2).abs()
@@ -77,18 +80,19 @@ def test_converges_with_a_certified_network_and_the_residual_never_grows(solver,
     assert result.history.relative[-1] <= 1e-5
     if solver.watched:
         r = result.history.residual
-        assert max(b / a for a, b in zip(r[:-1], r[1:], strict=True)) < 1 + 1e-3
+        assert max(b / a for a, b in itertools.pairwise(r)) < 1 + 1e-3
 
 
-def test_the_splittings_of_one_equation_agree(setting):
-    net, physics, y = setting
-    options = {"sigma": 0.1, "tol": 1e-7, "max_iter": 5000, "step": 1.5}
+def test_the_splittings_of_one_equation_agree():
+    net, physics = firm(cases.denoiser(dtype=torch.float64)), cases.blur()
+    y = physics.A(cases.random(1, *cases.SHAPE, seed=5).abs())
+    options = {"sigma": 0.1, "tol": 1e-9, "max_iter": 3000, "step": 1.5}
     reference = ForwardBackward(net, **options).solve(y, physics).x
     for solver in (ADMM, DouglasRachford, PrimalDual):
-        assert cases.relative(solver(net, **options).solve(y, physics).x, reference) < 1e-5
+        assert cases.relative(solver(net, **options).solve(y, physics).x, reference) < 1e-7
     unconstrained = DavisYin(net, **{**options, "box": (-100.0, 100.0)}).solve(y, physics).x
     assert cases.relative(unconstrained, reference) < 1e-5
-    red = {"sigma": 0.1, "tol": 1e-7, "max_iter": 5000, "weight": 0.7}
+    red = {"sigma": 0.1, "tol": 1e-9, "max_iter": 3000, "weight": 0.7}
     assert cases.relative(RED(net, **red).solve(y, physics).x, ProximalRED(net, **red).solve(y, physics).x) < 1e-5
 
 
@@ -101,9 +105,9 @@ def test_agrees_with_deepinv(ours, theirs, setting):
     kernel = deepinv.physics.functional.blur.gaussian_blur(sigma=(0.6, 0.6))
     physics = deepinv.physics.BlurFFT(img_size=cases.SHAPE, filter=kernel)
     y = physics.A(cases.random(1, *cases.SHAPE, seed=5, dtype=torch.float32).abs())
-    mine = ours(net, sigma=0.1, step=1.5, tol=1e-7, max_iter=3000).solve(y, physics).x
+    mine = ours(net, sigma=0.1, step=1.5, tol=3e-7, max_iter=600).solve(y, physics).x
     model = theirs(
-        data_fidelity=deepinv.optim.L2(), prior=deepinv.optim.PnP(net), stepsize=1.5, sigma_denoiser=0.1, max_iter=1000,
+        data_fidelity=deepinv.optim.L2(), prior=deepinv.optim.PnP(net), stepsize=1.5, sigma_denoiser=0.1, max_iter=300,
         early_stop=True, thres_conv=1e-8,
     )  # fmt: skip
     assert cases.relative(mine, model(y, physics, init=(y, torch.zeros_like(y)))) < 1e-5
@@ -136,8 +140,8 @@ def test_red_takes_a_merely_nonexpansive_denoiser_and_guards_its_step(setting):
 
 
 def test_the_steps_of_proximal_solvers_are_free_and_need_no_norm():
-    physics = cases.matrix_physics()
-    y = physics.A(cases.random(1, *cases.SHAPE))
+    physics = cases.unknown_physics()
+    y = physics.A(cases.random(1, 1, 33, 33))
     net = cases.linear_denoiser(limit=0.49)
     for solver in (HalfQuadratic, ADMM, DouglasRachford, ProximalRED):
         assert solver(net, sigma=0.1).check(y, physics).proved
@@ -186,7 +190,7 @@ def test_linear_rates_hold(solver):
     options |= {"weight": 0.5} if issubclass(solver, RED) else {}
     states = []
     net = firm(cases.denoiser(dtype=torch.float64))
-    tool = solver(net, tol=1e-15, max_iter=600, **options)
+    tool = solver(net, tol=1e-13, max_iter=400, **options)
     rate = tool.check(y, physics).rate
     if solver in (DavisYin, PrimalDual):
         assert "linear" not in rate
@@ -198,7 +202,7 @@ def test_linear_rates_hold(solver):
         tool.solve(y, physics)
     limit = states[-1]
     errors = [float((v - limit).norm()) for v in states]
-    assert all(b <= q * a + 1e-10 for a, b in zip(errors[:60], errors[1:61], strict=True)) and q < 1
+    assert all(b <= q * a + 1e-10 for a, b in itertools.pairwise(errors)) and q < 1
 
 
 def test_over_relaxation_within_its_range(setting):

@@ -32,7 +32,7 @@ def network() -> GradientFlowDenoiser:
     return GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -43,9 +43,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, constraint: st
 
     def kill(step: int, loss: float) -> None:
         if step == 5:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(network(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
     torch.manual_seed(99)  # the global generator must not matter
     resumed = train(network(), images(), images()[:1], tmp_path / "killed", settings, resume=True)

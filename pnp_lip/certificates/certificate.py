@@ -21,12 +21,13 @@ HEXADECIMAL = (
     "margin",
     "lipschitz_upper",
     "averagedness",
+    "rounding",
 )  # numbers that carry proof
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCertificate:
-    """What was proved of one layer x − τ Wᵀ σ(Wx + b).
+    """What was proved of one layer x − τ Wᵀ σ(Wx + b), or of a plain layer Wx + b, where τ and margin are None.
 
     norm_lower ≤ ‖W‖ ≤ norm_upper; ``margin`` ≤ 2 − τ s ‖W‖², positive when the layer is averaged; ``averagedness`` is None
     when no α < 1 was proved. ``method``, ``scope`` and ``witness`` are those of the norm bound.
@@ -36,8 +37,8 @@ class LayerCertificate:
     kind: str
     norm_upper: float
     norm_lower: float
-    tau: float
-    margin: float
+    tau: float | None
+    margin: float | None
     slopes: tuple[float, float]
     lipschitz_upper: float
     averagedness: float | None
@@ -52,6 +53,10 @@ class Certificate:
 
     ``lipschitz_upper`` bounds the Lipschitz constant; the map is ``averagedness``-averaged when that is not None;
     ``proximal`` says that the map is the prox of a convex function, so that an objective exists; ``box`` bounds its output.
+    ``rounding`` bounds ‖fl(D)(x, σ) − D(x, σ)‖₂/√(HW), the distance between the map as executed in ``dtype`` and the map
+    that all else here speaks of, for images (H, W pixels) with values in [−1, 1] and one noise level σ of the range that
+    the denoiser's thresholds are given for; ``execution_error_upper`` states the conditions. None when it is not known,
+    as for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations.
     ``weights`` maps each tensor's name to its SHA-256. The certificate speaks of exactly these weights: ``certify`` makes
     it, and loading weights makes it anew instead of trusting a file.
     """
@@ -65,6 +70,7 @@ class Certificate:
     weights: dict[str, str]
     dtype: str
     failures: tuple[str, ...] = ()
+    rounding: float | None = None
     version: str = __version__
     schema: str = SCHEMA
 
@@ -101,7 +107,8 @@ class Certificate:
                     "; ".join(self.failures)
                     or f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}"
                 )
-                + ". Shorten the steps with pnp_lip.layers.project(module), or train under constrain(module)."
+                + ". Shorten the steps with pnp_lip.enforce(module), or train under constrain(module)."
+                * any(layer.tau is not None for layer in self.layers)
             )
         return self
 
@@ -141,14 +148,21 @@ class Certificate:
         firm = ", firmly nonexpansive" if self.firmly_nonexpansive else ""
         rows = [f"{'layer':<24}{'‖W‖ ≤':>12}{'‖W‖ ≥':>12}{'τ':>10}{'2 − τ‖W‖²':>12}{'α ≤':>10}"]
         for layer in self.layers:
-            share = "-" if layer.averagedness is None else f"{layer.averagedness:.6f}"
+            tau, margin, share = (show(v) for v in (layer.tau, layer.margin, layer.averagedness))
             rows.append(
-                f"{layer.path or layer.kind:<24}{layer.norm_upper:>12.6f}{layer.norm_lower:>12.6f}{layer.tau:>10.6f}"
-                f"{layer.margin:>12.6f}{share:>10}"
+                f"{layer.path or layer.kind:<24}{layer.norm_upper:>12.6f}{layer.norm_lower:>12.6f}{tau:>10}"
+                f"{margin:>12}{share:>10}"
             )
         rows.append(f"Lipschitz constant ≤ {self.lipschitz_upper:.9g}; {alpha}{firm}; {self.scope}")
+        if self.rounding is not None:
+            rows.append(f"executed in {self.dtype}, at most {self.rounding:.2g} off per pixel (root mean square)")
         rows.append("licensed solvers: " + (", ".join(self.algorithms) or "none"))
         return "\n".join(rows + [f"not proved: {failure}" for failure in self.failures])
+
+
+def show(value: float | None) -> str:
+    """Six decimals, a dash for None."""
+    return "-" if value is None else f"{value:.6f}"
 
 
 def encode(record: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ from pnp_lip.certificates.calculus import MapBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
-from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift
-from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
+from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
 
@@ -73,7 +73,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     True
     """
     weights = hash_weights(module)
-    key = (repr(module), tuple(weights.items()), rtol)
+    key = (settings(module), tuple(weights.items()), rtol)
     cached = module.__dict__.get(CACHE)
     if cached is not None and cached[0] == key:
         certificate: Certificate = cached[1]
@@ -90,6 +90,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         weights=weights,
         dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
         failures=proof.failures,
+        rounding=rounding_upper(module) if proof.bound.lipschitz <= 1 else None,
     )
     module.__dict__[CACHE] = (key, certificate)
     return certificate
@@ -234,6 +235,44 @@ def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
 def scope_of(layers: tuple[LayerCertificate, ...]) -> str:
     """What the layers' bounds have in common."""
     return "; ".join(dict.fromkeys(layer.scope for layer in layers)) or "everything"
+
+
+def rounding_upper(module: nn.Module) -> float | None:
+    """The distance between a certified denoiser as executed and as proved, for images in [−1, 1]; None if not known.
+
+    The shifts b(σ) = σ q(log σ) of a layer are at most the largest knot of q times the largest σ of its range.
+    """
+    if type(module) is not GradientFlowDenoiser:
+        return None
+    layers: list[Any] = list(module.layers)
+    dtypes = {p.dtype for p in module.parameters()}
+    if len(dtypes) != 1 or any(type(layer.activation) is not NoiseClip or layer.bias is not None for layer in layers):
+        return None
+    shifts = [
+        layer.activation.shift.detach().cpu().double().abs().amax(0)
+        * math.exp(layer.activation.log_range[1])
+        * (1 + 1e-9)
+        for layer in layers
+    ]
+    error = execution_error_upper(
+        [layer.weight.detach().cpu() for layer in layers],
+        [float(layer.tau.detach()) for layer in layers],
+        shifts=shifts,
+        input_bound=math.sqrt(module.in_channels) * (1 + 1e-15),
+        dtype=dtypes.pop(),
+    )
+    return error if math.isfinite(error) else None
+
+
+def settings(module: nn.Module) -> tuple[object, ...]:
+    """All that decides the map besides the weights, as far as torch's modules store it: to tell a stale certificate."""
+    plain = (bool, int, float, str, tuple, list, type(None))
+    found: list[object] = [repr(module)]
+    for name, child in module.named_modules():
+        values = {k: repr(v) for k, v in vars(child).items() if isinstance(v, plain) and k != CACHE}
+        hooks = (len(child._forward_hooks), len(child._forward_pre_hooks), "forward" in vars(child))
+        found.append((name, type(child), tuple(sorted(values.items())), hooks))
+    return tuple(found)
 
 
 def hash_weights(module: nn.Module) -> dict[str, str]:

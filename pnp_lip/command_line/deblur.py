@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command", "parse_kernel"]
 
-STRENGTH = 0.4  # sigma over noise where the user states none; the demo prints the curve that this was read from
+SIGMA = 1.0  # the denoiser's noise level in units of the data's
 KERNELS = "a file (image, npy, npz), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
 
@@ -26,7 +26,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--kernel", required=True, help=KERNELS)
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result; a .json goes beside it")
-    command.add_argument("--sigma", type=float, help=f"strength of the denoiser (default: {STRENGTH} x noise)")
+    command.add_argument("--strength", type=float, default=0.5, help="weight of the prior, in (0, 1] (default: 0.5)")
     command.add_argument(
         "--padding",
         default="valid",
@@ -43,7 +43,7 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check everything, solve, write the image and the result."""
     noise = check_noise(options.noise)
-    sigma = STRENGTH * noise if options.sigma is None else check_noise(options.sigma, "--sigma")
+    from pnp_lip.denoisers import relax
     from pnp_lip.images import check_output, read_image, write_atomically, write_image
     from pnp_lip.operators import Blur
     from pnp_lip.solvers import ForwardBackward
@@ -57,7 +57,12 @@ def run(options: argparse.Namespace) -> int:
     h, w = kernel.shape if options.padding == "valid" else (1, 1)
     size = (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1)
     solver = ForwardBackward(
-        denoiser, sigma=sigma, step=options.step, tol=options.tol, max_iter=options.max_iter, box=(0, 1)
+        relax(denoiser, options.strength),
+        sigma=SIGMA * noise,
+        step=options.step,
+        tol=options.tol,
+        max_iter=options.max_iter,
+        box=(0, 1),
     )
     result = solver.solve(y, Blur(kernel, size, padding=options.padding), progress=not options.quiet)
     x_hat = result.x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]

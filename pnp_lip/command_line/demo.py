@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 NOISE = 0.01
+SIGMA = 1.0  # the denoiser's noise level in units of the data's; its strength is the relaxation θ
 TOLERANCE = 1e-4
-TUNING: dict[str, Any] = {"tol": 1e-3, "max_iter": 150}
 
 
 def add_command(commands: Commands) -> None:
@@ -35,8 +36,9 @@ def run(options: argparse.Namespace) -> int:
     """The demonstration; writes demo.png, result.json and certificate.json."""
     from pnp_lip.certificates import certify
     from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation
+    from pnp_lip.denoisers import relax
     from pnp_lip.images import psnr
-    from pnp_lip.solvers import ForwardBackward
+    from pnp_lip.solvers import Anderson, ForwardBackward
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -47,16 +49,22 @@ def run(options: argparse.Namespace) -> int:
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
          f"averaged with alpha <= {certificate.averagedness:.6f} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
 
+    baseline = total_variation()
     scene = Scene.blurred(photograph("camera", 256), noise=NOISE)
     validation = Scene.blurred(photograph("astronaut", 128), noise=NOISE, seed=1)
+    priors: dict[str, Callable[..., ForwardBackward]] = {
+        "total variation": lambda s, **k: ForwardBackward(
+            baseline, sigma=s * NOISE, guarantee="report", box=(0, 1), **k
+        ),
+        "pnp-lip": lambda s, **k: ForwardBackward(relax(denoiser, s), sigma=SIGMA * NOISE, box=(0, 1), **k),
+    }
     results, tuning = {}, {}
-    for name, prior, mode in (("total variation", total_variation(), "report"), ("pnp-lip", denoiser, "require")):
-        solver = ForwardBackward(prior, tol=TOLERANCE, box=(0, 1), guarantee=mode)
+    for name, solver in priors.items():
         tell(f"choosing the strength of {name} on another photograph ...")
-        strength, curve = choose_strength(dataclasses.replace(solver, **TUNING), validation)
+        strength, curve = choose_strength(partial(solver, tol=TOLERANCE, acceleration=Anderson()), validation)
         tuning[name] = {"strength": strength, "psnr_by_strength": {f"{s:g}": round(v, 3) for s, v in curve.items()}}
         tell(f"restoring with {name} ...")
-        results[name] = dataclasses.replace(solver, sigma=strength * NOISE).solve(
+        results[name] = solver(strength, tol=TOLERANCE).solve(
             scene.y, scene.physics, reference=scene.x, progress=not options.quiet
         )
         tell(f"{name}: {psnr(results[name].x, scene.x):.2f} dB, {results[name].status}")

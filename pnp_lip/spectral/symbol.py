@@ -15,8 +15,8 @@ __all__ = ["grid_factor", "half_torus", "symbol"]
 def symbol(weight: Tensor, frequencies: Tensor) -> Tensor:
     """K̂(ω) = Σ_ab K[:, :, a, b] exp(−i(a ω₁ + b ω₂)), one matrix per frequency, differentiable in the weight.
 
-    Shapes: ``weight`` (out, in, k₁, k₂), ``frequencies`` (n, 2) in radians; returns complex (n, out, in). Taps are counted
-    from the kernel's first entry; counting from its centre would change K̂ by a phase, hence not its norm. Dilation by d
+    Shapes: ``weight`` (out, in, k₁, k₂), ``frequencies`` (n, 2) in radians; gives complex (n, out, in). Taps count from
+    the kernel's first entry; counting from its centre would change K̂ by a phase, hence not its norm. Dilation by d
     replaces ω by dω, which leaves the supremum over the torus as it is. In floating point the result carries rounding
     errors of the working precision.
 

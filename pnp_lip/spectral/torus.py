@@ -99,7 +99,7 @@ def first_cells(reach: Widths) -> tuple[Tensor, Widths]:
 
 
 def supremum_estimate(symbol: Symbol, start: Tensor, radius: float) -> tuple[float, Tensor]:
-    """A proved lower bound of the supremum with its frequency: safeguarded Newton steps on λ_max(SᴴS) from ``start``."""
+    """A proved lower bound of the supremum with its frequency: guarded Newton steps on λ_max(SᴴS) from ``start``."""
     p = start
     value, v, step = newton_step(symbol, p)
     for _ in range(30):
@@ -149,8 +149,8 @@ def discard(symbol: Symbol, centres: Tensor, widths: Widths, c: float, flat: boo
     (1) ‖K̂(p)‖ ≥ M cos φ if φ = 2π(r₁h₁ + r₂h₂) ≤ π/2. For f(s) = Re uᴴK̂(p* + s(p − p*))v, K̂ multiplied by the phase
         that centres its taps, is a real trigonometric polynomial of type at most φ with |f| ≤ M and f(0) = M. Hence
         f'² + φ²f² ≤ φ²M² (Duffin & Schaeffer 1938), and arccos(f/M) grows at most at the rate φ.
-    (2) ‖K̂(p)‖² ≥ M² − sag(h). For g(s) = vᴴ(K̂ᴴK̂)(p* + s(p − p*))v has g(0) = M², g'(0) = 0 and |g''| ≤ 2 sag(h). So
-    ‖K̂(centre)‖ ≤ max(c cos φ, √(c² − sag)) excludes M > c with p* in the cell. It is proved for the computed symbol,
+    (2) ‖K̂(p)‖² ≥ M² − sag(h). For g(s) = vᴴ(K̂ᴴK̂)(p* + s(p − p*))v has g(0) = M², g'(0) = 0 and |g''| ≤ 2 sag(h).
+    So ‖K̂(centre)‖ ≤ max(c cos φ, √(c² − sag)) excludes M > c with p* in the cell. It is proved for the computed symbol,
     whose error is ``symbol.error``, by a Cholesky factorisation. (2) serves symbols of nearly constant norm; it costs
     the correlations of the taps and is used where ``flat``.
     """

@@ -20,6 +20,7 @@ from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
+from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler
 
 __all__ = ["TrainingSettings", "train", "validate"]
@@ -43,6 +44,7 @@ class TrainingSettings:
     bfloat16_above: float = 8 / 255  # below this noise level the rounding of bfloat16 costs up to 1 dB
     average: float = 0.999
     constraint: str = "parametrisation"
+    equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
     limit: float = 0.985
     refresh: int = 50
     zero_mean: bool = True
@@ -134,15 +136,14 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
         x = self.sampler(s.batch)
-        low, high = (math.log(bound) for bound in s.sigma_range)
-        sigma = math.exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
-        y = x + sigma * torch.randn(x.shape, generator=self.generator)
-        x, y = x.to(self.device), y.to(self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=sigma > s.bfloat16_above):
-            x_hat = self.denoiser(y, sigma)
+        if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
+            x = x.to(self.device)
+            x_hat = Equilibrium()(self.denoiser, x, self.generator)
+        else:
+            x, x_hat = self.denoise(x)
         loss = (x_hat.float() - x).square().mean().log()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         self.optimiser.step()
         if s.constraint == "projection":
@@ -150,6 +151,16 @@ class Run:
         self.averaged.update_parameters(self.denoiser)
         self.step += 1
         return float(loss.detach())
+
+    def denoise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean patches and what the denoiser makes of them with noise added."""
+        s = self.settings
+        low, high = (math.log(bound) for bound in s.sigma_range)
+        sigma = math.exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
+        y = x + sigma * torch.randn(x.shape, generator=self.generator)
+        x, y = x.to(self.device), y.to(self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=sigma > s.bfloat16_above):
+            return x, self.denoiser(y, sigma)
 
     def state(self) -> dict[str, Any]:
         ages = {name: (m.age, m.frequencies) for name, m in self.denoiser.named_modules() if hasattr(m, "age")}

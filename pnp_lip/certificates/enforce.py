@@ -1,0 +1,91 @@
+"""The least change that makes a network certifiable: steps that are too long are shortened, nothing else is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pnp_lip.certificates.certify import check_slopes
+from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear
+from pnp_lip.layers.constraints import gradient_flow_layers
+from pnp_lip.spectral import norm_bound
+
+__all__ = ["Change", "enforce"]
+
+COARSE = 1e-3  # relative tightness that suffices for most layers that need no change
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """The step of the layer at ``path`` before and after ``enforce``, as the layer stores it."""
+
+    path: str
+    tau_before: float
+    tau_after: float
+
+
+@torch.no_grad()
+def enforce(module: nn.Module, *, limit: float = 1.0, rtol: float = 1e-6) -> tuple[Change, ...]:
+    """Shorten, in place, the steps that are too long for a proof, each by the least amount, and report the changes.
+
+    τ ← the largest number of τ's dtype with 0 ≤ τ s U² ≤ 2·``limit`` and τ not above its old value,
+
+    where σ has slopes in [0, s] and ‖W‖ ≤ U ≤ (1 + ``rtol``)‖W‖; a negative τ becomes 0. Each gradient-flow layer of
+    ``module`` then is nonexpansive for ``limit`` = 1 and ``limit``-averaged for ``limit`` < 1, and ``certify(module)``
+    proves it when ``module`` consists of such layers, lifts, relaxations and clips. Layers of other types are not touched.
+
+    Parameters: 0 < ``limit`` ≤ 1; 1e-9 ≤ ``rtol`` ≤ 1, for which ``certify(module, rtol=rtol)`` succeeds; ``certify``
+    with its default does so for ``rtol`` = 1e-6. Raises InputError for a ``limit`` out of range, CertificateError for
+    parametrised layers, steps that are NaN or infinite and activations without slopes; nothing is changed then.
+
+    Source: Sherry et al. (2024), Section 2; Baillon & Haddad (1977).
+
+    >>> layer = GradientFlowLinear(2, 2)
+    >>> _ = layer.tau.data.fill_(2.5)
+    >>> [change.path for change in enforce(nn.Sequential(layer))], bool(abs(layer.tau - 2) < 1e-5)
+    (['0'], True)
+    """
+    if not 0 < limit <= 1:
+        raise InputError(f"`limit` = τ‖W‖²/2 must lie in (0, 1]; got {limit}.")
+    layers = list(gradient_flow_layers(module))
+    steps = [shortened(layer, path, Fraction(limit), rtol) for path, layer in layers]
+    changes = []
+    for (path, layer), tau in zip(layers, steps, strict=True):
+        if tau is not None:
+            changes.append(Change(path, float(layer.tau), float(tau)))
+            layer.tau.copy_(tau)
+    return tuple(changes)
+
+
+def shortened(layer: GradientFlowConv2d | GradientFlowLinear, path: str, limit: Fraction, rtol: float) -> Tensor | None:
+    """The layer's new step, None when the old one may stay."""
+    if parametrize.is_parametrized(layer):
+        raise CertificateError(
+            f"layer `{path}` is parametrised, so its step is computed and cannot be set; call "
+            "pnp_lip.layers.release(module) first."
+        )
+    tau, slope = float(layer.tau), Fraction(check_slopes(layer.activation, path)[1])
+    if not math.isfinite(tau):
+        raise CertificateError(f"layer `{path}`: the step τ is {tau}; load intact weights.")
+    if tau <= 0:
+        return torch.zeros_like(layer.tau) if tau < 0 else None
+    weight = layer.weight.detach().cpu()
+    for tightness in (max(rtol, COARSE), rtol):
+        curvature = slope * Fraction(norm_bound(weight, rtol=tightness).upper) ** 2
+        if Fraction(tau) * curvature <= 2 * limit:
+            return None
+    return largest_below(2 * limit / curvature, layer.tau)
+
+
+def largest_below(value: Fraction, like: Tensor) -> Tensor:
+    """The largest number of the tensor's dtype that is not above a positive ``value``."""
+    rounded = torch.tensor(float(value), dtype=like.dtype)
+    while Fraction(float(rounded)) > value:
+        rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
+    return rounded

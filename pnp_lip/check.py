@@ -1,0 +1,200 @@
+"""An independent check of a denoiser's certificate: ``python -m pnp_lip.check WEIGHTS CERTIFICATE``.
+
+It needs numpy and nothing of ours: it parses the safetensors file, recomputes every SHA-256, bounds every layer's norm
+by a method of its own and redoes the composition in fractions. Exit status: 0 verified, 1 refuted or not verified, 2
+unreadable.
+
+A layer x − τ Wᵀ σ(Wx + b), slopes of σ in [0, s], is τ s ‖W‖²/2-averaged (Baillon & Haddad 1977); αᵢ-averaged layers
+compose to an S/(1 + S)-averaged map, S = Σ αᵢ/(1 − αᵢ) (Combettes & Yamada 2015); so does Qᵀ N Q, Q appending zero
+channels. ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U for K̂(p) = Σ_ab K_ab exp(−2πi(a p₁ + b p₂)) and all p: a cell with centre c
+and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U cos(π Σ (k_i − 1) h_i) (Duffin & Schaeffer
+1938), and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
+not be trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["check", "main"]
+
+Array = npt.NDArray[Any]
+SCHEMA, FORMAT = "pnp-lip certificate 1", "pnp-lip denoiser 1"
+DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
+MAX_CELLS = 400_000
+U = 2.0**-53  # unit roundoff
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str], dict[str, str]]:
+    """Tensors in float64, the SHA-256 of each, and the metadata."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    metadata = header.pop("__metadata__", {})
+    tensors, hashes = {}, {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        kind, dtype = DTYPES[entry["dtype"]]
+        raw, shape = body[start:end], tuple(entry["shape"])
+        array = np.frombuffer(raw, kind).reshape(shape)
+        if dtype == "bfloat16":
+            array = (array.astype("<u4") << 16).view("<f4")
+        tensors[name] = array.astype(np.float64)
+        hashes[name] = hashlib.sha256(f"{dtype} {shape} ".encode() + raw).hexdigest()
+    return tensors, hashes, metadata
+
+
+def norm_squared_upper(s: Array, slack: float) -> Array:
+    """An upper bound of λ_max(SᴴS) for each matrix of a stack, ``slack`` covers the rounding of S and products."""
+    gram = s.conj().swapaxes(1, 2) @ s
+    w, v = np.linalg.eigh(gram)
+    vh = v.conj().swapaxes(1, 2)
+    residual = np.linalg.norm(gram - (v * w[:, None]) @ vh, axis=(1, 2))
+    stretch = 1 + np.linalg.norm(vh @ v - np.eye(v.shape[1]), axis=(1, 2)) + 8 * U * (v.shape[1] + 4) ** 2
+    bound: Array = np.abs(w).max(1) * stretch + residual + slack
+    return bound
+
+
+def symbols(taps: Array, positions: Array, p: Array) -> Array:
+    """K̂(p), one matrix per row of p; the phases are exact for dyadic p."""
+    angles = 2 * np.pi * ((p @ positions.T) % 1.0)
+    s: Array = np.tensordot(np.exp(-1j * angles), taps, axes=1)
+    return s
+
+
+def norm_is_at_most(weight: Array, upper: float) -> bool:
+    """Whether ‖W‖ ≤ ``upper`` could be proved; W dense (2-D) or a convolution (4-D), for every image size."""
+    kernel = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
+    top = float(np.abs(kernel).max())
+    if top == 0 or not math.isfinite(top):
+        return top == 0 and upper >= 0
+    scale = 2.0 ** -math.frexp(top)[1]
+    kernel, upper = kernel * scale, upper * scale
+    kernel = kernel.swapaxes(0, 1) if kernel.shape[0] < kernel.shape[1] else kernel
+    sizes = kernel.shape[2:]
+    taps = np.moveaxis(kernel, (0, 1), (2, 3)).reshape(-1, *kernel.shape[:2])
+    positions = np.array([(a, b) for a in range(sizes[0]) for b in range(sizes[1])], dtype=float)
+    slack = 8 * (sum(taps.shape) + 40) * U * float(np.linalg.norm(np.abs(taps).sum(0))) ** 2
+    counts = [max(1, 2 ** math.ceil(math.log2(8 * (k - 1)))) if k > 1 else 1 for k in sizes]
+    halves = [1 / (2 * n) for n in counts]
+    p = np.array([((i + 0.5) / counts[0], (j + 0.5) / counts[1]) for i in range(counts[0]) for j in range(counts[1])])
+    p = p[p[:, 1] <= 0.5 + halves[1]]  # K̂(−p) is the conjugate of K̂(p)
+    cells = 0
+    while len(p):
+        cells += len(p)
+        if cells > MAX_CELLS:
+            return False
+        target = upper * (math.cos(math.pi * sum((k - 1) * h for k, h in zip(sizes, halves, strict=True))) - 1e-14)
+        parts = [norm_squared_upper(symbols(taps, positions, q), slack) for q in np.array_split(p, len(p) // 512 + 1)]
+        p = p[np.concatenate(parts) > target**2 * (1 - 1e-14)]
+        if len(p) and sizes == (1, 1):
+            return False
+        for axis in (0, 1):
+            if sizes[axis] > 1:
+                halves[axis] /= 2
+                step = halves[axis] * np.eye(2)[axis]
+                p = np.concatenate([p - step, p + step])
+    return True
+
+
+def norm_at(weight: Array, witness: list[float]) -> float:
+    """The norm at the witness's frequency; of the matrix where there is none."""
+    if weight.ndim == 2 or not witness:
+        return float(np.linalg.norm(weight.reshape(weight.shape[0], -1), 2))
+    rows, columns = (np.exp(-1j * w * np.arange(k)) for w, k in zip(witness, weight.shape[2:], strict=True))
+    return float(np.linalg.norm(np.einsum("oiab,a,b->oi", weight, rows, columns), 2))
+
+
+def number(value: Any) -> Fraction:
+    """A hexadecimal float as a rational; None counts as 1, the averagedness of a map that is only nonexpansive."""
+    return Fraction(1) if value is None else Fraction(float.fromhex(value))
+
+
+def check_layer(layer: dict[str, Any], tensors: dict[str, Array]) -> tuple[Fraction, list[str]]:
+    """A layer's proved α = τ s U²/2 and what is wrong with its line in the certificate."""
+    prefix = layer["path"] + "." if layer["path"] else ""
+    weight, tau = tensors[prefix + "weight"], Fraction(float(tensors[prefix + "tau"]))
+    upper, slopes = number(layer["norm_upper"]), layer["slopes"]
+    curvature = tau * Fraction(slopes[1]) * upper**2
+    claims = {
+        f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
+        "norm_lower exceeds the norm at the witness": float(number(layer["norm_lower"]))
+        <= norm_at(weight, layer["witness"]) * (1 + 1e-10),
+        "τ differs from the weights": layer["tau"] is not None and number(layer["tau"]) == tau,
+        "τ is negative": tau >= 0,
+        "slopes outside [0, 1]": 0 <= slopes[0] <= slopes[1] <= 1,
+        f"τ‖W‖² ≤ {float(curvature):.9g} is not ≤ 2": curvature <= 2,
+        "the margin is overstated": layer["margin"] is not None and number(layer["margin"]) <= 2 - curvature,
+        "the layer's averagedness is understated": number(layer["averagedness"]) >= curvature / 2,
+        "the layer's Lipschitz constant is understated": number(layer["lipschitz_upper"])
+        >= max(Fraction(1), curvature - 1),
+    }
+    return curvature / 2, [f"{layer['path']}: {claim}" for claim, holds in claims.items() if not holds]
+
+
+def check(weights: str | Path, certificate: str | Path) -> list[str]:
+    """What is wrong with the certificate, an empty list when every claim was verified again.
+
+    Raises OSError, ValueError, KeyError or TypeError for files that cannot be read as what they should be.
+    """
+    tensors, hashes, metadata = read_safetensors(Path(weights))
+    claimed = json.loads(Path(certificate).read_text())
+    if claimed["schema"] != SCHEMA or metadata.get("format") != FORMAT:
+        raise ValueError(f"expected the schema {SCHEMA!r} and weights of the format {FORMAT!r}")
+    config = json.loads(metadata["config"])
+    changed = sorted(
+        name for name in {*hashes, *claimed["weights"]} if hashes.get(name) != claimed["weights"].get(name)
+    )
+    wrong = [f"{name}: the SHA-256 differs" for name in changed]
+    expected = [f"layers.{i}" for i in range(len(config["dilations"]))]
+    if [layer["path"] for layer in claimed["layers"]] != expected or config["padding_mode"] not in (
+        "zeros",
+        "circular",
+    ):
+        return [*wrong, "the certificate's layers are not those of the network that the weights describe"]
+    wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    alphas: list[Fraction] = []
+    for layer in claimed["layers"]:
+        alpha, found = check_layer(layer, tensors)
+        alphas, wrong = [*alphas, alpha], wrong + found
+    total = sum((a / (1 - a) for a in alphas), Fraction(0)) if max(alphas) < 1 else None
+    if claimed["averagedness"] is not None and (total is None or number(claimed["averagedness"]) < total / (1 + total)):
+        wrong.append("the averagedness of the composition is understated")
+    if number(claimed["lipschitz_upper"]) < 1 or max(alphas) > 1:
+        wrong.append("the Lipschitz constant of the composition is not proved")
+    if claimed["proximal"] and (len(alphas) > 1 or max(alphas) > Fraction(1, 2)):
+        wrong.append("the map is not the proximal map of a convex function by these layers")
+    if claimed["box"] is not None:
+        wrong.append("a range is claimed that the layers do not give")
+    return wrong
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m pnp_lip.check WEIGHTS.safetensors CERTIFICATE.json\n")
+        return 2
+    try:
+        wrong = check(*arguments)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
+        sys.stderr.write(f"could not be read: {type(error).__name__}: {error}\n")
+        return 2
+    for line in wrong:
+        sys.stdout.write(f"NOT VERIFIED {line}\n")
+    if not wrong:
+        sys.stdout.write("verified: every hash, norm, step and averagedness of the certificate\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
