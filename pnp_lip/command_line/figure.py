@@ -20,8 +20,8 @@ def draw(
     """The clean image, each of ``images`` with its figures of merit, and below them a detail and the convergence."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 7.6), layout="constrained")
-    grid = figure.add_gridspec(2, 4, height_ratios=(1.0, 0.8))
+    figure = Figure(figsize=(14, 7.9))
+    grid = figure.add_gridspec(2, 4, left=0.01, right=0.985, top=0.92, bottom=0.07, wspace=0.04, hspace=0.14)
     panels = {"photograph": clean, **images}
     rows, columns = (slice(n // 6, n // 6 + n * 3 // 8) for n in clean.shape[-2:])
     for i, (name, image) in enumerate(panels.items()):
@@ -37,7 +37,8 @@ def draw(
             detail.imshow(image[0, 0, rows, columns].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             detail.set_title(f"{name}, detail", fontsize=10)
             detail.axis("off")
-    curve = figure.add_subplot(grid[1, 3])
+    frame = grid[1, 3].get_position(figure)
+    curve = figure.add_axes((frame.x0 + 0.05, frame.y0, frame.width - 0.05, frame.height - 0.01))
     for name, result in results.items():
         label = f"{name}: {'proved' if result.guarantee.proved else 'no proof'}"
         curve.semilogy(result.history.relative, label=label)
