@@ -206,7 +206,10 @@ class Solver(abc.ABC):
             return
         if certificate is None:
             raise CertificateError(f"{why} Pass assume_nonexpansive=True to run it without any proof.")
-        certificate.require_nonexpansive()
+        try:
+            certificate.require_nonexpansive()
+        except CertificateError as error:
+            raise CertificateError(f"{error} Pass assume_nonexpansive=True to run it without any proof.") from None
 
     def judge(self, certificate: Certificate | None, why: str) -> tuple[MapBound | None, Hypothesis]:
         """What is known of D, and the hypothesis that D is nonexpansive."""

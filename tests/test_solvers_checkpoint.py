@@ -16,6 +16,15 @@ from pnp_lip.errors import InputError
 from pnp_lip.solvers import Anderson, Checkpoint, ForwardBackward, Halpern, Inertial, PrimalDual, Relaxed
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A forked child has one thread; the parent has to round the same way for the results to agree bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def setting():
     physics = cases.blur(torch.float32)
     y = physics.A(
