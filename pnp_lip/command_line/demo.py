@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     denoiser = get_denoiser(options.denoiser)
     certificate = certify(denoiser)
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
-         f"averaged with alpha <= {certificate.averagedness:.6f} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
+         f"licensed solvers: {', '.join(certificate.algorithms) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
 
     baseline = total_variation()
     scene = Scene.blurred(photograph("camera", 256), noise=NOISE)
