@@ -24,7 +24,7 @@ __all__ = ["Case", "Measure", "Scene", "Tell", "compare", "seeded"]
 
 logger = logging.getLogger(__name__)
 Tell = Callable[[str], None]
-START = 0.25  # where the search for a strength begins
+START = 0.5  # where the search for a strength begins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
@@ -30,15 +32,17 @@ STRENGTHS = tuple(2.0**k for k in range(-6, 5))  # the grid of every prior
 class Prior:
     """A denoiser D(x, σ) with the one number that is tuned, its strength s > 0.
 
-    A ``threshold`` prior runs as D(·, s·noise). Any other is relaxed by θ = min(s, ``theta_upper``) and told the noise level
-    (s/θ)·noise: up to θ's limit s weakens the denoiser, beyond it s raises its noise level. ``theta_upper`` is 1, or what makes
-    the relaxed denoiser firmly nonexpansive where the solver asks for that.
+    At a fixed point a prior weighs as much as its threshold, or as the square of the noise level that it is told. So a
+    ``threshold`` prior runs as D(·, s·noise) and any other at the noise level √s·noise. A ``blind`` one, which takes no
+    notice of its noise level, is relaxed by θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
+    nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise.
     """
 
     name: str
     denoiser: Any
     ours: bool = False
     threshold: bool = False
+    blind: bool = False
     solver: type[Solver] = ForwardBackward
     theta_upper: float = 1.0
     certificate: Certificate | None = None
@@ -54,8 +58,9 @@ class Prior:
         """The denoiser and the noise level that ``strength`` means for data of this noise."""
         if self.threshold:
             return self.denoiser, strength * noise
-        theta = min(strength, self.theta_upper)
-        return self.denoiser if theta == 1 else relax(self.denoiser, theta), strength / theta * noise
+        theta = min(strength, self.theta_upper) if self.blind else self.theta_upper
+        sigma = noise if self.blind else math.sqrt(strength / theta) * noise
+        return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma
 
     def describe(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -64,7 +69,8 @@ class Prior:
         return {
             "ours": self.ours,
             "solver": self.solver.__name__,
-            "strength": "threshold" if self.threshold else f"relaxation up to {self.theta_upper:g}, then noise level",
+            "strength": "threshold" if self.threshold else "relaxation" if self.blind else "noise level squared",
+            "theta_upper": self.theta_upper,
             "grid": self.grid,
             "parameters": sum(p.numel() for p in self.denoiser.parameters()) if weights else 0,
             "weights_sha256": sha256_of(*weights) if weights else None,
@@ -78,7 +84,15 @@ class Prior:
 def prior_of(name: str, denoiser: Any, *, ours: bool = False, threshold: bool = False) -> Prior:
     """The prior with its certificate, or with the reason why there is none."""
     certificate, reason = examine_denoiser(denoiser)
-    return Prior(name, denoiser, ours=ours, threshold=threshold, certificate=certificate, reason=reason)
+    blind = not threshold and ignores_noise_level(denoiser)
+    return Prior(name, denoiser, ours=ours, threshold=threshold, blind=blind, certificate=certificate, reason=reason)
+
+
+@torch.no_grad()
+def ignores_noise_level(denoiser: Any) -> bool:
+    """Whether D(x, 0.02) and D(x, 0.2) are the same for one noisy image."""
+    x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    return torch.equal(denoiser(x, 0.02), denoiser(x, 0.2))
 
 
 def with_admm(prior: Prior) -> Prior:

@@ -71,13 +71,19 @@ def test_the_climb_walks_past_what_diverged() -> None:
 # Priors
 
 
-def test_strength_relaxes_first_and_raises_the_noise_level_then() -> None:
+def test_strength_is_a_threshold_or_the_square_of_a_noise_level_or_a_relaxation() -> None:
     prior = prior_of("grey", load_pretrained("grey"), ours=True)
-    assert prior.certified and prior.at(1.0, 0.1) == (prior.denoiser, 0.1)
-    weak, sigma = prior.at(0.25, 0.1)
-    assert (weak.theta, sigma) == (0.25, 0.1)
-    assert prior.at(4.0, 0.1) == (prior.denoiser, pytest.approx(0.4))
+    assert prior.certified and not prior.blind
+    for strength, factor in ((0.25, 0.5), (1.0, 1.0), (4.0, 2.0)):
+        assert prior.at(strength, 0.1) == (prior.denoiser, pytest.approx(factor * 0.1))
     assert Prior("TV", shrink, threshold=True).at(4.0, 0.1) == (shrink, 0.4)
+    blind = prior_of("mean", lambda x, sigma: (x + x.mean()) / 2)
+    assert blind.blind and blind.at(4.0, 0.1) == (blind.denoiser, 0.1)
+    weak, sigma = blind.at(0.25, 0.1)
+    assert (weak.theta, sigma) == (0.25, 0.1)
+    firmed = dataclasses.replace(prior, theta_upper=0.5)
+    half, sigma = firmed.at(1.0, 0.1)
+    assert (half.theta, sigma) == (0.5, pytest.approx(0.1 * 2**0.5))
 
 
 def test_admm_gets_a_firm_denoiser_at_every_strength() -> None:

@@ -61,7 +61,7 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"--noise": "-0.1"}, "not negative"),
         ({"--noise": "nan"}, "finite"),
         ({"--noise": "2.55"}, "divide by 255"),
-        ({"--strength": "0"}, "(0, 1]"),
+        ({"--strength": "0"}, "--strength must be a positive number; got 0.0"),
         ({"--step": "2.5"}, r"(0, 2/||A||^2)"),
         ({"--step": "-1"}, "step"),
         ({"--max-iter": "0"}, "max_iter"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command", "parse_kernel"]
 
-SIGMA = 1.0  # the denoiser's noise level in units of the data's
 KERNELS = "a file (image, npy, npz), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
 
@@ -26,7 +26,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--kernel", required=True, help=KERNELS)
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result; a .json goes beside it")
-    command.add_argument("--strength", type=float, default=0.5, help="weight of the prior, in (0, 1] (default: 0.5)")
+    command.add_argument("--strength", type=float, default=1.0, help="weight s > 0 of the prior: it is told √s·noise (default: 1)")
     command.add_argument(
         "--padding",
         default="valid",
@@ -43,7 +43,8 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check everything, solve, write the image and the result."""
     noise = check_noise(options.noise)
-    from pnp_lip.denoisers import relax
+    if not 0 < options.strength < math.inf:
+        raise InputError(f"--strength must be a positive number; got {options.strength}.")
     from pnp_lip.images import check_output, read_image, write_atomically, write_image
     from pnp_lip.operators import Blur
     from pnp_lip.solvers import ForwardBackward
@@ -57,8 +58,8 @@ def run(options: argparse.Namespace) -> int:
     h, w = kernel.shape if options.padding == "valid" else (1, 1)
     size = (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1)
     solver = ForwardBackward(
-        relax(denoiser, options.strength),
-        sigma=SIGMA * noise,
+        denoiser,
+        sigma=math.sqrt(options.strength) * noise,
         step=options.step,
         tol=options.tol,
         max_iter=options.max_iter,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 NOISE = 0.01
-SIGMA = 1.0  # the denoiser's noise level in units of the data's; its strength is the relaxation θ
 TOLERANCE = 1e-4
 
 
@@ -36,7 +36,6 @@ def run(options: argparse.Namespace) -> int:
     """The demonstration; writes demo.png, result.json and certificate.json."""
     from pnp_lip.certificates import certify
     from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation
-    from pnp_lip.denoisers import relax
     from pnp_lip.images import psnr
     from pnp_lip.solvers import Anderson, ForwardBackward
 
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         "total variation": lambda s, **k: ForwardBackward(
             baseline, sigma=s * NOISE, guarantee="report", box=(0, 1), **k
         ),
-        "pnp-lip": lambda s, **k: ForwardBackward(relax(denoiser, s), sigma=SIGMA * NOISE, box=(0, 1), **k),
+        "pnp-lip": lambda s, **k: ForwardBackward(denoiser, sigma=math.sqrt(s) * NOISE, box=(0, 1), **k),
     }
     results, tuning = {}, {}
     for name, solver in priors.items():

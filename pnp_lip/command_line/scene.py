@@ -16,7 +16,7 @@ from pnp_lip.solvers import ForwardBackward
 
 __all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation"]
 
-STRENGTHS = tuple(2.0**k for k in range(-4, 1))  # of every prior
+STRENGTHS = tuple(2.0**k for k in range(-3, 3))  # of every prior
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,13 +69,6 @@ class GradientFlowConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden_channels)) if bias else None
         self.tau = nn.Parameter(torch.tensor(2.0 * step_fraction))
 
-    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Convolve ``x`` with ``kernel``, keeping the image size, under this layer's padding."""
-        reach = self.dilation * (kernel.shape[-1] // 2)
-        if self.padding_mode == "circular":
-            return F.conv2d(pad_circular(x, reach), kernel, bias, dilation=self.dilation)
-        return F.conv2d(x, kernel, bias, padding=reach, dilation=self.dilation)
-
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Φ(x) for x of shape (B, channels, H, W)."""
         weight: Tensor = self.weight
@@ -83,13 +76,48 @@ class GradientFlowConv2d(nn.Module):
         if x.ndim != 4 or x.shape[1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}, H, W) tensors; got {tuple(x.shape)}.")
         scale, shift = self.activation.scale_and_shift(sigma)
-        if scale is not None and scale.ndim == 1:  # one noise level: fold 1/λ and λ into the two convolutions
-            bias = fold_bias(bias, shift, scale)
-            s = self.activation.unit(self.conv(x, weight / scale[:, None, None, None], bias))
-            weight = weight * scale[:, None, None, None]
-        else:
+        if scale is not None and scale.ndim > 1:  # a noise level per image
             s = self.activation(self.conv(x, weight, bias), sigma)
-        return x - self.conv(s, self.tau * weight.transpose(0, 1).flip(-1, -2))
+            return x - self.conv_adjoint(s, self.tau * weight)
+        if scale is not None:  # one noise level: fold 1/λ and λ into the two convolutions
+            bias = fold_bias(bias, shift, scale)
+            weight, scaled = weight / scale[:, None, None, None], weight * scale[:, None, None, None]
+        else:
+            scaled = weight
+        d, size = self.dilation, x.shape[-2:]
+        if d == 1 or self.padding_mode != "zeros" or size[0] % d or size[1] % d:
+            s = self.activate(self.conv(x, weight, bias), scale, sigma)
+            return x - self.conv_adjoint(s, self.tau * scaled)
+        s = self.activate(self.conv(to_phases(x, d), weight, bias, dilation=1), scale, sigma)
+        return x - from_phases(self.conv_adjoint(s, self.tau * scaled, dilation=1), d)
+
+    def activate(self, t: Tensor, scale: Tensor | None, sigma: Tensor | None) -> Tensor:
+        """The shape u alone where the scale has been folded into the convolutions, else all of σ."""
+        return self.activation(t, sigma) if scale is None else self.activation.unit(t)
+
+    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None, dilation: int | None = None) -> Tensor:
+        """W x with the weights ``kernel``, keeping the image size, under this layer's padding."""
+        d = self.dilation if dilation is None else dilation
+        reach = d * (kernel.shape[-1] // 2)
+        if self.padding_mode == "circular":
+            return F.conv2d(pad_circular(x, reach), kernel, bias, dilation=d)
+        return F.conv2d(x, kernel, bias, padding=reach, dilation=d)
+
+    def conv_adjoint(self, s: Tensor, kernel: Tensor, dilation: int | None = None) -> Tensor:
+        """Wᵀ s with the weights ``kernel``: the same padding, kernels flipped, channel axes exchanged."""
+        d = self.dilation if dilation is None else dilation
+        flipped, reach = kernel.transpose(0, 1).flip(-1, -2), d * (kernel.shape[-1] // 2)
+        b = 1 if d > 1 else block_size(flipped.shape[0])
+        if b == 1:
+            return self.conv(s, flipped, dilation=d)
+        bottom, right = -s.shape[-2] % b, -s.shape[-1] % b
+        kernels, padding = block_kernels(flipped, b), reach
+        if self.padding_mode == "circular":
+            s, padding = pad_circular(s, reach), 0
+        if bottom or right:
+            s, padding = F.pad(s, (padding, padding + right, padding, padding + bottom)), 0
+        x = F.pixel_shuffle(F.conv2d(s, kernels, padding=padding, stride=b), b)
+        return x[..., : x.shape[-2] - bottom, : x.shape[-1] - right]
 
     def extra_repr(self) -> str:
         hidden, channels, k, _ = self.weight.shape
@@ -100,6 +128,39 @@ def fold_bias(bias: Tensor | None, shift: Tensor | None, scale: Tensor) -> Tenso
     """(b + shift) / λ, where either may be absent."""
     present = [term for term in (bias, shift) if term is not None]
     return sum(present[1:], present[0]) / scale if present else None
+
+
+def block_size(channels: int) -> int:
+    """The side b of the blocks of output pixels that one strided convolution computes at once.
+
+    A convolution with fewer outputs than a processor's vector has lanes wastes the others. Measured on 256x256 images: from
+    16 channels to one, blocks of 4x4 are 4.6 times as fast as pixel by pixel, bitwise with the same result; from 32 to
+    three or more, nothing is gained.
+    """
+    return 4 if channels == 1 else 1
+
+
+def block_kernels(kernel: Tensor, b: int) -> Tensor:
+    """(C, D, k, k) as (C·b², D, k + b − 1, k + b − 1): the kernel at every place of a b x b block of output pixels.
+
+    ``pixel_shuffle(conv2d(s, block_kernels(w, b), stride=b), b)`` is ``conv2d(s, w)``.
+    """
+    placed = [F.pad(kernel, (j, b - 1 - j, i, b - 1 - i)) for i in range(b) for j in range(b)]
+    return torch.stack(placed, dim=1).flatten(0, 1)
+
+
+def to_phases(x: Tensor, d: int) -> Tensor:
+    """(B, C, H, W) as (B·d², C, H/d, W/d): every d-th pixel, on which a convolution dilated by d is an ordinary one."""
+    batch, channels, h, w = x.shape
+    split = x.reshape(batch, channels, h // d, d, w // d, d).permute(0, 3, 5, 1, 2, 4)
+    return split.reshape(batch * d * d, channels, h // d, w // d)
+
+
+def from_phases(x: Tensor, d: int) -> Tensor:
+    """The inverse, and transpose, of ``to_phases``."""
+    batch, channels, h, w = x.shape
+    split = x.reshape(batch // (d * d), d, d, channels, h, w).permute(0, 3, 4, 1, 5, 2)
+    return split.reshape(batch // (d * d), channels, h * d, w * d)
 
 
 def pad_circular(x: Tensor, reach: int) -> Tensor:
