@@ -17,6 +17,10 @@ __all__ = ["GradientFlowDenoiser", "noise_level"]
 
 Sigma = float | Tensor | None
 
+# Measured at equal training time: a state of eight channels leaves seven of them idle; twenty layers on the image alone, with a
+# fifth of the parameters, pass it at every noise level. Every fourth layer looks twice as far.
+DILATIONS = (1, 1, 1, 2) * 5
+
 # The layers' first thresholds sum to σ/4. Started at σ/2 each, twelve layers remove most of the image at first, and training
 # silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
 INITIAL_SHRINKAGE = 0.25
@@ -27,11 +31,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
     D(x, σ) = Qᵀ Φ_m(· , σ) ∘ … ∘ Φ_1(Q x, σ), Φ_i(z, σ) = z − τ_i W_iᵀ clip(W_i z + b_i(σ), −λ_i(σ), λ_i(σ))
 
-    Q appends zero channels. With α_i = τ_i‖W_i‖²/2 < 1 for all i, D(·, σ) is α-averaged with α = S/(1 + S),
+    Q appends zero channels, none by default. With α_i = τ_i‖W_i‖²/2 < 1 for all i, D(·, σ) is α-averaged with α = S/(1 + S),
     S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
 
-    Parameters: ``in_channels`` image channels; ``channels`` of the state; ``hidden_channels`` of W; ``dilations``, one per
-    layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular" (the certificate covers both); ``default_sigma``, used
+    Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default; ``hidden_channels`` of W;
+    ``dilations``, one per layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular" (the certificate covers both); ``default_sigma``, used
     when a solver passes no noise level. The untrained network is nonexpansive only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
@@ -48,9 +52,9 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         self,
         *,
         in_channels: int = 1,
-        channels: int = 8,
+        channels: int | None = None,
         hidden_channels: int = 32,
-        dilations: Sequence[int] = (1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
+        dilations: Sequence[int] = DILATIONS,
         kernel_size: int = 5,
         padding_mode: str = "zeros",
         default_sigma: float = 0.05,
@@ -60,6 +64,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         if not dilations:
             raise InputError("a denoiser needs at least one layer; `dilations` is empty.")
         noise_level(default_sigma, 1)
+        channels = in_channels if channels is None else channels
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "channels": channels,

@@ -26,7 +26,7 @@ STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circu
 class Equilibrium:
     """How the fixed point is approached: θ, σ in units of the data's noise, iterations without and with gradients."""
 
-    theta: float = 0.5
+    theta: float = 1.0
     strength: float = 1.0
     free: int = 40
     differentiated: int = 3

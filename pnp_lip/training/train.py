@@ -35,11 +35,11 @@ VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
 class TrainingSettings:
     """What determines a training run; ``constraint`` is "parametrisation" or "projection" (the paper's way)."""
 
-    steps: int = 20_000
+    steps: int = 8_000
     batch: int = 8
     patch: int = 64
-    learning_rate: float = 2e-3
-    activation_rate: float = 10.0  # thresholds, shifts and steps learn this many times faster than the weights
+    learning_rate: float = 6e-3
+    activation_rate: float = 3.3  # thresholds, shifts and steps learn this many times faster than the weights
     final_learning_rate: float = 1e-5
     warm_up: int = 200
     sigma_range: tuple[float, float] = (0.5 / 255, 55 / 255)
