@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pnp_lip.errors import InputError
+from pnp_lip.errors import InputError, ShapeError
 
 __all__ = ["map_windows", "windows"]
 
@@ -19,12 +19,15 @@ def map_windows(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, r
     inside the window are kept. A window never leaves the image, so that f meets the image's border exactly where f(x)
     does; with ``circular`` it wraps around. All windows have one shape, because torch chooses its algorithm by the shape.
 
-    Shapes: x is (B, C, H, W), and so is the result. Raises InputError unless tile ≥ 1.
+    Shapes: x is (B, C, H, W), and so is the result. Raises InputError unless
+    tile ≥ 1, ShapeError for another number of axes.
 
     >>> x = torch.rand(1, 1, 9, 7)
     >>> bool((map_windows(lambda z: 2 * z, x, tile=4, reach=0, circular=False) == 2 * x).all())
     True
     """
+    if x.ndim != 4:
+        raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
     if tile < 1:
         raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {tile}.")
     height, width = x.shape[-2:]
