@@ -105,11 +105,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
     @property
     def reach(self) -> int:
-        """How many rows or columns away a pixel can influence another: Σ_i 2·dilation_i·⌊k_i/2⌋, W_i and its adjoint."""
-        return sum(2 * layer.dilation * (layer.weight.shape[-1] // 2) for layer in self.layers)
+        """How many rows or columns away a pixel can influence another: Σ_i 2·dilation_i·⌊k/2⌋, for W_i and its adjoint."""
+        return int(2 * (self.config["kernel_size"] // 2) * sum(self.config["dilations"]))
 
     @torch.no_grad()
-    def tiled(self, x: Tensor, sigma: Sigma = None, *, tile: int = 512) -> Tensor:
+    def tiled(self, x: Tensor, sigma: Sigma = None, *, tile: int = 1024) -> Tensor:
         """D(x, σ), evaluated in windows of tile + 2·reach pixels a side: the same map in a fraction of the memory.
 
         The windows overlap by the receptive field, end at the image's own border and wrap around under circular padding;
