@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,16 @@ from skimage.io import imsave
 from pnp_lip import GradientFlowDenoiser, certify
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.training import TEXTURE_THRESHOLD, PatchSampler, TrainingSettings, load_photographs, train
+from pnp_lip.training import (
+    TEXTURE_THRESHOLD,
+    PatchSampler,
+    TrainingSettings,
+    join_ranks,
+    load_photographs,
+    train,
+)
 from pnp_lip.training.patches import texture
-from pnp_lip.training.train import log_error
+from pnp_lip.training.train import Run, log_error
 
 TINY = TrainingSettings(
     steps=6, batch=2, patch=16, refresh=2, warm_up=2, checkpoint_every=3, validate_every=6, sigma_range=(0.05, 0.05)
@@ -66,6 +77,10 @@ def test_training_denoises_and_stays_certified(tmp_path: Path) -> None:
     y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     assert psnr(denoiser(y, 0.05), x) > psnr(y, x) + 2
     assert (tmp_path / "log.csv").read_text().startswith("step,seconds,loss,psnr_1")
+    from matplotlib.image import imread
+
+    picture = imread(tmp_path / "curve.png")
+    assert picture.shape[:2] == (720, 810) and picture[..., :3].std() > 0.05  # something is drawn
     assert '"steps": 60' in (tmp_path / "settings.json").read_text()
 
 
@@ -75,6 +90,105 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
         image[:, 20:40, 20:40] = float("nan")
     with pytest.raises(InputError, match="loss became nan"):
         train(network(), pictures, images(), tmp_path, dataclasses.replace(TINY, steps=50, batch=8))
+
+
+def test_the_log_forgets_what_is_written_again(tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, steps=8, validate_every=2)
+
+    def kill(step: int, loss: float) -> None:
+        if step == 6:
+            raise KilledError  # after the checkpoint of step 3 and the row of step 4
+
+    with pytest.raises(KilledError):
+        train(network(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
+    train(network(), images(), images()[:1], tmp_path / "killed", settings, resume=True)
+    train(network(), images(), images()[:1], tmp_path / "whole", settings)
+    killed, whole = (list(csv.DictReader((tmp_path / d / "log.csv").open())) for d in ("killed", "whole"))
+    assert [row.pop("step") for row in killed] == ["2", "4", "6", "8"]
+    for row, other in zip(killed, whole, strict=True):
+        assert row["loss"] == other["loss"] and row["psnr_25"] == other["psnr_25"]
+    train(network(), images(), images()[:1], tmp_path / "killed", dataclasses.replace(settings, steps=2))
+    assert len((tmp_path / "killed" / "log.csv").read_text().splitlines()) == 2  # a new run in an old place
+
+
+def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps() -> None:
+    settings = dataclasses.replace(TINY, sigma_range=(0.01, 0.1))
+    run = Run(network(), images(), settings, "cpu")
+    shares = []
+    for run.step in range(1000, 1100):
+        sigma, y = run.corrupt(torch.zeros(1, 1, 64, 64))
+        assert 0.01 <= sigma <= 0.1 and abs(float(y.std()) / sigma - 1) < 0.1
+        shares.append(math.log10(sigma) + 2)
+    tenths = torch.histc(torch.tensor(shares), 10, 0, 1)
+    assert tenths.min() >= 9 and tenths.max() <= 11  # of independent draws it would be 10 ± 3
+    other = Run(network(), images(), dataclasses.replace(settings, seed=1), "cpu")
+    assert other.first_sigma != run.first_sigma
+
+
+TOGETHER = """
+import dataclasses, sys
+import torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_training import TINY, KilledError, images, network
+from pnp_lip.errors import InputError
+from pnp_lip.training import join_ranks, train
+from pnp_lip.training.ranks import Ranks
+
+out = Path(sys.argv[2])
+with join_ranks("cpu") as device:
+    ranks = Ranks.here()
+    layer = torch.nn.Linear(2, 1)
+    layer.weight.grad = torch.tensor([[1.0, 10.0]]) * (ranks.rank + 1)
+    layer.bias.grad = None if ranks.rank else torch.ones(1)
+    assert float(ranks.average(layer.parameters(), torch.tensor(2.0 * ranks.rank))) == 1.0
+    assert layer.weight.grad.tolist() == [[1.5, 15.0]] and layer.bias.grad.tolist() == [0.5]
+
+    def own():
+        torch.manual_seed(ranks.rank)  # the first one's weights count
+        denoiser = network()
+        denoiser.layers[0].weight.data += 0.01 * ranks.rank
+        return denoiser
+
+    def kill(step, loss):
+        if step == 5:
+            raise KilledError
+
+    whole = train(own(), images(), images()[:1], out / "whole", TINY, device=device)
+    try:
+        train(own(), images(), images()[:1], out / "killed", TINY, progress=kill)
+    except KilledError:
+        pass
+    resumed = train(own(), images(), images()[:1], out / "killed", TINY, resume=True)
+    torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict()}, out / f"{ranks.rank}.pt")
+"""
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    (tmp_path / "together.py").write_text(TOGETHER)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(tmp_path / "together.py"), str(Path(__file__).parent), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    alone = train(network(), images(), images()[:1], tmp_path / "alone", TINY).state_dict()
+    for name, value in both[0]["whole"].items():
+        for other in (both[1]["whole"], both[0]["resumed"], both[1]["resumed"]):
+            assert torch.equal(value, other[name]), name
+    assert not torch.equal(both[0]["whole"]["layers.0.weight"], alone["layers.0.weight"])
+    generators = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["generator"]
+    assert len(generators) == 2 and not torch.equal(*generators)
+    assert len((tmp_path / "whole" / "log.csv").read_text().splitlines()) == 2  # one process writes
+    with pytest.raises(InputError, match="written by 2 processes"):
+        train(network(), images(), images()[:1], tmp_path / "whole", TINY, resume=True)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "9")
+    monkeypatch.setenv("LOCAL_RANK", "8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(InputError, match="process 9 of a machine with 8 GPUs"), join_ranks("cuda"):
+        pass
 
 
 def test_texture_prefers_what_has_some() -> None:

@@ -15,6 +15,9 @@ def add_command(commands: Commands) -> None:
     command.add_argument("image", help="PNG, JPEG, TIFF, BMP or npy")
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result")
+    command.add_argument(
+        "--tile", type=int, default=1024, metavar="N", help="side of the windows that save memory on large images"
+    )
     add_denoiser_option(command)
     command.set_defaults(run=run)
 
@@ -27,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output)
     y = read_image(options.image)
     denoiser = get_denoiser(options.denoiser)
-    x_hat = denoiser(by_channel(y, denoiser), noise).reshape(y.shape)
+    x_hat = denoiser.tiled(by_channel(y, denoiser), noise, tile=options.tile).reshape(y.shape)
     write_image(options.output, x_hat)
     say(f"wrote {options.output}")
     return 0

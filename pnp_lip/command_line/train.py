@@ -14,7 +14,12 @@ __all__ = ["add_command"]
 
 def add_command(commands: Commands) -> None:
     """Add the sub-command."""
-    command = commands.add_parser("train", help="train a denoiser on a folder of photographs")
+    command = commands.add_parser(
+        "train",
+        help="train a denoiser on a folder of photographs",
+        description="Train a denoiser on a folder of photographs. On several GPUs: torchrun --nproc-per-node N --no-python "
+        "pnp-lip train ...; each draws --batch patches of its own.",
+    )
     command.add_argument("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
     command.add_argument("--out", required=True, metavar="DIR", help="checkpoints, log and the finished weights")
     command.add_argument("--colour", action="store_true", help="train on colour instead of grey")
@@ -44,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
 
     from pnp_lip.denoisers import GradientFlowDenoiser
     from pnp_lip.pretrained import save_denoiser
-    from pnp_lip.training import TEXTURE_THRESHOLD, TrainingSettings, load_photographs, train
+    from pnp_lip.training import TEXTURE_THRESHOLD, TrainingSettings, join_ranks, load_photographs, train
+    from pnp_lip.training.ranks import Ranks
 
     settings = TrainingSettings(
         steps=options.steps,
@@ -66,18 +72,21 @@ def run(options: argparse.Namespace) -> int:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with tqdm(total=settings.steps, unit="step") as bar:
+    with join_ranks(device) as device:
+        first = Ranks.here().rank == 0
+        with tqdm(total=settings.steps, unit="step", disable=not first) as bar:
 
-        def progress(step: int, loss: float) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            def progress(step: int, loss: float) -> None:
+                bar.update(step - bar.n)
+                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-        result = train(
-            denoiser, training, validation, out, settings, device=device, resume=options.resume, progress=progress
-        )
-    certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
-    say(str(certificate))
-    say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
+            result = train(
+                denoiser, training, validation, out, settings, device=device, resume=options.resume, progress=progress
+            )
+        if first:
+            certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
+            say(str(certificate))
+            say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
     return 0
 
 

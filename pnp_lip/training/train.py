@@ -20,8 +20,10 @@ from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
+from pnp_lip.training.curve import draw_curve
 from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler
+from pnp_lip.training.ranks import Ranks
 
 __all__ = ["TrainingSettings", "train", "validate"]
 
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 Parameters = tuple[Tensor, ...] | list[Tensor]
 Penalty = Callable[[torch.nn.Module, Tensor, float], Tensor]  # of the denoiser, noisy patches and their noise level
 VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
+GOLDEN = (math.sqrt(5) - 1) / 2
+RANK_SEED = 1_000_003  # between the seeds of processes that train together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +90,22 @@ def train(
 
     Minimises the mean over patches of log ‖D(x + σn, σ) − x‖², σ drawn log-uniformly, one per batch, plus the ``penalty``
     where there is one (for rivals that are not nonexpansive by construction; ours need none). Writes
-    ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` and ``settings.json`` under ``out``.
+    ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since the row
+    before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every process draws
+    batches of its own, gradients are averaged, the first process writes, and all return the same weights.
+
+    Raises InputError when the loss is no longer finite, and for a checkpoint of another number of processes.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(denoiser.to(device), training, settings, device, penalty)
+    first = run.ranks.rank == 0
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
-    with write_atomically(out / "settings.json") as path:
-        path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
+    if first:
+        forget_rows(out / "log.csv", run.step)
+        with write_atomically(out / "settings.json") as path:
+            path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
     start = time.monotonic()
     while run.step < settings.steps:
         loss = run.advance()
@@ -104,8 +115,10 @@ def train(
             raise InputError(f"the loss became {loss} at step {run.step}; the last checkpoint under {out} is good.")
         last = run.step == settings.steps
         if run.step % settings.validate_every == 0 or last:
-            row = {"step": run.step, "seconds": round(time.monotonic() - start, 1), "loss": loss}
-            append_row(out / "log.csv", row | validate(run.averaged.module, validation, device=device))
+            row = {"step": run.step, "seconds": round(time.monotonic() - start, 1), "loss": run.mean_loss()}
+            if first:
+                append_row(out / "log.csv", row | validate(run.averaged.module, validation, device=device))
+                draw_curve(out / "log.csv", out / "curve.png")
         if run.step % settings.checkpoint_every == 0 or last:
             run.save(out / "checkpoint.pt")
     return run.result()
@@ -123,7 +136,10 @@ class Run:
         penalty: Penalty | None = None,
     ) -> None:
         self.settings, self.device, self.step, self.penalty = settings, device, 0, penalty
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.ranks = Ranks.here()
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.first_sigma = float(torch.rand((), generator=torch.Generator().manual_seed(settings.seed)))
+        self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
             images, settings.patch, self.generator, texture_threshold=settings.texture_threshold
         )
@@ -131,6 +147,7 @@ class Run:
         if settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
             constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
+        self.ranks.share(denoiser)
         self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average(settings.average))
         self.averaged.requires_grad_(False)
         self.optimiser = torch.optim.Adam(parameter_groups(denoiser, settings.activation_rate))
@@ -143,20 +160,29 @@ class Run:
         return warm * (s.final_learning_rate + (s.learning_rate - s.final_learning_rate) * cosine)
 
     def advance(self) -> float:
-        """One optimiser step; returns the loss."""
+        """One optimiser step; returns the loss, in several processes their mean."""
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * self.learning_rate()
         loss = self.loss(self.sampler(s.batch))
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        loss = self.ranks.average(self.denoiser.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         self.optimiser.step()
         if s.constraint == "projection":
             project(self.denoiser, limit=s.limit)
         self.averaged.update_parameters(self.denoiser)
         self.step += 1
-        return float(loss.detach())
+        value = float(loss.detach())
+        self.loss_sum, self.loss_count = self.loss_sum + value, self.loss_count + 1
+        return value
+
+    def mean_loss(self) -> float:
+        """The mean loss since the last call."""
+        mean = self.loss_sum / self.loss_count
+        self.loss_sum, self.loss_count = 0.0, 0
+        return mean
 
     def loss(self, x: Tensor) -> Tensor:
         """The mean over clean patches x of log ‖x̂ − x‖²/n, with the penalty where there is one."""
@@ -173,10 +199,14 @@ class Run:
         return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
-        """A noise level, log-uniform, and the patches with that noise."""
-        s = self.settings
-        low, high = (math.log(bound) for bound in s.sigma_range)
-        sigma = math.exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
+        """A noise level and the patches with that noise.
+
+        Its logarithm runs through frac(u₀ + t(√5 − 1)/2), t counting the batches of all processes: equidistributed, with
+        gaps of order 1/n among any n successive ones, where independent draws let the averaged weights wander.
+        """
+        low, high = (math.log(bound) for bound in self.settings.sigma_range)
+        batch = self.step * self.ranks.size + self.ranks.rank
+        sigma = math.exp(low + (high - low) * math.modf(self.first_sigma + batch * GOLDEN)[0])
         return sigma, (x + sigma * torch.randn(x.shape, generator=self.generator)).to(self.device)
 
     def state(self) -> dict[str, Any]:
@@ -186,13 +216,16 @@ class Run:
             "denoiser": self.denoiser.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
+            "generator": torch.stack(self.ranks.gather(self.generator.get_state())),
+            "losses": (self.loss_sum, self.loss_count),
             "ages": ages,
         }
 
     def save(self, path: Path) -> None:
-        with write_atomically(path) as temporary:
-            torch.save(self.state(), temporary)
+        state = self.state()  # on every process, because each gives the state of its generator
+        if self.ranks.rank == 0:
+            with write_atomically(path) as temporary:
+                torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
@@ -200,7 +233,15 @@ class Run:
         self.denoiser.load_state_dict(state["denoiser"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
+        generators = state["generator"].cpu()
+        generators = generators.reshape(-1, generators.shape[-1])  # one row for each process
+        if len(generators) != self.ranks.size:
+            raise InputError(
+                f"{path} was written by {len(generators)} processes and would be continued by {self.ranks.size}; start as "
+                "many, or train anew."
+            )
+        self.generator.set_state(generators[self.ranks.rank].clone())  # set_state reads from the storage's beginning
+        self.loss_sum, self.loss_count = state.get("losses", (0.0, 0))
         for name, (age, frequencies) in state["ages"].items():
             module: Any = self.denoiser.get_submodule(name)
             module.age, module.frequencies = age, frequencies
@@ -276,3 +317,12 @@ def append_row(path: Path, row: dict[str, float]) -> None:
             writer.writeheader()
         writer.writerow(row)
     logger.info("%s", row)
+
+
+def forget_rows(path: Path, step: int) -> None:
+    """Drop the rows after ``step``, which a run that goes on from there will write again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for i, line in enumerate(lines) if i == 0 or int(line.split(",")[0]) <= step]
+    if len(kept) < len(lines):
+        with write_atomically(path) as temporary:
+            temporary.write_text("".join(kept))
