@@ -90,10 +90,7 @@ class PatchSampler:
         shifts = torch.randint(-half, half + 1, (batch, 2), generator=self.generator)
         turns = torch.randint(8, (batch,), generator=self.generator)
         return torch.stack(
-            [
-                self.cut(place, shift, int(turn))
-                for place, shift, turn in zip(places, shifts, turns, strict=True)
-            ]
+            [self.cut(place, shift, int(turn)) for place, shift, turn in zip(places, shifts, turns, strict=True)]
         )
 
     def some(self, places: Tensor) -> Tensor:

@@ -96,13 +96,13 @@ def train(
 ) -> GradientFlowDenoiser:
     """Train ``denoiser`` on images of shape (C, H, W) and return the averaged, unconstrained-form copy.
 
-    Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one per batch, plus the ``penalty``
-    where there is one (for rivals that are not nonexpansive by construction; ours need none). Writes
-    ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since the row
-    before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every process draws
-    batches of its own, gradients are averaged, the first process writes, and all return the same weights.
-
-    Raises InputError when the loss is no longer finite, and for a checkpoint of another number of processes.
+    Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one
+    per batch, plus the ``penalty`` where there is one (for rivals that are not nonexpansive by construction; ours need
+    none). Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the
+    mean since the row before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under
+    torchrun, every process draws batches of its own, gradients are averaged, the first process writes, and all return
+    the same weights. Raises InputError when the loss is no longer finite, and for a checkpoint of another number of
+    processes.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
