@@ -273,7 +273,7 @@ def log_error(x_hat: Tensor, x: Tensor, per_image: int) -> Tensor:
     logarithm of each patch's by the smoothest patches: either moves the balance of noise and detail (docs/training.md).
     """
     error = (x_hat.float() - x).square().flatten(1).mean(1)
-    mean: Tensor = error.unflatten(0, (-1, per_image)).mean(1).log().mean()
+    mean: Tensor = error.reshape(-1, per_image).mean(1).log().mean()
     return mean
 
 
