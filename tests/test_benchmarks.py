@@ -296,7 +296,9 @@ def test_a_namesake_with_other_weights_starts_anew(tmp_path: Path) -> None:
 
 def test_a_record_says_what_made_it(tmp_path: Path) -> None:
     content = denoising.run(
-        denoising.Config(levels=(25,), crop=16, limit=1, side=16), tmp_path / "r.json", [Prior("s", shrink, threshold=True)]
+        denoising.Config(levels=(25,), crop=16, limit=1, side=16),
+        tmp_path / "r.json",
+        [Prior("s", shrink, threshold=True)],
     )
     assert content["settings"]["seed"] == 0 and content["environments"][0]["threads"] == torch.get_num_threads()
     assert {"pnp-lip", "torch", "deepinv"} <= set(content["environments"][0]["versions"])
