@@ -24,7 +24,7 @@ __all__ = ["Case", "Measure", "Scene", "Tell", "compare", "seeded"]
 
 logger = logging.getLogger(__name__)
 Tell = Callable[[str], None]
-START = 0.5  # where the search for a strength begins
+START, STRIDE = 0.5, 2  # where the search for a strength begins, and the points of the grid that it goes at a time at first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def tuned(record: Record, prior: Prior, group: str, case: Case, measure: Measure
             figures = measure(prior, strength, scene, True)[1]
             return -math.inf if figures.get("status") == "diverged" else float(figures["psnr"])
 
-        strength, curve = climb(score, prior.grid, START if START in prior.grid else prior.grid[0])
+        strength, curve = climb(score, prior.grid, START if START in prior.grid else prior.grid[0], stride=STRIDE)
         shown = {f"{s:g}": round(v, 3) for s, v in curve.items()}
         entry = record.add("tuning", key, {"strength": strength, "psnr": shown, "on": dict(case.key)})
     return float(entry["strength"])

@@ -40,8 +40,8 @@ def photograph(name: str, size: int) -> Tensor:
 
 
 def validation_image(side: int) -> GreyImage:
-    """The photograph on which strengths are chosen, ``side`` pixels wide."""
-    return named(VALIDATION, photograph(VALIDATION, side))
+    """The photograph on which strengths are chosen, at the scale of the others: its central ``side`` pixels of ``SIDE``."""
+    return named(VALIDATION, central_crop(photograph(VALIDATION, SIDE), side, VALIDATION))
 
 
 def load_images(folder: Path | None, *, crop: int | None = None, limit: int | None = None) -> list[GreyImage]:
@@ -90,6 +90,7 @@ def refuse_validation(images: list[GreyImage], crop: int | None) -> None:
 
     whole = torch.from_numpy(getattr(data, VALIDATION)()).float().permute(2, 0, 1)[None] / 255
     forms = [photograph(VALIDATION, n) for n in (64, 96, 128, SIDE, 512)] + [to_grey(whole)]
+    forms += [validation_image(n).x for n in (64, 96, 128)]
     known = {sha256_of(v) for v in forms} | {
         sha256_of(central_crop(v, crop, VALIDATION)) for v in forms if crop is not None and min(v.shape[-2:]) >= crop
     }

@@ -25,7 +25,7 @@ from pnp_lip.solvers.evidence import examine_denoiser
 
 __all__ = ["STRENGTHS", "Prior", "collect", "prior_of"]
 
-STRENGTHS = tuple(2.0**k for k in range(-6, 5))  # the grid of every prior
+STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
 
 
 @dataclasses.dataclass(frozen=True)

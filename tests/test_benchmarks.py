@@ -48,14 +48,15 @@ def shrink(x: Tensor, sigma: float) -> Tensor:
 
 @pytest.mark.parametrize("peak", range(8))
 @pytest.mark.parametrize("start", range(8))
-def test_the_climb_finds_the_peak_from_everywhere(peak: int, start: int) -> None:
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_the_climb_finds_the_peak_from_everywhere(peak: int, start: int, stride: int) -> None:
     seen: list[float] = []
 
     def score(s: float) -> float:
         seen.append(s)
         return -((s - peak) ** 2)
 
-    best, curve = climb(score, range(8), start)
+    best, curve = climb(score, range(8), start, stride=stride)
     assert best == peak
     assert sorted(seen) == list(curve) and len(seen) == len(set(seen))
 
@@ -63,9 +64,9 @@ def test_the_climb_finds_the_peak_from_everywhere(peak: int, start: int) -> None
 def test_the_climb_walks_past_what_diverged() -> None:
     assert climb(lambda s: -np.inf if s > 2 else s, [1, 2, 4, 8, 16], 8)[0] == 2
     assert climb(lambda s: np.nan, [1.0, 2.0], 1.0)[1].keys() == {1.0, 2.0}
-    for grid, start in (([], None), ([1.0], 2.0)):
+    for grid, start, stride in (([], None, 1), ([1.0], 2.0, 1), ([1.0], 1.0, 0)):
         with pytest.raises(InputError, match="start on it"):
-            climb(lambda s: s, grid, start)
+            climb(lambda s: s, grid, start, stride=stride)
 
 
 # Priors
@@ -200,6 +201,9 @@ def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
     write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION, 128))
     with pytest.raises(InputError, match="validation photograph"):
         photographs.load_images(tmp_path, crop=128)
+    with pytest.raises(InputError, match="validation photograph"):
+        photographs.load_images(tmp_path)
+    write_image(tmp_path / "a.npy", photographs.validation_image(128).x)
     with pytest.raises(InputError, match="validation photograph"):
         photographs.load_images(tmp_path)
     assert ct.validation_slice(32).sha256 not in {s.sha256 for s in ct.load_slices(None, None, 32)}
