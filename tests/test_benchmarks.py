@@ -444,3 +444,10 @@ def test_wrong_usage_is_one_clear_line(
     assert run(*arguments, "--out", tmp_path) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_denoising_tells_networks_the_true_noise_level_and_tunes_thresholds() -> None:
+    grey = denoising.told(prior_of("grey", load_pretrained("tiny")))
+    assert grey.grid == (1.0,) and grey.at(1.0, 0.1)[1] == 0.1
+    for prior in (Prior("TV", shrink, threshold=True), Prior("mean", shrink, blind=True)):
+        assert denoising.told(prior) is prior

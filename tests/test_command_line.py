@@ -238,7 +238,7 @@ def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.Capture
     for i in range(3):
         write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
     arguments = ["train", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), "--steps", "3"]
-    arguments += ["--batch", "2", "--patch", "16", "--channels", "2", "--hidden", "3", "--dilations", "1,2"]
+    arguments += ["--batch", "4", "--patch", "16", "--channels", "2", "--hidden", "3", "--dilations", "1,2"]
     assert main([*arguments, "--device", "cpu"]) == 0
     assert main(["certify", str(tmp_path / "run" / "denoiser.safetensors")]) == 0
     assert main(arguments) == 2 and "--resume" in capsys.readouterr().err

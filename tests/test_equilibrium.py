@@ -31,7 +31,7 @@ def test_the_approach_ends_where_the_solver_ends() -> None:
     physics = Blur(gaussian_kernel(1.0), (1, 48, 48))
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     equilibrium = Equilibrium(free=60)
-    solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.02, step=STEP, tol=1e-5)
+    solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.02 * equilibrium.strength, step=STEP, tol=1e-5)
     expected = solver.solve(y, physics).x
     with torch.no_grad():
         x_hat = equilibrium.approach(denoiser, physics, y, 0.02)
@@ -44,7 +44,7 @@ def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(tmp_p
     torch.manual_seed(0)
     images = [photograph("camera", 128)[0], photograph("astronaut", 128)[0]]
     settings = TrainingSettings(
-        steps=25, batch=2, patch=32, equilibrium=1.0, learning_rate=2e-2, warm_up=2, average=0.5, refresh=5,
+        steps=25, batch=4, patch=32, equilibrium=1.0, learning_rate=2e-2, warm_up=2, average=0.5, refresh=5,
         checkpoint_every=25, validate_every=25,
     )  # fmt: skip
     start = GradientFlowDenoiser(channels=3, hidden_channels=6, dilations=(1, 2))

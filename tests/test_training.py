@@ -26,11 +26,11 @@ from pnp_lip.training import (
     load_photographs,
     train,
 )
-from pnp_lip.training.patches import texture
+from pnp_lip.training.patches import at_scales, texture
 from pnp_lip.training.train import Run, log_error
 
 TINY = TrainingSettings(
-    steps=6, batch=2, patch=16, refresh=2, warm_up=2, checkpoint_every=3, validate_every=6, sigma_range=(0.05, 0.05)
+    steps=6, batch=4, patch=16, refresh=2, warm_up=2, checkpoint_every=3, validate_every=6, sigma_range=(0.05, 0.05)
 )
 
 
@@ -198,8 +198,8 @@ def test_texture_prefers_what_has_some() -> None:
     half = torch.cat([torch.zeros(1, 64, 64), torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0))], dim=2)
     every = PatchSampler([half], 16, torch.Generator())
     rule = PatchSampler([half], 16, torch.Generator(), texture_threshold=TEXTURE_THRESHOLD)
-    smooth = [(s.places[:, 2] <= 48).sum().item() for s in (every, rule)]
-    assert len(every.places) == 7 * 15 and 0 < smooth[1] < smooth[0] / 4
+    smooth = [(torch.cat(s.places)[:, 2] <= 48).sum().item() for s in (every, rule)]
+    assert len(torch.cat(every.places)) == 7 * 15 and 0 < smooth[1] < smooth[0] / 4
 
 
 def test_patches_come_from_the_images_in_all_eight_orientations() -> None:
@@ -234,7 +234,28 @@ def test_bad_settings_are_refused(change: dict[str, object]) -> None:
         dataclasses.replace(TINY, **change)
 
 
-def test_a_smooth_patch_counts_as_much_as_a_rough_one() -> None:
-    x = torch.zeros(2, 1, 4, 4)
-    error = torch.tensor([0.01, 1.0])[:, None, None, None].expand(2, 1, 4, 4)
-    assert log_error(error, x).item() == pytest.approx((torch.tensor(1e-4).log().item() + 0.0) / 2)
+def test_images_count_alike_and_their_patches_are_averaged_first() -> None:
+    x = torch.zeros(4, 1, 4, 4)
+    error = torch.tensor([0.01, 0.03, 1.0, 3.0])[:, None, None, None].expand(4, 1, 4, 4)
+    of_images = [(1e-4 + 9e-4) / 2, (1.0 + 9.0) / 2]
+    expected = torch.tensor(of_images).log().mean().item()
+    assert log_error(error, x, 2).item() == pytest.approx(expected)
+
+
+def test_a_batch_holds_several_patches_of_each_of_its_images() -> None:
+    pictures = [torch.full((1, 40 + 8 * i, 40), float(i)) for i in range(5)]
+    sampler = PatchSampler(pictures, 16, torch.Generator().manual_seed(0), per_image=4)
+    values = sampler(400).flatten(1)
+    assert bool((values == values[:, :1]).all())
+    groups = values[:, 0].reshape(100, 4)
+    assert bool((groups == groups[:, :1]).all()) and min((groups[:, 0] == i).sum() for i in range(5)) >= 10
+    with pytest.raises(InputError, match="choose a multiple"):
+        dataclasses.replace(TINY, batch=6)
+
+
+def test_photographs_take_part_at_several_scales() -> None:
+    image = torch.arange(36.0).reshape(1, 6, 6)
+    same, half = at_scales([image], (1, 2))
+    assert torch.equal(same, image) and torch.equal(half, image.reshape(1, 3, 2, 3, 2).mean((2, 4)))
+    with pytest.raises(InputError, match="scales"):
+        dataclasses.replace(TINY, scales=())

@@ -27,7 +27,7 @@ class Equilibrium:
     """How the fixed point is approached: θ, σ in units of the data's noise, iterations without and with gradients."""
 
     theta: float = 1.0
-    strength: float = 1.0
+    strength: float = 0.7
     free: int = 40
     differentiated: int = 3
     noise_range: tuple[float, float] = (0.002, 0.04)

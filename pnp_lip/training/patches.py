@@ -41,23 +41,35 @@ def texture(patches: Tensor) -> Tensor:
     return F.conv2d(patches, kernel).flatten(1).std(1)
 
 
+def at_scales(images: Sequence[Tensor], scales: Sequence[int]) -> list[Tensor]:
+    """Each image (C, H, W) reduced by each factor, by averaging: photographs of several resolutions."""
+    return [x if n == 1 else F.avg_pool2d(x[None], n)[0] for n in scales for x in images if min(x.shape[-2:]) >= n]
+
+
 class PatchSampler:
     """Draws batches of patches with random position, flip and rotation.
 
+    Each batch holds ``per_image`` patches of each of its images, which are drawn with equal probability, whatever their size.
     A place on a grid of stride ``size``/2 is kept when its texture is at least ``texture_threshold``; of the others one in
     eight is kept. Around each kept place the patch is shifted by up to half a stride. The default keeps every place; the
     texture rule, 3/255, costs 0.2 dB at low noise (measured). All randomness comes from ``generator``.
     """
 
     def __init__(
-        self, images: Sequence[Tensor], size: int, generator: torch.Generator, *, texture_threshold: float = 0.0
+        self,
+        images: Sequence[Tensor],
+        size: int,
+        generator: torch.Generator,
+        *,
+        texture_threshold: float = 0.0,
+        per_image: int = 1,
     ) -> None:
-        self.texture_threshold = texture_threshold
+        self.texture_threshold, self.per_image = texture_threshold, per_image
         self.images = [x for x in images if min(x.shape[-2:]) >= size]
         if not self.images:
             raise InputError(f"no image is at least {size} pixels wide and high; choose smaller patches.")
         self.size, self.generator = size, generator
-        self.places = torch.cat([self.kept_places(i, x) for i, x in enumerate(self.images)])
+        self.places = [places for i, x in enumerate(self.images) if len(places := self.kept_places(i, x))]
 
     def kept_places(self, index: int, image: Tensor) -> Tensor:
         """Rows (image, top, left) of the places that the texture rule keeps."""
@@ -72,16 +84,18 @@ class PatchSampler:
 
     def __call__(self, batch: int) -> Tensor:
         """A batch of shape (batch, C, size, size)."""
-        chosen = torch.randint(len(self.places), (batch,), generator=self.generator)
+        images = torch.randint(len(self.places), (batch // self.per_image,), generator=self.generator)
+        places = torch.cat([self.some(self.places[int(i)]) for i in images])
         half = self.size // 4
         shifts = torch.randint(-half, half + 1, (batch, 2), generator=self.generator)
         turns = torch.randint(8, (batch,), generator=self.generator)
         return torch.stack(
-            [
-                self.cut(place, shift, int(turn))
-                for place, shift, turn in zip(self.places[chosen], shifts, turns, strict=True)
-            ]
+            [self.cut(place, shift, int(turn)) for place, shift, turn in zip(places, shifts, turns, strict=True)]
         )
+
+    def some(self, places: Tensor) -> Tensor:
+        """``per_image`` of one image's places."""
+        return places[torch.randint(len(places), (self.per_image,), generator=self.generator)]
 
     def cut(self, place: Tensor, shift: Tensor, turn: int) -> Tensor:
         """One patch, moved by ``shift`` inside its image and turned by one of the square's eight symmetries."""

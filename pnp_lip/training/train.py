@@ -22,7 +22,7 @@ from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
 from pnp_lip.training.curve import draw_curve
 from pnp_lip.training.equilibrium import Equilibrium
-from pnp_lip.training.patches import PatchSampler
+from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.ranks import Ranks
 
 __all__ = ["TrainingSettings", "train", "validate"]
@@ -40,8 +40,10 @@ class TrainingSettings:
     """What determines a training run; ``constraint`` is "parametrisation" or "projection" (the paper's way)."""
 
     steps: int = 8_000
-    batch: int = 2
-    patch: int = 128
+    batch: int = 8
+    patch: int = 64
+    patches_per_image: int = 4
+    scales: tuple[int, ...] = (1, 2)  # every photograph takes part reduced by each of these factors
     learning_rate: float = 3e-3
     activation_rate: float = 3.3  # thresholds, shifts and steps learn this many times faster than the weights
     final_learning_rate: float = 1e-5
@@ -66,6 +68,12 @@ class TrainingSettings:
             raise InputError(
                 "steps, batch, refresh and the two intervals must be at least 1, and patches at least 8 wide."
             )
+        if self.patches_per_image < 1 or self.batch % self.patches_per_image:
+            raise InputError(
+                f"a batch of {self.batch} patches cannot hold {self.patches_per_image} of each image; choose a multiple."
+            )
+        if not self.scales or min(self.scales) < 1:
+            raise InputError(f"`scales` are factors of at least 1 by which photographs are reduced; got {self.scales}.")
         if (
             not 0 < self.sigma_range[0] <= self.sigma_range[1]
             or not self.learning_rate > 0
@@ -88,13 +96,13 @@ def train(
 ) -> GradientFlowDenoiser:
     """Train ``denoiser`` on images of shape (C, H, W) and return the averaged, unconstrained-form copy.
 
-    Minimises the mean over patches of log ‖D(x + σn, σ) − x‖², σ drawn log-uniformly, one per batch, plus the ``penalty``
-    where there is one (for rivals that are not nonexpansive by construction; ours need none). Writes
-    ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since the row
-    before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every process draws
-    batches of its own, gradients are averaged, the first process writes, and all return the same weights.
-
-    Raises InputError when the loss is no longer finite, and for a checkpoint of another number of processes.
+    Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one
+    per batch, plus the ``penalty`` where there is one (for rivals that are not nonexpansive by construction; ours need
+    none). Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the
+    mean since the row before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under
+    torchrun, every process draws batches of its own, gradients are averaged, the first process writes, and all return
+    the same weights. Raises InputError when the loss is no longer finite, and for a checkpoint of another number of
+    processes.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +149,11 @@ class Run:
         self.first_sigma = float(torch.rand((), generator=torch.Generator().manual_seed(settings.seed)))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
-            images, settings.patch, self.generator, texture_threshold=settings.texture_threshold
+            at_scales(images, settings.scales),
+            settings.patch,
+            self.generator,
+            texture_threshold=settings.texture_threshold,
+            per_image=settings.patches_per_image,
         )
         self.denoiser = denoiser.train()
         if settings.constraint == "parametrisation":
@@ -185,17 +197,17 @@ class Run:
         return mean
 
     def loss(self, x: Tensor) -> Tensor:
-        """The mean over clean patches x of log ‖x̂ − x‖²/n, with the penalty where there is one."""
+        """The mean over images of the log of their clean patches' mean squared error, with the penalty where there is one."""
         s = self.settings
         if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
             x = x.to(self.device)
             x_hat = Equilibrium()(self.denoiser, x, self.generator)
-            return log_error(x_hat, x)
+            return log_error(x_hat, x, s.patches_per_image)
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=sigma > s.bfloat16_above):
             x_hat = self.denoiser(y, sigma)
-        loss = log_error(x_hat, x)
+        loss = log_error(x_hat, x, s.patches_per_image)
         return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
@@ -254,14 +266,15 @@ class Run:
         return denoiser
 
 
-def log_error(x_hat: Tensor, x: Tensor) -> Tensor:
-    """The mean over patches of log ‖x̂ − x‖²/n.
+def log_error(x_hat: Tensor, x: Tensor, per_image: int) -> Tensor:
+    """The mean over images of log ‖x̂ − x‖²/n, each image known by ``per_image`` successive patches.
 
-    The logarithm is taken patch by patch because PSNR is averaged over images, smooth ones among them. The logarithm of
-    the batch's mean is decided by the patches with the most texture: measured 0.3 to 0.4 dB lower at every noise level.
+    PSNR is averaged over images. The logarithm of the whole batch's error is decided by its most textured image, and the
+    logarithm of each patch's by the smoothest patches: either moves the balance of noise and detail (docs/training.md).
     """
-    error: Tensor = (x_hat.float() - x).square().flatten(1).mean(1).log().mean()
-    return error
+    error = (x_hat.float() - x).square().flatten(1).mean(1)
+    mean: Tensor = error.reshape(-1, per_image).mean(1).log().mean()
+    return mean
 
 
 def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[dict[str, Any]]:

@@ -1,0 +1,69 @@
+"""The networks that ship: proved anew, small, identity without noise, better than total variation with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import pnp_lip
+from pnp_lip import certify, load_pretrained
+from pnp_lip.benchmarks.baselines import total_variation
+from pnp_lip.benchmarks.photographs import photograph
+from pnp_lip.check import main as check
+from pnp_lip.images import psnr
+from pnp_lip.pretrained import pretrained_names
+
+NAMES = pretrained_names()
+FOLDER = Path(pnp_lip.__file__).parent / "weights"
+LEVELS = (5, 15, 25, 50)
+
+
+def noisy(x: torch.Tensor, level: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(level)
+    return x + level / 255 * torch.randn(x.shape, generator=generator)
+
+
+def denoised(name: str, x: torch.Tensor, factor: float = 1.0) -> list[float]:
+    """PSNR at each level, the network told ``factor`` times the noise level."""
+    denoiser = load_pretrained(name)
+    with torch.no_grad():
+        return [psnr(denoiser(noisy(x, level), factor * level / 255), x) for level in LEVELS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_small_documented_and_proved_averaged_with_a_margin(name: str) -> None:
+    path = FOLDER / f"{name}.safetensors"
+    assert path.stat().st_size < (100_000 if name == "tiny" else 4_000_000)
+    assert (FOLDER / f"{name}.md").read_text().startswith(f"# Model card: {name}\n")
+    assert check([str(path), str(FOLDER / f"{name}.certificate.json")]) == 0
+    certificate = certify(load_pretrained(name))
+    assert certificate.nonexpansive and certificate.averagedness < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_noise_the_image_comes_back(name: str) -> None:
+    denoiser = load_pretrained(name)
+    x = torch.rand(1, denoiser.in_channels, 40, 36, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (denoiser(x, 0.0) - x).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "colour"])
+def test_every_noise_level_is_better_removed_than_by_total_variation(name: str) -> None:
+    x, other = photograph("camera", 96), photograph("astronaut", 96)
+    tv, thresholds = total_variation(), (0.35, 0.5, 0.7, 1.0, 1.4)
+    for level, value in zip(LEVELS, denoised(name, x), strict=True):
+        s, y = level / 255, noisy(other, level)
+        found = {t: psnr(tv(y, t * s), other) for t in thresholds}
+        best = max(thresholds, key=found.__getitem__)
+        assert value > psnr(tv(noisy(x, level), best * s), x), level
+
+
+def test_a_misstated_noise_level_costs_what_the_model_card_says() -> None:
+    x = photograph("camera", 96)
+    exact = denoised("grey", x)
+    for factor, most in ((0.8, 0.9), (1.2, 0.7)):
+        losses = [a - b for a, b in zip(exact, denoised("grey", x, factor), strict=True)]
+        assert max(losses) < most
