@@ -16,12 +16,12 @@ from pnp_lip.errors import InputError, PnpLipError
 
 __all__ = ["add_arguments", "main"]
 
-COMPARISONS = ("denoising", "deblurring", "ct", "certificates")
 DESCRIPTIONS = {
     "denoising": "one pass of every denoiser over noise levels",
     "deblurring": "camera shakes, a Gaussian and a box, with every prior",
     "ct": "parallel and fan beam, Gaussian and Poisson noise, with every prior, and FBP",
     "certificates": "proved bounds against attacks, and the time of proving",
+    "speed": "one pass of our networks in several ways, beside DRUNet and DnCNN",
     "convergence": "every solver on every forward model",
     "operators": "projectors and blurs against other packages",
     "headline": "the README's table: denoising, deblurring and tomography on scikit-image's data, in one go",
@@ -32,6 +32,7 @@ QUICK: dict[str, dict[str, Any]] = {  # what --quick changes, so that all of the
     "deblurring": {"noises": (0.01,), "crop": 64, "limit": 1, "kernel_limit": 1, "side": 64},
     "ct": {"geometries": ("parallel 60",), "noises": ("Gaussian",), "limit": 1, "side": 48},
     "certificates": {"levels": (25,), "steps": 2, "side": 12, "layers": 2, "channels": 16},
+    "speed": {"side": 64, "repeats": 3},
 }
 QUICK_SECONDS = 2.0  # for a run without a proof
 HEADLINE: dict[str, dict[str, Any]] = {
@@ -78,6 +79,13 @@ def add_comparison_options(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
     if name == "certificates":
         command.add_argument("--steps", type=int, help="of the attack")
+        return
+    if name == "speed":
+        command.add_argument("--side", type=int, metavar="N", help="of the image, in pixels (default: 256)")
+        command.add_argument("--repeats", type=int, metavar="N", help="passes of each, in turns (default: 9)")
+        command.add_argument(
+            "--compiled", action="store_true", default=None, help="also torch.compile for ours (some minutes)"
+        )
         return
     command.add_argument("--limit", type=int, metavar="N", help="the first N images; of CT slices, N evenly spaced")
     command.add_argument("--side", type=int, metavar="N", help="of the validation image, and of CT slices, in pixels")
@@ -161,7 +169,7 @@ def configure(kind: Callable[..., Any], options: argparse.Namespace, preset: dic
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     if given.get("crop") == 0:
         given["crop"] = None
-    for key in ("limit", "kernel_limit", "side", "crop", "steps"):
+    for key in ("limit", "kernel_limit", "side", "crop", "steps", "repeats"):
         if given.get(key) is not None and given[key] < 1:
             raise InputError(f"--{key.replace('_', '-')} must be a positive integer; got {given[key]}.")
     config = kind(**{**preset, **given})

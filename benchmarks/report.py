@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pnp_lip.benchmarks import certificates, convergence, operators, summaries
+from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries
 from pnp_lip.benchmarks.plots import residual_plot
 from pnp_lip.benchmarks.record import read_record
 from pnp_lip.benchmarks.summaries import best_of_ours
@@ -26,6 +26,7 @@ SUMMARIES: dict[str, Callable[[Mapping[str, Any]], list[Table]]] = {
     "deblurring": summaries.summarise,
     "ct": summaries.summarise,
     "certificates": certificates.summarise,
+    "speed": speed.summarise,
 }
 
 

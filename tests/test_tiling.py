@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pnp_lip import GradientFlowDenoiser, load_pretrained, save_denoiser
 from pnp_lip.command_line import main
-from pnp_lip.denoisers.tiling import map_windows, windows
+from pnp_lip.denoisers.tiling import cache_tile, map_windows, windows
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import write_image
 from pnp_lip.layers import project
@@ -22,7 +22,7 @@ from pnp_lip.layers import project
 def network(padding: str = "zeros", **changes: object) -> GradientFlowDenoiser:
     torch.manual_seed(0)
     config = {"channels": 8, "hidden_channels": 8, "kernel_size": 3, "dilations": (1, 2), **changes}
-    return project(GradientFlowDenoiser(**config, padding_mode=padding)).eval()
+    return project(GradientFlowDenoiser(**config, padding_mode=padding)).eval().requires_grad_(False)
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -55,12 +55,13 @@ def test_to_rounding_in_double_precision_and_in_tiny_windows(padding: str) -> No
 @pytest.mark.parametrize("changes", [{}, {"kernel_size": 5, "dilations": (1, 3)}])
 def test_the_reach_is_that_of_the_network(changes: dict[str, object]) -> None:
     denoiser = network(**changes).double()
+    reach = sum(denoiser.reaches)
     x, at = image(1, 1, 61, 61, dtype=torch.float64), 30
     moved = x.clone()
     moved[..., at, at] += 0.5
     rows = (denoiser(moved, 10.0) - denoiser(x, 10.0)).abs().amax((0, 1, 3)).nonzero()[:, 0]
-    assert (at - int(rows.min()), int(rows.max()) - at) == (denoiser.reach, denoiser.reach)
-    short = map_windows(lambda z: denoiser(z, 10.0), x, tile=15, reach=denoiser.reach - 1, circular=False)
+    assert (at - int(rows.min()), int(rows.max()) - at) == (reach, reach)
+    short = map_windows(lambda z: denoiser(z, 10.0), x, tile=(15, 15), reach=reach - 1, circular=False)
     assert (short - denoiser(x, 10.0)).abs().max() > 1e-12
 
 
@@ -68,11 +69,12 @@ def test_the_reach_is_that_of_the_network(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize(("size", "tile", "reach"), [(10, 3, 1), (10, 3, 0), (11, 4, 3), (5, 1, 1), (7, 100, 2)])
 def test_windows_are_equal_cover_all_and_see_what_they_need(size: int, tile: int, reach: int, circular: bool) -> None:
     found = windows(size, tile, reach, circular)
-    assert [i for kept, _ in found for i in range(kept.start, kept.stop)] == list(range(size))
+    given = [i for kept, seen in found for i in seen[kept]]
+    assert given == list(range(size))
     assert {len(seen) for _, seen in found} == {min(size, tile + 2 * reach)}
     for kept, seen in found:
         if len(seen) < size:
-            needed = range(kept.start - reach, kept.stop + reach)
+            needed = range(seen[kept].start - reach, seen[kept].stop + reach)
             assert set(seen) >= (set(needed) if circular else set(needed) & set(range(size)))
             assert circular or (seen.start >= 0 and seen.stop <= size)
 
@@ -90,7 +92,7 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_no_graph_is_kept() -> None:
-    assert not network().tiled(image(1, 1, 20, 20), 0.1, tile=8).requires_grad
+    assert not network().requires_grad_(True).tiled(image(1, 1, 20, 20), 0.1, tile=8).requires_grad
 
 
 class Largest(TorchDispatchMode):
@@ -105,13 +107,39 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_is_that_of_a_window() -> None:
-    denoiser, x = network(channels=1, hidden_channels=32), image(1, 1, 300, 300)
-    with torch.no_grad(), Largest() as whole:
+    denoiser, x = network(channels=1, hidden_channels=32), image(1, 1, 600, 600)
+    denoiser.requires_grad_(True)
+    with Largest() as whole:
+        denoiser(x, 0.1)
+    denoiser.requires_grad_(False)
+    with Largest() as layerwise:
         denoiser(x, 0.1)
     with Largest() as tiled:
-        denoiser.tiled(x, 0.1, tile=20)
-    assert whole.size >= 32 * 300 * 300  # the hidden channels
-    assert tiled.size == 300 * 300  # the result
+        denoiser.tiled(x, 0.1, tile=50)
+    assert whole.size >= 32 * 600 * 600  # the hidden channels
+    assert layerwise.size < 1.5 * 2**20
+    assert tiled.size == 600 * 600  # the result
+
+
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+@pytest.mark.parametrize("changes", [{}, {"channels": 1, "kernel_size": 5}, {"channels": 1, "dilations": (1, 3, 1)}])
+@pytest.mark.parametrize("size", [(300, 600), (517, 203), (20, 30)])
+def test_with_and_without_a_graph_the_same_map(padding: str, changes: dict[str, object], size: tuple[int, int]) -> None:
+    denoiser, x = network(padding, hidden_channels=16, **changes), image(1, 1, *size)
+    with_graph = denoiser(x.requires_grad_(), 0.1)
+    assert with_graph.requires_grad
+    with torch.no_grad():
+        without = denoiser(x, 0.1)
+    torch.testing.assert_close(without, with_graph, rtol=0, atol=1e-6)
+
+
+def test_tiles_of_the_cache_are_alike_and_small_enough() -> None:
+    for height, width, channels, batch in [(256, 256, 32, 1), (511, 4099, 64, 1), (8, 9000, 16, 3), (64, 64, 32, 50)]:
+        rows, columns = cache_tile(batch, channels, height, width)
+        assert rows % 8 == columns % 8 == 0
+        assert batch * channels * rows * columns <= 1.3 * 2**20 or rows <= 40
+        for size, tile in ((height, rows), (width, columns)):
+            assert -(-size // tile) * tile - size < 8 * -(-size // tile)  # no part is much smaller than the others
 
 
 def test_the_command_denoises_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +148,9 @@ def test_the_command_denoises_in_windows(tmp_path: Path, monkeypatch: pytest.Mon
     shapes = []
     forward = GradientFlowDenoiser.forward
 
-    def spy(self: GradientFlowDenoiser, z: Tensor, *arguments: object) -> Tensor:
+    def spy(self: GradientFlowDenoiser, z: Tensor, sigma: float) -> Tensor:
         shapes.append(tuple(z.shape))
-        return forward(self, z, *arguments)
+        return forward(self, z, sigma)
 
     monkeypatch.setattr(GradientFlowDenoiser, "forward", spy)
     command = [
@@ -136,7 +164,7 @@ def test_the_command_denoises_in_windows(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     assert main([*command, str(tmp_path / "whole.npy")]) == 0 and shapes == [(3, 1, 70, 90)]
     assert main([*command, str(tmp_path / "tiled.npy"), "--tile", "60"]) == 0
-    assert set(shapes[1:]) == {(3, 1, 70, 60 + 2 * network().reach)}
+    assert set(shapes[1:]) == {(3, 1, 70, 60 + 2 * sum(network().reaches))}
     whole, tiled = (np.load(tmp_path / f"{name}.npy") for name in ("whole", "tiled"))
     assert np.array_equal(whole, tiled)
     assert main([*command, str(tmp_path / "x.png"), "--tile", "0"]) == 2

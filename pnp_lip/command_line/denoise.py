@@ -16,7 +16,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result")
     command.add_argument(
-        "--tile", type=int, default=1024, metavar="N", help="side of the windows that save memory on large images"
+        "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory on large images"
     )
     add_denoiser_option(command)
     command.set_defaults(run=run)

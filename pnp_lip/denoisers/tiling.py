@@ -1,4 +1,4 @@
-"""A convolutional map on large images, window by window, exactly."""
+"""A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 
-__all__ = ["map_windows", "windows"]
+__all__ = ["cache_tile", "map_windows", "stored", "windows"]
+
+CACHE_NUMBERS = 2**20  # of the widest intermediate result in one window
+CACHE_COLUMNS = 512
 
 
-def map_windows(function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, reach: int, circular: bool) -> Tensor:
+def map_windows(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: tuple[int, int], reach: int, circular: bool
+) -> Tensor:
     """f(x) for a map f whose value at a pixel depends on the pixels at most ``reach`` rows and columns away.
 
     f sees windows of ``tile`` + 2·``reach`` rows and columns, and of f(window) only pixels with their whole neighbourhood
     inside the window are kept. A window never leaves the image, so that f meets the image's border exactly where f(x)
     does; with ``circular`` it wraps around. All windows have one shape, because torch chooses its algorithm by the shape.
 
-    Shapes: x is (B, C, H, W), and so is the result. Raises InputError unless
-    tile ≥ 1, ShapeError for another number of axes.
+    Shapes: x is (B, C, H, W), and so is the result. Raises InputError unless both sides of the tile are at least 1,
+    ShapeError for another number of axes.
 
     >>> x = torch.rand(1, 1, 9, 7)
-    >>> bool((map_windows(lambda z: 2 * z, x, tile=4, reach=0, circular=False) == 2 * x).all())
+    >>> bool((map_windows(lambda z: 2 * z, x, tile=(4, 3), reach=0, circular=False) == 2 * x).all())
     True
     """
     if x.ndim != 4:
         raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
-    if tile < 1:
-        raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {tile}.")
-    height, width = x.shape[-2:]
-    result = torch.empty_like(x)
-    for kept_rows, rows in windows(height, tile, reach, circular):
-        for kept_columns, columns in windows(width, tile, reach, circular):
-            top, left = kept_rows.start - rows.start, kept_columns.start - columns.start
-            d = function(cut(x, rows, columns))
-            result[..., kept_rows, kept_columns] = d[
-                ..., top : top + kept_rows.stop - kept_rows.start, left : left + kept_columns.stop - kept_columns.start
-            ]
-    return result
+    if min(tile) < 1:
+        raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {min(tile)}.")
+    across = windows(x.shape[-1], tile[1], reach, circular)
+    bands = []
+    for kept_rows, rows in windows(x.shape[-2], tile[0], reach, circular):
+        band = [function(cut(x, rows, columns))[..., kept_rows, kept] for kept, columns in across]
+        bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
+    return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 
 
 def windows(size: int, tile: int, reach: int, circular: bool) -> list[tuple[slice, range]]:
-    """Along one axis: what each window contributes, and the positions it sees (beyond the ends when it wraps).
+    """Along one axis: the positions that each window sees (beyond the ends when it wraps), and which of them it gives.
 
-    >>> windows(10, 3, 1, False)
-    [(slice(0, 3, None), range(0, 5)), (slice(3, 6, None), range(2, 7)), (slice(6, 9, None), range(5, 10)), \
-(slice(9, 10, None), range(5, 10))]
+    >>> windows(10, 4, 1, False)
+    [(slice(0, 4, None), range(0, 6)), (slice(1, 5, None), range(3, 9)), (slice(4, 6, None), range(4, 10))]
     """
     length = tile + 2 * reach
     if length >= size:
         return [(slice(0, size), range(size))]
-    seen = []
+    found = []
     for start in range(0, size, tile):
         first = start - reach if circular else min(max(start - reach, 0), size - length)
-        seen.append((slice(start, min(start + tile, size)), range(first, first + length)))
-    return seen
+        found.append((slice(start - first, min(start + tile, size) - first), range(first, first + length)))
+    return found
 
 
 def cut(x: Tensor, rows: range, columns: range) -> Tensor:
@@ -67,3 +67,30 @@ def cut(x: Tensor, rows: range, columns: range) -> Tensor:
         else:
             x = x.narrow(dim, positions.start, len(positions))
     return x
+
+
+def cache_tile(batch: int, channels: int, height: int, width: int) -> tuple[int, int]:
+    """Windows in which (batch, channels, rows, columns) numbers stay in the cache, alike and multiples of eight.
+
+    >>> cache_tile(1, 32, 256, 256), cache_tile(1, 32, 4096, 4096), cache_tile(1, 32, 100, 100)
+    ((128, 256), (64, 512), (104, 104))
+    """
+    columns = even_share(width, CACHE_COLUMNS)
+    return even_share(height, max(CACHE_NUMBERS // (batch * channels * columns), 32)), columns
+
+
+def stored(x: Tensor, *, by_pixel: bool) -> Tensor:
+    """x stored pixel by pixel (torch's channels-last) or plane by plane, also where a single channel leaves that open.
+
+    Convolutions choose their algorithm by the strides; pixel by pixel they are spared two copies.
+    """
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last if by_pixel else torch.contiguous_format)
+    plane = x.squeeze(1).contiguous()
+    return plane.unsqueeze(-1).permute(0, 3, 1, 2) if by_pixel else plane.unsqueeze(1)
+
+
+def even_share(size: int, limit: int) -> int:
+    """The size of equal parts, at most about ``limit`` each, rounded up to a multiple of eight."""
+    parts = -(-size // limit)
+    return -(-size // (8 * parts)) * 8

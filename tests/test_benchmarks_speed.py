@@ -1,0 +1,101 @@
+"""The benchmark of speed: who takes part, what is recorded, what the bar says."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pnp_lip.benchmarks import speed
+from pnp_lip.benchmarks.command import main
+from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.record import read_record
+from pnp_lip.benchmarks.report import write_report
+from pnp_lip.denoisers import GradientFlowDenoiser
+
+QUICK = speed.Config(side=16, repeats=2)
+
+
+class Untimely(nn.Module):
+    """x ↦ c x, and an error in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("no such precision")
+        return self.c * x
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    small = GradientFlowDenoiser(hidden_channels=4, kernel_size=3, dilations=(1, 1)).requires_grad_(False)
+    out = tmp_path_factory.mktemp("speed") / "speed.json"
+    before = torch.get_rng_state()
+    priors = [Prior("small", small, ours=True), Prior("untimely", Untimely()), Prior("no network", abs)]
+    speed.run(QUICK, out, priors, {"BM3D": "not installed", "DRUNet": "no weights"})
+    assert torch.equal(torch.get_rng_state(), before)
+    return out
+
+
+def test_every_network_is_timed_in_every_way(path: Path) -> None:
+    content = read_record(path)
+    rows = {(r["prior"], r["way"]): r for r in content["rows"]}
+    assert set(rows) == {
+        (name, way)
+        for name in ("small", "untimely", "DRUNet", "DnCNN")
+        for way in ("plain", "channels-last", "bfloat16")
+    }
+    assert content["skipped"] == {"BM3D": "not installed"}  # DRUNet is timed with random weights
+    assert "no such precision" in rows["untimely", "bfloat16"]["error"]
+    for (name, way), row in rows.items():
+        if "error" not in row:
+            assert row["cpu_seconds"] > 0 and row["seconds"] > 0
+            assert row["difference"] == 0 if way == "plain" else row["difference"] < 0.5, (name, way)
+    assert 0 < rows["small", "bfloat16"]["difference"] < 0.02
+    fastest = max(rows["DRUNet", way]["times_faster"] for way in ("plain", "channels-last"))
+    assert 0.99 <= fastest <= 1.5  # the reference is its own fastest way in float32
+    assert rows["untimely", "plain"]["times_faster"] > 50
+
+
+def test_a_complete_record_is_left_as_it_is(path: Path) -> None:
+    before = read_record(path)
+    calls: list[str] = []
+    priors = [Prior("small", GradientFlowDenoiser(), ours=True)]
+    again = speed.run(QUICK, path.with_name("copy.json"), [], tell=calls.append)
+    assert len(calls) == 6 and len(again["rows"]) == 6
+    assert speed.run(QUICK, path.with_name("copy.json"), [], tell=calls.append)["rows"] == again["rows"]
+    assert len(calls) == 6
+    more = speed.run(QUICK, path.with_name("copy.json"), priors, tell=calls.append)  # ratios need one run of all
+    assert len(calls) == 15 and len(more["rows"]) == 9
+    assert read_record(path) == before
+
+
+def test_the_bar_is_met_or_missed_by_the_numbers(path: Path) -> None:
+    content = copy.deepcopy(read_record(path))
+    for ratio, verdict in ((15.0, "met"), (14.9, "missed")):
+        for row in content["rows"]:
+            if row["prior"] == "small":
+                row["times_faster"] = {"plain": 3.0, "channels-last": ratio, "bfloat16": 99.0}[row["way"]]
+        titles = {table.title: table for table in speed.summarise(content)}
+        assert titles["Bars"].rows == (("small faster than DRUNet", "≥ 15 times", f"{ratio:.1f} times", verdict),)
+        assert len(titles["Time of one pass"].rows) == 11 and len(titles["No result"].rows) == 1
+    written = write_report([path], path.parent / "report")
+    assert "| small | plain |" in written[0].read_text()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["speed", "--quick", "--side", "16", "--repeats", "1", "--priors", "grey", "--out", str(tmp_path)]
+    assert main(command) == 0
+    content = json.loads((tmp_path / "speed.json").read_text())
+    assert {r["prior"] for r in content["rows"]} == {"grey", "DRUNet", "DnCNN"}
+    assert content["priors"]["grey"]["certified"] and (tmp_path / "report.html").is_file()
+    assert main(["speed", "--repeats", "0", "--out", str(tmp_path)]) == 2
+    assert "--repeats must be a positive integer" in capsys.readouterr().err
