@@ -99,7 +99,7 @@ def random_network(config: Config) -> GradientFlowDenoiser:
     state = torch.get_rng_state()
     torch.manual_seed(config.seed)
     network = GradientFlowDenoiser(
-        channels=config.channels, hidden_channels=config.channels, dilations=(1,) * config.layers
+        channels=config.channels, hidden_channels=config.channels, dilations=(1,) * config.layers, kernel_size=3
     )
     torch.set_rng_state(state)
     network.eval().requires_grad_(False)

@@ -93,6 +93,10 @@ def add_comparison_options(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("denoising", "deblurring", "headline"):
         command.add_argument("--images", type=Path, metavar="DIR", help="test images (default: scikit-image's)")
         command.add_argument("--crop", type=int, metavar="N", help="their central N x N pixels; 0 for the whole images")
+    if name == "denoising":
+        command.add_argument(
+            "--colour", action="store_true", default=None, help="on colour images, by colour denoisers"
+        )
     if name in ("deblurring", "headline"):
         command.add_argument("--kernels", type=Path, metavar="DIR", help="camera shakes (default: the package's)")
         command.add_argument("--kernel-limit", type=int, metavar="N", help="the first N kernels")
@@ -148,7 +152,13 @@ def run_one(name: str, options: argparse.Namespace, preset: dict[str, Any], tell
     module = importlib.import_module(f"pnp_lip.benchmarks.{name}")
     config = configure(module.Config, options, preset | (QUICK[name] if options.quick else {}))
     admm = name in ("deblurring", "ct")
-    priors, missing = collect(options.denoiser, options.priors, options.weights, admm=admm)
+    priors, missing = collect(
+        options.denoiser,
+        options.priors,
+        options.weights,
+        admm=admm,
+        channels=3 if getattr(config, "colour", False) else 1,
+    )
     for prior, reason in missing.items():
         tell(f"SKIPPED {prior}: {reason}")
     if not priors:

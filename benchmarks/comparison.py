@@ -24,7 +24,10 @@ __all__ = ["Case", "Measure", "Scene", "Tell", "compare", "seeded"]
 
 logger = logging.getLogger(__name__)
 Tell = Callable[[str], None]
-START, STRIDE = 0.5, 2  # where the search for a strength begins, and the points of the grid that it goes at a time at first
+START, STRIDE = (
+    0.5,
+    2,
+)  # where the search for a strength begins, and the points of the grid that it goes at a time at first
 
 
 @dataclasses.dataclass(frozen=True)

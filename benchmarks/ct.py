@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
 from pnp_lip.benchmarks.deblurring import settings
-from pnp_lip.benchmarks.photographs import GreyImage, sha256_of
+from pnp_lip.benchmarks.photographs import NamedImage, sha256_of
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import Limits, measure_restoration, quality, timed
@@ -115,21 +115,21 @@ def measure(prior: Prior, strength: float, scene: Scene, tuning: bool, limits: L
     return x_hat, {**quality(x_hat, scene), **times, "filter": name}
 
 
-def load_slices(phantom: Path | None, limit: int | None, side: int) -> list[GreyImage]:
+def load_slices(phantom: Path | None, limit: int | None, side: int) -> list[NamedImage]:
     """The objects on trial as images on [0, 1]: attenuations from −1000 to 1600 HU, or Shepp and Logan's phantom."""
     if phantom is None:
         from skimage.data import shepp_logan_phantom
 
         whole = torch.from_numpy(shepp_logan_phantom()).float()[None, None].clamp(0, 1)
         x = torch.nn.functional.interpolate(whole, (side, side), mode="area")
-        return [GreyImage("Shepp-Logan", x, sha256_of(x))]
+        return [NamedImage("Shepp-Logan", x, sha256_of(x))]
     try:
         hu = np.load(phantom, allow_pickle=False)["hu"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{phantom}: expected an .npz file with an array `hu` ({error}).") from error
     x = ((torch.from_numpy(hu.astype(np.float32)) + 1000) / 2600).clamp(0, 1)[:, None]
     x = torch.nn.functional.interpolate(x, (side, side), mode="area") * circle_mask(side)
-    return [GreyImage(f"slice {i}", x[i : i + 1], sha256_of(x[i])) for i in spread(len(x), limit)]
+    return [NamedImage(f"slice {i}", x[i : i + 1], sha256_of(x[i])) for i in spread(len(x), limit)]
 
 
 def spread(count: int, limit: int | None) -> list[int]:
@@ -143,14 +143,14 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [round(i * (count - 1) / max(limit - 1, 1)) for i in range(limit)]
 
 
-def validation_slice(n: int) -> GreyImage:
+def validation_slice(n: int) -> NamedImage:
     """A made-up head for choosing strengths: skull, brain with smooth texture, ventricles, sinuses, small bones."""
     x = ellipse_image(n, HEAD).float()[None, None]
     coarse = torch.randn((1, 1, 24, 24), generator=torch.Generator().manual_seed(0))
     texture = torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic")
     inside = ellipse_image(n, (BRAIN,)).float()
     x = (x + 0.02 * texture * inside).clamp(0, 1)
-    return GreyImage("made-up head", x, sha256_of(x))
+    return NamedImage("made-up head", x, sha256_of(x))
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def geometry_of(name: str, n: int) -> SymmetricTomography:
     )
 
 
-def scan(image: GreyImage, geometry: str, noise: str, config: Config) -> Case:
+def scan(image: NamedImage, geometry: str, noise: str, config: Config) -> Case:
     """One simulated scan."""
     key = {"image": image.name, "geometry": geometry, "noise": noise}
 

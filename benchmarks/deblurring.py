@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
-from pnp_lip.benchmarks.photographs import GreyImage, load_images, sha256_of, validation_image
+from pnp_lip.benchmarks.photographs import NamedImage, load_images, sha256_of, validation_image
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import Limits, measure_restoration
@@ -93,7 +93,7 @@ def group(noise: float) -> str:
     return f"noise {noise:g}"
 
 
-def blurred(image: GreyImage, name: str, kernel: Tensor, noise: float, seed: int) -> Case:
+def blurred(image: NamedImage, name: str, kernel: Tensor, noise: float, seed: int) -> Case:
     """One problem: circular borders, white Gaussian noise."""
     key = {"image": image.name, "kernel": name, "noise": noise}
 

@@ -14,7 +14,7 @@ import torch
 
 from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
 from pnp_lip.benchmarks.deblurring import settings
-from pnp_lip.benchmarks.photographs import GreyImage, load_images, validation_image
+from pnp_lip.benchmarks.photographs import NamedImage, load_images, validation_image
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import measure_denoising
@@ -25,12 +25,13 @@ __all__ = ["Config", "run"]
 @dataclasses.dataclass(frozen=True)
 class Config:
     """``images`` is a folder, None for scikit-image's; ``levels`` are noise levels in units of 1/255; ``crop`` and ``limit``
-    as in ``load_images``; ``side`` of the validation image."""
+    and ``colour`` as in ``load_images``; ``side`` of the validation image."""
 
     images: Path | None = None
     levels: tuple[float, ...] = (5, 15, 25, 50)
     crop: int | None = None
     limit: int | None = None
+    colour: bool = False
     side: int = 128
     seed: int = 0
 
@@ -45,8 +46,8 @@ def run(
     tell: Tell = lambda text: None,
 ) -> dict[str, Any]:
     """The record of every prior on every image and noise level; continues the one at ``path``."""
-    images = load_images(config.images, crop=config.crop, limit=config.limit)
-    held_out = validation_image(config.side)
+    images = load_images(config.images, crop=config.crop, limit=config.limit, colour=config.colour)
+    held_out = validation_image(config.side, colour=config.colour)
     data = {
         "images": {image.name: image.sha256 for image in images},
         "validation": {held_out.name: held_out.sha256},
@@ -71,7 +72,7 @@ def group(level: float) -> str:
     return f"sigma {level:g}"
 
 
-def noisy(image: GreyImage, level: float, seed: int) -> Case:
+def noisy(image: NamedImage, level: float, seed: int) -> Case:
     """One image with white Gaussian noise."""
     key = {"image": image.name, "sigma": level}
 

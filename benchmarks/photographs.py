@@ -12,58 +12,68 @@ from torch import Tensor
 from pnp_lip.errors import InputError
 from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
 
-__all__ = ["VALIDATION", "GreyImage", "central_crop", "load_images", "photograph", "sha256_of", "validation_image"]
+__all__ = ["VALIDATION", "NamedImage", "central_crop", "load_images", "photograph", "sha256_of", "validation_image"]
 
 PHOTOGRAPHS = ("camera", "chelsea", "coffee", "coins", "moon", "rocket")
+IN_COLOUR = ("chelsea", "coffee", "rocket")
 VALIDATION = "astronaut"  # on which every strength is chosen; never one of the images that are reported
 SIDE = 256  # of scikit-image's photographs, after reduction by averaging
 
 
 @dataclasses.dataclass(frozen=True)
-class GreyImage:
-    """A grey image (1, 1, H, W) on [0, 1], its name, and the SHA-256 of its pixels in float32."""
+class NamedImage:
+    """An image (1, C, H, W) on [0, 1], its name, and the SHA-256 of its pixels in float32."""
 
     name: str
     x: Tensor
     sha256: str
 
 
-def photograph(name: str, size: int) -> Tensor:
-    """One of scikit-image's photographs, grey, its central square reduced to ``size`` pixels by averaging."""
+def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
+    """One of scikit-image's photographs, grey unless ``colour``, its central square reduced to ``size`` pixels by averaging."""
     from skimage import data
 
     pixels = torch.from_numpy(getattr(data, name)()).float() / 255
-    x = to_grey(pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None])
+    x = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
+    x = x if colour else to_grey(x)
     side = min(x.shape[-2:]) // size * size
     top, left = ((n - side) // 2 for n in x.shape[-2:])
     return torch.nn.functional.avg_pool2d(x[..., top : top + side, left : left + side], side // size)
 
 
-def validation_image(side: int) -> GreyImage:
+def validation_image(side: int, *, colour: bool = False) -> NamedImage:
     """The photograph on which strengths are chosen, at the scale of the others: its central ``side`` pixels of ``SIDE``."""
-    return named(VALIDATION, central_crop(photograph(VALIDATION, SIDE), side, VALIDATION))
+    return named(VALIDATION, central_crop(photograph(VALIDATION, SIDE, colour=colour), side, VALIDATION))
 
 
-def load_images(folder: Path | None, *, crop: int | None = None, limit: int | None = None) -> list[GreyImage]:
-    """The images of ``folder`` in the order of their names, scikit-image's without one; grey.
+def load_images(
+    folder: Path | None, *, crop: int | None = None, limit: int | None = None, colour: bool = False
+) -> list[NamedImage]:
+    """The images of ``folder`` in the order of their names, scikit-image's without one; grey, or those in ``colour``.
 
     ``crop`` keeps the central square of that many pixels, ``limit`` the first images. Raises InputError for a folder
-    without images, an image smaller than the crop, or one with the pixels of the validation photograph.
+    without images, an image smaller than the crop or without the colours that are asked for, or one with the pixels of the
+    validation photograph.
     """
     if folder is None:
-        images = [named(name, central_crop(photograph(name, SIDE), crop, name)) for name in PHOTOGRAPHS[:limit]]
+        names = [name for name in PHOTOGRAPHS if not colour or name in IN_COLOUR][:limit]
+        images = [named(name, central_crop(photograph(name, SIDE, colour=colour), crop, name)) for name in names]
     else:
         paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
             raise InputError(f"{folder}: no images ({', '.join(IMAGE_SUFFIXES)}) there.")
-        images = [named(p.stem, central_crop(read_image(p, grey=True), crop, str(p))) for p in paths[:limit]]
+        read = [(p, read_image(p, grey=not colour)) for p in paths[:limit]]
+        without = [p.name for p, x in read if x.shape[1] != (3 if colour else 1)]
+        if without:
+            raise InputError(f"{', '.join(without)}: grey, where colour is asked for; use a folder of colour images.")
+        images = [named(p.stem, central_crop(x, crop, str(p))) for p, x in read]
     refuse_validation(images, crop)
     return images
 
 
-def named(name: str, x: Tensor) -> GreyImage:
+def named(name: str, x: Tensor) -> NamedImage:
     """The image with its fingerprint."""
-    return GreyImage(name, x, sha256_of(x))
+    return NamedImage(name, x, sha256_of(x))
 
 
 def sha256_of(*tensors: Tensor) -> str:
@@ -84,13 +94,15 @@ def central_crop(x: Tensor, side: int | None, name: str) -> Tensor:
     return x[..., top : top + side, left : left + side].contiguous()
 
 
-def refuse_validation(images: list[GreyImage], crop: int | None) -> None:
+def refuse_validation(images: list[NamedImage], crop: int | None) -> None:
     """Raise InputError when an image on trial is the one that strengths are chosen on."""
     from skimage import data
 
     whole = torch.from_numpy(getattr(data, VALIDATION)()).float().permute(2, 0, 1)[None] / 255
-    forms = [photograph(VALIDATION, n) for n in (64, 96, 128, SIDE, 512)] + [to_grey(whole)]
-    forms += [validation_image(n).x for n in (64, 96, 128)]
+    forms = [to_grey(whole), whole]
+    for colour in (False, True):
+        forms += [photograph(VALIDATION, n, colour=colour) for n in (64, 96, 128, SIDE, 512)]
+        forms += [validation_image(n, colour=colour).x for n in (64, 96, 128)]
     known = {sha256_of(v) for v in forms} | {
         sha256_of(central_crop(v, crop, VALIDATION)) for v in forms if crop is not None and min(v.shape[-2:]) >= crop
     }

@@ -81,17 +81,20 @@ class Prior:
         }
 
 
-def prior_of(name: str, denoiser: Any, *, ours: bool = False, threshold: bool = False) -> Prior:
-    """The prior with its certificate, or with the reason why there is none."""
+def prior_of(name: str, denoiser: Any, *, ours: bool = False, threshold: bool = False, channels: int = 1) -> Prior:
+    """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
+    expected = getattr(denoiser, "in_channels", channels)
+    if expected != channels:
+        raise InputError(f"it takes {expected} channels, and the benchmark's images have {channels}")
     certificate, reason = examine_denoiser(denoiser)
-    blind = not threshold and ignores_noise_level(denoiser)
+    blind = not threshold and ignores_noise_level(denoiser, channels)
     return Prior(name, denoiser, ours=ours, threshold=threshold, blind=blind, certificate=certificate, reason=reason)
 
 
 @torch.no_grad()
-def ignores_noise_level(denoiser: Any) -> bool:
+def ignores_noise_level(denoiser: Any, channels: int) -> bool:
     """Whether D(x, 0.02) and D(x, 0.2) are the same for one noisy image."""
-    x = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
     return torch.equal(denoiser(x, 0.02), denoiser(x, 0.2))
 
 
@@ -103,21 +106,26 @@ def with_admm(prior: Prior) -> Prior:
 
 
 def collect(
-    named: Sequence[str] = (), wanted: Sequence[str] | None = None, weights: Path | None = None, *, admm: bool = True
+    named: Sequence[str] = (),
+    wanted: Sequence[str] | None = None,
+    weights: Path | None = None,
+    *,
+    admm: bool = True,
+    channels: int = 1,
 ) -> tuple[list[Prior], dict[str, str]]:
     """All priors: shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines, published networks.
 
-    ``wanted`` keeps those names only, whatever their case; ``admm`` adds a second entry for each certified one. Also
-    returns why others cannot take part. Raises InputError for a malformed or unreadable entry of the user's and for an
-    unknown wanted name.
+    ``wanted`` keeps those names only, whatever their case; ``admm`` adds a second entry for each certified one; ``channels``
+    are those of the images, 1 or 3. Also returns why others cannot take part. Raises InputError for a malformed or unreadable
+    entry of the user's and for an unknown wanted name.
     """
-    builders: dict[str, Callable[[], Prior]] = {name: partial(shipped, name) for name in pretrained_names()}
+    builders: dict[str, Callable[[], Prior]] = {name: partial(shipped, name, channels) for name in pretrained_names()}
     for entry in named:
         name, source = split_entry(entry)
-        prior = user_prior(name, source)  # at once, because the user asked for it by name
+        prior = user_prior(name, source, channels)  # at once, because the user asked for it by name
         builders[name] = partial(dataclasses.replace, prior)
-    builders |= {name: partial(baseline, name) for name in BASELINES}
-    builders |= {name: partial(published, name, weights) for name in PUBLISHED}
+    builders |= {name: partial(baseline, name, channels) for name in BASELINES}
+    builders |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
     chosen = choose(builders, wanted)
     priors, skipped = [], {}
     for name, make in chosen.items():
@@ -149,22 +157,21 @@ def choose(builders: dict[str, Callable[[], Prior]], wanted: Sequence[str] | Non
     return {name: builders[name] for name in builders if any(name in found for found in matches.values())}
 
 
-def shipped(name: str) -> Prior:
-    """A denoiser of the package. Raises InputError for one that does not take grey images."""
-    denoiser = load_pretrained(name)
-    if denoiser.in_channels != 1:
-        raise InputError(f"it takes {denoiser.in_channels} channels, and the benchmark's images are grey")
-    return prior_of(name, denoiser, ours=True)
+def shipped(name: str, channels: int) -> Prior:
+    """A denoiser of the package."""
+    return prior_of(name, load_pretrained(name), ours=True, channels=channels)
 
 
-def baseline(name: str) -> Prior:
+def baseline(name: str, channels: int) -> Prior:
     """A prior without training. Raises InputError when its package is missing."""
     build, threshold = BASELINES[name]
-    return prior_of(name, build(), threshold=threshold)
+    return prior_of(name, build(), threshold=threshold, channels=channels)
 
 
-def published(name: str, weights: Path | None) -> Prior:
-    """Another group's network. Raises InputError when its weights are nowhere to be had."""
+def published(name: str, weights: Path | None, channels: int) -> Prior:
+    """Another group's network. Raises InputError when its weights are nowhere to be had, and for colour."""
+    if channels != 1:
+        raise InputError("the benchmark has its weights for grey images only")
     return prior_of(name, load_network(name, weights))
 
 
@@ -176,7 +183,7 @@ def split_entry(entry: str) -> tuple[str, str]:
     return name, source
 
 
-def user_prior(name: str, source: str) -> Prior:
+def user_prior(name: str, source: str, channels: int) -> Prior:
     """A denoiser of the user's: our weights, a network by ``save_rival``, or what an import path makes.
 
     Raises InputError for a missing or unreadable file, CertificateError for weights that contradict their certificate.
@@ -185,10 +192,10 @@ def user_prior(name: str, source: str) -> Prior:
     if not path.is_file():
         if ":" not in source:
             raise InputError(f"{source}: no such file; a denoiser can also be named as package.module:factory.")
-        return prior_of(name, load_by_import(source))
+        return prior_of(name, load_by_import(source), channels=channels)
     if path.suffix in TORCH_SUFFIXES:
         data = read_plain(path)
         if data.get("format") == FORMAT:
-            return prior_of(name, rebuild(data["class"], data["config"], data["state_dict"], source))
-        return prior_of(name, load_denoiser(path, require_certified=False), ours=True)
-    return prior_of(name, load_denoiser(path), ours=True)
+            return prior_of(name, rebuild(data["class"], data["config"], data["state_dict"], source), channels=channels)
+        return prior_of(name, load_denoiser(path, require_certified=False), ours=True, channels=channels)
+    return prior_of(name, load_denoiser(path), ours=True, channels=channels)

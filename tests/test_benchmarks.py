@@ -189,6 +189,23 @@ def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("pnp_lip.benchmarks.priors.load_pretrained", lambda name: colour)
     priors, skipped = collect([], ["grey"])
     assert not priors and "3 channels" in skipped["grey"]
+    priors, skipped = collect([], ["grey", "TV", "DnCNN"], channels=3)
+    assert [p.name for p in priors] == ["grey", "TV"] and "grey images only" in skipped["DnCNN"]
+
+
+def test_colour_images_are_denoised_in_colour(tmp_path: Path) -> None:
+    config = denoising.Config(levels=(25,), crop=32, limit=1, side=32, colour=True)
+    content = denoising.run(config, tmp_path / "r.json", [Prior("s", shrink, threshold=True)])
+    assert "error" not in content["rows"][0] and content["rows"][0]["image"] == "chelsea"
+    x = photographs.load_images(None, crop=32, limit=1, colour=True)[0].x
+    assert x.shape == (1, 3, 32, 32) and not torch.equal(x[:, 0], x[:, 1])
+    write_image(tmp_path / "grey.png", x[:, :1])
+    with pytest.raises(InputError, match="grey, where colour is asked for"):
+        photographs.load_images(tmp_path, colour=True)
+    write_image(tmp_path / "grey.png", x)
+    write_image(tmp_path / "validation.npy", photographs.validation_image(64, colour=True).x)
+    with pytest.raises(InputError, match="validation photograph"):
+        photographs.load_images(tmp_path, colour=True)
 
 
 # Data

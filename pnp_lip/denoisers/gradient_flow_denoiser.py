@@ -137,8 +137,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         >>> torch.allclose(denoiser.tiled(x, 0.1, tile=32), denoiser(x, 0.1), atol=1e-6)
         True
         """
-        seen = partial(self, sigma=sigma)
-        return map_windows(seen, x, tile=(tile, tile), reach=sum(self.reaches), circular=self.circular)
+        reach = sum(self.reaches)
+        return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=self.circular)
 
 
 def in_layout(layer: Any, sigma: Tensor, z: Tensor) -> Tensor:
