@@ -88,7 +88,7 @@ def add_comparison_options(command: argparse.ArgumentParser, name: str) -> None:
         )
         return
     command.add_argument("--limit", type=int, metavar="N", help="the first N images; of CT slices, N evenly spaced")
-    command.add_argument("--side", type=int, metavar="N", help="of the validation image, and of CT slices, in pixels")
+    command.add_argument("--side", type=int, metavar="N", help="of the validation images, and of CT slices, in pixels")
     command.add_argument("--seconds", type=float, metavar="S", help="of processor time for a run without a proof")
     if name in ("denoising", "deblurring", "headline"):
         command.add_argument("--images", type=Path, metavar="DIR", help="test images (default: scikit-image's)")

@@ -46,7 +46,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One problem: the fields that name it, the validation case that strengths are chosen on, and how it is made."""
+    """One problem: the fields that name it, the group whose validation cases strengths are chosen on, and how it is made."""
 
     key: Mapping[str, Any]
     group: str
@@ -64,7 +64,7 @@ def seeded(seed: int, key: Mapping[str, Any]) -> torch.Generator:
 def compare(
     record: Record,
     cases: Sequence[Case],
-    validation: Mapping[str, Case],
+    validation: Mapping[str, Sequence[Case]],
     priors: Sequence[Prior],
     measure: Measure,
     tell: Tell,
@@ -93,7 +93,7 @@ def attempt(
     case: Case,
     prior: Prior,
     scenes: dict[int, Scene],
-    validation: Mapping[str, Case],
+    validation: Mapping[str, Sequence[Case]],
     measure: Measure,
 ) -> dict[str, Any]:
     """The figures of one cell, or the error that stands in their place."""
@@ -111,20 +111,23 @@ def attempt(
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def tuned(record: Record, prior: Prior, group: str, case: Case, measure: Measure) -> float:
-    """The strength with the best PSNR on the validation case, from the record where it was chosen before."""
+def tuned(record: Record, prior: Prior, group: str, cases: Sequence[Case], measure: Measure) -> float:
+    """The strength with the best mean PSNR on the validation cases, from the record where it was chosen before."""
     key = {"prior": prior.name, "group": group}
     entry = record.find("tuning", key)
     if entry is None:
-        scene = case.make()
+        scenes = [case.make() for case in cases]
 
         def score(strength: float) -> float:
-            figures = measure(prior, strength, scene, True)[1]
-            return -math.inf if figures.get("status") == "diverged" else float(figures["psnr"])
+            found = [measure(prior, strength, scene, True)[1] for scene in scenes]
+            diverged = any(figures.get("status") == "diverged" for figures in found)
+            return -math.inf if diverged else sum(float(figures["psnr"]) for figures in found) / len(found)
 
         strength, curve = climb(score, prior.grid, START if START in prior.grid else prior.grid[0], stride=STRIDE)
         shown = {f"{s:g}": round(v, 3) for s, v in curve.items()}
-        entry = record.add("tuning", key, {"strength": strength, "psnr": shown, "on": dict(case.key)})
+        entry = record.add(
+            "tuning", key, {"strength": strength, "psnr": shown, "on": [dict(case.key) for case in cases]}
+        )
     return float(entry["strength"])
 
 

@@ -88,15 +88,16 @@ def run(
         "validation": {held_out.name: held_out.sha256},
         "source": "scikit-image" if config.phantom is None else config.phantom.stem,
     }
-    cases, validation = [], {}
+    cases: list[Case] = []
+    validation: dict[str, list[Case]] = {}
     for geometry in config.geometries:
         for noise in config.noises:
             cases += [scan(s, geometry, noise, config) for s in slices]
-            validation[f"{geometry}, {noise}"] = scan(held_out, geometry, noise, config)
+            validation[f"{geometry}, {noise}"] = [scan(held_out, geometry, noise, config)]
     if config.tilts is not None:
         measured, reference = measured_cases(config.tilts, config)
         cases += measured
-        validation["tilt series"] = reference
+        validation["tilt series"] = [reference]
         data["tilts"] = sha256_of(torch.from_numpy(np.load(config.tilts, allow_pickle=False)["sinograms"]))
     record = Record.open(path, "ct", settings(config), data, fresh=fresh)
     for name, reason in (skipped or {}).items():

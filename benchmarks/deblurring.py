@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
-from pnp_lip.benchmarks.photographs import NamedImage, load_images, sha256_of, validation_image
+from pnp_lip.benchmarks.photographs import NamedImage, load_images, sha256_of, validation_images
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import Limits, measure_restoration
@@ -31,7 +31,7 @@ VALIDATION_KERNEL = 0  # the shake's seed; the shakes on trial have others
 @dataclasses.dataclass(frozen=True)
 class Config:
     """``images`` and ``kernels`` are folders, None for what the package brings; ``noises`` on the scale of [0, 1];
-    ``crop`` and ``limit`` as in ``load_images``; ``kernel_limit`` keeps the first kernels; ``side`` of the validation image."""
+    ``crop`` and ``limit`` as in ``load_images``; ``kernel_limit`` keeps the first kernels; ``side`` of the validation images."""
 
     images: Path | None = None
     kernels: Path | None = None
@@ -56,11 +56,11 @@ def run(
     """The record of every prior on every image, kernel and noise level; continues the one at ``path``."""
     images = load_images(config.images, crop=config.crop, limit=config.limit)
     kernels = load_kernels(config.kernels, config.kernel_limit)
-    held_out = validation_image(config.side)
+    held_out = validation_images(config.side)
     data = {
         "images": {image.name: image.sha256 for image in images},
         "kernels": {name: sha256_of(kernel) for name, kernel in kernels.items()},
-        "validation": {held_out.name: held_out.sha256},
+        "validation": {image.name: image.sha256 for image in held_out},
         "source": "scikit-image" if config.images is None else config.images.name,
     }
     record = Record.open(path, "deblurring", settings(config), data, fresh=fresh)
@@ -74,7 +74,8 @@ def run(
     ]
     shake = shake_kernel(torch.Generator().manual_seed(VALIDATION_KERNEL), reach=7)
     validation = {
-        group(noise): blurred(held_out, "validation shake", shake, noise, config.seed) for noise in config.noises
+        group(noise): [blurred(image, "validation shake", shake, noise, config.seed) for image in held_out]
+        for noise in config.noises
     }
     compare(record, cases, validation, priors, functools.partial(measure_restoration, limits=config.limits), tell)
     return record.content

@@ -14,7 +14,7 @@ import torch
 
 from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
 from pnp_lip.benchmarks.deblurring import settings
-from pnp_lip.benchmarks.photographs import NamedImage, load_images, validation_image
+from pnp_lip.benchmarks.photographs import NamedImage, load_images, validation_images
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import measure_denoising
@@ -25,7 +25,7 @@ __all__ = ["Config", "run"]
 @dataclasses.dataclass(frozen=True)
 class Config:
     """``images`` is a folder, None for scikit-image's; ``levels`` are noise levels in units of 1/255; ``crop`` and ``limit``
-    and ``colour`` as in ``load_images``; ``side`` of the validation image."""
+    and ``colour`` as in ``load_images``; ``side`` of the validation images."""
 
     images: Path | None = None
     levels: tuple[float, ...] = (5, 15, 25, 50)
@@ -47,17 +47,17 @@ def run(
 ) -> dict[str, Any]:
     """The record of every prior on every image and noise level; continues the one at ``path``."""
     images = load_images(config.images, crop=config.crop, limit=config.limit, colour=config.colour)
-    held_out = validation_image(config.side, colour=config.colour)
+    held_out = validation_images(config.side, colour=config.colour)
     data = {
         "images": {image.name: image.sha256 for image in images},
-        "validation": {held_out.name: held_out.sha256},
+        "validation": {image.name: image.sha256 for image in held_out},
         "source": "scikit-image" if config.images is None else config.images.name,
     }
     record = Record.open(path, "denoising", settings(config), data, fresh=fresh)
     for name, reason in (skipped or {}).items():
         record.skip(name, reason)
     cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
-    validation = {group(level): noisy(held_out, level, config.seed) for level in config.levels}
+    validation = {group(level): [noisy(image, level, config.seed) for image in held_out] for level in config.levels}
     compare(record, cases, validation, [told(p) for p in priors], measure_denoising, tell)
     return record.content
 

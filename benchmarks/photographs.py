@@ -1,4 +1,4 @@
-"""The images a benchmark is run on: scikit-image's photographs or a folder of the user's, never the validation image."""
+"""The images a benchmark is run on: scikit-image's photographs or a folder of the user's, never a validation image."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from pnp_lip.errors import InputError
 from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
 
-__all__ = ["VALIDATION", "NamedImage", "central_crop", "load_images", "photograph", "sha256_of", "validation_image"]
+__all__ = ["VALIDATION", "NamedImage", "central_crop", "load_images", "photograph", "sha256_of", "validation_images"]
 
 PHOTOGRAPHS = ("camera", "chelsea", "coffee", "coins", "moon", "rocket")
-IN_COLOUR = ("chelsea", "coffee", "rocket")
-VALIDATION = "astronaut"  # on which every strength is chosen; never one of the images that are reported
+VALIDATION = ("astronaut", "clock", "stereo_motorcycle")  # on which every strength is chosen; never reported
+IN_COLOUR = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 SIDE = 256  # of scikit-image's photographs, after reduction by averaging
 
 
@@ -29,21 +29,31 @@ class NamedImage:
     sha256: str
 
 
-def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
-    """One of scikit-image's photographs, grey unless ``colour``, its central square reduced to ``size`` pixels by averaging."""
+def whole(name: str, *, colour: bool = False) -> Tensor:
+    """One of scikit-image's photographs, grey unless ``colour``; the left one of a stereo pair."""
     from skimage import data
 
-    pixels = torch.from_numpy(getattr(data, name)()).float() / 255
+    found = getattr(data, name)()
+    pixels = torch.from_numpy(found[0] if isinstance(found, tuple) else found).float() / 255
     x = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
-    x = x if colour else to_grey(x)
+    return x if colour else to_grey(x)
+
+
+def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
+    """One of scikit-image's photographs, grey unless ``colour``, its central square reduced to ``size`` pixels by averaging."""
+    x = whole(name, colour=colour)
     side = min(x.shape[-2:]) // size * size
     top, left = ((n - side) // 2 for n in x.shape[-2:])
     return torch.nn.functional.avg_pool2d(x[..., top : top + side, left : left + side], side // size)
 
 
-def validation_image(side: int, *, colour: bool = False) -> NamedImage:
-    """The photograph on which strengths are chosen, at the scale of the others: its central ``side`` pixels of ``SIDE``."""
-    return named(VALIDATION, central_crop(photograph(VALIDATION, SIDE, colour=colour), side, VALIDATION))
+def validation_images(side: int, *, colour: bool = False) -> list[NamedImage]:
+    """The photographs on which strengths are chosen, a face, a smooth one and one full of edges, at the scale of those on trial.
+
+    Their central ``side`` pixels of ``SIDE``; in colour those that have colours.
+    """
+    names = [name for name in VALIDATION if not colour or name in IN_COLOUR]
+    return [named(name, central_crop(photograph(name, SIDE, colour=colour), side, name)) for name in names]
 
 
 def load_images(
@@ -95,17 +105,15 @@ def central_crop(x: Tensor, side: int | None, name: str) -> Tensor:
 
 
 def refuse_validation(images: list[NamedImage], crop: int | None) -> None:
-    """Raise InputError when an image on trial is the one that strengths are chosen on."""
-    from skimage import data
-
-    whole = torch.from_numpy(getattr(data, VALIDATION)()).float().permute(2, 0, 1)[None] / 255
-    forms = [to_grey(whole), whole]
+    """Raise InputError when an image on trial is one of those that strengths are chosen on."""
+    forms = []
     for colour in (False, True):
-        forms += [photograph(VALIDATION, n, colour=colour) for n in (64, 96, 128, SIDE, 512)]
-        forms += [validation_image(n, colour=colour).x for n in (64, 96, 128)]
+        forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (64, 96, 128, SIDE)]
+        forms += [whole(name, colour=colour) for name in VALIDATION]
+        forms += [image.x for n in (64, 96, 128) for image in validation_images(n, colour=colour)]
     known = {sha256_of(v) for v in forms} | {
-        sha256_of(central_crop(v, crop, VALIDATION)) for v in forms if crop is not None and min(v.shape[-2:]) >= crop
+        sha256_of(central_crop(v, crop, "")) for v in forms if crop is not None and min(v.shape[-2:]) >= crop
     }
     for image in images:
         if image.sha256 in known:
-            raise InputError(f"{image.name} is the validation photograph; a benchmark never reports on it. Remove it.")
+            raise InputError(f"{image.name} is a validation photograph; a benchmark never reports on it. Remove it.")

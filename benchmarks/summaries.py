@@ -94,7 +94,7 @@ def describe_data(content: Mapping[str, Any]) -> str:
     size = f", central {crop} × {crop} pixels" if crop else ""
     kernels = f", kernels {', '.join(data['kernels'])}" if "kernels" in data else ""
     count = f"{len(data['images'])} image{'s' if len(data['images']) > 1 else ''} of {data['source']}"
-    return f"{count}{size}{kernels}; strengths chosen on {next(iter(data['validation']))}."
+    return f"{count}{size}{kernels}; strengths chosen on {', '.join(data['validation'])}."
 
 
 def behaviour(content: Mapping[str, Any]) -> Table:
@@ -184,7 +184,7 @@ def margins(content: Mapping[str, Any]) -> Table:
 
 
 def strengths(content: Mapping[str, Any]) -> Table:
-    """What was chosen on the validation image; a star marks the end of the grid."""
+    """What was chosen on the validation images; a star marks the end of the grid."""
     names = list(dict.fromkeys(t["group"] for t in content["tuning"]))
 
     def cell(prior: str, group: str) -> str:
@@ -195,7 +195,7 @@ def strengths(content: Mapping[str, Any]) -> Table:
         return f"{found['strength']:g}{'*' if found['strength'] in (min(grid), max(grid)) else ''}"
 
     rows = tuple((p, *(cell(p, g) for g in names)) for p in content["priors"])
-    return Table("Strengths chosen on the validation image", ("prior", *names), rows, "A star: the end of the grid.")
+    return Table("Strengths chosen on the validation images", ("prior", *names), rows, "A star: the end of the grid.")
 
 
 def bars(content: Mapping[str, Any]) -> list[Table]:

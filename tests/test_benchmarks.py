@@ -203,7 +203,7 @@ def test_colour_images_are_denoised_in_colour(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="grey, where colour is asked for"):
         photographs.load_images(tmp_path, colour=True)
     write_image(tmp_path / "grey.png", x)
-    write_image(tmp_path / "validation.npy", photographs.validation_image(64, colour=True).x)
+    write_image(tmp_path / "validation.npy", photographs.validation_images(64, colour=True)[0].x)
     with pytest.raises(InputError, match="validation photograph"):
         photographs.load_images(tmp_path, colour=True)
 
@@ -212,15 +212,15 @@ def test_colour_images_are_denoised_in_colour(tmp_path: Path) -> None:
 
 
 def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
-    assert photographs.VALIDATION not in photographs.PHOTOGRAPHS
-    held_out = photographs.validation_image(128).sha256
-    assert held_out not in {image.sha256 for image in photographs.load_images(None, crop=128)}
-    write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION, 128))
+    assert not set(photographs.VALIDATION) & set(photographs.PHOTOGRAPHS)
+    held_out = {image.sha256 for image in photographs.validation_images(128)}
+    assert len(held_out) == 3 and not held_out & {image.sha256 for image in photographs.load_images(None, crop=128)}
+    write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION[0], 128))
     with pytest.raises(InputError, match="validation photograph"):
         photographs.load_images(tmp_path, crop=128)
     with pytest.raises(InputError, match="validation photograph"):
         photographs.load_images(tmp_path)
-    write_image(tmp_path / "a.npy", photographs.validation_image(128).x)
+    write_image(tmp_path / "a.npy", photographs.validation_images(128)[2].x)
     with pytest.raises(InputError, match="validation photograph"):
         photographs.load_images(tmp_path)
     assert ct.validation_slice(32).sha256 not in {s.sha256 for s in ct.load_slices(None, None, 32)}
@@ -236,7 +236,7 @@ def test_strengths_are_chosen_without_looking_at_the_images_on_trial(tmp_path: P
         config = denoising.Config(images=folder, levels=(25,), side=32)
         contents.append(denoising.run(config, tmp_path / f"{name}.json", [prior]))
     assert contents[0]["tuning"] == contents[1]["tuning"] and contents[0]["rows"] != contents[1]["rows"]
-    assert contents[0]["tuning"][0]["on"]["image"] == photographs.VALIDATION
+    assert [on["image"] for on in contents[0]["tuning"][0]["on"]] == list(photographs.VALIDATION)
 
 
 def test_unusable_data_are_refused(tmp_path: Path) -> None:

@@ -247,5 +247,5 @@ def test_quick_denoising_makes_a_table(tmp_path: Path) -> None:
     assert titles == [
         "Quality: mean PSNR (dB) / SSIM",
         "Size, bound and cost",
-        "Strengths chosen on the validation image",
+        "Strengths chosen on the validation images",
     ]

@@ -26,20 +26,25 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def add_denoiser_option(command: argparse.ArgumentParser) -> None:
-    """--denoiser NAME|FILE."""
+def add_denoiser_option(command: argparse.ArgumentParser, *, colour: bool = False) -> None:
+    """--denoiser NAME|FILE; ``colour`` for a command that also takes colour images."""
     command.add_argument(
         "--denoiser",
-        default="grey",
         metavar="NAME|FILE",
-        help="a shipped denoiser, or a .safetensors, .pt or .pth file (default: grey)",
+        help="a shipped denoiser, or a .safetensors, .pt or .pth file (default: grey"
+        + (", for colour images colour)" if colour else ")"),
     )
 
 
-def get_denoiser(name: str, *, require_certified: bool = True) -> GradientFlowDenoiser:
-    """A shipped denoiser by name, or one from a file; certified either way unless told otherwise."""
+def get_denoiser(name: str | None, *, channels: int = 1, require_certified: bool = True) -> GradientFlowDenoiser:
+    """A shipped denoiser by name, or one from a file; certified either way unless told otherwise.
+
+    Without a name the one for images of so many ``channels``.
+    """
     from pnp_lip.pretrained import TORCH_SUFFIXES, load_denoiser, load_pretrained
 
+    if name is None:
+        name = "grey" if channels == 1 else "colour"
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
         return load_denoiser(name, require_certified=require_certified)
     return load_pretrained(name)

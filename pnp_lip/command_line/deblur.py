@@ -38,7 +38,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=1000)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_denoiser_option(command)
+    add_denoiser_option(command, colour=True)
     command.set_defaults(run=run)
 
 
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     output = check_output(options.output)
     image = read_image(options.image)
     kernel = parse_kernel(options.kernel)
-    denoiser = get_denoiser(options.denoiser)
+    denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
     y = by_channel(image, denoiser)
     check_size(kernel, y)
     h, w = kernel.shape if options.padding == "valid" else (1, 1)

@@ -18,7 +18,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory on large images"
     )
-    add_denoiser_option(command)
+    add_denoiser_option(command, colour=True)
     command.set_defaults(run=run)
 
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_output(options.output)
     y = read_image(options.image)
-    denoiser = get_denoiser(options.denoiser)
+    denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
     x_hat = denoiser.tiled(by_channel(y, denoiser), noise, tile=options.tile).reshape(y.shape)
     write_image(options.output, x_hat)
     say(f"wrote {options.output}")
