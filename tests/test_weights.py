@@ -32,6 +32,16 @@ def denoised(name: str, x: torch.Tensor, factor: float = 1.0) -> list[float]:
         return [psnr(denoiser(noisy(x, level), factor * level / 255), x) for level in LEVELS]
 
 
+def denoised_by_channel(name: str, x: torch.Tensor) -> list[float]:
+    """The same with a denoiser of grey images on each channel of the same noisy image."""
+    denoiser = load_pretrained(name)
+    noisy_images = [noisy(x, level).transpose(0, 1) for level in LEVELS]
+    with torch.no_grad():
+        return [
+            psnr(denoiser(y, level / 255).transpose(0, 1), x) for y, level in zip(noisy_images, LEVELS, strict=True)
+        ]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_small_documented_and_proved_averaged_with_a_margin(name: str) -> None:
     path = FOLDER / f"{name}.safetensors"
@@ -59,6 +69,12 @@ def test_every_noise_level_is_better_removed_than_by_total_variation(name: str) 
         found = {t: psnr(tv(y, t * s), other) for t in thresholds}
         best = max(thresholds, key=found.__getitem__)
         assert value > psnr(tv(noisy(x, level), best * s), x), level
+
+
+def test_colour_together_is_better_denoised_than_channel_by_channel() -> None:
+    x = photograph("coffee", 96, colour=True)
+    for together, apart in zip(denoised("colour", x), denoised_by_channel("tiny", x), strict=True):
+        assert together > apart + 0.25
 
 
 def test_a_misstated_noise_level_costs_what_the_model_card_says() -> None:
