@@ -27,7 +27,10 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result; a .json goes beside it")
     command.add_argument(
-        "--strength", type=float, default=1.0, help="weight s > 0 of the prior: it is told √s·noise (default: 1)"
+        "--strength",
+        type=float,
+        default=0.5,
+        help="weight s > 0 of the prior, which is told √s·noise; a larger one is smoother (default: 0.5)",
     )
     command.add_argument(
         "--padding",
