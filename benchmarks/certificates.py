@@ -145,7 +145,7 @@ def summarise(content: Mapping[str, Any]) -> list[Table]:
     rows = content["rows"]
     attacks = tuple(
         (r["prior"], f"{r['sigma']:g}", "none" if r["lipschitz_upper"] is None else f"{r['lipschitz_upper']:.6g}",
-         f"{r['found_lower']:.5f}", "–" if r["lipschitz_upper"] is None else f"{r['found_lower'] / r['lipschitz_upper']:.1%}",
+         f"{r['found_lower']:.6f}", "–" if r["lipschitz_upper"] is None else f"{r['found_lower'] / r['lipschitz_upper']:.1%}",
          "yes" if r["found_lower"] > 1 else "no", f"{r['cpu_seconds']:.1f}")
         for r in rows if "found_lower" in r
     )  # fmt: skip
