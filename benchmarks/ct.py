@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
 from pnp_lip.benchmarks.deblurring import settings
-from pnp_lip.benchmarks.photographs import NamedImage, sha256_of
+from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import Limits, measure_restoration, quality, timed
@@ -82,10 +82,10 @@ def run(
 ) -> dict[str, Any]:
     """The record of every prior, and of FBP, on every slice, geometry and noise; continues the one at ``path``."""
     slices = load_slices(config.phantom, config.limit, config.side)
-    held_out = validation_slice(config.side)
+    held_out = validation_slices(config.side)
     data: dict[str, Any] = {
         "images": {s.name: s.sha256 for s in slices},
-        "validation": {held_out.name: held_out.sha256},
+        "validation": {s.name: s.sha256 for s in held_out},
         "source": "scikit-image" if config.phantom is None else config.phantom.stem,
     }
     cases: list[Case] = []
@@ -93,7 +93,7 @@ def run(
     for geometry in config.geometries:
         for noise in config.noises:
             cases += [scan(s, geometry, noise, config) for s in slices]
-            validation[f"{geometry}, {noise}"] = [scan(held_out, geometry, noise, config)]
+            validation[f"{geometry}, {noise}"] = [scan(s, geometry, noise, config) for s in held_out]
     if config.tilts is not None:
         measured, reference = measured_cases(config.tilts, config)
         cases += measured
@@ -144,8 +144,17 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [round(i * (count - 1) / max(limit - 1, 1)) for i in range(limit)]
 
 
-def validation_slice(n: int) -> NamedImage:
-    """A made-up head for choosing strengths: skull, brain with smooth texture, ventricles, sinuses, small bones."""
+def validation_slices(n: int) -> list[NamedImage]:
+    """The objects on which strengths are chosen: a made-up head, and a photograph in a circle, which has texture everywhere.
+
+    The head alone would choose a total variation far too strong for real slices.
+    """
+    x = photograph(VALIDATION[0], n) * circle_mask(n)
+    return [made_up_head(n), NamedImage(f"{VALIDATION[0]} in a circle", x, sha256_of(x))]
+
+
+def made_up_head(n: int) -> NamedImage:
+    """Skull, brain with smooth texture, ventricles, sinuses, small bones."""
     x = ellipse_image(n, HEAD).float()[None, None]
     coarse = torch.randn((1, 1, 24, 24), generator=torch.Generator().manual_seed(0))
     texture = torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic")
@@ -223,7 +232,7 @@ def measured_cases(path: Path, config: Config) -> tuple[list[Case], Case]:
     for i in spread(len(y), config.limit):
         key = {"image": f"tilt series {i}", "geometry": f"{len(degrees)} tilts", "noise": "measured"}
         cases.append(Case(key, "tilt series", functools.partial(measured_scene, y[i : i + 1], physics, deviation)))
-    image = validation_slice(n)
+    image = made_up_head(n)
     key = {"image": image.name, "geometry": f"{len(degrees)} tilts", "noise": "Gaussian"}
 
     def make() -> Scene:
