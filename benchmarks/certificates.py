@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pnp_lip.attacker import attack
 from pnp_lip.benchmarks.comparison import Tell
+from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, prior_of
 from pnp_lip.benchmarks.record import Record
@@ -58,7 +59,9 @@ def run(
     record = Record.open(path, "certificates", dataclasses.asdict(config), {"crops": sha256_of(crops)}, fresh=fresh)
     for name, reason in (skipped or {}).items():
         record.skip(name, reason)
-    networks = [p for p in priors if isinstance(p.denoiser, nn.Module)] + [untrained(config.seed)]
+    networks = [p for p in priors if isinstance(p.denoiser, nn.Module)] + [
+        prior_of("DnCNN, untrained", untrained("DnCNN", config.seed, in_channels=1, out_channels=1, depth=7, nf=32))
+    ]
     for prior in networks:
         record.register(prior.name, prior.describe())
         for level in config.levels:
@@ -81,17 +84,6 @@ def cell(record: Record, key: dict[str, Any], work: Callable[[], dict[str, Any]]
         figures = {"error": f"{type(error).__name__}: {error}"}
     record.add("rows", key, figures)
     tell(", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in {**key, **figures}.items()))
-
-
-def untrained(seed: int) -> Prior:
-    """deepinv's DnCNN of seven layers as it is initialised."""
-    import deepinv
-
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    network = deepinv.models.DnCNN(1, 1, depth=7, nf=32, pretrained=None).eval().requires_grad_(False)
-    torch.set_rng_state(state)
-    return prior_of("DnCNN, untrained", network)
 
 
 def random_network(config: Config) -> GradientFlowDenoiser:

@@ -24,10 +24,8 @@ __all__ = ["Case", "Measure", "Scene", "Tell", "compare", "seeded"]
 
 logger = logging.getLogger(__name__)
 Tell = Callable[[str], None]
-START, STRIDE = (
-    0.5,
-    2,
-)  # where the search for a strength begins, and the points of the grid that it goes at a time at first
+START = 0.5  # where the search for a strength begins
+STRIDE = 2  # points of the grid that it goes at a time at first
 
 
 @dataclasses.dataclass(frozen=True)

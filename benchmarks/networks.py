@@ -38,6 +38,13 @@ def build(kind: str, **config: Any) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
+def untrained(kind: str, seed: int, **config: Any) -> nn.Module:
+    """One of deepinv's networks as it is initialised from the seed; torch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(kind, **config, pretrained=None)
+
+
 def load_network(name: str, weights: Path | None) -> nn.Module:
     """A published network for grey images: its weights from the folder, else from deepinv's hub.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.benchmarks.comparison import Tell
-from pnp_lip.benchmarks.networks import build
+from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
@@ -62,7 +62,15 @@ def run(
         if name not in RIVALS:
             record.skip(name, reason)
     networks = [p for p in priors if isinstance(p.denoiser, nn.Module) and any(True for _ in p.denoiser.parameters())]
-    networks += [untrained(kind, config.seed) for kind in RIVALS if kind not in {p.name for p in networks}]
+    networks += [
+        Prior(
+            kind,
+            untrained(kind, config.seed, in_channels=1, out_channels=1),
+            reason="random weights, for its speed only",
+        )
+        for kind in RIVALS
+        if kind not in {p.name for p in networks}
+    ]
     passes: dict[tuple[str, str], Pass] = {}
     for prior in networks:
         record.register(prior.name, prior.describe())
@@ -72,14 +80,6 @@ def run(
         return record.content
     measure(record, passes, config.repeats, tell)
     return record.content
-
-
-def untrained(kind: str, seed: int) -> Prior:
-    """A network of deepinv as it is initialised."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build(kind, in_channels=1, out_channels=1, pretrained=None)
-    return Prior(kind, network, reason="random weights, for its speed only")
 
 
 def ways(denoiser: nn.Module, y: Tensor, sigma: float, compiled: bool) -> dict[str, Pass]:
