@@ -24,7 +24,8 @@ T = TypeVar("T")
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """When a run ends: at the relative residual ``tol`` (``tuning_tol`` while a strength is chosen), after ``max_iter``
-    updates, for an uncertified prior after ``uncertified_max_iter`` updates or ``uncertified_seconds`` of processor time."""
+    updates, for an uncertified prior after ``uncertified_max_iter`` updates or ``uncertified_seconds`` of processor time, half
+    of that while a strength is chosen."""
 
     tol: float = 1e-5
     tuning_tol: float = 1e-4
@@ -70,7 +71,7 @@ def measure_restoration(
         box=(0, 1) if prior.solver.takes_box and (prior.certified or prior.threshold) else None,
         acceleration=Anderson(),
     )
-    watch = Watch(None if prior.certified else limits.uncertified_seconds)
+    watch = Watch(None if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
 
     def solve() -> Result | None:
         try:

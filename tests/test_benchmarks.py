@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,14 @@ def test_an_uncertified_prior_is_stopped_when_its_time_is_used_up() -> None:
     limits = Limits(tol=0.0, uncertified_seconds=0.0)
     _, figures = measure_restoration(Prior("slow", shrink), 1.0, scene(), False, limits)
     assert figures["status"] == "out of time" and figures["iterations"] == 1 and not figures["proved"]
+
+
+def test_an_uncertified_prior_has_half_the_time_while_its_strength_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("pnp_lip.benchmarks.restoration.time.process_time", lambda: float(next(ticks)))
+    limits = Limits(tol=0.0, tuning_tol=0.0, uncertified_seconds=20.0)
+    runs = [measure_restoration(Prior("slow", shrink), 1.0, scene(), tuning, limits)[1] for tuning in (False, True)]
+    assert [r["iterations"] for r in runs] == [20, 10] and all(r["status"] == "out of time" for r in runs)
 
 
 def test_a_case_keeps_its_noise_whatever_runs_beside_it(tmp_path: Path) -> None:
