@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_pretrained, save_denoiser
+from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_denoiser, load_pretrained, save_denoiser
 from pnp_lip.command_line import main
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.images import psnr, read_image, write_image
@@ -243,6 +243,23 @@ def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.Capture
     assert main(["certify", str(tmp_path / "run" / "denoiser.safetensors")]) == 0
     assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
     assert main([*arguments[:-1], "1;2", "--resume"]) == 2
+
+
+def test_train_goes_on_from_weights_and_lets_their_filters_grow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--kernel-size", "11"]
+    arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--device", "cpu"]
+    assert main([*arguments, "--rate", "1e-9", "--out", str(tmp_path / "run")]) == 0
+    tiny, result = load_pretrained("tiny"), load_denoiser(tmp_path / "run" / "denoiser.safetensors")
+    assert result.config["kernel_size"] == 11 and set(result.config["dilations"]) == {1}
+    x = photograph("camera", 32)
+    assert float((result(x, 0.1) - tiny(x, 0.1)).norm()) < 0.02 * float((x - tiny(x, 0.1)).norm())
+    for options, message in ((["--hidden", "8"], "leave out"), (["--colour"], "--colour")):
+        assert main([*arguments, *options, "--out", str(tmp_path / "other")]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

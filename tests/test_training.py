@@ -22,6 +22,7 @@ from pnp_lip.training import (
     TEXTURE_THRESHOLD,
     PatchSampler,
     TrainingSettings,
+    enlarge_filters,
     join_ranks,
     load_photographs,
     train,
@@ -259,3 +260,18 @@ def test_photographs_take_part_at_several_scales() -> None:
     assert torch.equal(same, image) and torch.equal(half, image.reshape(1, 3, 2, 3, 2).mean((2, 4)))
     with pytest.raises(InputError, match="scales"):
         dataclasses.replace(TINY, scales=())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_larger_filters_make_the_same_map(channels: int, padding_mode: str) -> None:
+    torch.manual_seed(1)
+    config = {"in_channels": channels, "hidden_channels": 4, "kernel_size": 3, "padding_mode": padding_mode}
+    small = GradientFlowDenoiser(**config, dilations=(1, 3, 2)).double()
+    large = enlarge_filters(small, 9)
+    x = torch.rand(2, channels, 17, 22, dtype=torch.float64)
+    assert large.config["dilations"] == [1, 1, 1] and large.layers[0].weight.shape[-1] == 9
+    torch.testing.assert_close(large(x, 0.1), small(x, 0.1), rtol=0, atol=1e-12)
+    for size in (5, 8):
+        with pytest.raises(InputError, match="at least 7"):
+            enlarge_filters(small, size)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pnp_lip.command_line.common import Commands, say
+from pnp_lip.command_line.common import Commands, get_denoiser, say
 from pnp_lip.errors import InputError
+
+if TYPE_CHECKING:
+    from pnp_lip.denoisers import GradientFlowDenoiser
 
 __all__ = ["add_command"]
 
@@ -28,10 +32,14 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--steps", type=int, default=8_000)
     command.add_argument("--batch", type=int, default=8, help="patches, four of each image (default: 8)")
     command.add_argument("--patch", type=int, default=64)
+    command.add_argument("--rate", type=float, default=3e-3, help="the largest learning rate (default: 3e-3)")
+    command.add_argument(
+        "--start", metavar="NAME|FILE", help="train on from a shipped denoiser or its weights, whose layers it keeps"
+    )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
-    command.add_argument("--hidden", type=int, default=32, help="hidden channels")
-    command.add_argument("--kernel-size", type=int, default=5, help="odd")
-    command.add_argument("--dilations", default=",".join(["1,1,1,2"] * 5), help="one per layer, separated by commas")
+    command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")
+    command.add_argument("--kernel-size", type=int, help="odd (default: 9); with --start, filters grow to it")
+    command.add_argument("--dilations", help="one per layer, separated by commas (default: twenty times 1)")
     command.add_argument("--texture-rule", action="store_true", help="keep only one in eight of the smooth patches")
     command.add_argument("--constraint", choices=("parametrisation", "projection"), default="parametrisation")
     command.add_argument("--seed", type=int, default=0)
@@ -43,11 +51,9 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if (out / "checkpoint.pt").exists() and not options.resume:
         raise InputError(f"{out} holds a training run already; pass --resume to continue it, or choose another --out.")
-    dilations = parse_dilations(options.dilations)
     import torch
     from tqdm import tqdm
 
-    from pnp_lip.denoisers import GradientFlowDenoiser
     from pnp_lip.pretrained import save_denoiser
     from pnp_lip.training import TEXTURE_THRESHOLD, TrainingSettings, join_ranks, load_photographs, train
     from pnp_lip.training.ranks import Ranks
@@ -56,19 +62,14 @@ def run(options: argparse.Namespace) -> int:
         steps=options.steps,
         batch=options.batch,
         patch=options.patch,
+        learning_rate=options.rate,
         constraint=options.constraint,
         texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
         seed=options.seed,
     )
-    training, validation = load_photographs(options.images, colour=options.colour)
     torch.manual_seed(options.seed)
-    denoiser = GradientFlowDenoiser(
-        in_channels=3 if options.colour else 1,
-        channels=options.channels,
-        hidden_channels=options.hidden,
-        dilations=dilations,
-        kernel_size=options.kernel_size,
-    )
+    denoiser = starting_point(options)
+    training, validation = load_photographs(options.images, colour=options.colour)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,6 +89,29 @@ def run(options: argparse.Namespace) -> int:
             say(str(certificate))
             say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
     return 0
+
+
+def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
+    """A new network, or the one that --start names. Raises InputError where the options contradict it."""
+    from pnp_lip.denoisers import GradientFlowDenoiser
+    from pnp_lip.training import enlarge_filters
+
+    channels = 3 if options.colour else 1
+    if options.start is None:
+        given = {
+            "channels": options.channels,
+            "hidden_channels": options.hidden,
+            "kernel_size": options.kernel_size,
+            "dilations": None if options.dilations is None else parse_dilations(options.dilations),
+        }
+        return GradientFlowDenoiser(in_channels=channels, **{k: v for k, v in given.items() if v is not None})
+    if (options.channels, options.hidden, options.dilations) != (None, None, None):
+        raise InputError("--start keeps the layers that it finds; leave out --channels, --hidden and --dilations.")
+    denoiser = get_denoiser(options.start, require_certified=False).requires_grad_(True)
+    if denoiser.in_channels != channels:
+        raise InputError(f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour).")
+    grown = options.kernel_size not in (None, denoiser.config["kernel_size"])
+    return enlarge_filters(denoiser, options.kernel_size) if grown else denoiser
 
 
 def parse_dilations(text: str) -> list[int]:

