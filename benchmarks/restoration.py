@@ -29,7 +29,7 @@ class Limits:
 
     tol: float = 1e-5
     tuning_tol: float = 1e-4
-    max_iter: int = 3000
+    max_iter: int = 10_000
     uncertified_max_iter: int = 300
     uncertified_seconds: float = 20.0
 

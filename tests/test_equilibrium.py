@@ -47,7 +47,7 @@ def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(tmp_p
         steps=25, batch=4, patch=32, equilibrium=1.0, learning_rate=2e-2, warm_up=2, average=0.5, refresh=5,
         checkpoint_every=25, validate_every=25,
     )  # fmt: skip
-    start = GradientFlowDenoiser(channels=3, hidden_channels=6, dilations=(1, 2))
+    start = GradientFlowDenoiser(channels=3, hidden_channels=6, kernel_size=5, dilations=(1, 2))
     before = loss(start, images[0][None])
     trained = train(start, images, images[:1], tmp_path, settings)
     assert certify(trained).averaged
