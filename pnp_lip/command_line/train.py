@@ -109,7 +109,9 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
         raise InputError("--start keeps the layers that it finds; leave out --channels, --hidden and --dilations.")
     denoiser = get_denoiser(options.start, require_certified=False).requires_grad_(True)
     if denoiser.in_channels != channels:
-        raise InputError(f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour).")
+        raise InputError(
+            f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour)."
+        )
     grown = options.kernel_size not in (None, denoiser.config["kernel_size"])
     return enlarge_filters(denoiser, options.kernel_size) if grown else denoiser
 
