@@ -22,7 +22,7 @@ from pnp_lip.spectral import norm_bound
 def at_the_limit(*, layers: int = 3, seed: int = 0) -> GradientFlowDenoiser:
     """A denoiser whose every step is 2/‖W‖² up to 1e-4: one per cent more weight breaks it."""
     torch.manual_seed(seed)
-    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=6, dilations=(1,) * layers)
+    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=6, kernel_size=5, dilations=(1,) * layers)
     with torch.no_grad():
         for layer in denoiser.layers:
             layer.tau.fill_(1.9999 / norm_bound(layer.weight, rtol=1e-6).upper ** 2)
