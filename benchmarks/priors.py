@@ -35,7 +35,8 @@ class Prior:
     At a fixed point a prior weighs as much as its threshold, or as the square of the noise level that it is told. So a
     ``threshold`` prior runs as D(·, s·noise) and any other at the noise level √s·noise. A ``blind`` one, which takes no
     notice of its noise level, is relaxed by θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
-    nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise.
+    nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise. ``rounds`` solutions more follow the
+    first, with the same strength, the denoiser guided by the one before.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Prior:
     blind: bool = False
     solver: type[Solver] = ForwardBackward
     theta_upper: float = 1.0
+    rounds: int = 0
     certificate: Certificate | None = None
     reason: str = ""
     grid: tuple[float, ...] = STRENGTHS
@@ -71,6 +73,7 @@ class Prior:
             "solver": self.solver.__name__,
             "strength": "threshold" if self.threshold else "relaxation" if self.blind else "noise level squared",
             "theta_upper": self.theta_upper,
+            **({"rounds": self.rounds} if self.rounds else {}),
             "grid": self.grid,
             "parameters": sum(p.numel() for p in self.denoiser.parameters()) if weights else 0,
             "weights_sha256": sha256_of(*weights) if weights else None,
@@ -105,6 +108,16 @@ def with_admm(prior: Prior) -> Prior:
     return dataclasses.replace(prior, name=f"{prior.name} (ADMM)", solver=ADMM, theta_upper=theta)
 
 
+def with_guide(prior: Prior) -> Prior:
+    """The same denoiser, used twice: the second time guided by the first result."""
+    return dataclasses.replace(prior, name=f"{prior.name} (guided)", rounds=1)
+
+
+def can_be_guided(denoiser: Any) -> bool:
+    """Whether the denoiser has learned guidance."""
+    return getattr(denoiser, "guidance", None) is not None
+
+
 def collect(
     named: Sequence[str] = (),
     wanted: Sequence[str] | None = None,
@@ -135,6 +148,8 @@ def collect(
             skipped[name] = str(error)
             continue
         priors.append(prior)
+        if prior.certified and can_be_guided(prior.denoiser):
+            priors.append(with_guide(prior))
         if admm and prior.certified:
             priors.append(with_admm(prior))
     if wanted is not None:
@@ -144,10 +159,10 @@ def collect(
 
 
 def choose(builders: dict[str, Callable[[], Prior]], wanted: Sequence[str] | None) -> dict[str, Callable[[], Prior]]:
-    """The builders of the wanted names; an ADMM entry is made by that of its denoiser."""
+    """The builders of the wanted names; a guided or ADMM entry is made by that of its denoiser."""
     if wanted is None:
         return builders
-    bases = [re.sub(r" \(admm\)$", "", name, flags=re.IGNORECASE) for name in wanted]
+    bases = [re.sub(r" \((admm|guided)\)$", "", name, flags=re.IGNORECASE) for name in wanted]
     matches = {
         base: [n for n in builders if n == base] or [n for n in builders if n.lower() == base.lower()] for base in bases
     }

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Scene
 from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.denoisers import guided
 from pnp_lip.images import psnr, ssim
-from pnp_lip.solvers import Anderson, Result
+from pnp_lip.solvers import Anderson, Result, refine
 
 __all__ = ["Limits", "measure_denoising", "measure_restoration", "quality", "timed"]
 
@@ -73,35 +74,46 @@ def measure_restoration(
     )
     watch = Watch(None if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
 
-    def solve() -> Result | None:
+    def solve() -> tuple[Result, ...]:
         try:
-            return solver.solve(scene.y, scene.physics, callback=watch)
+            if prior.rounds:
+                return refine(solver, scene.y, scene.physics, rounds=prior.rounds)
+            return (solver.solve(scene.y, scene.physics, callback=watch),)
         except OutOfTimeError:
-            return None
+            return ()
 
-    result, times = timed(solve)
-    x = watch.x if result is None else result.x
+    results, times = timed(solve)
+    x = results[-1].x if results else watch.x
     assert x is not None  # the callback has been called at least once
     x_hat = x.clamp(0, 1)
-    guarantee = solver.check(scene.y, scene.physics) if result is None else result.guarantee
+    guarantee = results[-1].guarantee if results else solver.check(scene.y, scene.physics)
+    relative = [r for result in results for r in result.history.relative] or watch.relative
+    unfinished = [result.status for result in results if result.status != "converged"]
     return x_hat, {
         **quality(x_hat, scene),
-        "status": "out of time" if result is None else result.status,
-        "iterations": len(watch.relative),
-        "residual": watch.relative[-1],
-        "proved": guarantee.proved,
+        "status": (unfinished or ["converged"])[0] if results else "out of time",
+        "iterations": len(relative),
+        "residual": relative[-1],
+        "proved": guarantee.proved and all(result.guarantee.proved for result in results),
         "existence": guarantee.existence if guarantee.proved else None,
         "failure": guarantee.failure,
         **times,
-        "curve": [float(f"{r:.3g}") for r in watch.relative],
+        "curve": [float(f"{r:.3g}") for r in relative],
     }
 
 
 def measure_denoising(prior: Prior, strength: float, scene: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
-    """One application of the denoiser to its data."""
+    """One application of the denoiser to its data, or one more for each round, guided by the result before."""
     denoiser, sigma = prior.at(strength, scene.noise)
+
+    def denoise() -> Tensor:
+        x_hat: Tensor = denoiser(scene.y, sigma)
+        for _ in range(prior.rounds):
+            x_hat = guided(denoiser, x_hat)(scene.y, sigma)
+        return x_hat
+
     with torch.no_grad():
-        x_hat, times = timed(lambda: denoiser(scene.y, sigma))
+        x_hat, times = timed(denoise)
     return x_hat, {**quality(x_hat, scene), **times}
 
 

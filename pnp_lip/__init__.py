@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pnp_lip.attacker import Violation, attack
     from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
-    from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, relax
+    from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, guided, relax
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
     from pnp_lip.version import __version__
 
@@ -26,6 +26,7 @@ __all__ = [
     "certify",
     "enforce",
     "firm",
+    "guided",
     "load_denoiser",
     "load_pretrained",
     "pretrained_names",
@@ -44,6 +45,7 @@ HOMES = {
     "certify": "certificates",
     "enforce": "certificates",
     "firm": "certificates",
+    "guided": "denoisers",
     "load_denoiser": "pretrained",
     "load_pretrained": "pretrained",
     "pretrained_names": "pretrained",

@@ -18,6 +18,7 @@ from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choo
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
+from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.relaxed import Relaxed
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.solver import Solver
@@ -51,5 +52,6 @@ __all__ = [
     "choose_by_discrepancy",
     "choose_by_reference",
     "fixed_map",
+    "refine",
     "to_deepinv",
 ]

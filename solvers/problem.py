@@ -49,11 +49,15 @@ class Problem:
         return x if self.box is None else x.clamp(*self.box)
 
     def part(self, images: list[int]) -> Problem:
-        """The problem of these images of the batch alone; the physics and the denoiser are taken to treat all alike."""
+        """The problem of these images of the batch alone; the physics is taken to treat all alike, and so is a denoiser
+        without a ``part``."""
         sigma = self.sigma
         if isinstance(sigma, Tensor) and sigma.ndim and len(sigma) == len(self.y):
             sigma = sigma[images]
-        return dataclasses.replace(self, y=self.y[images], sigma=sigma, term=self.term.part(images, self.y))
+        part = getattr(self.denoiser, "part", None)
+        denoiser = self.denoiser if part is None else part(images)
+        term = self.term.part(images, self.y)
+        return dataclasses.replace(self, y=self.y[images], denoiser=denoiser, sigma=sigma, term=term)
 
     def misfit(self, x: Tensor) -> Tensor:
         """f(x), one number per image."""

@@ -17,7 +17,7 @@ from pnp_lip.certificates import calculus
 from pnp_lip.certificates.block_calculus import square_upper
 from pnp_lip.certificates.calculus import MapBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
@@ -93,7 +93,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         failures=proof.failures,
         rounding=rounding_upper(module) if proof.bound.lipschitz <= 1 else None,
     )
-    module.__dict__[CACHE] = (key, certificate)
+    module.__dict__[CACHE] = (key, certificate, proof)
     return certificate
 
 
@@ -236,6 +236,16 @@ def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> 
 def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
     inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
     return dataclasses.replace(inner, bound=calculus.relax(inner.bound, denoiser.theta))
+
+
+@rule(GuidedDenoiser)
+def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
+    """The proof of the denoiser without a guide: its layers clip to other limits, which has the same slopes."""
+    certify(denoiser.denoiser, rtol=rtol)  # many guides share one denoiser, whose proof is kept
+    inner: Proof = denoiser.denoiser.__dict__[CACHE][2]
+    start = join(path, "denoiser")
+    layers = tuple(dataclasses.replace(layer, path=join(start, layer.path)) for layer in inner.layers)
+    return dataclasses.replace(inner, layers=layers)
 
 
 @rule(ClippedDenoiser)

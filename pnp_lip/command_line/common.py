@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from pnp_lip.denoisers import GradientFlowDenoiser
 
-__all__ = ["Commands", "add_denoiser_option", "by_channel", "check_noise", "get_denoiser", "say"]
+__all__ = [
+    "Commands",
+    "add_denoiser_option",
+    "add_rounds_option",
+    "by_channel",
+    "check_noise",
+    "get_denoiser",
+    "get_rounds",
+    "say",
+]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -34,6 +43,29 @@ def add_denoiser_option(command: argparse.ArgumentParser, *, colour: bool = Fals
         help="a shipped denoiser, or a .safetensors, .pt or .pth file (default: grey"
         + (", for colour images colour)" if colour else ")"),
     )
+
+
+def add_rounds_option(command: argparse.ArgumentParser) -> None:
+    """--rounds N."""
+    command.add_argument(
+        "--rounds",
+        type=int,
+        help="solutions after the first, each with the denoiser guided by the one before (default: 1 where it can be "
+        "guided)",
+    )
+
+
+def get_rounds(rounds: int | None, denoiser: GradientFlowDenoiser) -> int:
+    """The number of guided solutions; raises InputError for a negative one."""
+    if rounds is None:
+        return 0 if denoiser.guidance is None else 1
+    if rounds < 0:
+        raise InputError(f"--rounds must not be negative; got {rounds}.")
+    if rounds:
+        from pnp_lip.denoisers import require_guidance
+
+        require_guidance(denoiser)
+    return rounds
 
 
 def get_denoiser(name: str | None, *, channels: int = 1, require_certified: bool = True) -> GradientFlowDenoiser:

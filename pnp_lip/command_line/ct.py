@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pnp_lip.command_line.common import Commands, add_denoiser_option, get_denoiser, say
+from pnp_lip.command_line.common import Commands, add_denoiser_option, add_rounds_option, get_denoiser, get_rounds, say
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
     command.add_argument("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")
     command.add_argument("--sigma", type=float, help="the prior's noise level on [0, 1] (default: found from --misfit)")
+    add_rounds_option(command)
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=500)
     command.add_argument("--quiet", action="store_true", help="say less")
@@ -58,11 +59,13 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--misfit is a part of the data's norm, in (0, 1); got {options.misfit}.")
     import torch
 
+    from pnp_lip.denoisers import guided
     from pnp_lip.solvers import Anderson, ForwardBackward, choose_by_discrepancy
 
     sinogram = read_sinogram(options.sinogram, options.angles)
     physics = projector(sinogram, options)
     denoiser = get_denoiser(options.denoiser)
+    rounds = get_rounds(options.rounds, denoiser)
     out = make_folder(options.out)
     fbp = physics.fbp(sinogram.y, filter="hann")
     scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT
@@ -77,6 +80,9 @@ def run(options: argparse.Namespace) -> int:
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
     values = SIGMAS if options.sigma is None else (options.sigma,)
     choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
+    for _ in range(rounds):
+        solver = dataclasses.replace(solver, denoiser=guided(denoiser, choice.result.x))
+        choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": choice.result.x}
     record = write(out, sinogram, physics, images, scale, choice)
     say(str(choice.result))

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pnp_lip.command_line.common import Commands, add_denoiser_option, by_channel, check_noise, get_denoiser, say
+from pnp_lip.command_line.common import (
+    Commands,
+    add_denoiser_option,
+    add_rounds_option,
+    by_channel,
+    check_noise,
+    get_denoiser,
+    get_rounds,
+    say,
+)
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +47,7 @@ def add_command(commands: Commands) -> None:
         help='what lies beyond the border: "valid" (unknown, the default), "circular", "zeros", "replicate", "reflect"',
     )
     command.add_argument("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")
+    add_rounds_option(command)
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=1000)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -52,12 +62,13 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--strength must be a positive number; got {options.strength}.")
     from pnp_lip.images import check_output, read_image, write_atomically, write_image
     from pnp_lip.operators import Blur
-    from pnp_lip.solvers import ForwardBackward
+    from pnp_lip.solvers import ForwardBackward, refine
 
     output = check_output(options.output)
     image = read_image(options.image)
     kernel = parse_kernel(options.kernel)
     denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
+    rounds = get_rounds(options.rounds, denoiser)
     y = by_channel(image, denoiser)
     check_size(kernel, y)
     h, w = kernel.shape if options.padding == "valid" else (1, 1)
@@ -70,11 +81,14 @@ def run(options: argparse.Namespace) -> int:
         max_iter=options.max_iter,
         box=(0, 1),
     )
-    result = solver.solve(y, Blur(kernel, size, padding=options.padding), progress=not options.quiet)
+    physics = Blur(kernel, size, padding=options.padding)
+    *before, result = refine(solver, y, physics, rounds=rounds, progress=not options.quiet)
     x_hat = result.x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
     with write_atomically(output.with_suffix(".json")) as path:
         path.write_text(result.to_json() + "\n")
+    for i, earlier in enumerate(before):
+        say(f"solution {i + 1} of {rounds + 1}: {str(earlier).splitlines()[0]}; it guides the next")
     say(str(result))
     say(f"wrote {output} and {output.with_suffix('.json')}")
     return 0

@@ -7,11 +7,10 @@ import json
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp_lip.command_line.common import Commands, add_denoiser_option, get_denoiser, say
+from pnp_lip.command_line.common import Commands, add_denoiser_option, add_rounds_option, get_denoiser, get_rounds, say
 
 if TYPE_CHECKING:
     from pnp_lip.command_line.scene import Scene
@@ -21,6 +20,7 @@ __all__ = ["add_command"]
 
 NOISE = 0.01
 TOLERANCE = 1e-4
+SIDE = 96  # of the photographs on which strengths are chosen
 
 
 def add_command(commands: Commands) -> None:
@@ -28,6 +28,7 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser("demo", help="blur a photograph, restore it with a proof, show the picture")
     command.add_argument("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
     command.add_argument("--quiet", action="store_true", help="no progress")
+    add_rounds_option(command)
     add_denoiser_option(command)
     command.set_defaults(run=run)
 
@@ -35,37 +36,42 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """The demonstration; writes demo.png, result.json and certificate.json."""
     from pnp_lip.certificates import certify
-    from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation
+    from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation, validation_images
     from pnp_lip.images import psnr
-    from pnp_lip.solvers import Anderson, ForwardBackward
+    from pnp_lip.solvers import Anderson, ForwardBackward, refine
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     tell = (lambda text: None) if options.quiet else say
     start = time.perf_counter()
     denoiser = get_denoiser(options.denoiser)
+    rounds = {"total variation": 0, "pnp-lip": get_rounds(options.rounds, denoiser)}
     certificate = certify(denoiser)
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
          f"licensed solvers: {', '.join(certificate.algorithms) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
 
     baseline = total_variation()
     scene = Scene.blurred(photograph("camera", 256), noise=NOISE)
-    validation = Scene.blurred(photograph("astronaut", 128), noise=NOISE, seed=1)
-    priors: dict[str, Callable[..., ForwardBackward]] = {
-        "total variation": lambda s, **k: ForwardBackward(
-            baseline, sigma=s * NOISE, guarantee="report", box=(0, 1), **k
-        ),
-        "pnp-lip": lambda s, **k: ForwardBackward(denoiser, sigma=math.sqrt(s) * NOISE, box=(0, 1), **k),
+    validation = [
+        Scene.blurred(image.x, noise=NOISE, seed=seed) for seed, image in enumerate(validation_images(SIDE), start=1)
+    ]
+    common: dict[str, Any] = {"box": (0, 1), "tol": TOLERANCE, "acceleration": Anderson()}
+    priors: dict[str, Callable[[float], ForwardBackward]] = {
+        "total variation": lambda s: ForwardBackward(baseline, sigma=s * NOISE, guarantee="report", **common),
+        "pnp-lip": lambda s: ForwardBackward(denoiser, sigma=math.sqrt(s) * NOISE, **common),
     }
+
+    def reconstruct(name: str, strength: float, on: Scene, **more: Any) -> Result:
+        """The last solution with a prior of that strength."""
+        return refine(priors[name](strength), on.y, on.physics, rounds=rounds[name], **more)[-1]
+
     results, tuning = {}, {}
-    for name, solver in priors.items():
-        tell(f"choosing the strength of {name} on another photograph ...")
-        strength, curve = choose_strength(partial(solver, tol=TOLERANCE, acceleration=Anderson()), validation)
+    for name in priors:
+        tell(f"choosing the strength of {name} on other photographs ...")
+        strength, curve = choose_strength(lambda s, on, name=name: reconstruct(name, s, on).x, validation)  # type: ignore[misc]
         tuning[name] = {"strength": strength, "psnr_by_strength": {f"{s:g}": round(v, 3) for s, v in curve.items()}}
         tell(f"restoring with {name} ...")
-        results[name] = solver(strength, tol=TOLERANCE).solve(
-            scene.y, scene.physics, reference=scene.x, progress=not options.quiet
-        )
+        results[name] = reconstruct(name, strength, scene, reference=scene.x, progress=not options.quiet)
         tell(f"{name}: {psnr(results[name].x, scene.x):.2f} dB, {results[name].status}")
     record = write(out, scene, results, tuning, time.perf_counter() - start)
     certificate.save(out / "certificate.json")

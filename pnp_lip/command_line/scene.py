@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.baselines import total_variation
-from pnp_lip.benchmarks.photographs import photograph
+from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, shake_kernel
-from pnp_lip.solvers import ForwardBackward
 
-__all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation"]
+__all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation", "validation_images"]
 
 STRENGTHS = tuple(2.0**k for k in range(-3, 3))  # of every prior
 
@@ -38,15 +37,15 @@ class Scene:
 
 
 def choose_strength(
-    solver: Callable[[float], ForwardBackward], scene: Scene, strengths: Sequence[float] = STRENGTHS
+    solve: Callable[[float, Scene], Tensor], scenes: Sequence[Scene], strengths: Sequence[float] = STRENGTHS
 ) -> tuple[float, dict[float, float]]:
-    """The strength s for which ``solver(s)`` has the best PSNR on ``scene``, and the curve that was seen.
+    """The strength s for which ``solve(s, scene)`` has the best mean PSNR on ``scenes``, and the curve that was seen.
 
     Strengths are tried in ascending order; the search ends once the PSNR has fallen by half a decibel.
     """
     curve: dict[float, float] = {}
     for strength in sorted(strengths):
-        curve[strength] = psnr(solver(strength).solve(scene.y, scene.physics).x, scene.x)
+        curve[strength] = sum(psnr(solve(strength, scene), scene.x) for scene in scenes) / len(scenes)
         if curve[strength] < max(curve.values()) - 0.5:
             break
     return max(curve, key=lambda s: curve[s]), curve

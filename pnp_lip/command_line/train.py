@@ -36,6 +36,18 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--start", metavar="NAME|FILE", help="train on from a shipped denoiser or its weights, whose layers it keeps"
     )
+    command.add_argument(
+        "--guidance",
+        action="store_true",
+        help="train only what a second pass needs that the first one's result guides; --start is left as it is",
+    )
+    command.add_argument(
+        "--equilibrium",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the steps train the fixed point on random blurs",
+    )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")
     command.add_argument("--kernel-size", type=int, help="odd (default: 9); with --start, filters grow to it")
@@ -64,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
         patch=options.patch,
         learning_rate=options.rate,
         constraint=options.constraint,
+        guidance=options.guidance,
+        equilibrium=options.equilibrium,
         texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
         seed=options.seed,
     )
@@ -94,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
 def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
     from pnp_lip.denoisers import GradientFlowDenoiser
-    from pnp_lip.training import enlarge_filters
+    from pnp_lip.training import add_guidance, enlarge_filters
 
     channels = 3 if options.colour else 1
     if options.start is None:
@@ -112,6 +126,8 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
         raise InputError(
             f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour)."
         )
+    if options.guidance and denoiser.guidance is None:
+        denoiser = add_guidance(denoiser)
     grown = options.kernel_size not in (None, denoiser.config["kernel_size"])
     return enlarge_filters(denoiser, options.kernel_size) if grown else denoiser
 

@@ -2,6 +2,15 @@
 
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
+from pnp_lip.denoisers.guided_denoiser import GuidedDenoiser, guided, require_guidance
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
 
-__all__ = ["ClippedDenoiser", "GradientFlowDenoiser", "RelaxedDenoiser", "relax"]
+__all__ = [
+    "ClippedDenoiser",
+    "GradientFlowDenoiser",
+    "GuidedDenoiser",
+    "RelaxedDenoiser",
+    "guided",
+    "relax",
+    "require_guidance",
+]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GradientFlowConv2d, IsometricLift, NoiseClip
+from pnp_lip.layers import GradientFlowConv2d, Guidance, IsometricLift, NoiseClip
 
 __all__ = ["GradientFlowDenoiser", "noise_level"]
 
@@ -36,8 +36,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
     Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default;
     ``hidden_channels`` of W; ``dilations``, one per layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular" (the
-    certificate covers both); ``default_sigma``, used when a solver passes no noise level. The untrained network is
-    nonexpansive only after ``constrain`` or ``project``.
+    certificate covers both); ``default_sigma``, used when a solver passes no noise level; ``guidance`` adds what ``guided``
+    needs, of which D itself takes no notice. The untrained network is nonexpansive only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
@@ -59,6 +59,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         kernel_size: int = 9,
         padding_mode: str = "zeros",
         default_sigma: float = 0.05,
+        guidance: bool = False,
         step_fraction: float = 0.97,
     ) -> None:
         super().__init__()
@@ -74,6 +75,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             "kernel_size": kernel_size,
             "padding_mode": padding_mode,
             "default_sigma": default_sigma,
+            **({"guidance": True} if guidance else {}),
         }
         self.in_channels = in_channels
         self.default_sigma = default_sigma
@@ -90,6 +92,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             )
             for dilation in dilations
         )
+        self.guidance = nn.ModuleList(Guidance(hidden_channels) for _ in dilations) if guidance else None
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""
@@ -100,8 +103,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             )
         s = noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
         z = self.lift(x)
-        graph = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
-        if graph or x.device.type != "cpu":
+        if self.differentiable((x,)) or x.device.type != "cpu":
             for layer in self.layers:
                 z = layer(z, s)
         else:  # window by window the hidden channels stay in the processor's cache: two to three times as fast
@@ -109,6 +111,10 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             for layer, reach in zip(self.layers, self.reaches, strict=True):
                 z = map_windows(partial(in_layout, layer, s), z, tile=tile, reach=reach, circular=self.circular)
         return self.lift.adjoint(z)
+
+    def differentiable(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether torch is to keep a graph, because of the inputs or of learning parameters."""
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.parameters()))
 
     @property
     def circular(self) -> bool:

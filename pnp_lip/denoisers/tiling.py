@@ -16,16 +16,16 @@ CACHE_COLUMNS = 512
 
 
 def map_windows(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: tuple[int, int], reach: int, circular: bool
+    function: Callable[..., Tensor], x: Tensor, *others: Tensor, tile: tuple[int, int], reach: int, circular: bool
 ) -> Tensor:
-    """f(x) for a map f whose value at a pixel depends on the pixels at most ``reach`` rows and columns away.
+    """f(x, *others) for a map f whose value at a pixel depends on the pixels at most ``reach`` rows and columns away.
 
     f sees windows of ``tile`` + 2·``reach`` rows and columns, and of f(window) only pixels with their whole neighbourhood
     inside the window are kept. A window never leaves the image, so that f meets the image's border exactly where f(x)
     does; with ``circular`` it wraps around. All windows have one shape, because torch chooses its algorithm by the shape.
 
-    Shapes: x is (B, C, H, W), and so is the result. Raises InputError unless both sides of the tile are at least 1,
-    ShapeError for another number of axes.
+    Shapes: x is (B, C, H, W), and so is the result; ``others`` have its rows and columns and are cut alike. Raises InputError
+    unless both sides of the tile are at least 1, ShapeError for another number of axes.
 
     >>> x = torch.rand(1, 1, 9, 7)
     >>> bool((map_windows(lambda z: 2 * z, x, tile=(4, 3), reach=0, circular=False) == 2 * x).all())
@@ -38,7 +38,9 @@ def map_windows(
     across = windows(x.shape[-1], tile[1], reach, circular)
     bands = []
     for kept_rows, rows in windows(x.shape[-2], tile[0], reach, circular):
-        band = [function(cut(x, rows, columns))[..., kept_rows, kept] for kept, columns in across]
+        band = [
+            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept] for kept, columns in across
+        ]
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 

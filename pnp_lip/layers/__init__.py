@@ -4,6 +4,7 @@ from pnp_lip.layers.activations import Activation, Clip, Identity, NoiseClip, Re
 from pnp_lip.layers.constraints import constrain, gradient_flow_layers, project, release
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
+from pnp_lip.layers.guidance import Guidance
 from pnp_lip.layers.isometric_lift import IsometricLift
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Clip",
     "GradientFlowConv2d",
     "GradientFlowLinear",
+    "Guidance",
     "Identity",
     "IsometricLift",
     "NoiseClip",

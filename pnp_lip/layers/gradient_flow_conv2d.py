@@ -91,6 +91,11 @@ class GradientFlowConv2d(nn.Module):
         s = self.activate(self.conv(to_phases(x, d), weight, bias, dilation=1), scale, sigma)
         return x - from_phases(self.conv_adjoint(s, self.tau * scaled, dilation=1), d)
 
+    def flow(self, x: Tensor, limits: Tensor) -> Tensor:
+        """x − τ Wᵀ clip(Wx, −λ(p), λ(p)) with limits λ(p) ≥ 0 for every place, of shape (B or 1, hidden, H, W)."""
+        t: Tensor = self.conv(x, self.weight)
+        return x - self.conv_adjoint(torch.clamp(t, -limits, limits), self.tau * self.weight)
+
     def activate(self, t: Tensor, scale: Tensor | None, sigma: Tensor | None) -> Tensor:
         """The shape u alone where the scale has been folded into the convolutions, else all of σ."""
         return self.activation(t, sigma) if scale is None else self.activation.unit(t)

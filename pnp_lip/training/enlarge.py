@@ -1,4 +1,4 @@
-"""The same denoiser with larger filters, to train on from."""
+"""The same denoiser with larger filters, or with guidance to be learned: to train on from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 
-__all__ = ["enlarge_filters"]
+__all__ = ["add_guidance", "enlarge_filters"]
 
 
 @torch.no_grad()
@@ -35,6 +35,17 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
         state[name] = written_out(state[name], dilation, kernel_size)
     grown.to(next(denoiser.parameters())).load_state_dict(state)
     return grown
+
+
+def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
+    """The same denoiser with untrained guidance.
+
+    >>> add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1))).config["guidance"]
+    True
+    """
+    result = GradientFlowDenoiser(**denoiser.config | {"guidance": True}).to(next(denoiser.parameters()))
+    result.load_state_dict(denoiser.state_dict(), strict=False)
+    return result
 
 
 def written_out(weight: Tensor, dilation: int, size: int) -> Tensor:

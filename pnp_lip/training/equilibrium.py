@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pnp_lip.denoisers import guided
 from pnp_lip.operators import Blur, disk_kernel, gaussian_kernel, motion_kernel, shake_kernel
 
 __all__ = ["Equilibrium", "random_kernel"]
@@ -32,25 +33,33 @@ class Equilibrium:
     differentiated: int = 3
     noise_range: tuple[float, float] = (0.002, 0.04)
 
-    def __call__(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-        """The reconstruction from blurred, noisy versions of ``x`` (B, C, H, W), differentiable in the denoiser."""
+    def __call__(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator, *, guidance: bool = False) -> Tensor:
+        """The reconstruction from blurred, noisy versions of ``x`` (B, C, H, W), differentiable in the denoiser.
+
+        With ``guidance`` the second one, by the denoiser that the first one guides.
+        """
         physics = Blur(random_kernel(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
         low, high = (math.log(bound) for bound in self.noise_range)
         noise = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
         with torch.no_grad(), parametrize.cached():
             y = physics.A(x) + noise * torch.randn(x.shape, generator=generator).to(x.device)
             x_hat = self.approach(denoiser, physics, y, noise)
+            if guidance:
+                denoiser = guided(denoiser, x_hat)
+                x_hat = self.approach(denoiser, physics, y, noise, start=x_hat)
         with parametrize.cached():
             for _ in range(self.differentiated):
                 x_hat = self.update(denoiser, physics, x_hat, y, noise, STEP)
         return x_hat
 
-    def approach(self, denoiser: nn.Module, physics: Blur, y: Tensor, noise: float) -> Tensor:
-        """Close to the fixed point, from y, by Nesterov's momentum at the step that momentum needs, γ = 1 and θ/1.9.
+    def approach(
+        self, denoiser: nn.Module, physics: Blur, y: Tensor, noise: float, *, start: Tensor | None = None
+    ) -> Tensor:
+        """Close to the fixed point, from ``start`` or y, by Nesterov's momentum at the step that momentum needs, γ = 1 and θ/1.9.
 
         Nothing is claimed of this iteration: it only saves some two thirds of the plain one's evaluations.
         """
-        x = z = y
+        x = z = y if start is None else start
         for k in range(self.free):
             x, before = self.update(denoiser, physics, z, y, noise, 1.0), x
             z = x + k / (k + 3) * (x - before)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.denoisers import GradientFlowDenoiser, guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
@@ -33,6 +33,7 @@ Parameters = tuple[Tensor, ...] | list[Tensor]
 Penalty = Callable[[torch.nn.Module, Tensor, float], Tensor]  # of the denoiser, noisy patches and their noise level
 VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
 GOLDEN = (math.sqrt(5) - 1) / 2
+LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
 RANK_SEED = 1_000_003  # between the seeds of processes that train together
 
 
@@ -54,6 +55,7 @@ class TrainingSettings:
     average: float = 0.999
     constraint: str = "parametrisation"
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
+    guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
     limit: float = 0.985
     refresh: int = 50
     zero_mean: bool = True
@@ -126,7 +128,8 @@ def train(
         if run.step % settings.validate_every == 0 or last:
             row = {"step": run.step, "seconds": round(time.monotonic() - start, 1), "loss": run.mean_loss()}
             if first:
-                append_row(out / "log.csv", row | validate(run.averaged.module, validation, device=device))
+                scores = validate(run.averaged.module, validation, device=device, guidance=settings.guidance)
+                append_row(out / "log.csv", row | scores)
                 draw_curve(out / "log.csv", out / "curve.png")
         if run.step % settings.checkpoint_every == 0 or last:
             run.save(out / "checkpoint.pt")
@@ -157,7 +160,10 @@ class Run:
             per_image=settings.patches_per_image,
         )
         self.denoiser = denoiser.train()
-        if settings.constraint == "parametrisation":
+        if settings.guidance:
+            require_guidance(denoiser)
+            denoiser.requires_grad_(False).guidance.requires_grad_(True)  # type: ignore[union-attr]
+        elif settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
             constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
         self.ranks.share(denoiser)
@@ -183,7 +189,7 @@ class Run:
         loss = self.ranks.average(self.denoiser.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         self.optimiser.step()
-        if s.constraint == "projection":
+        if s.constraint == "projection" and not s.guidance:
             project(self.denoiser, limit=s.limit)
         self.averaged.update_parameters(self.denoiser)
         self.step += 1
@@ -202,14 +208,25 @@ class Run:
         s = self.settings
         if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
             x = x.to(self.device)
-            x_hat = Equilibrium()(self.denoiser, x, self.generator)
+            x_hat = Equilibrium()(self.denoiser, x, self.generator, guidance=s.guidance)
             return log_error(x_hat, x, s.patches_per_image)
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
+        if s.guidance:
+            return log_error(self.denoise_guided(y, sigma), x, s.patches_per_image)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=sigma > s.bfloat16_above):
             x_hat = self.denoiser(y, sigma)
         loss = log_error(x_hat, x, s.patches_per_image)
         return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
+
+    def denoise_guided(self, y: Tensor, sigma: float) -> Tensor:
+        """D_g(y, σ), the guide g = D(y + more noise) as uncertain as those of harder problems than denoising are."""
+        ratio = LARGEST_GUIDE_NOISE ** float(torch.rand((), generator=self.generator))
+        noise = torch.randn(y.shape, generator=self.generator).to(y)
+        with torch.no_grad():
+            g = self.denoiser(y + sigma * math.sqrt(ratio**2 - 1) * noise, ratio * sigma)
+        x_hat: Tensor = guided(self.denoiser, g)(y, sigma)
+        return x_hat
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.
@@ -264,7 +281,10 @@ class Run:
     def result(self) -> GradientFlowDenoiser:
         """The averaged network with plain weights, its steps shortened where an average left the constraint."""
         denoiser: GradientFlowDenoiser = self.averaged.module  # type: ignore[assignment]
-        release(denoiser.eval())
+        denoiser.eval()
+        if self.settings.guidance:
+            return denoiser
+        release(denoiser)
         project(denoiser, limit=self.settings.limit)
         return denoiser
 
@@ -305,9 +325,17 @@ def ramped_average(decay: float) -> Callable[[Parameters, Parameters, Tensor | i
 
 @torch.no_grad()
 def validate(
-    denoiser: torch.nn.Module, images: Sequence[Tensor], *, crop: int = 256, device: str = "cpu"
+    denoiser: torch.nn.Module,
+    images: Sequence[Tensor],
+    *,
+    crop: int = 256,
+    device: str = "cpu",
+    guidance: bool = False,
 ) -> dict[str, float]:
-    """Mean PSNR over central crops at five noise levels, with noise from a fixed generator."""
+    """Mean PSNR over central crops at five noise levels, with noise from a fixed generator.
+
+    With ``guidance`` of a second pass, which the result of the first guides.
+    """
     training = denoiser.training
     denoiser.eval()
     scores = {}
@@ -318,8 +346,10 @@ def validate(
             for image in images:
                 top, left = ((n - min(crop, n)) // 2 for n in image.shape[1:])
                 x = image[None, :, top : top + crop, left : left + crop]
-                y = x + level / 255 * torch.randn(x.shape, generator=generator)
-                values.append(psnr(denoiser(y.to(device), level / 255).cpu(), x))
+                y = (x + level / 255 * torch.randn(x.shape, generator=generator)).to(device)
+                x_hat = denoiser(y, level / 255)
+                x_hat = guided(denoiser, x_hat)(y, level / 255) if guidance else x_hat
+                values.append(psnr(x_hat.cpu(), x))
             scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
     denoiser.train(training)
     return scores

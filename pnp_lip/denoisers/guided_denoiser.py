@@ -1,0 +1,124 @@
+"""A denoiser whose thresholds follow a guide image: a second pass that knows where there is something to keep."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from deepinv.models import Denoiser
+from torch import Tensor, nn
+
+from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, noise_level
+from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser
+from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
+from pnp_lip.errors import InputError, ShapeError
+
+__all__ = ["GuidedDenoiser", "guided", "require_guidance"]
+
+KEPT_NUMBERS = 2**28  # thresholds held between calls (1 GB in float32); more of them are computed at every call
+
+
+class GuidedDenoiser(Denoiser):  # type: ignore[misc]
+    """A denoiser with thresholds that a fixed image g sets at every place; nonexpansive in x for every g and every σ.
+
+    D_g(x, σ) = Φ_m ∘ … ∘ Φ_1(x), Φ_i(z) = z − τ_i W_iᵀ clip(W_i z, −λ_i(p), λ_i(p)),
+    λ_i(p) = λ_i(σ)·G_i(W_i g/λ_i(σ))(p), G_i > 0 the denoiser's ``Guidance``
+
+    A clip has slopes in [0, 1] whatever its limits are, so that D_g has the very certificate of D. Where g shows an edge
+    or a texture the thresholds are small and x is kept; where it is flat they are large. For a g that is itself made from
+    the data, as by ``refine``, everything is proved of the map with that g held fixed; the map from data to result, g
+    included, is not nonexpansive.
+
+    Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x. Raises InputError for a denoiser without
+    guidance, ShapeError for a guide of another shape than x.
+
+    Source: the adaptivity to a first solution, for convex regularisers: Pourya, Neumayer & Unser (2024), "Iteratively
+    refined image reconstruction with learned attentive regularizers".
+    """
+
+    def __init__(self, denoiser: GradientFlowDenoiser, guide: Tensor) -> None:
+        super().__init__()
+        require_guidance(denoiser)
+        if not isinstance(guide, Tensor) or guide.ndim != 4 or guide.shape[1] != denoiser.in_channels:
+            came = tuple(guide.shape) if isinstance(guide, Tensor) else type(guide).__name__
+            raise ShapeError(f"the guide must be an image of shape (B, {denoiser.in_channels}, H, W); got {came}.")
+        if not bool(torch.isfinite(guide).all()):
+            raise InputError("the guide holds NaN or infinite values.")
+        self.denoiser = denoiser
+        self.guide: Tensor
+        self.register_buffer("guide", guide.detach().clone())
+        self.kept: dict[Any, list[Tensor]] = {}
+
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
+        """D_g(x, σ)."""
+        inner, guide = self.denoiser, self.guide
+        if x.shape[1:] != guide.shape[1:] or guide.shape[0] not in (1, x.shape[0]):
+            raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
+        s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
+        z, learning = inner.lift(x), inner.differentiable(())
+        limited = self.limits(s, x, keep=not learning)
+        if learning or inner.differentiable((x,)) or x.device.type != "cpu":
+            for layer, limits in zip(inner.layers, limited, strict=True):
+                z = layer.flow(z, limits)
+            return inner.lift.adjoint(z)
+        tile = cache_tile(x.shape[0], inner.config["hidden_channels"], x.shape[2], x.shape[3])
+        for layer, limits, reach in zip(inner.layers, limited, inner.reaches, strict=True):
+            step = partial(in_layout, layer)
+            z = map_windows(step, z, limits, tile=tile, reach=reach, circular=inner.circular)
+        return inner.lift.adjoint(z)
+
+    def limits(self, sigma: Tensor, x: Tensor, *, keep: bool) -> list[Tensor]:
+        """λ_i(p) of each layer for the noise level; ``keep`` them for the next call, unless they are too many."""
+        inner = self.denoiser
+        key = (tuple(sigma.tolist()), x.dtype, x.device)
+        if keep and key in self.kept:
+            return self.kept[key]
+        guide = inner.lift(self.guide.to(x))
+        found = [
+            stored(guidance.limits(layer, guide, sigma.to(x)), by_pixel=x.device.type == "cpu")
+            for layer, guidance in zip(inner.layers, inner.guidance, strict=True)
+        ]
+        if keep and sum(t.numel() for t in found) <= KEPT_NUMBERS:
+            self.kept = {key: found}
+        return found
+
+    def part(self, images: list[int]) -> GuidedDenoiser:
+        """The denoiser for these images of the batch alone, as the solvers ask for when others have converged."""
+        return self if self.guide.shape[0] == 1 else GuidedDenoiser(self.denoiser, self.guide[images])
+
+
+def in_layout(layer: Any, z: Tensor, limits: Tensor) -> Tensor:
+    """A layer's step with its numbers stored as convolutions are fastest."""
+    d: Tensor = layer.flow(stored(z, by_pixel=True), limits)
+    return d
+
+
+def require_guidance(denoiser: Any) -> None:
+    """Raise InputError unless ``guided`` takes this denoiser."""
+    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser, GuidedDenoiser)):
+        return require_guidance(denoiser.denoiser)
+    if not isinstance(denoiser, GradientFlowDenoiser) or denoiser.guidance is None:
+        raise InputError(
+            f"this {type(denoiser).__name__} has learned no guidance; `pnp-lip train --guidance --start FILE` adds it to one "
+            "of ours."
+        )
+
+
+def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
+    """D_g for a denoiser that has learned guidance, also inside a relaxation or a projection onto a box.
+
+    Raises InputError for any other denoiser.
+
+    >>> denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True)
+    >>> guided(denoiser, torch.zeros(1, 1, 8, 8))(torch.zeros(2, 1, 8, 8), 0.1).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    if isinstance(denoiser, RelaxedDenoiser):
+        return RelaxedDenoiser(guided(denoiser.denoiser, guide), denoiser.theta)
+    if isinstance(denoiser, ClippedDenoiser):
+        return ClippedDenoiser(guided(denoiser.denoiser, guide), *denoiser.box)
+    if isinstance(denoiser, GuidedDenoiser):
+        return GuidedDenoiser(denoiser.denoiser, guide)
+    return GuidedDenoiser(denoiser, guide)  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+"""What a guide image says about the thresholds of a layer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
+
+__all__ = ["Guidance"]
+
+LOG_RANGE = (-5.0, 3.0)  # of the factors' logarithms
+WINDOW = 3  # pixels a side, over which a filter's response to the guide is averaged
+
+
+class Guidance(nn.Module):
+    """Factors G > 0 for the thresholds of a layer's filters at every place, from their responses r to a guide image.
+
+    G(r) = exp(clamp(a + V log(1 + m(r²)/c²), −5, 3)), m the mean over 3 × 3 pixels, c = exp(log_scale)
+
+    r is in units of the thresholds. a, V and c are learned; they start at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9). No
+    value of theirs can harm the layer's certificate, which holds for any thresholds.
+
+    Shapes: r is (B, channels, H, W), and so is G. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer &
+    Unser (2024), its learning.
+
+    >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
+    2.0
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mixing = nn.Parameter(-0.5 * torch.eye(channels))
+        self.offset = nn.Parameter(torch.full((channels,), math.log(2.0)))
+        self.log_scale = nn.Parameter(torch.full((channels,), math.log(3.0)))
+
+    def forward(self, r: Tensor, *, circular: bool = False) -> Tensor:
+        """G(r); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
+        half = WINDOW // 2
+        energy = r.square()
+        if circular:
+            energy = F.avg_pool2d(F.pad(energy, (half,) * 4, mode="circular"), WINDOW, 1)
+        else:
+            energy = F.avg_pool2d(energy, WINDOW, 1, half, count_include_pad=False)
+        feature = torch.log1p(energy * (-2 * self.log_scale).exp()[:, None, None])
+        return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
+
+    def limits(self, layer: GradientFlowConv2d, guide: Tensor, sigma: Tensor) -> Tensor:
+        """λ(p) = λ(σ) G(W g/λ(σ)) for the layer's state g of the guide, shape (B, hidden, H, W)."""
+        scale, _ = layer.activation.scale_and_shift(sigma)
+        assert scale is not None  # a NoiseClip has one
+        scale = scale.reshape(-1, scale.shape[-1], 1, 1)
+        with torch.no_grad():  # a guide is given, and the filters that look at it are trained without one
+            r = layer.conv(guide, layer.weight) / scale
+        factors: Tensor = self(r, circular=layer.padding_mode == "circular")
+        return scale * factors

@@ -1,0 +1,50 @@
+"""Reconstructing again with a prior that knows the first reconstruction."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from pnp_lip.denoisers import guided, require_guidance
+from pnp_lip.errors import InputError
+from pnp_lip.solvers.result import Result
+from pnp_lip.solvers.solver import Solver
+
+__all__ = ["refine"]
+
+
+def refine(
+    solver: Solver,
+    y: Tensor,
+    physics: Any,
+    *,
+    rounds: int = 1,
+    x0: Tensor | None = None,
+    reference: Tensor | None = None,
+    progress: bool = False,
+) -> tuple[Result, ...]:
+    """Solve, then solve ``rounds`` times more with the denoiser guided by the result before; the last is the best.
+
+    x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹
+
+    Each T_k is nonexpansive in x with g held fixed and each run carries a guarantee of its own, under the same theorem and
+    with the same numbers as the first. Of the limit of many rounds nothing is claimed, nor is anything of x¹ as a function
+    of y: g depends on the data. One round gains about as much as is to be gained (docs/training.md).
+
+    Parameters as in ``Solver.solve``; ``rounds`` ≥ 0. Returns the results of all rounds in order, their number rounds + 1.
+    Raises what ``solve`` raises, and InputError for a denoiser without guidance, before anything runs.
+
+    Source: Pourya, Neumayer & Unser (2024).
+    """
+    if rounds < 0:
+        raise InputError(f"`rounds` counts the solutions after the first and is >= 0; got {rounds}.")
+    if rounds:
+        require_guidance(solver.denoiser)
+    results = [solver.solve(y, physics, x0=x0, reference=reference, progress=progress)]
+    for _ in range(rounds):
+        g = results[-1].x
+        again = dataclasses.replace(solver, denoiser=guided(solver.denoiser, g))
+        results.append(again.solve(y, physics, x0=g, reference=reference, progress=progress))
+    return tuple(results)

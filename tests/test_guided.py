@@ -1,0 +1,218 @@
+"""Guided denoisers: the same map where the guidance says nothing, the same certificate, refinement, training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from pnp_lip import ClippedDenoiser, GradientFlowDenoiser, attack, certify, firm, guided, load_denoiser, save_denoiser
+from pnp_lip.command_line.scene import photograph
+from pnp_lip.denoisers import GuidedDenoiser
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.images import psnr
+from pnp_lip.layers import Guidance, project
+from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.solvers import Anderson, ForwardBackward, refine
+from pnp_lip.training import TrainingSettings, add_guidance, train
+
+
+def network(padding_mode: str = "zeros", channels: int = 1) -> GradientFlowDenoiser:
+    """An untrained one whose thresholds matter."""
+    torch.manual_seed(0)
+    d = GradientFlowDenoiser(
+        in_channels=channels,
+        hidden_channels=6,
+        dilations=(1, 2),
+        kernel_size=5,
+        padding_mode=padding_mode,
+        guidance=True,
+    )
+    for layer in d.layers:
+        layer.activation.log_scale.data += 1.5
+    project(d)
+    return d.eval().requires_grad_(False)
+
+
+def image(size: int = 40, channels: int = 1) -> torch.Tensor:
+    return photograph("camera", 256)[..., 60 : 60 + size, 90 : 90 + size].repeat(1, channels, 1, 1)
+
+
+def silence(d: GradientFlowDenoiser) -> GradientFlowDenoiser:
+    """Guidance that leaves every threshold as it is."""
+    assert d.guidance is not None
+    for g in d.guidance:
+        g.mixing.zero_(), g.offset.zero_()
+    return d
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_guidance_that_says_nothing_changes_nothing(padding_mode: str, channels: int) -> None:
+    d, x = silence(network(padding_mode, channels)).double(), image(channels=channels).double()
+    assert torch.allclose(guided(d, x)(x, 0.1), d(x, 0.1), atol=1e-12)
+    assert torch.allclose(guided(d, x)(x, torch.tensor([0.1])), d(x, 0.1), atol=1e-12)
+    assert (
+        network(padding_mode, channels).double()(x, 0.1) - guided(network(padding_mode, channels).double(), x)(x, 0.1)
+    ).abs().max() > 1e-3
+
+
+def test_the_thresholds_are_those_of_the_formula() -> None:
+    g = Guidance(2)
+    with torch.no_grad():
+        g.mixing.copy_(torch.tensor([[-0.3, 0.1], [0.2, -0.4]]))
+    r = torch.rand(1, 2, 5, 6) * 4
+    mean = torch.stack([r[0, :, 1:4, 2:5].square().mean((1, 2))])[0]  # at the place (2, 3)
+    feature = torch.log1p(mean / 9)
+    expected = 2 * (g.mixing @ feature).exp()
+    assert torch.allclose(g(r)[0, :, 2, 3], expected, rtol=1e-5)
+    corner = r[0, :, :2, :2].square().mean((1, 2))  # no pixels from beyond the border
+    assert torch.allclose(g(r)[0, :, 0, 0], 2 * (g.mixing @ torch.log1p(corner / 9)).exp(), rtol=1e-5)
+    wrapped = g(r, circular=True)
+    assert torch.allclose(g(r.roll((1, 2), (2, 3)), circular=True), wrapped.roll((1, 2), (2, 3)), rtol=1e-5)
+    extreme = Guidance(1)
+    with torch.no_grad():
+        extreme.offset.fill_(100.0)
+    assert float(extreme(r[:, :1]).detach().max()) == pytest.approx(20.0855, rel=1e-4)
+
+
+def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    d, x = network(), image(100)
+    whole = guided(d, x)(x, 0.1)
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.cache_tile", lambda *a: (24, 32))
+    assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
+    unkept = guided(d, x)
+    assert torch.allclose(unkept(x, 0.1), whole, atol=1e-6)
+    assert unkept.kept == {}  # type: ignore[attr-defined]
+
+
+def test_another_noise_level_asks_for_other_thresholds() -> None:
+    d, x = network(), image()
+    g = guided(d, x)
+    first = g(x, 0.1)
+    assert torch.equal(g(x, 0.2), guided(d, x)(x, 0.2))
+    assert torch.equal(g(x, 0.1), first)
+
+
+def test_the_certificate_is_that_of_the_denoiser_without_a_guide() -> None:
+    d = network()
+    plain, mine = certify(d), certify(guided(d, image()))
+    assert mine.nonexpansive
+    assert (mine.lipschitz_upper, mine.averagedness) == (plain.lipschitz_upper, plain.averagedness)
+    assert [layer.path for layer in mine.layers] == ["denoiser.layers.0", "denoiser.layers.1"]
+    assert certify(firm(guided(d, image()))).firmly_nonexpansive
+    d.layers[0].weight *= 1.01 * (2 / (d.layers[0].tau * plain.layers[0].norm_upper ** 2)) ** 0.5
+    with pytest.raises(CertificateError):
+        certify(guided(d, image())).require_nonexpansive()
+
+
+def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are() -> None:
+    d = network()
+    assert d.guidance is not None
+    generator = torch.Generator().manual_seed(1)
+    for g in d.guidance:
+        for p in g.parameters():
+            p.copy_(3 * torch.randn(p.shape, generator=generator))
+    guide, x = torch.rand(1, 1, 16, 16, generator=generator), torch.rand(1, 1, 16, 16, generator=generator)
+    d_g = guided(d, guide).double()
+    assert attack(d_g, x.double(), sigma=0.2, steps=15).ratio <= 1 + 1e-9
+
+
+def test_wrappers_stay_around_the_guided_denoiser() -> None:
+    d, x = network(), image()
+    clipped = guided(ClippedDenoiser(d), x)
+    assert torch.equal(clipped(x, 0.1), guided(d, x)(x, 0.1).clamp(0, 1))
+    relaxed = guided(firm(d), x)
+    theta = firm(d).theta
+    assert torch.allclose(relaxed(x, 0.1), x + theta * (guided(d, x)(x, 0.1) - x), atol=1e-6)  # type: ignore[operator]
+    again = guided(guided(d, torch.zeros_like(x)), x)
+    assert torch.equal(again(x, 0.1), guided(d, x)(x, 0.1))
+
+
+def test_a_guide_that_does_not_fit_is_refused() -> None:
+    d, x = network(), image()
+    with pytest.raises(InputError, match="no guidance"):
+        guided(GradientFlowDenoiser(hidden_channels=2, dilations=(1,)), x)
+    with pytest.raises(InputError, match="no guidance"):
+        guided(torch.nn.Identity(), x)
+    with pytest.raises(ShapeError, match="guide must be"):
+        guided(d, x[0])
+    with pytest.raises(InputError, match="NaN"):
+        guided(d, x / 0)
+    with pytest.raises(ShapeError, match="cannot guide"):
+        guided(d, x)(image(48), 0.1)
+
+
+def test_each_image_of_a_batch_keeps_its_guide() -> None:
+    d = network()
+    guides = torch.cat([image(), image().flip(2), image().flip(3)])
+    x = guides + 0.1 * torch.randn(guides.shape, generator=torch.Generator().manual_seed(0))
+    whole = guided(d, guides)
+    assert isinstance(whole, GuidedDenoiser)
+    assert torch.allclose(whole.part([2, 0])(x[[2, 0]], 0.1), whole(x, 0.1)[[2, 0]], atol=1e-6)
+    one = guided(d, guides[:1])
+    assert isinstance(one, GuidedDenoiser) and one.part([1]) is one
+
+
+def test_refinement_runs_each_round_under_its_own_guarantee() -> None:
+    d, x = network("circular"), image()
+    x = torch.cat([x, 0.2 * x, x.flip(2)])
+    physics = Blur(gaussian_kernel(1.0), (1, 40, 40), padding="circular")
+    y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    solver = ForwardBackward(d, sigma=0.02, tol=1e-6, max_iter=3000, box=(0, 1), acceleration=Anderson())
+    results = refine(solver, y, physics, rounds=2)
+    assert [r.status for r in results] == ["converged"] * 3
+    assert all(r.guarantee.proved for r in results)
+    assert torch.allclose(results[0].x, solver.solve(y, physics).x)
+    by_hand = dataclasses.replace(solver, denoiser=guided(d, results[0].x)).solve(y, physics, x0=results[0].x)
+    assert torch.allclose(by_hand.x, results[1].x, atol=1e-6)
+    assert len(refine(solver, y, physics, rounds=0)) == 1
+    with pytest.raises(InputError, match="rounds"):
+        refine(solver, y, physics, rounds=-1)
+    with pytest.raises(InputError, match="guidance"):
+        refine(dataclasses.replace(solver, denoiser=GradientFlowDenoiser(hidden_channels=2)), y, physics)
+
+
+@pytest.mark.parametrize("equilibrium", [0.0, 1.0])
+def test_training_guidance_leaves_the_denoiser_as_it_is(tmp_path: Path, equilibrium: float) -> None:
+    camera = photograph("camera", 256)[0, :, ::2, ::2]
+    plain = GradientFlowDenoiser(**{k: v for k, v in network().config.items() if k != "guidance"})
+    plain.load_state_dict(network().state_dict(), strict=False)
+    settings = TrainingSettings(
+        steps=4, batch=4, patch=32, refresh=2, warm_up=1, checkpoint_every=2, validate_every=4, guidance=True,
+        equilibrium=equilibrium,
+    )  # fmt: skip
+    trained = train(add_guidance(plain), [camera], [camera], tmp_path / "run", settings)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(trained.state_dict()[name], value)
+    untrained = add_guidance(plain).state_dict()
+    assert any(not torch.equal(trained.state_dict()[n], v) for n, v in untrained.items() if n.startswith("guidance"))
+    with pytest.raises(InputError, match="guidance"):
+        train(plain, [camera], [camera], tmp_path / "other", settings)
+
+
+def test_training_guidance_improves_the_second_pass(tmp_path: Path) -> None:
+    x = photograph("camera", 256)[0]
+    d = network()
+    settings = TrainingSettings(
+        steps=40, batch=4, patch=32, warm_up=2, checkpoint_every=40, validate_every=40, guidance=True, average=0.5,
+        learning_rate=1e-2, sigma_range=(0.1, 0.1),
+    )  # fmt: skip
+    trained = train(add_guidance(d), [x], [x], tmp_path, settings)
+    y = x[None] + 0.1 * torch.randn(x[None].shape, generator=torch.Generator().manual_seed(5))
+    first = d(y, 0.1)
+    assert (
+        psnr(guided(trained, first)(y, 0.1), x[None])
+        > max(psnr(guided(d, first)(y, 0.1), x[None]), psnr(first, x[None])) + 0.05
+    )
+
+
+def test_guidance_is_saved_with_the_weights(tmp_path: Path) -> None:
+    d, x = network(), image()
+    save_denoiser(d, tmp_path / "d.safetensors")
+    again = load_denoiser(tmp_path / "d.safetensors")
+    assert again.config == d.config
+    assert torch.equal(guided(again, x)(x, 0.1), guided(d, x)(x, 0.1))
