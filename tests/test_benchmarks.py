@@ -14,17 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pnp_lip import GradientFlowDenoiser, certify, firm, load_pretrained, save_denoiser
+from pnp_lip import GradientFlowDenoiser, certify, firm, guided, load_pretrained, save_denoiser
 from pnp_lip.benchmarks import ct, deblurring, denoising, networks, photographs
 from pnp_lip.benchmarks.baselines import BASELINES, total_generalised_variation, total_variation
 from pnp_lip.benchmarks.command import main
 from pnp_lip.benchmarks.comparison import Case, Scene, compare
-from pnp_lip.benchmarks.priors import STRENGTHS, Prior, collect, prior_of, with_admm
+from pnp_lip.benchmarks.priors import STRENGTHS, Prior, collect, prior_of, with_admm, with_guide
 from pnp_lip.benchmarks.record import Record, read_record
 from pnp_lip.benchmarks.restoration import Limits, measure_denoising, measure_restoration
 from pnp_lip.benchmarks.tuning import climb
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
+from pnp_lip.layers import project
 from pnp_lip.operators import Blur, gaussian_kernel
 from pnp_lip.solvers import ADMM
 
@@ -366,6 +367,29 @@ def test_our_prior_runs_with_its_proof_and_an_expansive_one_is_stopped() -> None
     x_hat, figures = measure_restoration(Prior("wild", lambda x, s: 3 * x), 1.0, scene(), False, limits)
     assert figures["status"] == "diverged" and not figures["proved"] and figures["failure"]
     assert bool(torch.isfinite(x_hat).all())
+
+
+def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
+    d = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True).eval().requires_grad_(False)
+    project(d)
+    plain = prior_of("own", d, ours=True)
+    twice = with_guide(plain)
+    assert twice.name == "own (guided)" and twice.describe()["rounds"] == 1 and "rounds" not in plain.describe()
+    (x, first), (x_g, both) = (measure_restoration(p, 0.5, scene(), False, Limits(tol=1e-3)) for p in (plain, twice))
+    assert both["status"] == "converged" and both["proved"] and not torch.equal(x, x_g)
+    assert both["iterations"] > first["iterations"] and both["curve"][: first["iterations"]] == first["curve"]
+    noisy = dataclasses.replace(scene(), physics=None)
+    expected = guided(d, d(noisy.y, 0.01))(noisy.y, 0.01)
+    assert torch.equal(measure_denoising(twice, 1.0, noisy, False)[0], expected)
+    assert denoising.told(plain).certified and not denoising.told(twice).certified  # the data make its guide
+
+
+def test_guided_priors_take_part_where_guidance_was_learned(tmp_path: Path) -> None:
+    d = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True)
+    project(d)
+    save_denoiser(d, tmp_path / "own.safetensors")
+    names = [p.name for p in collect([f"own={tmp_path / 'own.safetensors'}"], ["own", "Own (guided)"])[0]]
+    assert names == ["own", "own (guided)"]
 
 
 def test_an_uncertified_prior_is_stopped_when_its_time_is_used_up() -> None:

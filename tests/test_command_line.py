@@ -16,6 +16,7 @@ from pnp_lip.command_line import main
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.images import psnr, read_image, write_image
 from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.training import add_guidance
 
 
 @pytest.fixture
@@ -98,6 +99,30 @@ def test_denoise(tmp_path: Path) -> None:
     write_image(tmp_path / "y.png", x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
     assert main(["denoise", str(tmp_path / "y.png"), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 0
     assert psnr(read_image(tmp_path / "out.png"), x) > 25
+
+
+def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = blurred.parent
+    save_denoiser(small, folder / "plain.safetensors")
+    save_denoiser(add_guidance(small), folder / "guided.safetensors")
+    for command in (
+        ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01", "--tol", "1e-3", "--quiet"],
+        ["denoise", str(blurred), "--noise", "0.05"],
+    ):
+        written = {}
+        for name, rounds, status in (
+            ("guided", None, 0), ("guided", "0", 0), ("guided", "2", 0), ("guided", "-1", 2),
+            ("plain", None, 0), ("plain", "1", 2),
+        ):  # fmt: skip
+            out = folder / f"{command[0]}-{name}-{rounds}.npy"
+            options = ["--denoiser", str(folder / f"{name}.safetensors"), "-o", str(out.with_suffix(".png"))]
+            assert main([*command, *options, *([] if rounds is None else ["--rounds", rounds])]) == status
+            written[name, rounds] = read_image(out.with_suffix(".png")) if status == 0 else None
+        assert torch.equal(written["guided", "0"], written["plain", None])
+        assert not torch.equal(written["guided", "0"], written["guided", None])
+        assert not torch.equal(written["guided", "2"], written["guided", None])
+    errors = capsys.readouterr().err
+    assert "must not be negative" in errors and "has learned no guidance" in errors
 
 
 def test_certify_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,19 @@
-"""``pnp-lip denoise``: one pass of the denoiser over the user's image."""
+"""``pnp-lip denoise``: one pass of the denoiser over the user's image, and one more that the first one guides."""
 
 from __future__ import annotations
 
 import argparse
 
-from pnp_lip.command_line.common import Commands, add_denoiser_option, by_channel, check_noise, get_denoiser, say
+from pnp_lip.command_line.common import (
+    Commands,
+    add_denoiser_option,
+    add_rounds_option,
+    by_channel,
+    check_noise,
+    get_denoiser,
+    get_rounds,
+    say,
+)
 
 __all__ = ["add_command"]
 
@@ -18,6 +27,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory on large images"
     )
+    add_rounds_option(command)
     add_denoiser_option(command, colour=True)
     command.set_defaults(run=run)
 
@@ -25,12 +35,22 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read, denoise, write."""
     noise = check_noise(options.noise)
+    import torch
+
+    from pnp_lip.denoisers import guided
     from pnp_lip.images import check_output, read_image, write_image
 
     check_output(options.output)
     y = read_image(options.image)
     denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
-    x_hat = denoiser.tiled(by_channel(y, denoiser), noise, tile=options.tile).reshape(y.shape)
-    write_image(options.output, x_hat)
+    rounds = get_rounds(options.rounds, denoiser)
+    noisy = by_channel(y, denoiser)
+    x_hat = denoiser.tiled(noisy, noise, tile=options.tile)
+    with torch.no_grad():
+        for _ in range(rounds):
+            x_hat = guided(denoiser, x_hat)(noisy, noise)
+    write_image(options.output, x_hat.reshape(y.shape))
+    if rounds:
+        say("guided by its first result: nonexpansive with that held fixed; --rounds 0 is nonexpansive in the data")
     say(f"wrote {options.output}")
     return 0

@@ -14,10 +14,13 @@ from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.layers import Guidance
 
 __all__ = ["GuidedDenoiser", "guided", "require_guidance"]
 
-KEPT_NUMBERS = 2**28  # thresholds held between calls (1 GB in float32); more of them are computed at every call
+KEPT_NUMBERS = (
+    2**28
+)  # thresholds held between calls (1 GB in float32); more of them are computed at every call, in windows
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -57,32 +60,31 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         if x.shape[1:] != guide.shape[1:] or guide.shape[0] not in (1, x.shape[0]):
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
-        z, learning = inner.lift(x), inner.differentiable(())
-        limited = self.limits(s, x, keep=not learning)
-        if learning or inner.differentiable((x,)) or x.device.type != "cpu":
-            for layer, limits in zip(inner.layers, limited, strict=True):
-                z = layer.flow(z, limits)
+        z, g, hidden = inner.lift(x), inner.lift(guide.to(x)), inner.config["hidden_channels"]
+        layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
+        few = len(layers) * hidden * max(s.numel(), guide.shape[0]) * x[0, 0].numel() <= KEPT_NUMBERS
+        kept = self.limits(g, s) if few and not inner.differentiable(()) else None
+        if inner.differentiable((x,)) or x.device.type != "cpu":
+            for i, (layer, guidance, _) in enumerate(layers):
+                z = layer.flow(z, guidance.limits(layer, g, s) if kept is None else kept[i])
             return inner.lift.adjoint(z)
-        tile = cache_tile(x.shape[0], inner.config["hidden_channels"], x.shape[2], x.shape[3])
-        for layer, limits, reach in zip(inner.layers, limited, inner.reaches, strict=True):
-            step = partial(in_layout, layer)
-            z = map_windows(step, z, limits, tile=tile, reach=reach, circular=inner.circular)
+        tile = cache_tile(x.shape[0], hidden, x.shape[2], x.shape[3])
+        for i, (layer, guidance, reach) in enumerate(layers):
+            if kept is not None:
+                step = partial(in_layout, layer)
+                z = map_windows(step, z, kept[i], tile=tile, reach=reach, circular=inner.circular)
+            else:  # the guide's response is averaged over one pixel more
+                anew = partial(in_layout_anew, layer, guidance, s)
+                z = map_windows(anew, z, g, tile=tile, reach=reach + 1, circular=inner.circular)
         return inner.lift.adjoint(z)
 
-    def limits(self, sigma: Tensor, x: Tensor, *, keep: bool) -> list[Tensor]:
-        """λ_i(p) of each layer for the noise level; ``keep`` them for the next call, unless they are too many."""
-        inner = self.denoiser
-        key = (tuple(sigma.tolist()), x.dtype, x.device)
-        if keep and key in self.kept:
-            return self.kept[key]
-        guide = inner.lift(self.guide.to(x))
-        found = [
-            stored(guidance.limits(layer, guide, sigma.to(x)), by_pixel=x.device.type == "cpu")
-            for layer, guidance in zip(inner.layers, inner.guidance, strict=True)
-        ]
-        if keep and sum(t.numel() for t in found) <= KEPT_NUMBERS:
-            self.kept = {key: found}
-        return found
+    def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:
+        """λ_i(p) of each layer, kept for the next call with this noise level."""
+        key = (tuple(sigma.tolist()), g.dtype)
+        if key not in self.kept:
+            pairs: Any = zip(self.denoiser.layers, self.denoiser.guidance, strict=True)  # type: ignore[arg-type]
+            self.kept = {key: [stored(guidance.limits(layer, g, sigma), by_pixel=True) for layer, guidance in pairs]}
+        return self.kept[key]
 
     def part(self, images: list[int]) -> GuidedDenoiser:
         """The denoiser for these images of the batch alone, as the solvers ask for when others have converged."""
@@ -93,6 +95,11 @@ def in_layout(layer: Any, z: Tensor, limits: Tensor) -> Tensor:
     """A layer's step with its numbers stored as convolutions are fastest."""
     d: Tensor = layer.flow(stored(z, by_pixel=True), limits)
     return d
+
+
+def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: Tensor) -> Tensor:
+    """The same with limits that are made for the occasion."""
+    return in_layout(layer, z, stored(guidance.limits(layer, stored(g, by_pixel=True), sigma), by_pixel=True))
 
 
 def require_guidance(denoiser: Any) -> None:

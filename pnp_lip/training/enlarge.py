@@ -43,8 +43,8 @@ def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
     >>> add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1))).config["guidance"]
     True
     """
-    result = GradientFlowDenoiser(**denoiser.config | {"guidance": True}).to(next(denoiser.parameters()))
-    result.load_state_dict(denoiser.state_dict(), strict=False)
+    result = GradientFlowDenoiser(**denoiser.config | {"guidance": True})
+    result.to(next(denoiser.parameters())).load_state_dict(denoiser.state_dict(), strict=False)
     return result
 
 
