@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pnp_lip.benchmarks.record import read_record
-from pnp_lip.benchmarks.summaries import describe_data, label, mean_psnr, measured, settled
+from pnp_lip.benchmarks.summaries import about_guides, describe_data, label, mean_psnr, measured, settled
 from pnp_lip.benchmarks.tables import Table
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
@@ -35,6 +35,8 @@ def headline(records: Mapping[str, Mapping[str, Any]]) -> str:
     rows = tuple(row(records, name) for name in sorted(names, key=lambda n: -names[n]))
     header = ("prior", *(TITLES[kind] for kind in records), "converged", "proved")
     note = " ".join(f"{TITLES[kind]}: {describe_data(content)}" for kind, content in records.items())
+    guides = about_guides(records["deblurring"])
+    note = f"{guides} {note}" if guides else note
     return Table("", header, rows).markdown() + f"\nMean PSNR in dB; ✓: proved nonexpansive. {note}\n"
 
 

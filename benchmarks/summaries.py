@@ -8,7 +8,7 @@ from typing import Any
 
 from pnp_lip.benchmarks.tables import Table
 
-__all__ = ["best_of_ours", "gain", "group_of", "mean_psnr", "summarise"]
+__all__ = ["about_guides", "best_of_ours", "gain", "group_of", "mean_psnr", "summarise"]
 
 Row = Mapping[str, Any]
 AXES = {"denoising": ("sigma",), "deblurring": ("noise",), "ct": ("geometry", "noise")}
@@ -116,8 +116,23 @@ def behaviour(content: Mapping[str, Any]) -> Table:
         f"Converged: relative residual at most {limits['tol']:g}, within {limits['uncertified_max_iter']} iterations and "
         f"{limits['uncertified_seconds']:g} s of processor time where nothing is proved."
     )  # fmt: skip
+    note = " ".join(part for part in (note, about_guides(content)) if part)
     return Table(
         "Convergence, proof and cost" if not one_pass else "Size, bound and cost", (*header, "CPU s"), tuple(rows), note
+    )
+
+
+def about_guides(content: Mapping[str, Any]) -> str:
+    """What "guided" means and what is proved of it, where such a prior took part."""
+    if not any(about.get("rounds") for about in content["priors"].values()):
+        return ""
+    if content["benchmark"] == "denoising":
+        return (
+            "Guided: a second pass whose thresholds follow the first one's result; nonexpansive for a fixed guide only."
+        )
+    return (
+        "Guided: solved twice, the second time with thresholds that follow the first solution; both runs are proved, the "
+        "second with its guide held fixed; iterations and seconds are those of both."
     )
 
 
