@@ -96,6 +96,7 @@ def attempt(
 ) -> dict[str, Any]:
     """The figures of one cell, or the error that stands in their place."""
     try:
+        prior = prepared(record, prior, case.group, validation[case.group], measure)
         strength = tuned(record, prior, case.group, validation[case.group], measure)
         if id(case) not in scenes:
             scenes.clear()
@@ -107,6 +108,13 @@ def attempt(
     except Exception as error:  # whatever a foreign prior raises must not stop the others
         logger.debug("%s failed", prior.name, exc_info=True)
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+def prepared(record: Record, prior: Prior, group: str, cases: Sequence[Case], measure: Measure) -> Prior:
+    """The prior with the strength of the one before it, which is chosen first."""
+    if prior.before is None:
+        return prior
+    return dataclasses.replace(prior, first_strength=tuned(record, prior.before, group, cases, measure))
 
 
 def tuned(record: Record, prior: Prior, group: str, cases: Sequence[Case], measure: Measure) -> float:

@@ -67,8 +67,10 @@ def told(prior: Prior) -> Prior:
 
     A guided one is a map of its data alone here, from which the guide is made: of that map nothing is proved.
     """
-    if prior.rounds:
-        prior = dataclasses.replace(prior, certificate=None, reason="nonexpansive with its guide held fixed only")
+    if prior.before is not None:
+        prior = dataclasses.replace(
+            prior, before=told(prior.before), certificate=None, reason="nonexpansive with its guide held fixed only"
+        )
     return prior if prior.threshold or prior.blind else dataclasses.replace(prior, grid=(1.0,))
 
 

@@ -35,8 +35,8 @@ class Prior:
     At a fixed point a prior weighs as much as its threshold, or as the square of the noise level that it is told. So a
     ``threshold`` prior runs as D(·, s·noise) and any other at the noise level √s·noise. A ``blind`` one, which takes no
     notice of its noise level, is relaxed by θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
-    nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise. ``rounds`` solutions more follow the
-    first, with the same strength, the denoiser guided by the one before.
+    nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise. Where there is a prior ``before``, its
+    solution with ``first_strength`` guides the denoiser.
     """
 
     name: str
@@ -46,7 +46,8 @@ class Prior:
     blind: bool = False
     solver: type[Solver] = ForwardBackward
     theta_upper: float = 1.0
-    rounds: int = 0
+    before: Prior | None = None
+    first_strength: float = 1.0
     certificate: Certificate | None = None
     reason: str = ""
     grid: tuple[float, ...] = STRENGTHS
@@ -64,18 +65,23 @@ class Prior:
         sigma = noise if self.blind else math.sqrt(strength / theta) * noise
         return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma
 
+    def uses(self, name: str) -> bool:
+        """Whether a tensor of the network has a part in what it does here: guidance has not without a guide."""
+        return self.before is not None or not name.startswith("guidance.")
+
     def describe(self) -> dict[str, Any]:
         """What a record says of it."""
-        weights = list(self.denoiser.state_dict().values()) if isinstance(self.denoiser, nn.Module) else []
+        network = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Identity()
+        weights = [tensor for name, tensor in network.state_dict().items() if self.uses(name)]
         bound = self.certificate
         return {
             "ours": self.ours,
             "solver": self.solver.__name__,
             "strength": "threshold" if self.threshold else "relaxation" if self.blind else "noise level squared",
             "theta_upper": self.theta_upper,
-            **({"rounds": self.rounds} if self.rounds else {}),
+            **({} if self.before is None else {"before": self.before.name}),
             "grid": self.grid,
-            "parameters": sum(p.numel() for p in self.denoiser.parameters()) if weights else 0,
+            "parameters": sum(p.numel() for name, p in network.named_parameters() if self.uses(name)),
             "weights_sha256": sha256_of(*weights) if weights else None,
             "lipschitz_upper": None if bound is None else bound.lipschitz_upper,
             "averagedness": None if bound is None else bound.averagedness,
@@ -110,7 +116,7 @@ def with_admm(prior: Prior) -> Prior:
 
 def with_guide(prior: Prior) -> Prior:
     """The same denoiser, used twice: the second time guided by the first result."""
-    return dataclasses.replace(prior, name=f"{prior.name} (guided)", rounds=1)
+    return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior)
 
 
 def can_be_guided(denoiser: Any) -> bool:

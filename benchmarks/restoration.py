@@ -76,8 +76,9 @@ def measure_restoration(
 
     def solve() -> tuple[Result, ...]:
         try:
-            if prior.rounds:
-                return refine(solver, scene.y, scene.physics, rounds=prior.rounds)
+            if prior.before is not None:
+                first = dataclasses.replace(solver, sigma=prior.before.at(prior.first_strength, scene.noise)[1])
+                return refine(first, scene.y, scene.physics, sigma=sigma)
             return (solver.solve(scene.y, scene.physics, callback=watch),)
         except OutOfTimeError:
             return ()
@@ -103,14 +104,12 @@ def measure_restoration(
 
 
 def measure_denoising(prior: Prior, strength: float, scene: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
-    """One application of the denoiser to its data, or one more for each round, guided by the result before."""
+    """One application of the denoiser to its data, or one more, guided by the first."""
     denoiser, sigma = prior.at(strength, scene.noise)
 
     def denoise() -> Tensor:
         x_hat: Tensor = denoiser(scene.y, sigma)
-        for _ in range(prior.rounds):
-            x_hat = guided(denoiser, x_hat)(scene.y, sigma)
-        return x_hat
+        return x_hat if prior.before is None else guided(denoiser, x_hat)(scene.y, sigma)
 
     with torch.no_grad():
         x_hat, times = timed(denoise)

@@ -124,7 +124,7 @@ def behaviour(content: Mapping[str, Any]) -> Table:
 
 def about_guides(content: Mapping[str, Any]) -> str:
     """What "guided" means and what is proved of it, where such a prior took part."""
-    if not any(about.get("rounds") for about in content["priors"].values()):
+    if not any(about.get("before") for about in content["priors"].values()):
         return ""
     if content["benchmark"] == "denoising":
         return (

@@ -374,14 +374,36 @@ def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
     project(d)
     plain = prior_of("own", d, ours=True)
     twice = with_guide(plain)
-    assert twice.name == "own (guided)" and twice.describe()["rounds"] == 1 and "rounds" not in plain.describe()
-    (x, first), (x_g, both) = (measure_restoration(p, 0.5, scene(), False, Limits(tol=1e-3)) for p in (plain, twice))
+    assert twice.name == "own (guided)" and twice.describe()["before"] == "own" and "before" not in plain.describe()
+    (x, first), (x_g, both) = (
+        measure_restoration(p, 0.5, scene(), False, Limits(tol=1e-3))
+        for p in (plain, dataclasses.replace(twice, first_strength=0.5))
+    )
+    other, _ = measure_restoration(twice, 0.5, scene(), False, Limits(tol=1e-3))  # another first solution
+    assert not torch.equal(other, x_g)
     assert both["status"] == "converged" and both["proved"] and not torch.equal(x, x_g)
     assert both["iterations"] > first["iterations"] and both["curve"][: first["iterations"]] == first["curve"]
     noisy = dataclasses.replace(scene(), physics=None)
     expected = guided(d, d(noisy.y, 0.01))(noisy.y, 0.01)
     assert torch.equal(measure_denoising(twice, 1.0, noisy, False)[0], expected)
     assert denoising.told(plain).certified and not denoising.told(twice).certified  # the data make its guide
+
+
+def test_the_strength_of_the_first_solution_is_chosen_first(tmp_path: Path) -> None:
+    seen = []
+
+    def measure(prior: Prior, strength: float, on: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
+        seen.append((prior.name, strength, prior.first_strength, tuning))
+        best = 0.25 if prior.before is None else 1.0
+        return on.y, {"psnr": -abs(strength - best), "cpu_seconds": 0.0}
+
+    plain = Prior("own", shrink)
+    case = Case({"image": "a"}, "g", scene)
+    record = Record.open(tmp_path / "r.json", "deblurring", {}, {})
+    compare(record, [case], {"g": [case]}, [with_guide(plain)], measure, lambda text: None)
+    assert seen[-1] == ("own (guided)", 1.0, 0.25, False)
+    assert {first for name, _, first, _ in seen if name == "own (guided)"} == {0.25}
+    assert [t["strength"] for t in record.content["tuning"]] == [0.25, 1.0]
 
 
 def test_guided_priors_take_part_where_guidance_was_learned(tmp_path: Path) -> None:

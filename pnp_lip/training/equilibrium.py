@@ -1,7 +1,7 @@
 """Equilibrium training: the denoiser judged by the fixed point that plug-and-play forward-backward reaches with it.
 
 A denoiser that is best at removing noise is not best as a prior. Here it is trained for x* = T x*, the fixed point of
-T(x) = D_θ(x − γ Aᵀ(Ax − y)), D_θ = (1 − θ) Id + θ D, on random blurs. Jacobian-free differentiation (Fung et al. 2022):
+T(x) = D_θ(x − γ Aᵀ(Ax − y)), D_θ = (1 − θ) Id + θ D, on random blurs and scans. Jacobian-free differentiation (Fung et al. 2022):
 iterate without gradients, then differentiate through the last few applications of T only. The constraint on the layers is
 untouched, so that the certificate survives.
 """
@@ -10,65 +10,100 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pnp_lip.denoisers import guided
-from pnp_lip.operators import Blur, disk_kernel, gaussian_kernel, motion_kernel, shake_kernel
+from pnp_lip.operators import (
+    Blur,
+    ParallelBeamTomography,
+    disk_kernel,
+    gaussian_kernel,
+    motion_kernel,
+    shake_kernel,
+)
+from pnp_lip.operators.tomography_inputs import circle_mask
 
 __all__ = ["Equilibrium", "random_kernel"]
 
-STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders
+STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 
 
 @dataclasses.dataclass(frozen=True)
 class Equilibrium:
-    """How the fixed point is approached: θ, σ in units of the data's noise, iterations without and with gradients."""
+    """How the fixed point is approached: θ, iterations without and with gradients; and of which problems.
+
+    ``blur`` and ``scan`` each hold the range of the data's noise and σ in units of it, for the first solution and for a
+    guided one; a scan is parallel-beam tomography from 20 to 180 views. ``scans`` is their share.
+    """
 
     theta: float = 1.0
-    strength: float = 0.7
     free: int = 40
     differentiated: int = 3
-    noise_range: tuple[float, float] = (0.002, 0.04)
+    scans: float = 0.4
+    blur: tuple[float, float, float, float] = (0.002, 0.04, 0.7, 0.7)
+    scan: tuple[float, float, float, float] = (0.002, 0.02, 0.22, 0.66)
+    views: tuple[int, int] = (20, 180)
 
-    def __call__(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator, *, guidance: bool = False) -> Tensor:
-        """The reconstruction from blurred, noisy versions of ``x`` (B, C, H, W), differentiable in the denoiser.
+    def __call__(
+        self, denoiser: nn.Module, x: Tensor, generator: torch.Generator, *, guidance: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The reconstruction from noisy data of ``x`` (B, C, H, W), differentiable in the denoiser, and what it should be.
 
-        With ``guidance`` the second one, by the denoiser that the first one guides.
+        That is x, outside of a scan's circle zero. With ``guidance`` the second reconstruction, by the denoiser that the
+        first one guides.
         """
-        physics = Blur(random_kernel(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
-        low, high = (math.log(bound) for bound in self.noise_range)
-        noise = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
+        scanned = x.shape[1] == 1 and float(torch.rand((), generator=generator)) < self.scans
+        low, high, strength, guided_strength = self.scan if scanned else self.blur
+        physics: Any
+        if scanned:
+            x = x * circle_mask(x.shape[-1]).to(x)
+            physics = self.random_scan(x, generator)
+        else:
+            physics = Blur(random_kernel(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
+        noise = math.exp(math.log(low) + math.log(high / low) * float(torch.rand((), generator=generator)))
+        sigma = strength * noise
         with torch.no_grad(), parametrize.cached():
-            y = physics.A(x) + noise * torch.randn(x.shape, generator=generator).to(x.device)
-            x_hat = self.approach(denoiser, physics, y, noise)
+            y = physics.A(x)
+            y = y + noise * torch.randn(y.shape, generator=generator).to(y)
+            start = physics.fbp(y) if scanned else y
+            x_hat = self.approach(denoiser, physics, y, sigma, start)
             if guidance:
-                denoiser = guided(denoiser, x_hat)
-                x_hat = self.approach(denoiser, physics, y, noise, start=x_hat)
+                denoiser, sigma = guided(denoiser, x_hat), guided_strength * noise
+                x_hat = self.approach(denoiser, physics, y, sigma, x_hat)
         with parametrize.cached():
             for _ in range(self.differentiated):
-                x_hat = self.update(denoiser, physics, x_hat, y, noise, STEP)
-        return x_hat
+                x_hat = self.update(denoiser, physics, x_hat, y, sigma, STEP)
+        return x_hat, x
 
-    def approach(
-        self, denoiser: nn.Module, physics: Blur, y: Tensor, noise: float, *, start: Tensor | None = None
-    ) -> Tensor:
-        """Close to the fixed point, from ``start`` or y, by Nesterov's momentum at the step that momentum needs, γ = 1 and θ/1.9.
+    def random_scan(self, x: Tensor, generator: torch.Generator) -> ParallelBeamTomography:
+        """A geometry of norm at most 1 with a random number of views, few as likely as many on a logarithmic scale."""
+        low, high = self.views
+        views = round(low * (high / low) ** float(torch.rand((), generator=generator)))
+        n = x.shape[-1]
+        angles = np.arange(views) * 180.0 / views
+        physics = ParallelBeamTomography(angles, (1, n, n), n_det=n, mask="circle", normalize=True)
+        return physics.to(x.device)
+
+    def approach(self, denoiser: nn.Module, physics: Any, y: Tensor, sigma: float, start: Tensor) -> Tensor:
+        """Close to the fixed point, from ``start``, by Nesterov's momentum at the step that momentum needs, γ = 1 and θ/1.9.
 
         Nothing is claimed of this iteration: it only saves some two thirds of the plain one's evaluations.
         """
-        x = z = y if start is None else start
+        x = z = start
         for k in range(self.free):
-            x, before = self.update(denoiser, physics, z, y, noise, 1.0), x
+            x, before = self.update(denoiser, physics, z, y, sigma, 1.0), x
             z = x + k / (k + 3) * (x - before)
         return x
 
-    def update(self, denoiser: nn.Module, physics: Blur, x: Tensor, y: Tensor, noise: float, step: float) -> Tensor:
+    def update(self, denoiser: nn.Module, physics: Any, x: Tensor, y: Tensor, sigma: float, step: float) -> Tensor:
         """T x, with θ proportional to γ so that the balance of data and prior does not depend on the step."""
         z = x - step * physics.A_adjoint(physics.A(x) - y)
-        d: Tensor = denoiser(z, self.strength * noise)
+        d: Tensor = denoiser(z, sigma)
         return z + (self.theta * step / STEP) * (d - z)
 
 

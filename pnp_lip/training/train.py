@@ -209,7 +209,7 @@ class Run:
         s = self.settings
         if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
             x = x.to(self.device)
-            x_hat = Equilibrium()(self.denoiser, x, self.generator, guidance=s.guidance)
+            x_hat, x = Equilibrium()(self.denoiser, x, self.generator, guidance=s.guidance)
             return log_error(x_hat, x, s.patches_per_image)
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
