@@ -35,9 +35,9 @@ def refine(
     of y: g depends on the data. One round gains about as much as is to be gained (docs/training.md).
 
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
-    the solver's. Deblurring needs no other; in tomography, where the first solution is noisy, two to three times as much
-    was best. Returns the results of all rounds in order, their number rounds + 1.
-    Raises what ``solve`` raises, and InputError for a denoiser without guidance, before anything runs.
+    the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is
+    better. Returns the results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, and
+    InputError for a denoiser without guidance, before anything runs.
 
     Source: Pourya, Neumayer & Unser (2024).
     """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["add_command", "parse_angles", "read_sinogram"]
 
 SIGMAS = (0.005, 0.01, 0.02, 0.04)  # the prior's strengths that are tried
+GUIDED = 3.0  # times as strong where a first solution guides
 BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
@@ -44,7 +45,11 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     command.add_argument("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
     command.add_argument("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")
-    command.add_argument("--sigma", type=float, help="the prior's noise level on [0, 1] (default: found from --misfit)")
+    command.add_argument(
+        "--sigma",
+        type=float,
+        help="the prior's noise level on [0, 1], three times that where a first solution guides (default: found from --misfit)",
+    )
     add_rounds_option(command)
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=500)
@@ -82,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
     choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
     for _ in range(rounds):
         solver = dataclasses.replace(solver, denoiser=guided(denoiser, choice.result.x))
-        choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
+        stronger = [GUIDED * sigma for sigma in values]
+        choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=stronger)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": choice.result.x}
     record = write(out, sinogram, physics, images, scale, choice)
     say(str(choice.result))
