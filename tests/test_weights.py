@@ -8,12 +8,14 @@ import pytest
 import torch
 
 import pnp_lip
-from pnp_lip import certify, load_pretrained
+from pnp_lip import certify, guided, load_pretrained
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.check import main as check
 from pnp_lip.images import psnr
+from pnp_lip.operators import Blur, gaussian_kernel
 from pnp_lip.pretrained import pretrained_names
+from pnp_lip.solvers import Anderson, ForwardBackward, refine
 
 NAMES = pretrained_names()
 FOLDER = Path(pnp_lip.__file__).parent / "weights"
@@ -69,6 +71,28 @@ def test_every_noise_level_is_better_removed_than_by_total_variation(name: str) 
         found = {t: psnr(tv(y, t * s), other) for t in thresholds}
         best = max(thresholds, key=found.__getitem__)
         assert value > psnr(tv(noisy(x, level), best * s), x), level
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_result_guides_to_a_better_second(name: str) -> None:
+    x = photograph("coffee", 96, colour=name == "colour")
+    denoiser = load_pretrained(name)
+    with torch.no_grad():
+        for level in LEVELS:
+            y = noisy(x, level)
+            first = denoiser(y, level / 255)
+            assert psnr(guided(denoiser, first)(y, level / 255), x) > psnr(first, x) + 0.15, level
+
+
+@pytest.mark.parametrize("name", ["grey", "tiny"])
+def test_the_first_solution_guides_to_a_better_second(name: str) -> None:
+    x = photograph("camera", 256)[..., 40:136, 70:166]
+    physics = Blur(gaussian_kernel(1.2), (1, 96, 96), padding="circular")
+    y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    solver = ForwardBackward(load_pretrained(name), sigma=0.005, box=(0, 1), tol=1e-4, acceleration=Anderson())
+    first, second = refine(solver, y, physics)
+    assert first.guarantee.proved and second.guarantee.proved
+    assert psnr(second.x, x) > psnr(first.x, x) + 0.2
 
 
 def test_colour_together_is_better_denoised_than_channel_by_channel() -> None:

@@ -61,42 +61,43 @@ def run(options: argparse.Namespace) -> int:
         "pnp-lip": lambda s: ForwardBackward(denoiser, sigma=math.sqrt(s) * NOISE, **common),
     }
 
-    def reconstruct(name: str, strength: float, on: Scene, **more: Any) -> Result:
-        """The last solution with a prior of that strength."""
-        return refine(priors[name](strength), on.y, on.physics, rounds=rounds[name], **more)[-1]
+    def reconstruct(name: str, strength: float, on: Scene, **more: Any) -> tuple[Result, ...]:
+        """The solutions with a prior of that strength, the last one the best."""
+        return refine(priors[name](strength), on.y, on.physics, rounds=rounds[name], **more)
 
     results, tuning = {}, {}
     for name in priors:
         tell(f"choosing the strength of {name} on other photographs ...")
-        strength, curve = choose_strength(lambda s, on, name=name: reconstruct(name, s, on).x, validation)  # type: ignore[misc]
+        strength, curve = choose_strength(lambda s, on, name=name: reconstruct(name, s, on)[-1].x, validation)  # type: ignore[misc]
         tuning[name] = {"strength": strength, "psnr_by_strength": {f"{s:g}": round(v, 3) for s, v in curve.items()}}
         tell(f"restoring with {name} ...")
         results[name] = reconstruct(name, strength, scene, reference=scene.x, progress=not options.quiet)
-        tell(f"{name}: {psnr(results[name].x, scene.x):.2f} dB, {results[name].status}")
+        tell(f"{name}: {psnr(results[name][-1].x, scene.x):.2f} dB, {results[name][-1].status}")
     record = write(out, scene, results, tuning, time.perf_counter() - start)
     certificate.save(out / "certificate.json")
-    tell(str(results["pnp-lip"]))
+    tell(str(results["pnp-lip"][-1]))
     say(f"wrote {out / 'demo.png'}: observed {record['psnr']['observed']:.2f} dB, "
         f"total variation {record['psnr']['total variation']:.2f} dB, pnp-lip {record['psnr']['pnp-lip']:.2f} dB")  # fmt: skip
     return 0
 
 
 def write(
-    out: Path, scene: Scene, results: dict[str, Result], tuning: dict[str, Any], seconds: float
+    out: Path, scene: Scene, results: dict[str, tuple[Result, ...]], tuning: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     """Write demo.png and result.json, each in one step; returns the record."""
     from pnp_lip.command_line.figure import draw
     from pnp_lip.images import psnr, ssim, write_atomically
 
-    images = {"observed": scene.y, **{name: result.x for name, result in results.items()}}
+    images = {"observed": scene.y, **{name: result[-1].x for name, result in results.items()}}
     record = {
         "psnr": {name: psnr(image, scene.x) for name, image in images.items()},
         "ssim": {name: ssim(image, scene.x) for name, image in images.items()},
         "noise": scene.noise,
         "tuning": tuning,
         "seconds": seconds,
-        **json.loads(results["pnp-lip"].to_json()),
-        "baseline": json.loads(results["total variation"].to_json()),
+        **json.loads(results["pnp-lip"][-1].to_json()),
+        "before": [json.loads(result.to_json()) for result in results["pnp-lip"][:-1]],
+        "baseline": json.loads(results["total variation"][-1].to_json()),
     }
     with write_atomically(out / "demo.png") as path:
         draw(path, scene.x, images, record, results)

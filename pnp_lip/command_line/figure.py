@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,16 @@ __all__ = ["draw"]
 
 
 def draw(
-    path: Path, clean: Tensor, images: Mapping[str, Tensor], record: Mapping[str, Any], results: Mapping[str, Result]
+    path: Path,
+    clean: Tensor,
+    images: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    results: Mapping[str, Sequence[Result]],
 ) -> None:
-    """The clean image, each of ``images`` with its figures of merit, and below them a detail and the convergence."""
+    """The clean image, each of ``images`` with its figures of merit, and below them a detail and the convergence.
+
+    Solutions that guide the next one are dashed, and the next one's curve begins where theirs ends.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 7.9))
@@ -39,9 +46,14 @@ def draw(
             detail.axis("off")
     frame = grid[1, 3].get_position(figure)
     curve = figure.add_axes((frame.x0 + 0.05, frame.y0, frame.width - 0.05, frame.height - 0.01))
-    for name, result in results.items():
-        label = f"{name}: {'proved' if result.guarantee.proved else 'no proof'}"
-        curve.semilogy(result.history.relative, label=label)
+    for i, (name, rounds) in enumerate(results.items()):
+        proved, start = all(result.guarantee.proved for result in rounds), 0
+        for result in rounds:
+            last, relative = result is rounds[-1], result.history.relative
+            label = f"{name}: {'proved' if proved else 'no proof'}" if last else None
+            at = range(start, start + len(relative))
+            curve.semilogy(at, relative, f"C{i}" + ("-" if last else "--"), label=label)
+            start += len(relative)
     curve.set(xlabel="iteration", ylabel="‖x − Tx‖ / ‖x‖", title="convergence")
     curve.grid(alpha=0.3)
     curve.legend(fontsize=9)
