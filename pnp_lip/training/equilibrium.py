@@ -87,7 +87,8 @@ class Equilibrium:
         n = x.shape[-1]
         angles = np.arange(views) * 180.0 / views
         physics = ParallelBeamTomography(angles, (1, n, n), n_det=n, mask="circle", normalize=True)
-        return physics.to(x.device)
+        physics.to(x.device)
+        return physics
 
     def approach(self, denoiser: nn.Module, physics: Any, y: Tensor, sigma: float, start: Tensor) -> Tensor:
         """Close to the fixed point, from ``start``, by Nesterov's momentum at the step that momentum needs, γ = 1 and θ/1.9.
@@ -102,7 +103,7 @@ class Equilibrium:
 
     def update(self, denoiser: nn.Module, physics: Any, x: Tensor, y: Tensor, sigma: float, step: float) -> Tensor:
         """T x, with θ proportional to γ so that the balance of data and prior does not depend on the step."""
-        z = x - step * physics.A_adjoint(physics.A(x) - y)
+        z: Tensor = x - step * physics.A_adjoint(physics.A(x) - y)
         d: Tensor = denoiser(z, sigma)
         return z + (self.theta * step / STEP) * (d - z)
 
