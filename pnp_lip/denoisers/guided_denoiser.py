@@ -80,10 +80,15 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:
         """λ_i(p) of each layer, kept for the next call with this noise level."""
-        key = (tuple(sigma.tolist()), g.dtype)
+        key, inner = (tuple(sigma.tolist()), g.dtype), self.denoiser
         if key not in self.kept:
-            pairs: Any = zip(self.denoiser.layers, self.denoiser.guidance, strict=True)  # type: ignore[arg-type]
-            self.kept = {key: [stored(guidance.limits(layer, g, sigma), by_pixel=True) for layer, guidance in pairs]}
+            layers: Any = zip(inner.layers, inner.guidance, inner.reaches, strict=True)  # type: ignore[arg-type]
+            tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])
+            found = []
+            for layer, guidance, reach in layers:  # W reaches half as far as WᵀW, and a mean one pixel more
+                step = partial(limits_in_layout, layer, guidance, sigma)
+                found.append(map_windows(step, g, tile=tile, reach=reach // 2 + 1, circular=inner.circular))
+            self.kept = {key: found}
         return self.kept[key]
 
     def part(self, images: list[int]) -> GuidedDenoiser:
@@ -97,9 +102,14 @@ def in_layout(layer: Any, z: Tensor, limits: Tensor) -> Tensor:
     return d
 
 
+def limits_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, g: Tensor) -> Tensor:
+    """A layer's limits, stored like the numbers that they limit."""
+    return stored(guidance.limits(layer, stored(g, by_pixel=True), sigma), by_pixel=True)
+
+
 def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: Tensor) -> Tensor:
-    """The same with limits that are made for the occasion."""
-    return in_layout(layer, z, stored(guidance.limits(layer, stored(g, by_pixel=True), sigma), by_pixel=True))
+    """The step with limits that are made for the occasion."""
+    return in_layout(layer, z, limits_in_layout(layer, guidance, sigma, g))
 
 
 def require_guidance(denoiser: Any) -> None:
