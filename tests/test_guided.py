@@ -97,6 +97,17 @@ def test_another_noise_level_asks_for_other_thresholds() -> None:
     assert torch.equal(g(x, 0.1), first)
 
 
+def test_thresholds_follow_a_change_of_the_guide_or_of_the_weights() -> None:
+    d, x = network(), image()
+    g = guided(d, x)
+    g(x, 0.1)
+    g.guide.mul_(0.5)  # type: ignore[operator]
+    assert torch.equal(g(x, 0.1), guided(d, 0.5 * x)(x, 0.1))
+    d.guidance[0].offset.add_(1.0)  # type: ignore[index, operator, union-attr]
+    assert torch.equal(g(x, 0.1), guided(d, 0.5 * x)(x, 0.1))
+    assert torch.equal(g.double()(x.double(), 0.1), guided(d, 0.5 * x.double())(x.double(), 0.1))
+
+
 def test_the_certificate_is_that_of_the_denoiser_without_a_guide() -> None:
     d = network()
     plain, mine = certify(d), certify(guided(d, image()))

@@ -79,8 +79,10 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         return inner.lift.adjoint(z)
 
     def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:
-        """λ_i(p) of each layer, kept for the next call with this noise level."""
-        key, inner = (tuple(sigma.tolist()), g.dtype), self.denoiser
+        """λ_i(p) of each layer, kept for the next call with this noise level, guide and weights."""
+        inner = self.denoiser
+        versions = (self.guide._version, sum(p._version for p in inner.parameters()))  # counts of changes in place
+        key = (tuple(sigma.tolist()), g.dtype, g.device, *versions)
         if key not in self.kept:
             layers: Any = zip(inner.layers, inner.guidance, inner.reaches, strict=True)  # type: ignore[arg-type]
             tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])
