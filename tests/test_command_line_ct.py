@@ -64,8 +64,20 @@ def test_the_strength_follows_from_the_misfit_aimed_at(folder: Path) -> None:
         )
         record = json.loads(Path("out/result.json").read_text())
         found.append(record["settings"]["sigma"])
-        assert record["misfit"]["pnp-lip"] <= float(misfit) or found[-1] == pytest.approx(0.015)
+        assert record["misfit"]["pnp-lip"] <= float(misfit) or found[-1] == 0.005
     assert found[0] < found[1]
+
+
+def test_a_guided_solution_is_told_three_times_the_noise_level(folder: Path) -> None:
+    sigmas = []
+    for rounds in ("0", "1"):
+        settings = ["--size", "32", "--out", rounds, "--quiet", "--tol", "1e-3", "--sigma", "0.01"]
+        assert main(["ct", "y.npz", *settings, "--rounds", rounds]) == 0
+        record = json.loads(Path(rounds, "result.json").read_text())
+        assert record["guarantee"]["proved"]
+        sigmas.append(record["settings"]["sigma"])
+    assert sigmas == pytest.approx([0.01, 0.03])
+    assert not np.array_equal(np.load("0/pnp-lip.npy"), np.load("1/pnp-lip.npy"))
 
 
 @pytest.mark.parametrize(

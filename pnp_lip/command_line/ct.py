@@ -50,7 +50,7 @@ def add_command(commands: Commands) -> None:
         type=float,
         help="the prior's noise level on [0, 1], three times that where a first solution guides (default: found from --misfit)",
     )
-    add_rounds_option(command)
+    add_rounds_option(command, default=0)  # at a strength found from the misfit the first is smooth enough already
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=500)
     command.add_argument("--quiet", action="store_true", help="say less")
