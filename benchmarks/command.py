@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     "headline": "the README's table: denoising, deblurring and tomography on scikit-image's data, in one go",
     "report": "Markdown tables and one HTML page from records",
 }
-QUICK: dict[str, dict[str, Any]] = {  # what --quick changes, so that all of the headline takes two to three minutes
+QUICK: dict[str, dict[str, Any]] = {  # what --quick changes, so that all of the headline takes about three minutes
     "denoising": {"levels": (25,), "crop": 96, "limit": 1, "side": 96},
     "deblurring": {"noises": (0.01,), "crop": 48, "limit": 1, "kernel_limit": 1, "side": 32},
     "ct": {"geometries": ("parallel 60",), "noises": ("Gaussian",), "limit": 1, "side": 32},
