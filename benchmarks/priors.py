@@ -17,7 +17,7 @@ from pnp_lip.benchmarks.baselines import BASELINES
 from pnp_lip.benchmarks.networks import FORMAT, PUBLISHED, load_by_import, load_network, read_plain, rebuild
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.certificates import Certificate, firm
-from pnp_lip.denoisers import relax
+from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import InputError
 from pnp_lip.pretrained import TORCH_SUFFIXES, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.solvers import ADMM, ForwardBackward, Solver
@@ -117,11 +117,6 @@ def with_admm(prior: Prior) -> Prior:
 def with_guide(prior: Prior) -> Prior:
     """The same denoiser, used twice: the second time guided by the first result."""
     return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior)
-
-
-def can_be_guided(denoiser: Any) -> bool:
-    """Whether the denoiser has learned guidance."""
-    return getattr(denoiser, "guidance", None) is not None
 
 
 def collect(

@@ -58,13 +58,13 @@ def add_rounds_option(command: argparse.ArgumentParser, *, default: int | None =
 
 def get_rounds(rounds: int | None, denoiser: GradientFlowDenoiser) -> int:
     """The number of guided solutions; raises InputError for a negative one."""
+    from pnp_lip.denoisers import can_be_guided, require_guidance
+
     if rounds is None:
-        return 0 if denoiser.guidance is None else 1
+        return int(can_be_guided(denoiser))
     if rounds < 0:
         raise InputError(f"--rounds must not be negative; got {rounds}.")
     if rounds:
-        from pnp_lip.denoisers import require_guidance
-
         require_guidance(denoiser)
     return rounds
 

@@ -46,7 +46,7 @@ def add_command(commands: Commands) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="of the steps train the fixed point on random blurs",
+        help="of the steps train the fixed point on random blurs and scans",
     )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")
@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
+    from pnp_lip.denoisers import require_guidance
     from pnp_lip.pretrained import save_denoiser
     from pnp_lip.training import TEXTURE_THRESHOLD, TrainingSettings, join_ranks, load_photographs, train
     from pnp_lip.training.ranks import Ranks
@@ -83,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     )
     torch.manual_seed(options.seed)
     denoiser = starting_point(options)
+    if options.guidance:
+        require_guidance(denoiser)  # before the photographs are read
     training, validation = load_photographs(options.images, colour=options.colour)
     device = options.device
     if device == "auto":

@@ -16,11 +16,10 @@ from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Guidance
 
-__all__ = ["GuidedDenoiser", "guided", "require_guidance"]
+__all__ = ["GuidedDenoiser", "can_be_guided", "guided", "require_guidance"]
 
-KEPT_NUMBERS = (
-    2**28
-)  # thresholds held between calls (1 GB in float32); more of them are computed at every call, in windows
+# Thresholds held between calls (1 GB in float32); more of them are computed at every call, window by window.
+KEPT_NUMBERS = 2**28
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -114,11 +113,16 @@ def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: 
     return in_layout(layer, z, limits_in_layout(layer, guidance, sigma, g))
 
 
+def can_be_guided(denoiser: Any) -> bool:
+    """Whether ``guided`` takes this denoiser."""
+    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser, GuidedDenoiser)):
+        return can_be_guided(denoiser.denoiser)
+    return isinstance(denoiser, GradientFlowDenoiser) and denoiser.guidance is not None
+
+
 def require_guidance(denoiser: Any) -> None:
     """Raise InputError unless ``guided`` takes this denoiser."""
-    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser, GuidedDenoiser)):
-        return require_guidance(denoiser.denoiser)
-    if not isinstance(denoiser, GradientFlowDenoiser) or denoiser.guidance is None:
+    if not can_be_guided(denoiser):
         raise InputError(
             f"this {type(denoiser).__name__} has learned no guidance; `pnp-lip train --guidance --start FILE` adds it to one "
             "of ours."
