@@ -34,11 +34,13 @@ __all__ = ["Config", "run", "summarise"]
 @dataclasses.dataclass(frozen=True)
 class Config:
     """``levels`` of the denoisers' noise in units of 1/255; the attack's ``steps`` and the ``side`` of the attacked crops in
-    pixels; ``layers`` and ``channels`` of the random network whose certification is timed to the relative tolerance ``rtol``."""
+    pixels, in ``colour`` for networks of three channels; ``layers`` and ``channels`` of the random network whose certification
+    is timed to the relative tolerance ``rtol``."""
 
     levels: tuple[float, ...] = (5, 25)
     steps: int = 8
     side: int = 20
+    colour: bool = False
     layers: int = 12
     channels: int = 64
     rtol: float = 1e-3
@@ -55,12 +57,15 @@ def run(
     tell: Tell = lambda text: None,
 ) -> dict[str, Any]:
     """The record of every network among ``priors``, an untrained DnCNN, and the times; continues the one at ``path``."""
-    crops = torch.cat([central_crop(photograph(name, 128), config.side, name) for name in ("camera", "chelsea")])
+    names = ("astronaut" if config.colour else "camera", "chelsea")
+    crops = torch.cat([central_crop(photograph(n, 128, colour=config.colour), config.side, n) for n in names])
+    channels = crops.shape[1]
+    dncnn = untrained("DnCNN", config.seed, in_channels=channels, out_channels=channels, depth=7, nf=32)
     record = Record.open(path, "certificates", dataclasses.asdict(config), {"crops": sha256_of(crops)}, fresh=fresh)
     for name, reason in (skipped or {}).items():
         record.skip(name, reason)
     networks = [p for p in priors if isinstance(p.denoiser, nn.Module)] + [
-        prior_of("DnCNN, untrained", untrained("DnCNN", config.seed, in_channels=1, out_channels=1, depth=7, nf=32))
+        prior_of("DnCNN, untrained", dncnn, channels=channels)
     ]
     for prior in networks:
         record.register(prior.name, prior.describe())

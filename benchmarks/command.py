@@ -9,10 +9,13 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pnp_lip.benchmarks.comparison import Tell
 from pnp_lip.errors import InputError, PnpLipError
+
+if TYPE_CHECKING:
+    from pnp_lip.benchmarks.priors import Prior
 
 __all__ = ["add_arguments", "main"]
 
@@ -35,6 +38,9 @@ QUICK: dict[str, dict[str, Any]] = {  # what --quick changes, so that all of the
     "speed": {"side": 64, "repeats": 3},
 }
 QUICK_SECONDS = 0.5  # for a run without a proof
+QUICK_LEAVES_OUT = {
+    "BM3D": "left out of --quick, where each of its passes takes longer than a whole run may; name it to have it"
+}
 HEADLINE: dict[str, dict[str, Any]] = {
     "denoising": {"levels": (25,)},
     "deblurring": {"noises": (0.01,), "limit": 3},
@@ -77,6 +83,8 @@ def add_comparison_options(command: argparse.ArgumentParser, name: str) -> None:
     )
     command.add_argument("--weights", type=Path, metavar="DIR", help="published weights (DnCNN, DRUNet, GSDRUNet)")
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
+    if name in ("denoising", "certificates"):
+        command.add_argument("--colour", action="store_true", default=None, help="colour images and denoisers")
     if name == "certificates":
         command.add_argument("--steps", type=int, help="of the attack")
         return
@@ -93,10 +101,6 @@ def add_comparison_options(command: argparse.ArgumentParser, name: str) -> None:
     if name in ("denoising", "deblurring", "headline"):
         command.add_argument("--images", type=Path, metavar="DIR", help="test images (default: scikit-image's)")
         command.add_argument("--crop", type=int, metavar="N", help="their central N x N pixels; 0 for the whole images")
-    if name == "denoising":
-        command.add_argument(
-            "--colour", action="store_true", default=None, help="on colour images, by colour denoisers"
-        )
     if name in ("deblurring", "headline"):
         command.add_argument("--kernels", type=Path, metavar="DIR", help="camera shakes (default: the package's)")
         command.add_argument("--kernel-limit", type=int, metavar="N", help="the first N kernels")
@@ -151,14 +155,16 @@ def run_one(name: str, options: argparse.Namespace, preset: dict[str, Any], tell
         torch.set_num_threads(options.threads)
     module = importlib.import_module(f"pnp_lip.benchmarks.{name}")
     config = configure(module.Config, options, preset | (QUICK[name] if options.quick else {}))
-    admm = name in ("deblurring", "ct")
+    restoration = name in ("deblurring", "ct")
     priors, missing = collect(
         options.denoiser,
         options.priors,
         options.weights,
-        admm=admm,
+        admm=restoration,
         channels=3 if getattr(config, "colour", False) else 1,
     )
+    if options.quick and options.priors is None and restoration:
+        priors = leave_out_slow(priors, missing)
     for prior, reason in missing.items():
         tell(f"SKIPPED {prior}: {reason}")
     if not priors:
@@ -170,6 +176,12 @@ def run_one(name: str, options: argparse.Namespace, preset: dict[str, Any], tell
             config, record_path(name, options), priors, missing, fresh=options.fresh, tell=tell
         )
     return content
+
+
+def leave_out_slow(priors: list[Prior], missing: dict[str, str]) -> list[Prior]:
+    """The priors that --quick has time for; the others enter ``missing``, with the reason."""
+    missing |= {prior.name: QUICK_LEAVES_OUT[prior.name] for prior in priors if prior.name in QUICK_LEAVES_OUT}
+    return [prior for prior in priors if prior.name not in QUICK_LEAVES_OUT]
 
 
 def configure(kind: Callable[..., Any], options: argparse.Namespace, preset: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pnp_lip import GradientFlowDenoiser, certify, firm, guided, load_pretrained, save_denoiser
 from pnp_lip.benchmarks import ct, deblurring, denoising, networks, photographs
 from pnp_lip.benchmarks.baselines import BASELINES, total_generalised_variation, total_variation
-from pnp_lip.benchmarks.command import main
+from pnp_lip.benchmarks.command import leave_out_slow, main
 from pnp_lip.benchmarks.comparison import Case, Scene, compare
 from pnp_lip.benchmarks.priors import STRENGTHS, Prior, collect, prior_of, with_admm, with_guide
 from pnp_lip.benchmarks.record import Record, read_record
@@ -506,6 +506,13 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
     assert "--fresh" in capsys.readouterr().err
     assert run(*common, "--limit", "2", "--label", "two") == 0
     assert (tmp_path / "denoising_two.md").is_file()
+
+
+def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_may() -> None:
+    missing = {"DRUNet": "no weights"}
+    kept = leave_out_slow([Prior(name, shrink) for name in ("TV", "BM3D", "median")], missing)
+    assert [prior.name for prior in kept] == ["TV", "median"]
+    assert set(missing) == {"DRUNet", "BM3D"} and "--quick" in missing["BM3D"]
 
 
 @pytest.mark.parametrize(

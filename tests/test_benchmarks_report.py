@@ -240,6 +240,16 @@ def test_bounds_stand_beside_attacks(tmp_path: Path) -> None:
     assert again["rows"] == content["rows"]
 
 
+def test_colour_networks_are_attacked_on_colour_crops(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = GradientFlowDenoiser(in_channels=3, channels=3, hidden_channels=2, dilations=(1,)).eval()
+    config = certificates.Config(levels=(25,), steps=2, side=12, colour=True, layers=1, channels=2)
+    content = certificates.run(config, tmp_path / "c.json", [prior_of("small", small, ours=True, channels=3)])
+    assert not any("error" in row for row in content["rows"])
+    found = {r["prior"]: r["found_lower"] for r in content["rows"] if "found_lower" in r}
+    assert set(found) == {"small", "DnCNN, untrained"} and 0 < found["small"] <= 1
+
+
 def test_quick_denoising_makes_a_table(tmp_path: Path) -> None:
     config = denoising.Config(levels=(25,), crop=16, limit=1, side=16)
     made = denoising.run(config, tmp_path / "denoising.json", [Prior("identity", lambda x, s: x)])

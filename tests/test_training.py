@@ -228,7 +228,15 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"constraint": "hope"}, {"steps": 0}, {"patch": 4}, {"sigma_range": (0.0, 1.0)}, {"average": 1.0}],
+    [
+        {"constraint": "hope"},
+        {"steps": 0},
+        {"patch": 4},
+        {"sigma_range": (0.0, 1.0)},
+        {"average": 1.0},
+        {"equilibrium": -0.1},
+        {"equilibrium": 1.1},
+    ],
 )
 def test_bad_settings_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError):

@@ -76,6 +76,8 @@ class TrainingSettings:
             raise InputError(
                 f"a batch of {self.batch} patches cannot hold {self.patches_per_image} of each image; choose a multiple."
             )
+        if not 0 <= self.equilibrium <= 1:
+            raise InputError(f"`equilibrium` is a share of the steps, from 0 to 1; got {self.equilibrium}.")
         if not self.scales or min(self.scales) < 1:
             raise InputError(f"`scales` are factors of at least 1 by which photographs are reduced; got {self.scales}.")
         if (
