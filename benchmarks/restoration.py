@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Scene
 from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.denoisers import guided
+from pnp_lip.denoisers import denoise_guided
 from pnp_lip.images import psnr, ssim
 from pnp_lip.solvers import Anderson, Result, refine
 
@@ -106,13 +107,9 @@ def measure_restoration(
 def measure_denoising(prior: Prior, strength: float, scene: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
     """One application of the denoiser to its data, or one more, guided by the first."""
     denoiser, sigma = prior.at(strength, scene.noise)
-
-    def denoise() -> Tensor:
-        x_hat: Tensor = denoiser(scene.y, sigma)
-        return x_hat if prior.before is None else guided(denoiser, x_hat)(scene.y, sigma)
-
+    work = denoiser if prior.before is None else functools.partial(denoise_guided, denoiser)
     with torch.no_grad():
-        x_hat, times = timed(denoise)
+        x_hat, times = timed(lambda: work(scene.y, sigma))
     return x_hat, {**quality(x_hat, scene), **times}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pnp_lip.attacker import Violation, attack
     from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
-    from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, guided, relax
+    from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, denoise_guided, guided, relax
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
     from pnp_lip.version import __version__
 
@@ -24,6 +24,7 @@ __all__ = [
     "attack",
     "certified_radius",
     "certify",
+    "denoise_guided",
     "enforce",
     "firm",
     "guided",
@@ -43,6 +44,7 @@ HOMES = {
     "attack": "attacker",
     "certified_radius": "certificates",
     "certify": "certificates",
+    "denoise_guided": "denoisers",
     "enforce": "certificates",
     "firm": "certificates",
     "guided": "denoisers",

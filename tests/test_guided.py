@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from pnp_lip import ClippedDenoiser, GradientFlowDenoiser, attack, certify, firm, guided, load_denoiser, save_denoiser
+from pnp_lip import (
+    ClippedDenoiser,
+    GradientFlowDenoiser,
+    attack,
+    certify,
+    denoise_guided,
+    firm,
+    guided,
+    load_denoiser,
+    save_denoiser,
+)
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import GuidedDenoiser
 from pnp_lip.errors import CertificateError, InputError, ShapeError
@@ -130,6 +140,16 @@ def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are() -> None
     guide, x = torch.rand(1, 1, 16, 16, generator=generator), torch.rand(1, 1, 16, 16, generator=generator)
     d_g = guided(d, guide).double()
     assert attack(d_g, x.double(), sigma=0.2, steps=15).ratio <= 1 + 1e-9
+
+
+def test_denoising_guided_makes_its_guides_with_more_noise_in_mind() -> None:
+    d, y = network(), torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        guide = d(y, 0.12)
+        assert torch.equal(denoise_guided(d, y, 0.1), guided(d, guide)(y, 0.1))
+        assert torch.equal(denoise_guided(d, y, 0.1, rounds=2), guided(d, guided(d, guide)(y, 0.12))(y, 0.1))
+    with pytest.raises(InputError, match="no guidance"):
+        denoise_guided(GradientFlowDenoiser(hidden_channels=2, dilations=(1,)), y, 0.1)
 
 
 def test_wrappers_stay_around_the_guided_denoiser() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pnp_lip
-from pnp_lip import certify, guided, load_pretrained
+from pnp_lip import certify, denoise_guided, guided, load_pretrained
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.check import main as check
@@ -80,8 +80,17 @@ def test_the_first_result_guides_to_a_better_second(name: str) -> None:
     with torch.no_grad():
         for level in LEVELS:
             y = noisy(x, level)
-            first = denoiser(y, level / 255)
-            assert psnr(guided(denoiser, first)(y, level / 255), x) > psnr(first, x) + 0.15, level
+            assert psnr(denoise_guided(denoiser, y, level / 255), x) > psnr(denoiser(y, level / 255), x) + 0.15, level
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cautious_guide_forgives_a_noise_level_told_too_small(name: str) -> None:
+    x, denoiser = photograph("coffee", 96, colour=name == "colour"), load_pretrained(name)
+    with torch.no_grad():
+        for level in LEVELS:
+            y, told = noisy(x, level), 0.8 * level / 255
+            bold = guided(denoiser, denoiser(y, told))(y, told)
+            assert psnr(denoise_guided(denoiser, y, told), x) > psnr(bold, x) + 0.1, level
 
 
 @pytest.mark.parametrize("name", ["grey", "tiny"])

@@ -25,7 +25,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
     command.add_argument("-o", "--output", required=True, help="where to write the result")
     command.add_argument(
-        "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory on large images"
+        "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory with --rounds 0"
     )
     add_rounds_option(command)
     add_denoiser_option(command, colour=True)
@@ -35,9 +35,7 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read, denoise, write."""
     noise = check_noise(options.noise)
-    import torch
-
-    from pnp_lip.denoisers import guided
+    from pnp_lip.denoisers import denoise_guided
     from pnp_lip.images import check_output, read_image, write_image
 
     check_output(options.output)
@@ -45,12 +43,11 @@ def run(options: argparse.Namespace) -> int:
     denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
     noisy = by_channel(y, denoiser)
-    x_hat = denoiser.tiled(noisy, noise, tile=options.tile)
-    with torch.no_grad():
-        for _ in range(rounds):
-            x_hat = guided(denoiser, x_hat)(noisy, noise)
-    write_image(options.output, x_hat.reshape(y.shape))
     if rounds:
+        x_hat = denoise_guided(denoiser, noisy, noise, rounds=rounds)
         say("guided by its first result: nonexpansive with that held fixed; --rounds 0 is nonexpansive in the data")
+    else:
+        x_hat = denoiser.tiled(noisy, noise, tile=options.tile)
+    write_image(options.output, x_hat.reshape(y.shape))
     say(f"wrote {options.output}")
     return 0

@@ -2,7 +2,7 @@
 
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
-from pnp_lip.denoisers.guided_denoiser import GuidedDenoiser, can_be_guided, guided, require_guidance
+from pnp_lip.denoisers.guided_denoiser import GuidedDenoiser, can_be_guided, denoise_guided, guided, require_guidance
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "GuidedDenoiser",
     "RelaxedDenoiser",
     "can_be_guided",
+    "denoise_guided",
     "guided",
     "relax",
     "require_guidance",

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import GradientFlowDenoiser, guided, require_guidance
+from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
@@ -350,8 +350,7 @@ def validate(
                 top, left = ((n - min(crop, n)) // 2 for n in image.shape[1:])
                 x = image[None, :, top : top + crop, left : left + crop]
                 y = (x + level / 255 * torch.randn(x.shape, generator=generator)).to(device)
-                x_hat = denoiser(y, level / 255)
-                x_hat = guided(denoiser, x_hat)(y, level / 255) if guidance else x_hat
+                x_hat = denoise_guided(denoiser, y, level / 255) if guidance else denoiser(y, level / 255)
                 values.append(psnr(x_hat.cpu(), x))
             scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
     denoiser.train(training)
