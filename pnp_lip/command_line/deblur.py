@@ -38,8 +38,9 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--strength",
         type=float,
-        default=0.5,
-        help="weight s > 0 of the prior, which is told √s·noise; a larger one is smoother (default: 0.5)",
+        default=0.25,
+        help="weight s > 0 of the prior, which is told √s·noise, and √(2s)·noise in the first of several solutions; larger is "
+        "smoother (default: 0.25)",
     )
     command.add_argument(
         "--padding",
@@ -73,16 +74,17 @@ def run(options: argparse.Namespace) -> int:
     check_size(kernel, y)
     h, w = kernel.shape if options.padding == "valid" else (1, 1)
     size = (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1)
+    sigma = math.sqrt(options.strength) * noise
     solver = ForwardBackward(
         denoiser,
-        sigma=math.sqrt(options.strength) * noise,
+        sigma=math.sqrt(2) * sigma if rounds else sigma,
         step=options.step,
         tol=options.tol,
         max_iter=options.max_iter,
         box=(0, 1),
     )
     physics = Blur(kernel, size, padding=options.padding)
-    *before, result = refine(solver, y, physics, rounds=rounds, progress=not options.quiet)
+    *before, result = refine(solver, y, physics, rounds=rounds, sigma=sigma, progress=not options.quiet)
     x_hat = result.x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
     with write_atomically(output.with_suffix(".json")) as path:
