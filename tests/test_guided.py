@@ -21,6 +21,7 @@ from pnp_lip import (
 )
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import GuidedDenoiser
+from pnp_lip.denoisers.guided_denoiser import CAUTION
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.images import psnr
 from pnp_lip.layers import Guidance, project
@@ -145,9 +146,9 @@ def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are() -> None
 def test_denoising_guided_makes_its_guides_with_more_noise_in_mind() -> None:
     d, y = network(), torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        guide = d(y, 0.12)
+        guide = d(y, CAUTION * 0.1)
         assert torch.equal(denoise_guided(d, y, 0.1), guided(d, guide)(y, 0.1))
-        assert torch.equal(denoise_guided(d, y, 0.1, rounds=2), guided(d, guided(d, guide)(y, 0.12))(y, 0.1))
+        assert torch.equal(denoise_guided(d, y, 0.1, rounds=2), guided(d, guided(d, guide)(y, CAUTION * 0.1))(y, 0.1))
     with pytest.raises(InputError, match="no guidance"):
         denoise_guided(GradientFlowDenoiser(hidden_channels=2, dilations=(1,)), y, 0.1)
 

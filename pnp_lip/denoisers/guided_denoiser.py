@@ -20,7 +20,7 @@ __all__ = ["GuidedDenoiser", "can_be_guided", "denoise_guided", "guided", "requi
 
 # Thresholds held between calls (1 GB in float32); more of them are computed at every call, window by window.
 KEPT_NUMBERS = 2**28
-CAUTION = 1.2  # what a guide is told of the noise level: noise left in it would pass for structure, and be kept
+CAUTION = 1.1  # what a guide is told of the noise level: noise left in it would pass for structure, and be kept
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -150,7 +150,7 @@ def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def denoise_guided(denoiser: nn.Module, y: Tensor, sigma: float, *, rounds: int = 1) -> Tensor:
-    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.2 σ); in each further round the result is the next guide.
+    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ); in each further round the result is the next guide.
 
     Better than D(y, σ), and less so when σ is too small than with a guide D(y, σ). Not nonexpansive in y, which makes
     its own guide. Raises InputError for a denoiser without guidance.
