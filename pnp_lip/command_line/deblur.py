@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--strength must be a positive number; got {options.strength}.")
     from pnp_lip.images import check_output, read_image, write_atomically, write_image
     from pnp_lip.operators import Blur
-    from pnp_lip.solvers import ForwardBackward, refine
+    from pnp_lip.solvers import Anderson, ForwardBackward, refine
 
     output = check_output(options.output)
     image = read_image(options.image)
@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
         tol=options.tol,
         max_iter=options.max_iter,
         box=(0, 1),
+        acceleration=Anderson(),
     )
     physics = Blur(kernel, size, padding=options.padding)
     *before, result = refine(solver, y, physics, rounds=rounds, sigma=sigma, progress=not options.quiet)
