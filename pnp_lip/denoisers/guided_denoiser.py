@@ -152,7 +152,7 @@ def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
 def denoise_guided(denoiser: nn.Module, y: Tensor, sigma: float, *, rounds: int = 1) -> Tensor:
     """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ); in each further round the result is the next guide.
 
-    Better than D(y, σ), and less so when σ is too small than with a guide D(y, σ). Not nonexpansive in y, which makes
+    Better than D(y, σ), and where σ is too small also than with the guide D(y, σ). Not nonexpansive in y, which makes
     its own guide. Raises InputError for a denoiser without guidance.
 
     >>> denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True)
