@@ -15,13 +15,15 @@ from pnp_lip.operators import Blur, gaussian_kernel, shake_kernel
 from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import TrainingSettings, train
-from pnp_lip.training.equilibrium import STEP, Equilibrium, random_kernel
+from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_kernel
+from pnp_lip.training.phantoms import random_phantoms
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
-    kernels = [random_kernel(torch.Generator().manual_seed(seed)) for seed in range(20)]
+    kernels = [random_kernel(torch.Generator().manual_seed(seed)) for seed in range(200)]
     assert len({tuple(k.shape) for k in kernels}) > 4
     for seed, kernel in enumerate(kernels):
+        assert max(kernel.shape) <= LARGEST_KERNEL
         assert kernel.min() >= 0 and abs(kernel.sum().item() - 1) < 1e-12
         assert torch.equal(kernel, random_kernel(torch.Generator().manual_seed(seed)))
     shake = shake_kernel(torch.Generator().manual_seed(0), reach=6)
@@ -37,7 +39,7 @@ def test_the_approach_ends_where_the_solver_ends() -> None:
     solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.014, step=STEP, tol=1e-5)
     expected = solver.solve(y, physics).x
     with torch.no_grad():
-        x_hat = equilibrium.approach(denoiser, physics, y, 0.014, y)
+        x_hat = equilibrium.approach(denoiser, physics, y, 0.014, y, equilibrium.free)
         for _ in range(3):
             x_hat = equilibrium.update(denoiser, physics, x_hat, y, 0.014, STEP)
     assert (x_hat - expected).norm() < 0.1 * (y - expected).norm()
@@ -49,9 +51,77 @@ def test_what_comes_back_is_closer_to_the_truth_than_the_data(scans: float, guid
     denoiser = load_pretrained("tiny")
     x = photograph("camera", 256)[..., 60:108, 90:138]
     with torch.no_grad():
-        x_hat, truth = Equilibrium(scans=scans)(denoiser, x, torch.Generator().manual_seed(2), guidance=guidance)
+        equilibrium = Equilibrium(scans=scans, phantoms=0.0)
+        x_hat, truth = equilibrium(denoiser, x, torch.Generator().manual_seed(2), guidance=guidance)
     assert torch.equal(truth, x * circle_mask(48) if scans else x)
     assert psnr(x_hat, truth) > 24
+
+
+def test_made_up_slices_hold_the_photographs_texture_in_a_body() -> None:
+    photographs = torch.cat([photograph("camera", 256)[..., i : i + 64, 90:154] for i in range(0, 160, 16)])
+    slices = random_phantoms(photographs, torch.Generator().manual_seed(0))
+    assert slices.shape == photographs.shape and slices.min() >= 0 and slices.max() <= 1
+    assert torch.equal(slices, random_phantoms(photographs, torch.Generator().manual_seed(0)))
+    assert (slices * (1 - circle_mask(64))).max() == 0  # a scan sees all of them
+    assert (slices.flatten(1).std(1) > 0.05).all() and len({float(x.mean()) for x in slices}) == len(slices)
+    constant = random_phantoms(torch.full_like(photographs, 0.5), torch.Generator().manual_seed(0))
+    assert (slices - constant).abs().flatten(1).amax(1).min() > 0.01
+    assert (slices - constant).abs()[..., 32, :2].max() == 0  # outside of the bodies nothing is added
+
+
+def test_a_problem_is_solved_on_from_where_it_stood() -> None:
+    denoiser = load_pretrained("tiny")
+    x = photograph("camera", 256)[..., 60:108, 90:138]
+    equilibrium = Equilibrium(scans=0.0, free=60, again=10)
+    with torch.no_grad():
+        problem = equilibrium.problem(denoiser, x, torch.Generator().manual_seed(2), guidance=True)
+        first = equilibrium.solve(denoiser, problem)
+        second = equilibrium.solve(denoiser, problem)
+        short = dataclasses.replace(equilibrium, free=10)
+        anew = short.solve(denoiser, dataclasses.replace(problem, x_hat=problem.guide, visited=False))
+    assert (second - first).norm() < 0.2 * (anew - first).norm()
+
+
+def test_the_pool_takes_new_problems_and_old_ones_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pnp_lip.training.equilibrium.POOL", 14)
+    pool = ProblemPool(Equilibrium(free=1, again=1, differentiated=1))
+    generator, denoiser = torch.Generator().manual_seed(0), load_pretrained("tiny")
+    seen = []
+    with torch.no_grad():
+        for i in range(60):
+            x = torch.rand(1, 1, 24, 24, generator=generator)
+            x_hat, truth = pool(denoiser, x, generator)
+            assert x_hat.shape == truth.shape == x.shape
+            seen.append(truth)
+            assert len(pool.problems) <= 14 and (i < 12) <= (len(pool.problems) == i + 1)
+    new = sum(all(truth is not before for before in seen[:i]) for i, truth in enumerate(seen))
+    assert 25 < new < 50  # the first twelve, then half of them
+    pool.clear()
+    assert pool.problems == []
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_a_run_killed_at_equilibrium_resumes_to_the_same_weights(tmp_path: Path, guidance: bool) -> None:
+    images = [photograph("camera", 64)[0], photograph("astronaut", 64)[0]]
+    settings = TrainingSettings(
+        steps=24, batch=4, patch=24, scales=(1,), equilibrium=1.0, warm_up=2, guidance=guidance,
+        checkpoint_every=16, validate_every=24,
+    )  # fmt: skip
+
+    def start() -> GradientFlowDenoiser:
+        torch.manual_seed(0)
+        return GradientFlowDenoiser(hidden_channels=4, kernel_size=3, dilations=(1, 1), guidance=guidance)
+
+    def kill(step: int, loss: float) -> None:
+        if step == 20:
+            raise KeyboardInterrupt
+
+    whole = train(start(), images, images[:1], tmp_path / "whole", settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(start(), images, images[:1], tmp_path / "killed", settings, progress=kill)
+    resumed = train(start(), images, images[:1], tmp_path / "killed", settings, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
 def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(tmp_path: Path) -> None:

@@ -236,6 +236,7 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
         {"average": 1.0},
         {"equilibrium": -0.1},
         {"equilibrium": 1.1},
+        {"equilibrium": 0.5, "patch": 16},
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object]) -> None:

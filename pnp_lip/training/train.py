@@ -22,7 +22,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
 from pnp_lip.training.curve import draw_curve
-from pnp_lip.training.equilibrium import Equilibrium
+from pnp_lip.training.equilibrium import LARGEST_KERNEL, ProblemPool
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.ranks import Ranks
 
@@ -78,6 +78,11 @@ class TrainingSettings:
             )
         if not 0 <= self.equilibrium <= 1:
             raise InputError(f"`equilibrium` is a share of the steps, from 0 to 1; got {self.equilibrium}.")
+        if self.equilibrium > 0 and self.patch <= LARGEST_KERNEL:
+            raise InputError(
+                f"random blurs are up to {LARGEST_KERNEL} pixels wide: the patches of equilibrium training must be wider; got "
+                f"{self.patch}."
+            )
         if not self.scales or min(self.scales) < 1:
             raise InputError(f"`scales` are factors of at least 1 by which photographs are reduced; got {self.scales}.")
         if (
@@ -153,6 +158,7 @@ class Run:
         self.settings, self.device, self.step, self.penalty = settings, device, 0, penalty
         self.ranks = Ranks.here()
         self.loss_sum, self.loss_count = 0.0, 0
+        self.pool = ProblemPool()
         self.first_sigma = float(torch.rand((), generator=torch.Generator().manual_seed(settings.seed)))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
@@ -211,7 +217,7 @@ class Run:
         s = self.settings
         if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
             x = x.to(self.device)
-            x_hat, x = Equilibrium()(self.denoiser, x, self.generator, guidance=s.guidance)
+            x_hat, x = self.pool(self.denoiser, x, self.generator, guidance=s.guidance)
             return log_error(x_hat, x, s.patches_per_image)
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
@@ -255,6 +261,7 @@ class Run:
         }
 
     def save(self, path: Path) -> None:
+        self.pool.clear()
         state = self.state()  # on every process, because each gives the state of its generator
         if self.ranks.rank == 0:
             with write_atomically(path) as temporary:
