@@ -267,7 +267,17 @@ def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.Capture
     assert main([*arguments, "--device", "cpu"]) == 0
     assert main(["certify", str(tmp_path / "run" / "denoiser.safetensors")]) == 0
     assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
-    assert main([*arguments[:-1], "1;2", "--resume"]) == 2
+    assert main([*arguments[:-1], "1;2", "--resume"]) == 2 and "--dilations" in capsys.readouterr().err
+    assert main([*arguments, "--resume", "--scales", "1;2"]) == 2 and "--scales" in capsys.readouterr().err
+
+
+def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
+    for i in range(2):
+        write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--guidance", "--device", "cpu"]
+    arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--out", str(tmp_path / "run"), "--scales", "1,3"]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["scales"] == [1, 3]
 
 
 def test_train_goes_on_from_weights_and_lets_their_filters_grow(

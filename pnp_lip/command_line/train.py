@@ -53,6 +53,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--kernel-size", type=int, help="odd (default: 9); with --start, filters grow to it")
     command.add_argument("--dilations", help="one per layer, separated by commas (default: twenty times 1)")
     command.add_argument("--texture-rule", action="store_true", help="keep only one in eight of the smooth patches")
+    command.add_argument("--scales", default="1,2", help="factors by which photographs are reduced (default: 1,2)")
     command.add_argument("--constraint", choices=("parametrisation", "projection"), default="parametrisation")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=run)
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         constraint=options.constraint,
         guidance=options.guidance,
         equilibrium=options.equilibrium,
+        scales=tuple(parse_integers("--scales", options.scales)),
         texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
         seed=options.seed,
     )
@@ -119,7 +121,7 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
             "channels": options.channels,
             "hidden_channels": options.hidden,
             "kernel_size": options.kernel_size,
-            "dilations": None if options.dilations is None else parse_dilations(options.dilations),
+            "dilations": None if options.dilations is None else parse_integers("--dilations", options.dilations),
         }
         return GradientFlowDenoiser(in_channels=channels, **{k: v for k, v in given.items() if v is not None})
     if (options.channels, options.hidden, options.dilations) != (None, None, None):
@@ -135,9 +137,9 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
     return enlarge_filters(denoiser, options.kernel_size) if grown else denoiser
 
 
-def parse_dilations(text: str) -> list[int]:
+def parse_integers(option: str, text: str) -> list[int]:
     """ "1,2,1" as [1, 2, 1]."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"--dilations takes integers separated by commas; got {text!r}.") from error
+        raise InputError(f"{option} takes integers separated by commas; got {text!r}.") from error
