@@ -45,14 +45,12 @@ def add_denoiser_option(command: argparse.ArgumentParser, *, colour: bool = Fals
     )
 
 
-def add_rounds_option(command: argparse.ArgumentParser, *, default: int | None = None) -> None:
-    """--rounds N; without a ``default`` one round where the denoiser can be guided."""
+def add_rounds_option(command: argparse.ArgumentParser) -> None:
+    """--rounds N, one round where the denoiser can be guided unless given."""
     command.add_argument(
         "--rounds",
         type=int,
-        default=default,
-        help="solutions after the first, each with the denoiser guided by the one before (default: "
-        + ("1 where it can be guided)" if default is None else f"{default})"),
+        help="solutions after the first, each with the denoiser guided by the one before (default: 1 where it can be guided)",
     )
 
 

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_command", "parse_angles", "read_sinogram"]
 
-SIGMAS = (0.005, 0.01, 0.02, 0.04)  # the prior's strengths that are tried
-GUIDED = 3.0  # times as strong where a first solution guides
+SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # the prior's strengths that are tried, in each solution
 BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
@@ -48,9 +47,9 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--sigma",
         type=float,
-        help="the prior's noise level on [0, 1], three times that where a first solution guides (default: found from --misfit)",
+        help="the prior's noise level on [0, 1] (default: found from --misfit, for each solution anew)",
     )
-    add_rounds_option(command, default=0)  # at a strength found from the misfit the first is smooth enough already
+    add_rounds_option(command)
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=500)
     command.add_argument("--quiet", action="store_true", help="say less")
@@ -87,8 +86,7 @@ def run(options: argparse.Namespace) -> int:
     choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
     for _ in range(rounds):
         solver = dataclasses.replace(solver, denoiser=guided(denoiser, choice.result.x))
-        stronger = [GUIDED * sigma for sigma in values]
-        choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=stronger)
+        choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": choice.result.x}
     record = write(out, sinogram, physics, images, scale, choice)
     say(str(choice.result))
