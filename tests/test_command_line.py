@@ -259,9 +259,13 @@ def test_a_refuted_bound_is_no_success(
     assert "the claimed bound is false" in capsys.readouterr().out
 
 
+def write_photographs(folder: Path, count: int) -> None:
+    for i in range(count):
+        write_image(folder / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
+
+
 def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i in range(3):
-        write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
+    write_photographs(tmp_path / "photos", 3)
     arguments = ["train", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), "--steps", "3"]
     arguments += ["--batch", "4", "--patch", "16", "--channels", "2", "--hidden", "3", "--dilations", "1,2"]
     assert main([*arguments, "--device", "cpu"]) == 0
@@ -272,8 +276,7 @@ def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
-    for i in range(2):
-        write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
+    write_photographs(tmp_path / "photos", 2)
     arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--guidance", "--device", "cpu"]
     arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--out", str(tmp_path / "run"), "--scales", "1,3"]
     assert main(arguments) == 0
@@ -283,8 +286,7 @@ def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
 def test_train_goes_on_from_weights_and_lets_their_filters_grow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for i in range(2):
-        write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
+    write_photographs(tmp_path / "photos", 2)
     arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--kernel-size", "11"]
     arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--device", "cpu"]
     assert main([*arguments, "--rate", "1e-9", "--out", str(tmp_path / "run")]) == 0

@@ -100,30 +100,6 @@ def test_the_pool_takes_new_problems_and_old_ones_and_forgets_the_oldest(monkeyp
     assert pool.problems == []
 
 
-@pytest.mark.parametrize("guidance", [False, True])
-def test_a_run_killed_at_equilibrium_resumes_to_the_same_weights(tmp_path: Path, guidance: bool) -> None:
-    images = [photograph("camera", 64)[0], photograph("astronaut", 64)[0]]
-    settings = TrainingSettings(
-        steps=24, batch=4, patch=24, scales=(1,), equilibrium=1.0, warm_up=2, guidance=guidance,
-        checkpoint_every=16, validate_every=24,
-    )  # fmt: skip
-
-    def start() -> GradientFlowDenoiser:
-        torch.manual_seed(0)
-        return GradientFlowDenoiser(hidden_channels=4, kernel_size=3, dilations=(1, 1), guidance=guidance)
-
-    def kill(step: int, loss: float) -> None:
-        if step == 20:
-            raise KeyboardInterrupt
-
-    whole = train(start(), images, images[:1], tmp_path / "whole", settings)
-    with pytest.raises(KeyboardInterrupt):
-        train(start(), images, images[:1], tmp_path / "killed", settings, progress=kill)
-    resumed = train(start(), images, images[:1], tmp_path / "killed", settings, resume=True)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-
-
 def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = [photograph("camera", 128)[0], photograph("astronaut", 128)[0]]

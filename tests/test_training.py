@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from skimage.io import imsave
 from pnp_lip import GradientFlowDenoiser, certify
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
+from pnp_lip.layers import project
 from pnp_lip.training import (
     TEXTURE_THRESHOLD,
     PatchSampler,
@@ -40,28 +43,44 @@ def images() -> list[torch.Tensor]:
     return [camera[:, :64, :64], camera[:, 64:, :80]]
 
 
-def network() -> GradientFlowDenoiser:
+def network(*, guidance: bool = False) -> GradientFlowDenoiser:
     torch.manual_seed(0)
-    return GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2))
+    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2), guidance=guidance)
+    if guidance:  # its training leaves the denoiser as it is
+        project(denoiser)
+    return denoiser
 
 
 class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("constraint", ["parametrisation", "projection"])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, constraint: str) -> None:
-    settings = dataclasses.replace(TINY, constraint=constraint)
-    whole = train(network(), images(), images()[:1], tmp_path / "whole", settings)
+# Long enough that problems are visited again before the checkpoint, and would be after it if the run remembered them.
+AT_EQUILIBRIUM = {"equilibrium": 1.0, "patch": 24, "steps": 24, "checkpoint_every": 16}
+
+
+@pytest.mark.parametrize(
+    ("change", "last"),
+    [
+        ({"constraint": "parametrisation"}, 5),
+        ({"constraint": "projection"}, 5),
+        (AT_EQUILIBRIUM, 20),
+        ({**AT_EQUILIBRIUM, "guidance": True}, 20),
+    ],
+)
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, change: dict[str, Any], last: int) -> None:
+    settings = dataclasses.replace(TINY, **change)
+    start = functools.partial(network, guidance=settings.guidance)
+    whole = train(start(), images(), images()[:1], tmp_path / "whole", settings)
 
     def kill(step: int, loss: float) -> None:
-        if step == 5:
+        if step == last:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(network(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
+        train(start(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
     torch.manual_seed(99)  # the global generator must not matter
-    resumed = train(network(), images(), images()[:1], tmp_path / "killed", settings, resume=True)
+    resumed = train(start(), images(), images()[:1], tmp_path / "killed", settings, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert certify(whole).nonexpansive

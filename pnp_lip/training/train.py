@@ -22,6 +22,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, project, release
 from pnp_lip.training.curve import draw_curve
+from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, ProblemPool
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.ranks import Ranks
@@ -159,7 +160,7 @@ class Run:
         self.ranks = Ranks.here()
         self.loss_sum, self.loss_count = 0.0, 0
         self.pool = ProblemPool()
-        self.first_sigma = float(torch.rand((), generator=torch.Generator().manual_seed(settings.seed)))
+        self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
             at_scales(images, settings.scales),
@@ -215,7 +216,7 @@ class Run:
     def loss(self, x: Tensor) -> Tensor:
         """The mean over images of the log of their clean patches' mean squared error, with the penalty where there is one."""
         s = self.settings
-        if s.equilibrium > 0 and float(torch.rand((), generator=self.generator)) < s.equilibrium:
+        if s.equilibrium > 0 and draw(0, 1, self.generator) < s.equilibrium:
             x = x.to(self.device)
             x_hat, x = self.pool(self.denoiser, x, self.generator, guidance=s.guidance)
             return log_error(x_hat, x, s.patches_per_image)
@@ -230,7 +231,7 @@ class Run:
 
     def denoise_guided(self, y: Tensor, sigma: float) -> Tensor:
         """D_g(y, σ), the guide g = D(y + more noise) as uncertain as those of harder problems than denoising are."""
-        ratio = LARGEST_GUIDE_NOISE ** float(torch.rand((), generator=self.generator))
+        ratio = LARGEST_GUIDE_NOISE ** draw(0, 1, self.generator)
         noise = torch.randn(y.shape, generator=self.generator).to(y)
         with torch.no_grad():
             g = self.denoiser(y + sigma * math.sqrt(ratio**2 - 1) * noise, ratio * sigma)
