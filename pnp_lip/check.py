@@ -8,7 +8,7 @@ A layer x − τ Wᵀ σ(Wx + b), slopes of σ in [0, s], is τ s ‖W‖²/2-av
 compose to an S/(1 + S)-averaged map, S = Σ αᵢ/(1 − αᵢ) (Combettes & Yamada 2015); so does Qᵀ N Q, Q appending zero
 channels. ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U for K̂(p) = Σ_ab K_ab exp(−2πi(a p₁ + b p₂)) and all p: a cell with centre c
 and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U cos(π Σ (k_i − 1) h_i) (Duffin & Schaeffer
-1938), and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
+1938), under symmetric padding for filters that contain their mirror images; and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
 not be trusted.
 
 The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. What the
@@ -34,6 +34,7 @@ __all__ = ["check", "main"]
 Array = npt.NDArray[Any]
 SCHEMA, FORMAT = "pnp-lip certificate 1", "pnp-lip denoiser 1"
 DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
+PADDING_MODES = ("zeros", "circular", "symmetric")
 MAX_CELLS = 400_000
 VERIFIED = """verified anew: the SHA-256 of each tensor; of each layer the upper and lower bound of the norm, step, margin,
 averagedness and Lipschitz constant; those of the network, its potential and range; the rounding of its execution.
@@ -144,6 +145,13 @@ def rounding_upper(tensors: dict[str, Array], paths: list[str], channels: int, u
     return error
 
 
+def mirror_closed(weight: Array) -> bool:
+    """Whether the filters mirrored, by rows or by columns, are the same filters up to order and signs."""
+    banks = [weight, weight[..., ::-1, :], weight[..., ::-1]]
+    rows = [[max(row, [-v for v in row]) for row in (bank.reshape(len(bank), -1) + 0.0).tolist()] for bank in banks]
+    return sorted(rows[0]) == sorted(rows[1]) == sorted(rows[2])
+
+
 def norm_at(weight: Array, witness: list[float]) -> float:
     """The norm at the witness's frequency; of the matrix where there is none."""
     if weight.ndim == 2 or not witness:
@@ -194,11 +202,11 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
     )
     wrong = [f"{name}: the SHA-256 differs" for name in changed]
     expected = [f"layers.{i}" for i in range(len(config["dilations"]))]
-    if [layer["path"] for layer in claimed["layers"]] != expected or config["padding_mode"] not in (
-        "zeros",
-        "circular",
-    ):
+    if [layer["path"] for layer in claimed["layers"]] != expected or config["padding_mode"] not in PADDING_MODES:
         return [*wrong, "the certificate's layers are not those of the network that the weights describe"]
+    if config["padding_mode"] == "symmetric":
+        open_banks = [path for path in expected if not mirror_closed(tensors[f"{path}.weight"])]
+        wrong += [f"{path}: its filters do not contain their mirror images up to sign" for path in open_banks]
     wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     alphas: list[Fraction] = []
     for layer in claimed["layers"]:

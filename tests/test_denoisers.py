@@ -122,7 +122,7 @@ def small() -> GradientFlowDenoiser:
 
 
 def test_save_and_load_round_trip(tmp_path: Path) -> None:
-    denoiser = small()
+    denoiser = small().requires_grad_(False)
     certificate = save_denoiser(denoiser, tmp_path / "d.safetensors")
     loaded = load_denoiser(tmp_path / "d.safetensors")
     x = torch.rand(1, 1, 8, 8)

@@ -17,7 +17,7 @@ from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, constrain, re
 def too_long() -> GradientFlowDenoiser:
     """Three layers: a step far too long, a negative one, a short one."""
     torch.manual_seed(0)
-    denoiser = GradientFlowDenoiser(channels=3, hidden_channels=5, dilations=(1, 2, 1)).requires_grad_(False)
+    denoiser = GradientFlowDenoiser(channels=3, hidden_channels=6, dilations=(1, 2, 1)).requires_grad_(False)
     for layer, tau in zip(denoiser.layers, (50.0, -0.5, 1e-3), strict=True):
         layer.tau.fill_(tau)
     return denoiser

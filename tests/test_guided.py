@@ -78,11 +78,11 @@ def test_the_thresholds_are_those_of_the_formula() -> None:
     mean = torch.stack([r[0, :, 1:4, 2:5].square().mean((1, 2))])[0]  # at the place (2, 3)
     feature = torch.log1p(mean / 9)
     expected = 2 * (g.mixing @ feature).exp()
-    assert torch.allclose(g(r)[0, :, 2, 3], expected, rtol=1e-5)
+    assert torch.allclose(g(r.square())[0, :, 2, 3], expected, rtol=1e-5)
     corner = r[0, :, :2, :2].square().mean((1, 2))  # no pixels from beyond the border
-    assert torch.allclose(g(r)[0, :, 0, 0], 2 * (g.mixing @ torch.log1p(corner / 9)).exp(), rtol=1e-5)
-    wrapped = g(r, circular=True)
-    assert torch.allclose(g(r.roll((1, 2), (2, 3)), circular=True), wrapped.roll((1, 2), (2, 3)), rtol=1e-5)
+    assert torch.allclose(g(r.square())[0, :, 0, 0], 2 * (g.mixing @ torch.log1p(corner / 9)).exp(), rtol=1e-5)
+    wrapped = g(r.square(), circular=True)
+    assert torch.allclose(g(r.square().roll((1, 2), (2, 3)), circular=True), wrapped.roll((1, 2), (2, 3)), rtol=1e-5)
     extreme = Guidance(1)
     with torch.no_grad():
         extreme.offset.fill_(100.0)

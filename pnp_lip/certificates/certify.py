@@ -20,12 +20,13 @@ from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
-from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
+from pnp_lip.spectral import NormBound, border_norm_bound, execution_error_upper, mirror_closed, norm_bound
 
-__all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
+__all__ = ["Proof", "certify", "describe", "hash_weights", "layer_norm_bound", "rule"]
 
 Module = TypeVar("Module", bound=nn.Module)
 CACHE = "_pnp_lip_certificate"
+UNPAIRED = "; its filters do not contain their mirror images, which symmetric padding needs (pnp_lip.layers.pair_mirrors)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,34 +146,35 @@ def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: flo
 
 
 @rule(GradientFlowConv2d)
-def certify_conv(layer: GradientFlowConv2d, path: str, rtol: float) -> Proof:
-    scope = f"any image size, {layer.padding_mode} padding"
-    return certify_gradient_flow(layer, layer.weight, path, rtol, scope)
-
-
 @rule(GradientFlowLinear)
-def certify_linear(layer: GradientFlowLinear, path: str, rtol: float) -> Proof:
-    return certify_gradient_flow(layer, layer.weight, path, rtol, "vectors")
-
-
-def certify_gradient_flow(
-    layer: GradientFlowConv2d | GradientFlowLinear, weight: Tensor, path: str, rtol: float, scope: str
-) -> Proof:
+def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: str, rtol: float) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
     tau = float(layer.tau.detach())
     if not math.isfinite(tau):
         raise CertificateError(f"`{path}`: the step τ is {tau}; load intact weights.")
-    weight = weight.detach().cpu()
-    norm = norm_bound(weight, rtol=rtol)
+    weight = layer.weight.detach().cpu()
+    norm = layer_norm_bound(layer, rtol)
     curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
     if curvature > 2 and tau * high * norm.lower**2 <= 2 and rtol > 1e-6:  # perhaps only the slack fails
-        norm = norm_bound(weight, rtol=1e-6)
+        norm = layer_norm_bound(layer, 1e-6)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
     bound = calculus.flow_step(curvature)
     return Proof(
-        bound, (record(layer, path, tau, norm, (low, high), curvature, scope),), failures_of(path, tau, norm, bound)
+        bound, (record(layer, path, tau, norm, (low, high), curvature),), failures_of(path, tau, norm, bound)
     )
+
+
+def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float) -> NormBound:
+    """Both bounds of ‖W‖ under the layer's padding; loose for symmetric padding and filters without their mirror images."""
+    weight = layer.weight.detach().cpu()
+    if isinstance(layer, GradientFlowLinear):
+        return norm_bound(weight, rtol=rtol)
+    if layer.padding_mode == "symmetric" and not mirror_closed(weight):
+        reach = layer.dilation * (weight.shape[-1] // 2)
+        return border_norm_bound(weight, "symmetric", reach, rtol=rtol, dilation=layer.dilation)
+    scope = f"any image size, {layer.padding_mode} padding"
+    return dataclasses.replace(norm_bound(weight, rtol=rtol), scope=scope)
 
 
 def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
@@ -192,7 +194,6 @@ def record(
     norm: NormBound,
     slopes: tuple[float, float],
     curvature: Fraction,
-    scope: str,
 ) -> LayerCertificate:
     """The layer's line in the certificate, ``curvature`` = τ s ‖W‖²."""
     bound = calculus.flow_step(curvature)
@@ -207,7 +208,7 @@ def record(
         lipschitz_upper=round_up(bound.lipschitz),
         averagedness=None if bound.averagedness is None else round_up(bound.averagedness),
         method=norm.method,
-        scope=scope,
+        scope=norm.scope,
         witness=norm.witness,
     )
 
@@ -220,7 +221,8 @@ def failures_of(path: str, tau: float, norm: NormBound, bound: MapBound) -> tupl
         return (f"layer `{path}` has a negative step τ = {tau:.6g}",)
     return (
         f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
-        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})",
+        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})"
+        + (UNPAIRED if norm.scope.startswith("symmetric") else ""),
     )
 
 
@@ -269,6 +271,10 @@ def rounding_upper(module: nn.Module) -> float | None:
     layers: list[Any] = list(module.layers)
     dtypes = {p.dtype for p in module.parameters()}
     if len(dtypes) != 1 or any(type(layer.activation) is not NoiseClip or layer.bias is not None for layer in layers):
+        return None
+    if any(layer.activation.group > 1 for layer in layers):
+        return None  # the formula counts one rounding for σ
+    if module.config["padding_mode"] == "symmetric" and not all(mirror_closed(layer.weight) for layer in layers):
         return None
     shifts = [
         layer.activation.shift.detach().cpu().double().abs().amax(0)

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pnp_lip.certificates.block_calculus import square_upper
-from pnp_lip.certificates.certify import check_slopes
+from pnp_lip.certificates.certify import check_slopes, layer_norm_bound
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear
 from pnp_lip.layers.constraints import gradient_flow_layers
-from pnp_lip.spectral import norm_bound
 
 __all__ = ["Change", "enforce"]
 
@@ -78,7 +77,7 @@ def shortened(layer: GradientFlowConv2d | GradientFlowLinear, path: str, limit: 
         return torch.zeros_like(layer.tau) if tau < 0 else None
     weight = layer.weight.detach().cpu()
     for tightness in (max(rtol, COARSE), rtol):
-        curvature = slope * square_upper(weight, norm_bound(weight, rtol=tightness).upper)
+        curvature = slope * square_upper(weight, layer_norm_bound(layer, tightness).upper)
         if Fraction(tau) * curvature <= 2 * limit:
             return None
     return largest_below(2 * limit / curvature, layer.tau)

@@ -50,6 +50,7 @@ def add_command(commands: Commands) -> None:
     )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")
+    command.add_argument("--group", type=int, help="filters that are clipped together (default: 1, each alone)")
     command.add_argument("--kernel-size", type=int, help="odd (default: 9); with --start, filters grow to it")
     command.add_argument("--dilations", help="one per layer, separated by commas (default: twenty times 1)")
     command.add_argument("--texture-rule", action="store_true", help="keep only one in eight of the smooth patches")
@@ -121,11 +122,12 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
             "channels": options.channels,
             "hidden_channels": options.hidden,
             "kernel_size": options.kernel_size,
+            "group": options.group,
             "dilations": None if options.dilations is None else parse_integers("--dilations", options.dilations),
         }
         return GradientFlowDenoiser(in_channels=channels, **{k: v for k, v in given.items() if v is not None})
-    if (options.channels, options.hidden, options.dilations) != (None, None, None):
-        raise InputError("--start keeps the layers that it finds; leave out --channels, --hidden and --dilations.")
+    if (options.channels, options.hidden, options.dilations, options.group) != (None, None, None, None):
+        raise InputError("--start keeps the layers that it finds; leave out --channels, --hidden, --dilations and --group.")
     denoiser = get_denoiser(options.start, require_certified=False).requires_grad_(True)
     if denoiser.in_channels != channels:
         raise InputError(

@@ -35,9 +35,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
 
     Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default;
-    ``hidden_channels`` of W; ``dilations``, one per layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular" (the
-    certificate covers both); ``default_sigma``, used when a solver passes no noise level; ``guidance`` adds what ``guided``
-    needs, of which D itself takes no notice. The untrained network is nonexpansive only after ``constrain`` or ``project``.
+    ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``; ``padding_mode``
+    "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many filters are clipped
+    together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no
+    noise level; ``guidance`` adds what ``guided`` needs, of which D itself takes no notice. The untrained network is
+    nonexpansive only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
@@ -57,9 +59,10 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         hidden_channels: int = 32,
         dilations: Sequence[int] = DILATIONS,
         kernel_size: int = 9,
-        padding_mode: str = "zeros",
+        padding_mode: str = "symmetric",
         default_sigma: float = 0.05,
         guidance: bool = False,
+        group: int = 1,
         step_fraction: float = 0.97,
     ) -> None:
         super().__init__()
@@ -76,6 +79,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             "padding_mode": padding_mode,
             "default_sigma": default_sigma,
             **({"guidance": True} if guidance else {}),
+            **({"group": group} if group > 1 else {}),
         }
         self.in_channels = in_channels
         self.default_sigma = default_sigma
@@ -87,12 +91,14 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
                 kernel_size,
                 dilation=dilation,
                 padding_mode=padding_mode,
-                activation=NoiseClip(hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations), odd=True),
+                activation=NoiseClip(
+                    hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations), odd=True, group=group
+                ),
                 step_fraction=step_fraction,
             )
             for dilation in dilations
         )
-        self.guidance = nn.ModuleList(Guidance(hidden_channels) for _ in dilations) if guidance else None
+        self.guidance = nn.ModuleList(Guidance(hidden_channels // group) for _ in dilations) if guidance else None
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""
@@ -103,7 +109,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             )
         s = noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
         z = self.lift(x)
-        if self.differentiable((x,)) or x.device.type != "cpu":
+        if self.differentiable((x,)) or x.device.type != "cpu" or self.fourier:
             for layer in self.layers:
                 z = layer(z, s)
         else:  # window by window the hidden channels stay in the processor's cache: two to three times as fast
@@ -115,6 +121,16 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def differentiable(self, inputs: Sequence[Tensor]) -> bool:
         """Whether torch is to keep a graph, because of the inputs or of learning parameters."""
         return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.parameters()))
+
+    @property
+    def fourier(self) -> bool:
+        """Whether the layers convolve by the Fourier transform, as training on a processor does."""
+        return any(layer.fourier for layer in self.layers)
+
+    def use_fourier(self, on: bool) -> None:
+        """Convolve by the Fourier transform or not: training takes a third of the time, results differ by rounding."""
+        for layer in self.layers:
+            layer.fourier = on  # type: ignore[assignment]
 
     @property
     def circular(self) -> bool:
@@ -131,8 +147,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """D(x, σ), evaluated in windows of ``tile`` pixels a side and what they see: the same map in less memory.
 
         The windows overlap by the receptive field Σ reaches, end at the image's own border, and wrap around under circular
-        padding; so the result is that of ``forward``, for which the certificate speaks. Bit for bit on the CPU in float32
-        and bfloat16, the exception being kernels of at most 3x3 where a window of the state holds no more than 20,480
+        padding; so the result is that of ``forward``, for which the certificate speaks. Bit for bit on processors with
+        AVX-512 in float32 and bfloat16, the exception being kernels of at most 3x3 where a window of the state holds no more than 20,480
         numbers, because torch computes those otherwise (measured with torch 2.15); in float64, on other devices and beside
         a ``forward`` that keeps a graph, up to the rounding of sums in another order. Without gradients.
 

@@ -1,13 +1,15 @@
 """Gradient-flow layers, their activations, the isometric lift, and the two ways of keeping the constraint."""
 
 from pnp_lip.layers.activations import Activation, Clip, Identity, NoiseClip, ReLU, SoftThreshold
-from pnp_lip.layers.constraints import constrain, gradient_flow_layers, project, release
+from pnp_lip.layers.constraints import constrain, gradient_flow_layers, pair_mirrors, project, release
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.guidance import Guidance
 from pnp_lip.layers.isometric_lift import IsometricLift
+from pnp_lip.layers.padding import PADDING_MODES
 
 __all__ = [
+    "PADDING_MODES",
     "Activation",
     "Clip",
     "GradientFlowConv2d",
@@ -20,6 +22,7 @@ __all__ = [
     "SoftThreshold",
     "constrain",
     "gradient_flow_layers",
+    "pair_mirrors",
     "project",
     "release",
 ]

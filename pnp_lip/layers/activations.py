@@ -106,12 +106,20 @@ class SoftThreshold(Clip):
 class NoiseClip(Activation):
     """σ(t) = min(max(t + b, −λ), λ) with λ = s·exp(p(log s)), b = s·q(log s) for the noise level s.
 
+    With ``group`` = g > 1, g successive channels together are projected onto the ball of radius λ, σ(t) = t·min(1, λ/‖t‖₂):
+    where there is much structure each of them is shrunk the less. A projection onto a convex set is the gradient of a
+    convex function, its Jacobian has eigenvalues in [0, 1], and layers keep their theorem.
+
     p and q are piecewise linear in log s between ``knots`` noise levels and constant outside, so that with constant p and
     q the whole network is homogeneous, D(x, s) = s·N(x / s). Whatever p and q are, the slopes stay in [0, 1], so that a
     layer keeps its certificate for every noise level.
 
     Parameters: ``channels``; ``knots`` ≥ 2 noise levels, spaced evenly in log between ``sigma_range`` (on the scale of
-    images in [0, 1]); ``threshold``, the initial λ in units of s; ``odd`` holds b at zero, so that σ(−t) = −σ(t).
+    images in [0, 1]); ``threshold``, the initial λ in units of s; ``odd`` holds b at zero, so that σ(−t) = −σ(t). Raises
+    InputError for others, and where ``group`` does not divide ``channels``.
+
+    >>> NoiseClip(2, threshold=1.0, group=2)(torch.tensor([[3.0, 4.0]]), torch.tensor([0.1])).detach()
+    tensor([[0.0600, 0.0800]])
     """
 
     def __init__(
@@ -122,21 +130,45 @@ class NoiseClip(Activation):
         knots: int = 6,
         sigma_range: tuple[float, float] = (0.5 / 255, 55 / 255),
         odd: bool = False,
+        group: int = 1,
     ) -> None:
         super().__init__()
+        if group < 1 or channels % group:
+            raise InputError(f"`group` must divide the {channels} channels; got {group}.")
+        self.group = group
         if knots < 2 or not 0 < sigma_range[0] < sigma_range[1] or not threshold > 0:
             raise InputError(
                 "NoiseClip needs knots >= 2, 0 < sigma_range[0] < sigma_range[1] and threshold > 0; "
                 f"got knots={knots}, sigma_range={sigma_range}, threshold={threshold}."
             )
         self.log_range = (math.log(sigma_range[0]), math.log(sigma_range[1]))
-        self.log_scale = nn.Parameter(torch.full((knots, channels), math.log(threshold)))
+        self.log_scale = nn.Parameter(torch.full((knots, channels // group), math.log(threshold)))
         self.shift = nn.Parameter(torch.zeros(knots, channels), requires_grad=not odd)
 
     def unit(self, t: Tensor) -> Tensor:
-        return F.hardtanh(t)
+        if self.group == 1:
+            return F.hardtanh(t)
+        shrink = self.energy(t).clamp_min(1).rsqrt()
+        return t * shrink.repeat_interleave(self.group, 1)
+
+    def limit(self, t: Tensor, limits: Tensor) -> Tensor:
+        """σ with limits λ(p) ≥ 0 for every group and place, of shape (B or 1, channels/group, ...), instead of its own."""
+        if self.group == 1:
+            return torch.clamp(t, -limits, limits)
+        shrink = limits * self.energy(t).clamp_min(torch.finfo(t.dtype).tiny).rsqrt()
+        return t * shrink.clamp_max(1).repeat_interleave(self.group, 1)
+
+    def energy(self, t: Tensor) -> Tensor:
+        """Σ t² over each group, of shape (B, channels/group, ...)."""
+        return t.square().unflatten(1, (-1, self.group)).sum(2)
 
     def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """λ and b of every channel."""
+        scale, shift = self.of_groups(sigma)
+        return scale.repeat_interleave(self.group, -1), shift
+
+    def of_groups(self, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+        """λ of every group and b of every channel."""
         if sigma is None:
             raise InputError("NoiseClip needs the noise level; call the layer as layer(x, sigma).")
         s = sigma.to(self.shift.dtype).clamp_min(SIGMA_FLOOR).reshape(-1)

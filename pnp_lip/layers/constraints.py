@@ -16,9 +16,19 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
+from pnp_lip.layers.mirror import MirrorPairs, Repeated
 from pnp_lip.spectral.symbol import grid_factor, half_torus, symbol
 
-__all__ = ["BoundedStep", "UnitNorm", "ZeroMean", "constrain", "gradient_flow_layers", "project", "release"]
+__all__ = [
+    "BoundedStep",
+    "UnitNorm",
+    "ZeroMean",
+    "constrain",
+    "gradient_flow_layers",
+    "pair_mirrors",
+    "project",
+    "release",
+]
 
 GradientFlowLayer = GradientFlowConv2d | GradientFlowLinear
 
@@ -118,24 +128,42 @@ def constrain(
 ) -> nn.Module:
     """Reparametrise every gradient-flow layer of ``module`` in place so that τ‖W‖² ≤ 2·``limit`` at every step.
 
-    Each layer then is ``limit``-averaged. ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels``
+    Each layer then is ``limit``-averaged. Filters under symmetric padding also stay mirror pairs (``pair_mirrors``). ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels``
     removes the mean of the filters on that many first channels. ``release`` turns the result back into plain weights.
     """
     check_limit(limit)
+    pair_mirrors(module, zero_mean_channels=zero_mean_channels)
     for _, layer in gradient_flow_layers(module):
-        if zero_mean_channels:
-            parametrize.register_parametrization(layer, "weight", ZeroMean(zero_mean_channels))
         parametrize.register_parametrization(layer, "weight", UnitNorm(grid=grid, every=every))
         parametrize.register_parametrization(layer, "tau", BoundedStep(limit))
     return module
 
 
-def release(module: nn.Module) -> nn.Module:
-    """Undo ``constrain`` in place, keeping the constrained values as plain weights."""
+def pair_mirrors(module: nn.Module, *, zero_mean_channels: int = 0) -> nn.Module:
+    """Reparametrise the layers under symmetric padding in place: filters and thresholds in pairs that mirror each other.
+
+    A denoiser of such layers commutes with mirroring the image. ``zero_mean_channels`` removes means as in ``constrain``, of
+    all layers. A bank that is not in pairs keeps every second of its filters.
+    """
     for _, layer in gradient_flow_layers(module):
-        for name in ("weight", "tau"):
-            if parametrize.is_parametrized(layer, name):
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+        paired = isinstance(layer, GradientFlowConv2d) and layer.padding_mode == "symmetric"
+        if paired:  # by hand, because a parametrisation that is not the first cannot do it
+            layer.weight = nn.Parameter(layer.weight.detach()[::2].clone())
+        if zero_mean_channels:
+            parametrize.register_parametrization(layer, "weight", ZeroMean(zero_mean_channels))
+        if paired:  # after the means are removed: a mean sums in an order of its own, and pairs must agree to the bit
+            parametrize.register_parametrization(layer, "weight", MirrorPairs(), unsafe=True)
+            if getattr(layer.activation, "group", 1) == 1 and hasattr(layer.activation, "log_scale"):
+                parametrize.register_parametrization(layer.activation, "log_scale", Repeated(), unsafe=True)
+    return module
+
+
+def release(module: nn.Module) -> nn.Module:
+    """Undo ``constrain`` and ``pair_mirrors`` in place, keeping the constrained values as plain weights."""
+    for _, layer in gradient_flow_layers(module):
+        for owner, name in ((layer, "weight"), (layer, "tau"), (layer.activation, "log_scale")):
+            if parametrize.is_parametrized(owner, name):
+                parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
     return module
 
 

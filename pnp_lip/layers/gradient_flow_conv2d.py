@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers.activations import Activation, ReLU
+from pnp_lip.layers.activations import Activation, NoiseClip, ReLU
+from pnp_lip.layers.fourier import correlate, spread
 from pnp_lip.layers.gradient_flow_linear import check_sizes
+from pnp_lip.layers.mirror import mirror_pairs
+from pnp_lip.layers.padding import PADDING_MODES, fold, pad
 
-__all__ = ["PADDING_MODES", "GradientFlowConv2d"]
-
-PADDING_MODES = ("zeros", "circular")
+__all__ = ["GradientFlowConv2d"]
 
 
 class GradientFlowConv2d(nn.Module):
@@ -22,14 +25,17 @@ class GradientFlowConv2d(nn.Module):
 
     With σ nondecreasing and of slopes in [0, 1]: 0 ≤ τ ≤ 2/‖W‖² makes Φ nonexpansive, 0 ≤ τ < 2/‖W‖² makes it
     τ‖W‖²/2-averaged, τ ≤ 1/‖W‖² firmly nonexpansive. ‖W‖ is at most the supremum of the symbol's norm over the torus, for
-    zero and for circular padding and every image size; reflect and replicate padding are refused because the padding
-    itself has a norm above one.
+    every image size and for zero and circular padding; also for symmetric padding (the image mirrored, its border pixels
+    repeated), if the bank of filters contains the mirror images of its filters up to sign (docs/certificates.md, section 2).
+    The first weight does, and ``constrain`` keeps it so. Reflect and replicate padding are refused because the padding itself
+    has a norm above one.
 
-    Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd. Wᵀ is the exact adjoint:
-    the same padding, the kernel flipped and its two channel axes exchanged. The activation carries a shift of its own
-    where it has one; ``bias=True`` adds b.
+    Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd, for symmetric padding
+    hidden_channels is even. Wᵀ is the exact adjoint: the kernel flipped, its two channel axes exchanged, the padding's
+    adjoint. The activation carries a shift of its own where it has one; ``bias=True`` adds b.
 
-    Raises InputError for an even kernel or an unknown padding, ShapeError for the wrong number of channels.
+    Raises InputError for an even kernel, an unknown padding or an odd number of mirrored filters, ShapeError for the wrong
+    number of channels.
 
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
@@ -62,10 +68,16 @@ class GradientFlowConv2d(nn.Module):
                 f"`padding_mode` must be one of {PADDING_MODES}; got {padding_mode!r}. "
                 "Other paddings have a norm above one and would void the bound."
             )
+        if padding_mode == "symmetric" and hidden_channels % 2:
+            raise InputError(
+                f"under symmetric padding filters come in mirror pairs, so `hidden_channels` must be even; got {hidden_channels}."
+            )
         self.activation = ReLU() if activation is None else activation
         self.dilation, self.padding_mode = dilation, padding_mode
+        self.fourier = False  # convolutions by the Fourier transform: faster in training, with another rounding
         scale = 1.0 / (kernel_size * (hidden_channels**0.5 + channels**0.5))
-        self.weight = nn.Parameter(scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size))
+        weight = scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(math.sqrt(2) * mirror_pairs(weight[::2]) if padding_mode == "symmetric" else weight)
         self.bias = nn.Parameter(torch.zeros(hidden_channels)) if bias else None
         self.tau = nn.Parameter(torch.tensor(2.0 * step_fraction))
 
@@ -92,9 +104,10 @@ class GradientFlowConv2d(nn.Module):
         return x - from_phases(self.conv_adjoint(s, self.tau * scaled, dilation=1), d)
 
     def flow(self, x: Tensor, limits: Tensor) -> Tensor:
-        """x − τ Wᵀ clip(Wx, −λ(p), λ(p)) with limits λ(p) ≥ 0 for every place, of shape (B or 1, hidden, H, W)."""
+        """x − τ Wᵀ σ(Wx), σ a ``NoiseClip`` with limits λ(p) ≥ 0 for every place, of shape (B or 1, groups, H, W)."""
+        activation: NoiseClip = self.activation  # type: ignore[assignment]
         t: Tensor = self.conv(x, self.weight)
-        return x - self.conv_adjoint(torch.clamp(t, -limits, limits), self.tau * self.weight)
+        return x - self.conv_adjoint(activation.limit(t, limits), self.tau * self.weight)
 
     def activate(self, t: Tensor, scale: Tensor | None, sigma: Tensor | None) -> Tensor:
         """The shape u alone where the scale has been folded into the convolutions, else all of σ."""
@@ -104,29 +117,50 @@ class GradientFlowConv2d(nn.Module):
         """W x with the weights ``kernel``, keeping the image size, under this layer's padding."""
         d = self.dilation if dilation is None else dilation
         reach = d * (kernel.shape[-1] // 2)
-        if self.padding_mode == "circular":
-            return F.conv2d(pad_circular(x, reach), kernel, bias, dilation=d)
-        return F.conv2d(x, kernel, bias, padding=reach, dilation=d)
+        if self.fourier:
+            t = correlate(pad(x, reach, self.padding_mode), written_out(kernel, d))
+            return t if bias is None else t + bias[:, None, None]
+        if self.padding_mode == "zeros":
+            return F.conv2d(x, kernel, bias, padding=reach, dilation=d)
+        return F.conv2d(pad(x, reach, self.padding_mode), kernel, bias, dilation=d)
 
     def conv_adjoint(self, s: Tensor, kernel: Tensor, dilation: int | None = None) -> Tensor:
-        """Wᵀ s with the weights ``kernel``: the same padding, kernels flipped, channel axes exchanged."""
+        """Wᵀ s with the weights ``kernel``: kernels flipped, channel axes exchanged, the padding's adjoint ``fold``."""
         d = self.dilation if dilation is None else dilation
         flipped, reach = kernel.transpose(0, 1).flip(-1, -2), d * (kernel.shape[-1] // 2)
-        b = 1 if d > 1 else block_size(flipped.shape[0])
-        if b == 1:
-            return self.conv(s, flipped, dilation=d)
-        bottom, right = -s.shape[-2] % b, -s.shape[-1] % b
-        kernels, padding = block_kernels(flipped, b), reach
+        if self.fourier:
+            return fold(spread(s, written_out(kernel, d)), reach, self.padding_mode)
         if self.padding_mode == "circular":
-            s, padding = pad_circular(s, reach), 0
-        if bottom or right:
-            s, padding = F.pad(s, (padding, padding + right, padding, padding + bottom)), 0
-        x = F.pixel_shuffle(F.conv2d(s, kernels, padding=padding, stride=b), b)
-        return x[..., : x.shape[-2] - bottom, : x.shape[-1] - right]
+            return convolve(pad(s, reach, "circular"), flipped, 0, d)
+        if self.padding_mode == "zeros":
+            return convolve(s, flipped, reach, d)
+        return fold(convolve(s, flipped, 2 * reach, d), reach, "symmetric")
 
     def extra_repr(self) -> str:
         hidden, channels, k, _ = self.weight.shape
         return f"{channels}, {hidden}, kernel_size={k}, dilation={self.dilation}, padding_mode={self.padding_mode!r}"
+
+
+def written_out(kernel: Tensor, dilation: int) -> Tensor:
+    """A dilated filter as an ordinary one, with zeros between its taps."""
+    if dilation == 1:
+        return kernel
+    rows, columns = (dilation * (k - 1) + 1 for k in kernel.shape[-2:])
+    result = kernel.new_zeros(*kernel.shape[:2], rows, columns)
+    result[..., ::dilation, ::dilation] = kernel
+    return result
+
+
+def convolve(s: Tensor, kernel: Tensor, padding: int, dilation: int) -> Tensor:
+    """``conv2d`` with zero padding, blocks of output pixels at once where that is faster."""
+    b = 1 if dilation > 1 else block_size(kernel.shape[0])
+    if b == 1:
+        return F.conv2d(s, kernel, padding=padding, dilation=dilation)
+    bottom, right = (-(n + 2 * padding - kernel.shape[-1] + 1) % b for n in s.shape[-2:])
+    if bottom or right:
+        s, padding = F.pad(s, (padding, padding + right, padding, padding + bottom)), 0
+    x = F.pixel_shuffle(F.conv2d(s, block_kernels(kernel, b), padding=padding, stride=b), b)
+    return x[..., : x.shape[-2] - bottom, : x.shape[-1] - right]
 
 
 def fold_bias(bias: Tensor | None, shift: Tensor | None, scale: Tensor) -> Tensor | None:
@@ -166,12 +200,3 @@ def from_phases(x: Tensor, d: int) -> Tensor:
     batch, channels, h, w = x.shape
     split = x.reshape(batch // (d * d), d, d, channels, h, w).permute(0, 3, 4, 1, 5, 2)
     return split.reshape(batch // (d * d), channels, h * d, w * d)
-
-
-def pad_circular(x: Tensor, reach: int) -> Tensor:
-    """Wrap the image by ``reach`` pixels on each side, also when the image is smaller than that."""
-    if reach <= min(x.shape[-2:]):
-        return F.pad(x, (reach, reach, reach, reach), mode="circular")
-    rows = torch.arange(-reach, x.shape[-2] + reach, device=x.device) % x.shape[-2]
-    columns = torch.arange(-reach, x.shape[-1] + reach, device=x.device) % x.shape[-1]
-    return x[..., rows[:, None], columns]

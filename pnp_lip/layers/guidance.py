@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from pnp_lip.layers.activations import NoiseClip
     from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 
 __all__ = ["Guidance"]
@@ -21,28 +22,27 @@ WINDOW = 3  # pixels a side, over which a filter's response to the guide is aver
 class Guidance(nn.Module):
     """Factors G > 0 for the thresholds of a layer's filters at every place, from their responses r to a guide image.
 
-    G(r) = exp(clamp(a + V log(1 + m(r²)/c²), −5, 3)), m the mean over 3 × 3 pixels, c = exp(log_scale)
+    G(r²) = exp(clamp(a + V log(1 + m(r²)/c²), −5, 3)), m the mean over 3 × 3 pixels, c = exp(log_scale)
 
-    r is in units of the thresholds. a, V and c are learned; they start at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9). No
+    r is in units of the thresholds; of filters that are clipped as a group r² is the sum. a, V and c are learned; they start at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9). No
     value of theirs can harm the layer's certificate, which holds for any thresholds.
 
-    Shapes: r is (B, channels, H, W), and so is G. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer &
+    Shapes: r² is (B, groups, H, W), and so is G. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer &
     Unser (2024), its learning.
 
     >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
     2.0
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, groups: int) -> None:
         super().__init__()
-        self.mixing = nn.Parameter(-0.5 * torch.eye(channels))
-        self.offset = nn.Parameter(torch.full((channels,), math.log(2.0)))
-        self.log_scale = nn.Parameter(torch.full((channels,), math.log(3.0)))
+        self.mixing = nn.Parameter(-0.5 * torch.eye(groups))
+        self.offset = nn.Parameter(torch.full((groups,), math.log(2.0)))
+        self.log_scale = nn.Parameter(torch.full((groups,), math.log(3.0)))
 
-    def forward(self, r: Tensor, *, circular: bool = False) -> Tensor:
-        """G(r); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
+    def forward(self, energy: Tensor, *, circular: bool = False) -> Tensor:
+        """G(r²); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
         half = WINDOW // 2
-        energy = r.square()
         if circular:
             energy = F.avg_pool2d(F.pad(energy, (half,) * 4, mode="circular"), WINDOW, 1)
         else:
@@ -51,11 +51,11 @@ class Guidance(nn.Module):
         return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
 
     def limits(self, layer: GradientFlowConv2d, guide: Tensor, sigma: Tensor) -> Tensor:
-        """λ(p) = λ(σ) G(W g/λ(σ)) for the layer's state g of the guide, shape (B, hidden, H, W)."""
-        scale, _ = layer.activation.scale_and_shift(sigma)
-        assert scale is not None  # a NoiseClip has one
+        """λ(p) = λ(σ) G((W g)²/λ(σ)²) for the layer's state g of the guide, shape (B, groups, H, W)."""
+        activation: NoiseClip = layer.activation  # type: ignore[assignment]
+        scale, _ = activation.of_groups(sigma)
         scale = scale.reshape(-1, scale.shape[-1], 1, 1)
         with torch.no_grad():  # a guide is given, and the filters that look at it are trained without one
-            r = layer.conv(guide, layer.weight) / scale
-        factors: Tensor = self(r, circular=layer.padding_mode == "circular")
+            energy = activation.energy(layer.conv(guide, layer.weight)) / scale.square()
+        factors: Tensor = self(energy, circular=layer.padding_mode == "circular")
         return scale * factors

@@ -1,6 +1,6 @@
 """Bounds of operator norms, each named for its direction."""
 
-from pnp_lip.spectral.border_norm import border_norm_bound
+from pnp_lip.spectral.border_norm import border_norm_bound, mirror_closed
 from pnp_lip.spectral.circular_norm import circular_norm_upper
 from pnp_lip.spectral.lattice_map import (
     LatticeMap,
@@ -24,6 +24,7 @@ __all__ = [
     "grid_factor",
     "half_torus",
     "identity",
+    "mirror_closed",
     "norm_bound",
     "norm_lower",
     "norm_upper",

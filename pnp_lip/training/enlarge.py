@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
+from pnp_lip.layers.gradient_flow_conv2d import written_out
 
 __all__ = ["add_guidance", "enlarge_filters"]
 
@@ -18,9 +20,9 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
     The dilations of the result are 1. Raises InputError for an even size, or one below the reach d(k − 1) + 1 of the
     old filters.
 
-    >>> small = GradientFlowDenoiser(channels=2, hidden_channels=3, kernel_size=3, dilations=(1, 2))
+    >>> small = GradientFlowDenoiser(channels=2, hidden_channels=4, kernel_size=3, dilations=(1, 2))
     >>> enlarge_filters(small, 7).layers[1].weight.shape
-    torch.Size([3, 2, 7, 7])
+    torch.Size([4, 2, 7, 7])
     """
     config = denoiser.config
     needed = max(config["dilations"]) * (config["kernel_size"] - 1) + 1
@@ -32,7 +34,7 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
     state = denoiser.state_dict()
     for i, dilation in enumerate(config["dilations"]):
         name = f"layers.{i}.weight"
-        state[name] = written_out(state[name], dilation, kernel_size)
+        state[name] = centred(written_out(state[name], dilation), kernel_size)
     grown.to(next(denoiser.parameters())).load_state_dict(state)
     return grown
 
@@ -48,10 +50,7 @@ def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
     return result
 
 
-def written_out(weight: Tensor, dilation: int, size: int) -> Tensor:
-    """A dilated filter as an ordinary one of ``size``."""
-    first = size // 2 - dilation * (weight.shape[-1] // 2)
-    taps = slice(first, size - first, dilation)
-    result = weight.new_zeros(*weight.shape[:2], size, size)
-    result[..., taps, taps] = weight
-    return result
+def centred(weight: Tensor, size: int) -> Tensor:
+    """A filter with zeros around it, ``size`` on a side."""
+    border = (size - weight.shape[-1]) // 2
+    return F.pad(weight, (border,) * 4)
