@@ -6,10 +6,10 @@ unreadable.
 
 A layer x − τ Wᵀ σ(Wx + b), slopes of σ in [0, s], is τ s ‖W‖²/2-averaged (Baillon & Haddad 1977); αᵢ-averaged layers
 compose to an S/(1 + S)-averaged map, S = Σ αᵢ/(1 − αᵢ) (Combettes & Yamada 2015); so does Qᵀ N Q, Q appending zero
-channels. ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U for K̂(p) = Σ_ab K_ab exp(−2πi(a p₁ + b p₂)) and all p: a cell with centre c
-and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U cos(π Σ (k_i − 1) h_i) (Duffin & Schaeffer
-1938), under symmetric padding for filters that contain their mirror images; and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
-not be trusted.
+channels. ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U for K̂(p) = Σ_ab K_ab exp(−2πi(a p₁ + b p₂)) and all p: a cell with centre
+c and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U cos(π Σ (k_i − 1) h_i) (Duffin & Schaeffer
+1938), and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
+not be trusted. Under symmetric padding the filters must contain their mirror images.
 
 The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. What the
 certificate says in words (kinds, methods, scopes, version) is not checked, nor are sine and cosine of numpy, taken to be

@@ -176,7 +176,7 @@ def test_pairs_alone_for_the_projection() -> None:
 
 
 def test_an_odd_number_of_mirrored_filters_is_refused() -> None:
-    with pytest.raises(InputError, match="mirror pairs.*even; got 5"):
+    with pytest.raises(InputError, match=r"mirror pairs.*even; got 5"):
         GradientFlowConv2d(1, 5, padding_mode="symmetric")
     with pytest.raises(InputError, match="must be one of"):
         GradientFlowConv2d(1, 4, padding_mode="reflect")

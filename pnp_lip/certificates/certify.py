@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from pnp_lip.certificates import calculus
@@ -26,7 +26,9 @@ __all__ = ["Proof", "certify", "describe", "hash_weights", "layer_norm_bound", "
 
 Module = TypeVar("Module", bound=nn.Module)
 CACHE = "_pnp_lip_certificate"
-UNPAIRED = "; its filters do not contain their mirror images, which symmetric padding needs (pnp_lip.layers.pair_mirrors)"
+UNPAIRED = (
+    "; its filters do not contain their mirror images, which symmetric padding needs (pnp_lip.layers.pair_mirrors)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,15 @@ def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: flo
 
 
 @rule(GradientFlowConv2d)
+def certify_conv(layer: GradientFlowConv2d, path: str, rtol: float) -> Proof:
+    return certify_gradient_flow(layer, path, rtol)
+
+
 @rule(GradientFlowLinear)
+def certify_linear(layer: GradientFlowLinear, path: str, rtol: float) -> Proof:
+    return certify_gradient_flow(layer, path, rtol)
+
+
 def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: str, rtol: float) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
@@ -160,9 +170,7 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
         norm = layer_norm_bound(layer, 1e-6)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
     bound = calculus.flow_step(curvature)
-    return Proof(
-        bound, (record(layer, path, tau, norm, (low, high), curvature),), failures_of(path, tau, norm, bound)
-    )
+    return Proof(bound, (record(layer, path, tau, norm, (low, high), curvature),), failures_of(path, tau, norm, bound))
 
 
 def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float) -> NormBound:

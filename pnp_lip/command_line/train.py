@@ -127,7 +127,9 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
         }
         return GradientFlowDenoiser(in_channels=channels, **{k: v for k, v in given.items() if v is not None})
     if (options.channels, options.hidden, options.dilations, options.group) != (None, None, None, None):
-        raise InputError("--start keeps the layers that it finds; leave out --channels, --hidden, --dilations and --group.")
+        raise InputError(
+            "--start keeps the layers that it finds; leave out --channels, --hidden, --dilations and --group."
+        )
     denoiser = get_denoiser(options.start, require_certified=False).requires_grad_(True)
     if denoiser.in_channels != channels:
         raise InputError(

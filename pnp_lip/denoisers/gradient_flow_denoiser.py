@@ -35,11 +35,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
 
     Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default;
-    ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``; ``padding_mode``
-    "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many filters are clipped
-    together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no
-    noise level; ``guidance`` adds what ``guided`` needs, of which D itself takes no notice. The untrained network is
-    nonexpansive only after ``constrain`` or ``project``.
+    ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``;
+    ``padding_mode`` "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many
+    filters are clipped together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no noise level;
+    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice. The untrained network is nonexpansive
+    only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
@@ -146,11 +146,12 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def tiled(self, x: Tensor, sigma: Sigma = None, *, tile: int = 2048) -> Tensor:
         """D(x, σ), evaluated in windows of ``tile`` pixels a side and what they see: the same map in less memory.
 
-        The windows overlap by the receptive field Σ reaches, end at the image's own border, and wrap around under circular
-        padding; so the result is that of ``forward``, for which the certificate speaks. Bit for bit on processors with
-        AVX-512 in float32 and bfloat16, the exception being kernels of at most 3x3 where a window of the state holds no more than 20,480
-        numbers, because torch computes those otherwise (measured with torch 2.15); in float64, on other devices and beside
-        a ``forward`` that keeps a graph, up to the rounding of sums in another order. Without gradients.
+        The windows overlap by the receptive field Σ reaches, end at the image's own border, and wrap around under
+        circular padding; so the result is that of ``forward``, for which the certificate speaks. Bit for bit on
+        processors with AVX-512 in float32 and bfloat16, the exception being kernels of at most 3x3 where a window of
+        the state holds no more than 20,480 numbers, because torch computes those otherwise (measured with torch
+        2.15); in float64, on other devices and beside a ``forward`` that keeps a graph, up to the rounding of sums in
+        another order. Without gradients.
 
         Shapes and errors as in ``forward``; also raises InputError unless tile ≥ 1.
 

@@ -160,7 +160,7 @@ class NoiseClip(Activation):
 
     def energy(self, t: Tensor) -> Tensor:
         """Σ t² over each group, of shape (B, channels/group, ...)."""
-        return t.square().unflatten(1, (-1, self.group)).sum(2)
+        return t.square().reshape(t.shape[0], -1, self.group, *t.shape[2:]).sum(2)
 
     def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """λ and b of every channel."""

@@ -128,8 +128,9 @@ def constrain(
 ) -> nn.Module:
     """Reparametrise every gradient-flow layer of ``module`` in place so that τ‖W‖² ≤ 2·``limit`` at every step.
 
-    Each layer then is ``limit``-averaged. Filters under symmetric padding also stay mirror pairs (``pair_mirrors``). ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels``
-    removes the mean of the filters on that many first channels. ``release`` turns the result back into plain weights.
+    Each layer then is ``limit``-averaged. Filters under symmetric padding also stay mirror pairs (``pair_mirrors``).
+    ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels`` removes the mean of the filters on
+    that many first channels. ``release`` turns the result back into plain weights.
     """
     check_limit(limit)
     pair_mirrors(module, zero_mean_channels=zero_mean_channels)

@@ -22,7 +22,7 @@ def correlate(x: Tensor, kernel: Tensor) -> Tensor:
     >>> torch.allclose(correlate(x, kernel), torch.conv2d(x, kernel), atol=1e-5)
     True
     """
-    result: Tensor = Correlate.apply(x, kernel)  # type: ignore[no-untyped-call]
+    result: Tensor = Correlate.apply(x, kernel)
     return result
 
 
@@ -33,7 +33,7 @@ def spread(s: Tensor, kernel: Tensor) -> Tensor:
     >>> torch.allclose(spread(s, kernel), torch.conv_transpose2d(s, kernel), atol=1e-5)
     True
     """
-    result: Tensor = Spread.apply(s, kernel)  # type: ignore[no-untyped-call]
+    result: Tensor = Spread.apply(s, kernel)
     return result
 
 
@@ -42,7 +42,7 @@ class Correlate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
-        grid, k = x.shape[-2:], kernel.shape[-2:]
+        grid, k = (x.shape[-2], x.shape[-1]), kernel.shape[-2:]
         x_hat, w_hat = torch.fft.rfft2(x), torch.fft.rfft2(kernel, s=grid)
         ctx.save_for_backward(x_hat, w_hat)
         ctx.grid, ctx.taps = grid, k
@@ -87,9 +87,10 @@ def inverse(x_hat: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def over_inputs(x_hat: Tensor, w_hat: Tensor) -> Tensor:
     """Σ_c x̂_c ŵ_mc, shape (B, M, frequencies)."""
-    return sum(
-        (x_hat[:, c, None] * w_hat[:, c] for c in range(1, x_hat.shape[1])), x_hat[:, 0, None] * w_hat[:, 0]
-    )
+    total = x_hat[:, 0, None] * w_hat[:, 0]
+    for c in range(1, x_hat.shape[1]):
+        total = total + x_hat[:, c, None] * w_hat[:, c]
+    return total
 
 
 def over_outputs(s_hat: Tensor, w_hat: Tensor) -> Tensor:

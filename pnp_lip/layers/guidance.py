@@ -24,8 +24,9 @@ class Guidance(nn.Module):
 
     G(r²) = exp(clamp(a + V log(1 + m(r²)/c²), −5, 3)), m the mean over 3 × 3 pixels, c = exp(log_scale)
 
-    r is in units of the thresholds; of filters that are clipped as a group r² is the sum. a, V and c are learned; they start at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9). No
-    value of theirs can harm the layer's certificate, which holds for any thresholds.
+    r is in units of the thresholds; of filters that are clipped as a group r² is the sum. a, V and c are learned;
+    they start at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9). No value of theirs can harm the layer's certificate,
+    which holds for any thresholds.
 
     Shapes: r² is (B, groups, H, W), and so is G. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer &
     Unser (2024), its learning.

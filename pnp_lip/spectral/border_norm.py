@@ -42,9 +42,10 @@ def border_norm_bound(
     images approach, whatever their border.
 
     Parameters: ``padding`` per axis (rows, columns), or per side (top, bottom, left, right); ``rtol``, ``stride``,
-    ``dilation``, ``groups`` as in ``norm_bound``. Images have at least 2 pixels per axis for "replicate", at least 2 more
-    than the padding of both sides for "reflect", at least as many as that for "symmetric" where filters are not closed. Raises InputError for another mode or a negative padding, ShapeError
-    for a weight that is no kernel. Source: Horn & Johnson (2013), Section 5.6, for ‖A‖₂² ≤ ‖A‖₁‖A‖_∞, in blocks.
+    ``dilation``, ``groups`` as in ``norm_bound``. Images have at least 2 pixels per axis for "replicate", at least 2
+    more than the padding of both sides for "reflect", at least as many as that for "symmetric" where filters are not
+    closed. Raises InputError for another mode or a negative padding, ShapeError for a weight that is no kernel.
+    Source: Horn & Johnson (2013), Section 5.6, for ‖A‖₂² ≤ ‖A‖₁‖A‖_∞, in blocks.
 
     >>> box = torch.full((1, 1, 1, 3), 1 / 3)
     >>> round(border_norm_bound(box, "replicate", (0, 1)).upper, 6)
@@ -59,7 +60,9 @@ def border_norm_bound(
     if padding_mode == "symmetric" and pair(stride) == (1, 1) and groups == 1:
         reaches = [d * (k - 1) / 2 for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]
         if sides == tuple((r, r) for r in reaches) and mirror_closed(weight):
-            return dataclasses.replace(found, method=f"{found.method}; filters closed under mirroring", scope=MIRRORED_SCOPE)
+            return dataclasses.replace(
+                found, method=f"{found.method}; filters closed under mirroring", scope=MIRRORED_SCOPE
+            )
     extension = math.sqrt(math.prod(repeats(padding_mode, side) for side in sides)) * (1 + 1e-15)
     schur = schur_bound(weight, padding_mode, sides, pair(dilation), groups)
     upper = math.nextafter(min(found.upper * extension, schur), math.inf)

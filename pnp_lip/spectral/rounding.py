@@ -32,12 +32,12 @@ def execution_error_upper(
     + u(r + τNβ), up to a factor 1 + u for the last subtraction. Errors add up, because the layers are nonexpansive; r
     grows by at most τNβ per layer.
 
-    Holds where 0 ≤ τ‖W‖² ≤ 2 (certified) and σ has slopes in [0, 1] with σ(0) = 0 and is rounded at most once, for the
-    λ and b that the activations hold when executed (they may be rounded functions of the noise level: the certificate
-    holds for any λ and b). Products are conventional sums of ``dtype`` in any order; zero or circular padding, or
-    symmetric padding where the filters are ``mirror_closed``, any image size; Winograd or Fourier convolutions, reduced-precision modes (TF32), overflow and underflow are excluded.
-    The bound is linear in ``input_bound`` when there are no shifts. It is infinite when nu ≥ 1/4, as for bfloat16 and
-    more than 57 products.
+    Holds where 0 ≤ τ‖W‖² ≤ 2 (certified) and σ has slopes in [0, 1] with σ(0) = 0 and is rounded at most once, for
+    the λ and b that the activations hold when executed (they may be rounded functions of the noise level: the
+    certificate holds for any λ and b). Products are conventional sums of ``dtype`` in any order; zero or circular
+    padding, or symmetric padding where the filters are ``mirror_closed``, any image size; Winograd or Fourier
+    convolutions, reduced-precision modes (TF32), overflow and underflow are excluded. The bound is linear in
+    ``input_bound`` when there are no shifts. It is infinite when nu ≥ 1/4, as for bfloat16 and more than 57 products.
 
     Parameters: ``weights`` 2-D or 4-D, ``taus`` and ``shifts`` b per layer, None for none. Raises InputError for
     settings out of range, ShapeError for lists of different length. Source: Higham (2002), Section 3.1, for γ_n.

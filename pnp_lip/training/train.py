@@ -312,8 +312,7 @@ def fourier(denoiser: torch.nn.Module, on: bool) -> None:
 
 def bfloat16_is_fast(device: str) -> bool:
     """On accelerators, and on processors with instructions for it; others emulate it, sixteen times slower (measured)."""
-    on_processor: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return torch.device(device).type != "cpu" or on_processor()
+    return torch.device(device).type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
 
 
 def log_error(x_hat: Tensor, x: Tensor, per_image: int) -> Tensor:
