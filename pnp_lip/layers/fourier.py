@@ -82,12 +82,13 @@ class Spread(torch.autograd.Function):
 
 def inverse(x_hat: Tensor, grid: tuple[int, int]) -> Tensor:
     """Back to the pixels."""
-    return torch.fft.irfft2(x_hat, s=grid)
+    x: Tensor = torch.fft.irfft2(x_hat, s=grid)
+    return x
 
 
 def over_inputs(x_hat: Tensor, w_hat: Tensor) -> Tensor:
     """Σ_c x̂_c ŵ_mc, shape (B, M, frequencies)."""
-    total = x_hat[:, 0, None] * w_hat[:, 0]
+    total: Tensor = x_hat[:, 0, None] * w_hat[:, 0]
     for c in range(1, x_hat.shape[1]):
         total = total + x_hat[:, c, None] * w_hat[:, c]
     return total
