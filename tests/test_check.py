@@ -174,7 +174,7 @@ def test_zero_and_non_finite_weights() -> None:
 def test_a_layer_at_the_limit_is_verified(tmp_path: Path) -> None:
     """τ‖W‖² = 2 − 1e-6 needs, and gets, a certificate that is tight to 1e-6; not averaged layers are None."""
     torch.manual_seed(1)
-    denoiser = GradientFlowDenoiser(channels=3, hidden_channels=4, dilations=(1,))
+    denoiser = GradientFlowDenoiser(channels=3, hidden_channels=4, dilations=(1,), padding_mode="zeros")
     layer = denoiser.layers[0]
     layer.tau.data = torch.tensor((2 - 4e-6) / norm_bound(layer.weight, rtol=1e-8).upper ** 2)
     assert certify(denoiser).nonexpansive

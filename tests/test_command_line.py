@@ -147,7 +147,7 @@ def test_certify_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def small() -> GradientFlowDenoiser:
     """Two layers, certified and cheap to attack."""
     torch.manual_seed(0)
-    denoiser = GradientFlowDenoiser(channels=2, hidden_channels=3, dilations=(1, 1))
+    denoiser = GradientFlowDenoiser(channels=2, hidden_channels=4, dilations=(1, 1))
     enforce(denoiser)
     return denoiser.requires_grad_(False)
 
@@ -267,7 +267,7 @@ def write_photographs(folder: Path, count: int) -> None:
 def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photographs(tmp_path / "photos", 3)
     arguments = ["train", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), "--steps", "3"]
-    arguments += ["--batch", "4", "--patch", "16", "--channels", "2", "--hidden", "3", "--dilations", "1,2"]
+    arguments += ["--batch", "4", "--patch", "16", "--channels", "2", "--hidden", "4", "--dilations", "1,2"]
     assert main([*arguments, "--device", "cpu"]) == 0
     assert main(["certify", str(tmp_path / "run" / "denoiser.safetensors")]) == 0
     assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
