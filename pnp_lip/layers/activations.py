@@ -148,15 +148,19 @@ class NoiseClip(Activation):
     def unit(self, t: Tensor) -> Tensor:
         if self.group == 1:
             return F.hardtanh(t)
-        shrink = self.energy(t).clamp_min(1).rsqrt()
-        return t * shrink.repeat_interleave(self.group, 1)
+        return self.scaled(t, self.energy(t).clamp_min(1).rsqrt())
 
     def limit(self, t: Tensor, limits: Tensor) -> Tensor:
         """σ with limits λ(p) ≥ 0 for every group and place, of shape (B or 1, channels/group, ...), instead of its own."""
         if self.group == 1:
             return torch.clamp(t, -limits, limits)
         shrink = limits * self.energy(t).clamp_min(torch.finfo(t.dtype).tiny).rsqrt()
-        return t * shrink.clamp_max(1).repeat_interleave(self.group, 1)
+        return self.scaled(t, shrink.clamp_max(1))
+
+    def scaled(self, t: Tensor, factors: Tensor) -> Tensor:
+        """Each group times its factor."""
+        parts = t.reshape(t.shape[0], -1, self.group, *t.shape[2:])
+        return (parts * factors[:, :, None]).reshape(t.shape)
 
     def energy(self, t: Tensor) -> Tensor:
         """Σ t² over each group, of shape (B, channels/group, ...)."""
