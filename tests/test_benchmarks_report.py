@@ -24,6 +24,7 @@ from pnp_lip.benchmarks.tables import Table, parse_markdown
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
+from pnp_lip.layers import project
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -242,7 +243,7 @@ def test_bounds_stand_beside_attacks(tmp_path: Path) -> None:
 
 def test_colour_networks_are_attacked_on_colour_crops(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    small = GradientFlowDenoiser(in_channels=3, channels=3, hidden_channels=2, dilations=(1,)).eval()
+    small = project(GradientFlowDenoiser(in_channels=3, channels=3, hidden_channels=2, dilations=(1,))).eval()
     config = certificates.Config(levels=(25,), steps=2, side=12, colour=True, layers=1, channels=2)
     content = certificates.run(config, tmp_path / "c.json", [prior_of("small", small, ours=True, channels=3)])
     assert not any("error" in row for row in content["rows"])
