@@ -178,7 +178,7 @@ def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float
     weight = layer.weight.detach().cpu()
     if isinstance(layer, GradientFlowLinear):
         return norm_bound(weight, rtol=rtol)
-    if layer.padding_mode == "symmetric" and not mirror_closed(weight):
+    if layer.padding_mode == "symmetric":
         reach = layer.dilation * (weight.shape[-1] // 2)
         return border_norm_bound(weight, "symmetric", reach, rtol=rtol, dilation=layer.dilation)
     scope = f"any image size, {layer.padding_mode} padding"

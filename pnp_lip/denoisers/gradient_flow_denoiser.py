@@ -128,7 +128,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         return any(layer.fourier for layer in self.layers)
 
     def use_fourier(self, on: bool) -> None:
-        """Convolve by the Fourier transform or not: training takes a third of the time, results differ by rounding."""
+        """Convolve by the Fourier transform or not: training takes less than half the time, results differ by rounding."""
         for layer in self.layers:
             layer.fourier = on  # type: ignore[assignment]
 

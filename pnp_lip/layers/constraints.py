@@ -143,8 +143,9 @@ def constrain(
 def pair_mirrors(module: nn.Module, *, zero_mean_channels: int = 0) -> nn.Module:
     """Reparametrise the layers under symmetric padding in place: filters and thresholds in pairs that mirror each other.
 
-    A denoiser of such layers commutes with mirroring the image. ``zero_mean_channels`` removes means as in ``constrain``, of
-    all layers. A bank that is not in pairs keeps every second of its filters.
+    A denoiser of such layers commutes with mirroring the image, unless it clips filters in groups of odd size.
+    ``zero_mean_channels`` removes means as in ``constrain``, of all layers. A bank that is not in pairs keeps every second
+    of its filters.
     """
     for _, layer in gradient_flow_layers(module):
         paired = isinstance(layer, GradientFlowConv2d) and layer.padding_mode == "symmetric"

@@ -14,6 +14,7 @@ from pnp_lip.layers.fourier import correlate, spread
 from pnp_lip.layers.gradient_flow_linear import check_sizes
 from pnp_lip.layers.mirror import mirror_pairs
 from pnp_lip.layers.padding import PADDING_MODES, fold, pad
+from pnp_lip.spectral.polyphase import dilate
 
 __all__ = ["GradientFlowConv2d"]
 
@@ -118,7 +119,7 @@ class GradientFlowConv2d(nn.Module):
         d = self.dilation if dilation is None else dilation
         reach = d * (kernel.shape[-1] // 2)
         if self.fourier:
-            t = correlate(pad(x, reach, self.padding_mode), written_out(kernel, d))
+            t = correlate(pad(x, reach, self.padding_mode), dilate(kernel, (d, d)))
             return t if bias is None else t + bias[:, None, None]
         if self.padding_mode == "zeros":
             return F.conv2d(x, kernel, bias, padding=reach, dilation=d)
@@ -129,7 +130,7 @@ class GradientFlowConv2d(nn.Module):
         d = self.dilation if dilation is None else dilation
         flipped, reach = kernel.transpose(0, 1).flip(-1, -2), d * (kernel.shape[-1] // 2)
         if self.fourier:
-            return fold(spread(s, written_out(kernel, d)), reach, self.padding_mode)
+            return fold(spread(s, dilate(kernel, (d, d))), reach, self.padding_mode)
         if self.padding_mode == "circular":
             return convolve(pad(s, reach, "circular"), flipped, 0, d)
         if self.padding_mode == "zeros":
@@ -139,16 +140,6 @@ class GradientFlowConv2d(nn.Module):
     def extra_repr(self) -> str:
         hidden, channels, k, _ = self.weight.shape
         return f"{channels}, {hidden}, kernel_size={k}, dilation={self.dilation}, padding_mode={self.padding_mode!r}"
-
-
-def written_out(kernel: Tensor, dilation: int) -> Tensor:
-    """A dilated filter as an ordinary one, with zeros between its taps."""
-    if dilation == 1:
-        return kernel
-    rows, columns = (dilation * (k - 1) + 1 for k in kernel.shape[-2:])
-    result = kernel.new_zeros(*kernel.shape[:2], rows, columns)
-    result[..., ::dilation, ::dilation] = kernel
-    return result
 
 
 def convolve(s: Tensor, kernel: Tensor, padding: int, dilation: int) -> Tensor:

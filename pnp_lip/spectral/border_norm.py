@@ -16,8 +16,8 @@ from pnp_lip.spectral.polyphase import pair
 
 __all__ = ["border_norm_bound", "mirror_closed"]
 
-PADDING_MODES = ("replicate", "reflect", "symmetric")
-MIRRORED_SCOPE = "symmetric padding, any image size, filters closed under mirroring"
+REPEATING_MODES = ("replicate", "reflect", "symmetric")
+MIRRORED_SCOPE = "any image size, symmetric padding"
 
 
 @torch.no_grad()
@@ -54,8 +54,8 @@ def border_norm_bound(
     if weight.ndim != 4:
         raise ShapeError(f"expected a kernel (out, in, k1, k2); got the shape {tuple(weight.shape)}.")
     sides = per_side(padding)
-    if padding_mode not in PADDING_MODES:
-        raise InputError(f"`padding_mode` must be one of {PADDING_MODES}; got {padding_mode!r}.")
+    if padding_mode not in REPEATING_MODES:
+        raise InputError(f"`padding_mode` must be one of {REPEATING_MODES}; got {padding_mode!r}.")
     found = norm_bound(weight, rtol=rtol, stride=stride, dilation=dilation, groups=groups)
     if padding_mode == "symmetric" and pair(stride) == (1, 1) and groups == 1:
         reaches = [d * (k - 1) / 2 for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]

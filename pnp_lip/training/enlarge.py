@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
-from pnp_lip.layers.gradient_flow_conv2d import written_out
+from pnp_lip.spectral.polyphase import dilate
 
 __all__ = ["add_guidance", "enlarge_filters"]
 
@@ -34,7 +34,7 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
     state = denoiser.state_dict()
     for i, dilation in enumerate(config["dilations"]):
         name = f"layers.{i}.weight"
-        state[name] = centred(written_out(state[name], dilation), kernel_size)
+        state[name] = centred(dilate(state[name], (dilation, dilation)), kernel_size)
     grown.to(next(denoiser.parameters())).load_state_dict(state)
     return grown
 

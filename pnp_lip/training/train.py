@@ -305,13 +305,13 @@ class Run:
 
 
 def fourier(denoiser: torch.nn.Module, on: bool) -> None:
-    """Convolve by the Fourier transform where the network can: a third of the time on a processor. Rivals cannot."""
+    """Convolve by the Fourier transform where the network can: less than half the time on a processor. Rivals cannot."""
     if isinstance(denoiser, GradientFlowDenoiser):
         denoiser.use_fourier(on)
 
 
 def bfloat16_is_fast(device: str) -> bool:
-    """On accelerators, and on processors with instructions for it; others emulate it, sixteen times slower (measured)."""
+    """On accelerators, and on processors with instructions for it; others emulate it, eleven times slower (measured)."""
     return torch.device(device).type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
 
 
