@@ -199,3 +199,22 @@ def test_the_fourier_transform_gives_the_same_layer_and_gradients(mode: str, dil
         results.append((loss, *torch.autograd.grad(loss, [x, *found.parameters()])))
     for direct, transformed in zip(*results, strict=True):
         torch.testing.assert_close(direct, transformed, rtol=1e-10, atol=1e-10)
+
+
+def test_constraining_a_bank_in_another_order_is_refused_and_changes_nothing() -> None:
+    denoiser = small(hidden_channels=4)
+    with torch.no_grad():
+        first: torch.Tensor = denoiser.layers[1].weight
+        first.copy_(first[[2, 3, 0, 1]].clone())
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    assert mirror_closed(first)
+    with pytest.raises(InputError, match=r"filters of layers\.1 .* even and odd ones in turn; make them by"):
+        constrain(denoiser, zero_mean_channels=1)
+    assert all(torch.equal(before[name], value) for name, value in denoiser.state_dict().items())
+
+
+def test_training_goes_on_where_a_constrained_network_was_released() -> None:
+    denoiser = release(constrain(small(hidden_channels=4), zero_mean_channels=1))
+    y = torch.rand(1, 1, 12, 11, generator=torch.Generator().manual_seed(0))
+    before = denoiser(y, 0.1).detach()
+    assert torch.allclose(constrain(denoiser, zero_mean_channels=1)(y, 0.1), before, atol=1e-4)

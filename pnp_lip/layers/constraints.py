@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
-from pnp_lip.layers.mirror import MirrorPairs, Repeated
+from pnp_lip.layers.mirror import MirrorPairs, Repeated, mirror_pairs
 from pnp_lip.spectral.symbol import grid_factor, half_torus, symbol
 
 __all__ = [
@@ -144,11 +144,22 @@ def pair_mirrors(module: nn.Module, *, zero_mean_channels: int = 0) -> nn.Module
     """Reparametrise the layers under symmetric padding in place: filters and thresholds in pairs that mirror each other.
 
     A denoiser of such layers commutes with mirroring the image, unless it clips filters in groups of odd size.
-    ``zero_mean_channels`` removes means as in ``constrain``, of all layers. A bank that is not in pairs keeps every second
-    of its filters.
+    ``zero_mean_channels`` removes means as in ``constrain``, of all layers. Raises InputError, before anything is changed, for
+    a bank that is not what ``mirror_pairs`` makes of every second of its filters: half of it would be lost.
     """
-    for _, layer in gradient_flow_layers(module):
-        paired = isinstance(layer, GradientFlowConv2d) and layer.padding_mode == "symmetric"
+    mirrored = {
+        name: layer
+        for name, layer in gradient_flow_layers(module)
+        if isinstance(layer, GradientFlowConv2d) and layer.padding_mode == "symmetric"
+    }
+    for name, layer in mirrored.items():
+        if not torch.equal(mirror_pairs(layer.weight.detach()[::2].clone()), layer.weight):
+            raise InputError(
+                f"the filters of {name or 'the layer'} are not in the order that symmetric padding asks for, each followed by its "
+                "mirror image, even and odd ones in turn; make them by pnp_lip.layers.mirror.mirror_pairs(weight[::2])."
+            )
+    for name, layer in gradient_flow_layers(module):
+        paired = name in mirrored
         if paired:  # by hand, because a parametrisation that is not the first cannot do it
             layer.weight = nn.Parameter(layer.weight.detach()[::2].clone())
         if zero_mean_channels:
