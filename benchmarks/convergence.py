@@ -330,6 +330,8 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the record and its tables."""
+    from pnp_lip.benchmarks import report  # which imports this module
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("record", type=Path)
     parser.add_argument("--size", type=int, default=Config.size)
@@ -339,9 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
     config = dataclasses.replace(QUICK, size=min(options.size, QUICK.size)) if options.quick else Config(options.size)
-    record = measured(config, options.record)
-    with write_atomically(options.record.with_suffix(".md")) as temporary:
-        temporary.write_text(render(record))
+    measured(config, options.record)
+    report.write_text(options.record.with_suffix(".md"), report.read(options.record).markdown())
 
 
 if __name__ == "__main__":
