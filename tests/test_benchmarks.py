@@ -256,6 +256,13 @@ def test_unusable_data_are_refused(tmp_path: Path) -> None:
         ct.measured_cases(tmp_path / "x.npz", ct.Config())
 
 
+def test_a_record_goes_on_where_exponentials_round_otherwise() -> None:
+    for name, kernel in deblurring.load_kernels(None).items():
+        other = torch.nextafter(kernel, torch.tensor(2.0, dtype=torch.float64))
+        assert deblurring.kernel_hash(other) == deblurring.kernel_hash(kernel), name
+        assert deblurring.kernel_hash(kernel * 1.001) != deblurring.kernel_hash(kernel)
+
+
 def test_kernels_of_a_folder_are_read_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "shakes.npz", b=np.ones((3, 3)), a=np.ones((1, 2)))
     np.save(tmp_path / "single.npy", np.ones((2, 2)))
