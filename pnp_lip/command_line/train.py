@@ -22,7 +22,7 @@ def add_command(commands: Commands) -> None:
         "train",
         help="train a denoiser on a folder of photographs",
         description="Train a denoiser on a folder of photographs. On several GPUs: torchrun --nproc-per-node N --no-python "
-        "pnp-lip train ...; each draws --batch patches of its own.",
+        "-- pnp-lip train ...; each draws --batch patches of its own. (Without -- torchrun takes --start for its own option.)",
     )
     command.add_argument("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
     command.add_argument("--out", required=True, metavar="DIR", help="checkpoints, log and the finished weights")
