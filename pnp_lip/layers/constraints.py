@@ -152,8 +152,9 @@ def pair_mirrors(module: nn.Module, *, zero_mean_channels: int = 0) -> nn.Module
         for name, layer in gradient_flow_layers(module)
         if isinstance(layer, GradientFlowConv2d) and layer.padding_mode == "symmetric"
     }
-    for name, layer in mirrored.items():
-        if not torch.equal(mirror_pairs(layer.weight.detach()[::2].clone()), layer.weight):
+    for name, convolution in mirrored.items():
+        weight = convolution.weight.detach()
+        if not torch.equal(mirror_pairs(weight[::2].clone()), weight):
             raise InputError(
                 f"the filters of {name or 'the layer'} are not in the order that symmetric padding asks for, each followed by "
                 "its mirror image, even and odd ones in turn; make them by pnp_lip.layers.mirror.mirror_pairs(weight[::2])."
