@@ -45,11 +45,8 @@ def denoiser(
 ):
     """A small untrained network, nonexpansive after projection; ``limit`` 0.5 with one layer makes it firm."""
     torch.manual_seed(seed)
-    options = {"channels": 4, "hidden_channels": 6, "kernel_size": 3, "dilations": (1,) * layers, **options}
-    options = {
-        "padding_mode": "zeros",
-        **options,
-    }  # with it the iterations of these tests settle in a few hundred steps
+    small = {"channels": 4, "hidden_channels": 6, "kernel_size": 3, "dilations": (1,) * layers}
+    options = {**small, "padding_mode": "zeros", **options}  # zeros: iterations settle in a few hundred steps
     net = GradientFlowDenoiser(default_sigma=0.1, **options)
     for layer in net.layers:  # a trained denoiser acts more strongly than an untrained one
         torch.nn.init.constant_(layer.activation.log_scale, math.log(0.5))

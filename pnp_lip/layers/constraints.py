@@ -130,7 +130,8 @@ def constrain(
 
     Each layer then is ``limit``-averaged. Filters under symmetric padding also stay mirror pairs (``pair_mirrors``).
     ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels`` removes the mean of the filters on
-    that many first channels. ``release`` turns the result back into plain weights.
+    that many first channels. ``release`` turns the result back into plain weights. Raises InputError as ``pair_mirrors`` does,
+    and for a limit outside (0, 1].
     """
     check_limit(limit)
     pair_mirrors(module, zero_mean_channels=zero_mean_channels)
