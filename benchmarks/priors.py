@@ -67,7 +67,7 @@ class Prior:
 
     def uses(self, name: str) -> bool:
         """Whether a tensor of the network has a part in what it does here: guidance has not without a guide."""
-        return self.before is not None or not name.startswith("guidance.")
+        return self.before is not None or not name.startswith(("guidance.", "guide_network."))
 
     def describe(self) -> dict[str, Any]:
         """What a record says of it."""

@@ -43,10 +43,16 @@ def images() -> list[torch.Tensor]:
     return [camera[:, :64, :64], camera[:, 64:, :80]]
 
 
-def network(*, guidance: bool = False) -> GradientFlowDenoiser:
+def network(*, guidance: bool = False, guide_network: bool = False) -> GradientFlowDenoiser:
     torch.manual_seed(0)
-    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2), guidance=guidance)
-    if guidance:  # its training leaves the denoiser as it is
+    denoiser = GradientFlowDenoiser(
+        channels=4,
+        hidden_channels=8,
+        dilations=(1, 2),
+        guidance=guidance or guide_network,
+        guide_network=(4, 3) if guide_network else None,
+    )
+    if guidance or guide_network:  # its training leaves the denoiser as it is
         project(denoiser)
     return denoiser
 
@@ -66,11 +72,12 @@ AT_EQUILIBRIUM = {"equilibrium": 1.0, "patch": 24, "steps": 24, "checkpoint_ever
         ({"constraint": "projection"}, 5),
         (AT_EQUILIBRIUM, 20),
         ({**AT_EQUILIBRIUM, "guidance": True}, 20),
+        ({**AT_EQUILIBRIUM, "guide_network": True}, 20),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, change: dict[str, Any], last: int) -> None:
     settings = dataclasses.replace(TINY, **change)
-    start = functools.partial(network, guidance=settings.guidance)
+    start = functools.partial(network, guidance=settings.guidance, guide_network=settings.guide_network)
     whole = train(start(), images(), images()[:1], tmp_path / "whole", settings)
 
     def kill(step: int, loss: float) -> None:

@@ -42,6 +42,14 @@ def add_command(commands: Commands) -> None:
         help="train only what a second pass needs that the first one's result guides; --start is left as it is",
     )
     command.add_argument(
+        "--guide-network",
+        nargs="?",
+        const="",
+        metavar="WIDTH,DEPTH|NAME|FILE",
+        help="train only the network that improves the guide: a new one, that of other weights, or the one that --start has; "
+        "with --guidance use it as it is",
+    )
+    command.add_argument(
         "--equilibrium",
         type=float,
         default=0.0,
@@ -80,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
         learning_rate=options.rate,
         constraint=options.constraint,
         guidance=options.guidance,
+        guide_network=options.guide_network is not None and not options.guidance,
         equilibrium=options.equilibrium,
         scales=tuple(parse_integers("--scales", options.scales)),
         texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
@@ -87,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
     )
     torch.manual_seed(options.seed)
     denoiser = starting_point(options)
-    if options.guidance:
+    if options.guidance or settings.guide_network:
         require_guidance(denoiser)  # before the photographs are read
     training, validation = load_photographs(options.images, colour=options.colour)
     device = options.device
@@ -135,10 +144,25 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
         raise InputError(
             f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour)."
         )
-    if options.guidance and denoiser.guidance is None:
+    if denoiser.guidance is None and (options.guidance or options.guide_network is not None):
         denoiser = add_guidance(denoiser)
+    denoiser = with_guide_network(denoiser, options.guide_network)
     grown = options.kernel_size not in (None, denoiser.config["kernel_size"])
     return enlarge_filters(denoiser, options.kernel_size) if grown else denoiser
+
+
+def with_guide_network(denoiser: GradientFlowDenoiser, source: str | None) -> GradientFlowDenoiser:
+    """The denoiser with the guide network that --guide-network names."""
+    from pnp_lip.training import add_guide_network
+
+    if not source:
+        if source is not None and denoiser.guide_network is None:
+            raise InputError("--start has no guide network; say --guide-network WIDTH,DEPTH for a new one.")
+        return denoiser
+    width, comma, depth = source.partition(",")
+    if comma and width.strip().isdigit() and depth.strip().isdigit():
+        return add_guide_network(denoiser, (int(width), int(depth)))
+    return add_guide_network(denoiser, get_denoiser(source, require_certified=False))
 
 
 def parse_integers(option: str, text: str) -> list[int]:

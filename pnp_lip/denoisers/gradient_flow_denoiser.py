@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GradientFlowConv2d, Guidance, IsometricLift, NoiseClip
+from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
 
 __all__ = ["GradientFlowDenoiser", "noise_level"]
 
@@ -38,7 +38,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``;
     ``padding_mode`` "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many
     filters are clipped together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no noise level;
-    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice. The untrained network is nonexpansive
+    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice, and ``guide_network`` = (width, depth)
+    a ``GuideNetwork`` that improves the guide first. The untrained network is nonexpansive
     only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
@@ -62,6 +63,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         padding_mode: str = "symmetric",
         default_sigma: float = 0.05,
         guidance: bool = False,
+        guide_network: Sequence[int] | None = None,
         group: int = 1,
         step_fraction: float = 0.97,
     ) -> None:
@@ -69,6 +71,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         if not dilations:
             raise InputError("a denoiser needs at least one layer; `dilations` is empty.")
         noise_level(default_sigma, 1)
+        if guide_network is not None and (not guidance or len(guide_network) != 2):
+            raise InputError(
+                f"`guide_network` is a width and a depth, and takes `guidance` as well; got {guide_network!r} with "
+                f"guidance={guidance}."
+            )
         channels = in_channels if channels is None else channels
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
@@ -79,6 +86,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             "padding_mode": padding_mode,
             "default_sigma": default_sigma,
             **({"guidance": True} if guidance else {}),
+            **({} if guide_network is None else {"guide_network": list(guide_network)}),
             **({"group": group} if group > 1 else {}),
         }
         self.in_channels = in_channels
@@ -99,6 +107,9 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             for dilation in dilations
         )
         self.guidance = nn.ModuleList(Guidance(hidden_channels // group) for _ in dilations) if guidance else None
+        self.guide_network = None
+        if guide_network is not None:
+            self.guide_network = GuideNetwork(in_channels, width=guide_network[0], depth=guide_network[1])
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""

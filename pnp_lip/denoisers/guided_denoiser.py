@@ -27,7 +27,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
     """A denoiser with thresholds that a fixed image g sets at every place; nonexpansive in x for every g and every σ.
 
     D_g(x, σ) = Φ_m ∘ … ∘ Φ_1(x), Φ_i(z) = z − τ_i W_iᵀ clip(W_i z, −λ_i(p), λ_i(p)),
-    λ_i(p) = λ_i(σ)·G_i(W_i g/λ_i(σ))(p), G_i > 0 the denoiser's ``Guidance``
+    λ_i(p) = λ_i(σ)·G_i(W_i ĝ/λ_i(σ))(p), G_i > 0 the denoiser's ``Guidance``, ĝ = U(g, σ) by its ``GuideNetwork`` or g
 
     A clip has slopes in [0, 1] whatever its limits are, so that D_g has the very certificate of D. Where g shows an edge
     or a texture the thresholds are small and x is kept; where it is flat they are large. For a g that is itself made from
@@ -53,6 +53,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         self.guide: Tensor
         self.register_buffer("guide", guide.detach().clone())
         self.kept: dict[Any, list[Tensor]] = {}
+        self.kept_guide: dict[Any, Tensor] = {}
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D_g(x, σ)."""
@@ -60,7 +61,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         if x.shape[1:] != guide.shape[1:] or guide.shape[0] not in (1, x.shape[0]):
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
-        z, g, hidden = inner.lift(x), inner.lift(guide.to(x)), inner.config["hidden_channels"]
+        z, g, hidden = inner.lift(x), inner.lift(self.improved(x, s)), inner.config["hidden_channels"]
         layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
         few = len(layers) * hidden * max(s.numel(), guide.shape[0]) * x[0, 0].numel() <= KEPT_NUMBERS
         kept = self.limits(g, s) if few and not inner.differentiable(()) else None
@@ -78,11 +79,30 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
                 z = map_windows(anew, z, g, tile=tile, reach=reach + 1, circular=inner.circular)
         return inner.lift.adjoint(z)
 
+    def improved(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """U(g, σ), or g where there is no network to improve it; of the type of x, and kept as the limits are."""
+        inner, guide = self.denoiser, self.guide.to(x)
+        if inner.guide_network is None:
+            return guide
+        if inner.differentiable(()):
+            return inner.guide_network(guide, sigma)  # type: ignore[no-any-return]
+        key = self.key(sigma, x)
+        if key not in self.kept_guide:
+            with torch.no_grad():
+                self.kept_guide = {key: inner.guide_network(guide, sigma)}
+        return self.kept_guide[key]
+
+    def key(self, sigma: Tensor, like: Tensor) -> Any:
+        """What a number that is kept depends on: the noise level, the guide, the weights, type and device."""
+        versions = (
+            self.guide._version,
+            sum(p._version for p in self.denoiser.parameters()),
+        )  # counts of changes in place
+        return (tuple(sigma.tolist()), like.dtype, like.device, *versions)
+
     def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:
         """λ_i(p) of each layer, kept for the next call with this noise level, guide and weights."""
-        inner = self.denoiser
-        versions = (self.guide._version, sum(p._version for p in inner.parameters()))  # counts of changes in place
-        key = (tuple(sigma.tolist()), g.dtype, g.device, *versions)
+        inner, key = self.denoiser, self.key(sigma, g)
         if key not in self.kept:
             layers: Any = zip(inner.layers, inner.guidance, inner.reaches, strict=True)  # type: ignore[arg-type]
             tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])

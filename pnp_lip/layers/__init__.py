@@ -5,6 +5,7 @@ from pnp_lip.layers.constraints import constrain, gradient_flow_layers, pair_mir
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.guidance import Guidance
+from pnp_lip.layers.guide_network import GuideNetwork
 from pnp_lip.layers.isometric_lift import IsometricLift
 from pnp_lip.layers.padding import PADDING_MODES
 
@@ -15,6 +16,7 @@ __all__ = [
     "GradientFlowConv2d",
     "GradientFlowLinear",
     "Guidance",
+    "GuideNetwork",
     "Identity",
     "IsometricLift",
     "NoiseClip",

@@ -56,7 +56,9 @@ class Guidance(nn.Module):
         activation: NoiseClip = layer.activation  # type: ignore[assignment]
         scale, _ = activation.of_groups(sigma)
         scale = scale.reshape(-1, scale.shape[-1], 1, 1)
-        with torch.no_grad():  # a guide is given, and the filters that look at it are trained without one
-            energy = activation.energy(layer.conv(guide, layer.weight)) / scale.square()
+        response = layer.conv(
+            guide, layer.weight.detach()
+        )  # the filters that look at the guide are trained without one
+        energy = activation.energy(response) / scale.detach().square()
         factors: Tensor = self(energy, circular=layer.padding_mode == "circular")
         return scale * factors

@@ -1,13 +1,16 @@
-"""The picture of a training run."""
+"""The log of a training run and its picture."""
 
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 from pnp_lip.images import write_atomically
 
-__all__ = ["draw_curve"]
+__all__ = ["append_row", "draw_curve", "forget_rows"]
+
+logger = logging.getLogger(__name__)
 
 
 def draw_curve(log: Path, out: Path) -> None:
@@ -31,3 +34,23 @@ def draw_curve(log: Path, out: Path) -> None:
         axis.grid(alpha=0.3)
     with write_atomically(out) as path:
         figure.savefig(path, dpi=90)
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Append to a CSV file, writing its header first."""
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    logger.info("%s", row)
+
+
+def forget_rows(path: Path, step: int) -> None:
+    """Drop the rows after ``step``, which a run that goes on from there will write again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for i, line in enumerate(lines) if i == 0 or int(line.split(",")[0]) <= step]
+    if len(kept) < len(lines):
+        with write_atomically(path) as temporary:
+            temporary.write_text("".join(kept))

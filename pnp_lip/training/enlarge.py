@@ -1,6 +1,8 @@
-"""The same denoiser with larger filters, or with guidance to be learned: to train on from."""
+"""The same denoiser with larger filters, or with guidance or a guide network to be learned: to train on from."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.spectral.polyphase import dilate
 
-__all__ = ["add_guidance", "enlarge_filters"]
+__all__ = ["add_guidance", "add_guide_network", "enlarge_filters"]
 
 
 @torch.no_grad()
@@ -47,6 +49,32 @@ def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
     """
     result = GradientFlowDenoiser(**denoiser.config | {"guidance": True})
     result.to(next(denoiser.parameters())).load_state_dict(denoiser.state_dict(), strict=False)
+    return result
+
+
+def add_guide_network(
+    denoiser: GradientFlowDenoiser, source: tuple[int, int] | GradientFlowDenoiser
+) -> GradientFlowDenoiser:
+    """The same denoiser with an untrained guide network of that (width, depth), or with the one of another denoiser.
+
+    Raises InputError where the other has none, or takes other channels.
+
+    >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1)))
+    >>> add_guide_network(denoiser, (8, 3)).config["guide_network"]
+    [8, 3]
+    """
+    state = {k: v for k, v in denoiser.state_dict().items() if not k.startswith("guide_network.")}
+    size: Any = source
+    if isinstance(source, GradientFlowDenoiser):
+        if source.guide_network is None or source.in_channels != denoiser.in_channels:
+            raise InputError(
+                f"the guide network is to come from a denoiser of {denoiser.in_channels} channels that has one; got one of "
+                f"{source.in_channels} channels, with `guide_network` {source.config.get('guide_network')}."
+            )
+        size = source.config["guide_network"]
+        state |= {k: v for k, v in source.state_dict().items() if k.startswith("guide_network.")}
+    result = GradientFlowDenoiser(**denoiser.config | {"guide_network": size})
+    result.to(next(denoiser.parameters())).load_state_dict(state, strict=False)
     return result
 
 

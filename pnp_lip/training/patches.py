@@ -103,5 +103,10 @@ class PatchSampler:
         top = int((place[1] + shift[0]).clamp(0, image.shape[1] - self.size))
         left = int((place[2] + shift[1]).clamp(0, image.shape[2] - self.size))
         patch = image[:, top : top + self.size, left : left + self.size]
-        patch = torch.rot90(patch, turn % 4, (1, 2))
-        return patch.flip(2) if turn >= 4 else patch
+        return turned(patch, turn)
+
+
+def turned(x: Tensor, turn: int) -> Tensor:
+    """x (..., n, n) under one of the square's eight symmetries, ``turn`` from 0 to 7."""
+    x = torch.rot90(x, turn % 4, (-2, -1))
+    return x.flip(-1) if turn >= 4 else x

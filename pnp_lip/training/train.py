@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -21,21 +19,20 @@ from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, requ
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, pair_mirrors, project, release
-from pnp_lip.training.curve import draw_curve
+from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, ProblemPool
+from pnp_lip.training.guides import Example, ExampleSet, first_example, noisy_guide
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.ranks import Ranks
 
 __all__ = ["TrainingSettings", "train", "validate"]
 
-logger = logging.getLogger(__name__)
 Parameters = tuple[Tensor, ...] | list[Tensor]
 Penalty = Callable[[torch.nn.Module, Tensor, float], Tensor]  # of the denoiser, noisy patches and their noise level
 VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
 PROJECTION_GRID = 128  # searched at every step: for 9x9 filters a quarter of the finest, and steps 2 % shorter
 GOLDEN = (math.sqrt(5) - 1) / 2
-LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
 RANK_SEED = 1_000_003  # between the seeds of processes that train together
 
 
@@ -58,6 +55,7 @@ class TrainingSettings:
     constraint: str = "parametrisation"
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
     guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
+    guide_network: bool = False  # train the network that improves guides, and nothing else
     limit: float = 0.985
     refresh: int = 50
     zero_mean: bool = True
@@ -83,6 +81,10 @@ class TrainingSettings:
             raise InputError(
                 f"random blurs are up to {LARGEST_KERNEL} pixels wide: the patches of equilibrium training must be wider; got "
                 f"{self.patch}."
+            )
+        if self.guidance and self.guide_network:
+            raise InputError(
+                "guidance and the network that improves guides are trained one after the other; choose one."
             )
         if not self.scales or min(self.scales) < 1:
             raise InputError(f"`scales` are factors of at least 1 by which photographs are reduced; got {self.scales}.")
@@ -137,7 +139,7 @@ def train(
         if run.step % settings.validate_every == 0 or last:
             row = {"step": run.step, "seconds": round(time.monotonic() - start, 1), "loss": run.mean_loss()}
             if first:
-                scores = validate(run.averaged.module, validation, device=device, guidance=settings.guidance)
+                scores = validate(run.averaged.module, validation, device=device, guidance=run.frozen)
                 append_row(out / "log.csv", row | scores)
                 draw_curve(out / "log.csv", out / "curve.png")
         if run.step % settings.checkpoint_every == 0 or last:
@@ -170,9 +172,12 @@ class Run:
             per_image=settings.patches_per_image,
         )
         self.denoiser = denoiser.train()
-        if settings.guidance:
-            require_guidance(denoiser)
-            denoiser.requires_grad_(False).guidance.requires_grad_(True)
+        self.frozen = settings.guidance or settings.guide_network  # what certificates speak of is not trained
+        self.examples = ExampleSet(self.example, self.sampler, settings.batch, device, self.generator.initial_seed())
+        if self.frozen:
+            part = learning_part(denoiser, settings)
+            denoiser.requires_grad_(False)
+            part.requires_grad_(True)
         elif settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
             constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
@@ -196,13 +201,13 @@ class Run:
         s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * self.learning_rate()
-        loss = self.loss(self.sampler(s.batch))
+        loss = self.loss()
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         loss = self.ranks.average(self.denoiser.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         self.optimiser.step()
-        if s.constraint == "projection" and not s.guidance:
+        if s.constraint == "projection" and not self.frozen:
             project(self.denoiser, limit=s.limit, grid=PROJECTION_GRID)
         self.averaged.update_parameters(self.denoiser)
         self.step += 1
@@ -216,9 +221,12 @@ class Run:
         self.loss_sum, self.loss_count = 0.0, 0
         return mean
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self) -> Tensor:
         """The mean over images of the log of their clean patches' mean squared error, with the penalty where there is one."""
         s = self.settings
+        if s.guide_network:
+            return log_error(*self.examples(self.denoiser, self.step, self.generator), s.patches_per_image)
+        x = self.sampler(s.batch)
         if s.equilibrium > 0 and draw(0, 1, self.generator) < s.equilibrium:
             x = x.to(self.device)
             x_hat, x = self.pool(self.denoiser, x, self.generator, guidance=s.guidance)
@@ -226,21 +234,17 @@ class Run:
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
         if s.guidance:
-            return log_error(self.denoise_guided(y, sigma), x, s.patches_per_image)
+            guide = noisy_guide(self.denoiser, y, sigma, self.generator)
+            return log_error(guided(self.denoiser, guide)(y, sigma), x, s.patches_per_image)
         reduced = sigma > s.bfloat16_above and bfloat16_is_fast(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=reduced):
             x_hat = self.denoiser(y, sigma)
         loss = log_error(x_hat, x, s.patches_per_image)
         return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
 
-    def denoise_guided(self, y: Tensor, sigma: float) -> Tensor:
-        """D_g(y, σ), the guide g = D(y + more noise) as uncertain as those of harder problems than denoising are."""
-        ratio = LARGEST_GUIDE_NOISE ** draw(0, 1, self.generator)
-        noise = torch.randn(y.shape, generator=self.generator).to(y)
-        with torch.no_grad():
-            g = self.denoiser(y + sigma * math.sqrt(ratio**2 - 1) * noise, ratio * sigma)
-        x_hat: Tensor = guided(self.denoiser, g)(y, sigma)
-        return x_hat
+    def example(self, x: Tensor, generator: torch.Generator) -> Example:
+        """Something for the guide network to learn from."""
+        return first_example(self.denoiser, x, self.settings, self.pool.equilibrium, generator)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.
@@ -297,11 +301,20 @@ class Run:
         """The averaged network with plain weights, its steps shortened where an average left the constraint."""
         denoiser: GradientFlowDenoiser = self.averaged.module  # type: ignore[assignment]
         fourier(denoiser.eval(), False)
-        if self.settings.guidance:
+        if self.frozen:
             return denoiser
         release(denoiser)
         project(denoiser, limit=self.settings.limit)
         return denoiser
+
+
+def learning_part(denoiser: GradientFlowDenoiser, settings: TrainingSettings) -> torch.nn.Module:
+    """What a run trains that leaves the denoiser itself as it is. Raises InputError where there is no such part."""
+    require_guidance(denoiser)
+    part = denoiser.guide_network if settings.guide_network else denoiser.guidance
+    if part is None:
+        raise InputError("this denoiser has no guide network; `pnp_lip.training.add_guide_network` adds one.")
+    return part
 
 
 def fourier(denoiser: torch.nn.Module, on: bool) -> None:
@@ -333,8 +346,9 @@ def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[
     the thresholds or let the first hundred steps push all of a weight's spectrum into a single frequency.
     """
     named = list(denoiser.named_parameters())
-    weights = [p for name, p in named if "weight" in name]
-    others = [p for name, p in named if "weight" not in name]
+    slow = [name for name, _ in named if "weight" in name or name.startswith("guide_network.")]
+    weights = [p for name, p in named if name in slow]
+    others = [p for name, p in named if name not in slow]
     return [{"params": weights, "rate": 1.0}, {"params": others, "rate": activation_rate}]
 
 
@@ -378,23 +392,3 @@ def validate(
             scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
     denoiser.train(training)
     return scores
-
-
-def append_row(path: Path, row: dict[str, float]) -> None:
-    """Append to a CSV file, writing its header first."""
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    logger.info("%s", row)
-
-
-def forget_rows(path: Path, step: int) -> None:
-    """Drop the rows after ``step``, which a run that goes on from there will write again."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for i, line in enumerate(lines) if i == 0 or int(line.split(",")[0]) <= step]
-    if len(kept) < len(lines):
-        with write_atomically(path) as temporary:
-            temporary.write_text("".join(kept))

@@ -1,0 +1,95 @@
+"""Guides to learn from, and the training of the network that improves them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.training.draws import draw, draw_log
+from pnp_lip.training.equilibrium import Equilibrium
+from pnp_lip.training.patches import PatchSampler, turned
+
+__all__ = ["Example", "ExampleSet", "first_example", "noisy_guide"]
+
+LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
+EXAMPLES = 600  # that are learned from again and again
+FEWEST = 12  # of them at first
+ADDED = 0.12  # per step: to make one costs some ten times as much as to learn from it
+VISITED = 2  # examples in each step
+EXAMPLE_SEED = 7_919  # between the seeds of two examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Images x, the solutions of a first round, and the noise level that the second round will be told."""
+
+    x: Tensor
+    guide: Tensor
+    sigma: float
+
+
+@torch.no_grad()
+def noisy_guide(denoiser: Any, y: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
+    """D(y + more noise), as uncertain as the guides of harder problems than denoising are."""
+    ratio = LARGEST_GUIDE_NOISE ** draw(0, 1, generator)
+    noise = torch.randn(y.shape, generator=generator).to(y)
+    guide: Tensor = denoiser(y + sigma * math.sqrt(ratio**2 - 1) * noise, ratio * sigma)
+    return guide
+
+
+@torch.no_grad()
+def first_example(
+    denoiser: GradientFlowDenoiser, x: Tensor, settings: Any, equilibrium: Equilibrium, generator: torch.Generator
+) -> Example:
+    """A random problem with the images ``x`` and its first solution: a blur or a scan, otherwise images to be denoised."""
+    if draw(0, 1, generator) < settings.equilibrium:
+        problem = equilibrium.problem(denoiser, x, generator, guidance=True)
+        assert problem.guide is not None
+        return Example(problem.x, problem.guide, problem.sigma)
+    sigma = draw_log(*settings.sigma_range, generator)
+    y = x + sigma * torch.randn(x.shape, generator=generator).to(x)
+    return Example(x, noisy_guide(denoiser, y, sigma, generator), sigma)
+
+
+class ExampleSet:
+    """Examples, made when they are first asked for and kept, from more and more of which each step draws a few.
+
+    Example i depends on ``seed`` and i alone, because the denoiser that makes the guides is not trained meanwhile. So a run
+    resumes exactly although no checkpoint holds an example. Patches are from ``sampler``, on ``device``.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Tensor, torch.Generator], Example],
+        sampler: PatchSampler,
+        batch: int,
+        device: str,
+        seed: int,
+    ) -> None:
+        self.make, self.sampler, self.batch, self.device, self.seed = make, copy.copy(sampler), batch, device, seed
+        self.examples: dict[int, Example] = {}
+
+    def __getitem__(self, index: int) -> Example:
+        if index not in self.examples:
+            generator = torch.Generator().manual_seed(self.seed + EXAMPLE_SEED * (index + 1))
+            self.sampler.generator = generator
+            self.examples[index] = self.make(self.sampler(self.batch).to(self.device), generator)
+        return self.examples[index]
+
+    def __call__(self, denoiser: GradientFlowDenoiser, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """U(g, σ) of some examples, turned at random, and the images that it should be."""
+        available = min(EXAMPLES, FEWEST + int(ADDED * step))
+        chosen = [self[i] for i in torch.randint(available, (VISITED,), generator=generator).tolist()]
+        turns = torch.randint(8, (VISITED,), generator=generator).tolist()
+        guides = torch.cat([turned(e.guide, turn) for e, turn in zip(chosen, turns, strict=True)])
+        x = torch.cat([turned(e.x, turn) for e, turn in zip(chosen, turns, strict=True)])
+        sigma = torch.tensor([e.sigma for e in chosen]).repeat_interleave(self.batch).to(x)
+        x_hat: Tensor = denoiser.guide_network(guides, sigma)  # type: ignore[misc]
+        return x_hat, x
