@@ -102,6 +102,8 @@ def test_the_improved_guide_is_kept_until_something_changes() -> None:
 def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     d, x = network(), image(90, 101)
     whole = guided(d, x)(x, 0.1)
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.GUIDE_TILE", (16, 22))
+    assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.cache_tile", lambda *a: (24, 32))
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)

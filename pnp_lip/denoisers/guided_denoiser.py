@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from deepinv.models import Denoiser
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, noise_level
@@ -20,6 +21,7 @@ __all__ = ["GuidedDenoiser", "can_be_guided", "denoise_guided", "guided", "requi
 
 # Thresholds held between calls (1 GB in float32); more of them are computed at every call, window by window.
 KEPT_NUMBERS = 2**28
+GUIDE_TILE = (512, 512)  # even, of the windows in which a network improves a guide
 CAUTION = 1.1  # what a guide is told of the noise level: noise left in it would pass for structure, and be kept
 
 
@@ -81,15 +83,19 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     def improved(self, x: Tensor, sigma: Tensor) -> Tensor:
         """U(g, σ), or g where there is no network to improve it; of the type of x, and kept as the limits are."""
-        inner, guide = self.denoiser, self.guide.to(x)
-        if inner.guide_network is None:
+        network, guide = self.denoiser.guide_network, self.guide.to(x)
+        if network is None:
             return guide
-        if inner.differentiable(()):
-            return inner.guide_network(guide, sigma)  # type: ignore[no-any-return]
+        if self.denoiser.differentiable(()):
+            return network(guide, sigma)  # type: ignore[no-any-return]
         key = self.key(sigma, x)
         if key not in self.kept_guide:
+            h, w = guide.shape[-2:]
+            even = F.pad(guide, (0, w % 2, 0, h % 2), mode="replicate")  # so that all windows begin with a whole block
+            step = partial(network, sigma=sigma)
             with torch.no_grad():
-                self.kept_guide = {key: inner.guide_network(guide, sigma)}
+                improved = map_windows(step, even, tile=GUIDE_TILE, reach=network.reach, circular=False)
+            self.kept_guide = {key: improved[..., :h, :w]}
         return self.kept_guide[key]
 
     def key(self, sigma: Tensor, like: Tensor) -> Any:

@@ -36,6 +36,7 @@ class GuideNetwork(nn.Module):
                 f"a guide network needs a width of at least 1 and a depth of at least 2; got {width}, {depth}."
             )
         sizes = [4 * channels + 1, *[width] * (depth - 1), 4 * channels]
+        self.reach = 2 * depth  # rows or columns away from which a pixel can still influence another
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
         for conv in self.convolutions:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # type: ignore[arg-type]

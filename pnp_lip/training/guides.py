@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler, turned
+
+if TYPE_CHECKING:
+    from pnp_lip.training.train import TrainingSettings
 
 __all__ = ["Example", "ExampleSet", "first_example", "noisy_guide"]
 
@@ -46,7 +49,11 @@ def noisy_guide(denoiser: Any, y: Tensor, sigma: float, generator: torch.Generat
 
 @torch.no_grad()
 def first_example(
-    denoiser: GradientFlowDenoiser, x: Tensor, settings: Any, equilibrium: Equilibrium, generator: torch.Generator
+    denoiser: GradientFlowDenoiser,
+    x: Tensor,
+    settings: TrainingSettings,
+    equilibrium: Equilibrium,
+    generator: torch.Generator,
 ) -> Example:
     """A random problem with the images ``x`` and its first solution: a blur or a scan, otherwise images to be denoised."""
     if draw(0, 1, generator) < settings.equilibrium:

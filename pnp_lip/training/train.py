@@ -21,7 +21,7 @@ from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, pair_mirrors, project, release
 from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
-from pnp_lip.training.equilibrium import LARGEST_KERNEL, ProblemPool
+from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
 from pnp_lip.training.guides import Example, ExampleSet, first_example, noisy_guide
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.ranks import Ranks
@@ -54,6 +54,7 @@ class TrainingSettings:
     average: float = 0.999
     constraint: str = "parametrisation"
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
+    scans: float = 0.4  # the share of those that are scans, the others being blurs
     guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
     guide_network: bool = False  # train the network that improves guides, and nothing else
     limit: float = 0.985
@@ -75,8 +76,9 @@ class TrainingSettings:
             raise InputError(
                 f"a batch of {self.batch} patches cannot hold {self.patches_per_image} of each image; choose a multiple."
             )
-        if not 0 <= self.equilibrium <= 1:
-            raise InputError(f"`equilibrium` is a share of the steps, from 0 to 1; got {self.equilibrium}.")
+        for name, share in (("equilibrium", self.equilibrium), ("scans", self.scans)):
+            if not 0 <= share <= 1:
+                raise InputError(f"`{name}` is a share of the steps, from 0 to 1; got {share}.")
         if self.equilibrium > 0 and self.patch <= LARGEST_KERNEL:
             raise InputError(
                 f"random blurs are up to {LARGEST_KERNEL} pixels wide: the patches of equilibrium training must be wider; got "
@@ -161,7 +163,7 @@ class Run:
         self.settings, self.device, self.step, self.penalty = settings, device, 0, penalty
         self.ranks = Ranks.here()
         self.loss_sum, self.loss_count = 0.0, 0
-        self.pool = ProblemPool()
+        self.pool = ProblemPool(Equilibrium(scans=settings.scans))
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
