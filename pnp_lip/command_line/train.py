@@ -167,9 +167,8 @@ def with_guide_network(denoiser: GradientFlowDenoiser, source: str | None) -> Gr
         if source is not None and denoiser.guide_network is None:
             raise InputError("--start has no guide network; say --guide-network WIDTH,DEPTH for a new one.")
         return denoiser
-    width, comma, depth = source.partition(",")
-    if comma and width.strip().isdigit() and depth.strip().isdigit():
-        return add_guide_network(denoiser, (int(width), int(depth)))
+    if set(source) <= set("0123456789, "):
+        return add_guide_network(denoiser, parse_integers("--guide-network", source))
     return add_guide_network(denoiser, get_denoiser(source, require_certified=False))
 
 

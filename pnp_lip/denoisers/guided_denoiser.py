@@ -100,10 +100,8 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     def key(self, sigma: Tensor, like: Tensor) -> Any:
         """What a number that is kept depends on: the noise level, the guide, the weights, type and device."""
-        versions = (
-            self.guide._version,
-            sum(p._version for p in self.denoiser.parameters()),
-        )  # counts of changes in place
+        # _version counts changes in place.
+        versions = (self.guide._version, sum(p._version for p in self.denoiser.parameters()))
         return (tuple(sigma.tolist()), like.dtype, like.device, *versions)
 
     def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:

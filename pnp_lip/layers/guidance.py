@@ -56,9 +56,8 @@ class Guidance(nn.Module):
         activation: NoiseClip = layer.activation  # type: ignore[assignment]
         scale, _ = activation.of_groups(sigma)
         scale = scale.reshape(-1, scale.shape[-1], 1, 1)
-        response = layer.conv(
-            guide, layer.weight.detach()
-        )  # the filters that look at the guide are trained without one
+        # The filters that look at the guide are trained without one.
+        response = layer.conv(guide, layer.weight.detach())
         energy = activation.energy(response) / scale.detach().square()
         factors: Tensor = self(energy, circular=layer.padding_mode == "circular")
         return scale * factors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
 
 
 def add_guide_network(
-    denoiser: GradientFlowDenoiser, source: tuple[int, int] | GradientFlowDenoiser
+    denoiser: GradientFlowDenoiser, source: Sequence[int] | GradientFlowDenoiser
 ) -> GradientFlowDenoiser:
     """The same denoiser with an untrained guide network of that (width, depth), or with the one of another denoiser.
 

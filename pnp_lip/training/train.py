@@ -348,9 +348,9 @@ def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[
     the thresholds or let the first hundred steps push all of a weight's spectrum into a single frequency.
     """
     named = list(denoiser.named_parameters())
-    slow = [name for name, _ in named if "weight" in name or name.startswith("guide_network.")]
-    weights = [p for name, p in named if name in slow]
-    others = [p for name, p in named if name not in slow]
+    slow = ["weight" in name or name.startswith("guide_network.") for name, _ in named]
+    weights = [p for (_, p), is_slow in zip(named, slow, strict=True) if is_slow]
+    others = [p for (_, p), is_slow in zip(named, slow, strict=True) if not is_slow]
     return [{"params": weights, "rate": 1.0}, {"params": others, "rate": activation_rate}]
 
 
