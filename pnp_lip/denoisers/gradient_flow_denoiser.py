@@ -120,7 +120,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             )
         s = noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
         z = self.lift(x)
-        if self.differentiable((x,)) or x.device.type != "cpu" or self.fourier:
+        if self.differentiable((x,)) or x.device.type != "cpu":
             for layer in self.layers:
                 z = layer(z, s)
         else:  # window by window the hidden channels stay in the processor's cache: two to three times as fast
@@ -133,13 +133,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """Whether torch is to keep a graph, because of the inputs or of learning parameters."""
         return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.parameters()))
 
-    @property
-    def fourier(self) -> bool:
-        """Whether the layers convolve by the Fourier transform, as training on a processor does."""
-        return any(layer.fourier for layer in self.layers)
-
     def use_fourier(self, on: bool) -> None:
-        """Convolve by the Fourier transform or not: training takes less than half the time, results differ by rounding."""
+        """Whether to convolve by the Fourier transform where gradients are recorded: less than half the time, other rounding."""
         for layer in self.layers:
             layer.fourier = on  # type: ignore[assignment]
 

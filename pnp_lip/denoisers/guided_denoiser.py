@@ -67,7 +67,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
         few = len(layers) * hidden * max(s.numel(), guide.shape[0]) * x[0, 0].numel() <= KEPT_NUMBERS
         kept = self.limits(g, s) if few and not inner.differentiable(()) else None
-        if inner.differentiable((x,)) or x.device.type != "cpu" or inner.fourier:
+        if inner.differentiable((x,)) or x.device.type != "cpu":
             for i, (layer, guidance, _) in enumerate(layers):
                 z = layer.flow(z, guidance.limits(layer, g, s) if kept is None else kept[i])
             return inner.lift.adjoint(z)

@@ -75,7 +75,7 @@ class GradientFlowConv2d(nn.Module):
             )
         self.activation = ReLU() if activation is None else activation
         self.dilation, self.padding_mode = dilation, padding_mode
-        self.fourier = False  # convolutions by the Fourier transform: faster in training, with another rounding
+        self.fourier = False  # gradients through the Fourier transform: faster in training, with another rounding
         scale = 1.0 / (kernel_size * (hidden_channels**0.5 + channels**0.5))
         weight = scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size)
         self.weight = nn.Parameter(math.sqrt(2) * mirror_pairs(weight[::2]) if padding_mode == "symmetric" else weight)
@@ -118,7 +118,7 @@ class GradientFlowConv2d(nn.Module):
         """W x with the weights ``kernel``, keeping the image size, under this layer's padding."""
         d = self.dilation if dilation is None else dilation
         reach = d * (kernel.shape[-1] // 2)
-        if self.fourier:
+        if self.fourier and torch.is_grad_enabled():
             t = correlate(pad(x, reach, self.padding_mode), dilate(kernel, (d, d)))
             return t if bias is None else t + bias[:, None, None]
         if self.padding_mode == "zeros":
@@ -129,7 +129,7 @@ class GradientFlowConv2d(nn.Module):
         """Wᵀ s with the weights ``kernel``: kernels flipped, channel axes exchanged, the padding's adjoint ``fold``."""
         d = self.dilation if dilation is None else dilation
         flipped, reach = kernel.transpose(0, 1).flip(-1, -2), d * (kernel.shape[-1] // 2)
-        if self.fourier:
+        if self.fourier and torch.is_grad_enabled():
             return fold(spread(s, dilate(kernel, (d, d))), reach, self.padding_mode)
         if self.padding_mode == "circular":
             return convolve(pad(s, reach, "circular"), flipped, 0, d)

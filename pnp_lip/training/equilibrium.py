@@ -8,10 +8,8 @@ untouched, so that the certificate survives.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -143,10 +141,9 @@ class Equilibrium:
         Nothing is claimed of this iteration: it only saves some two thirds of the plain one's evaluations.
         """
         x = z = start
-        with direct_convolutions(denoiser):
-            for k in range(iterations):
-                x, before = self.update(denoiser, physics, z, y, sigma, 1.0), x
-                z = x + k / (k + 3) * (x - before)
+        for k in range(iterations):
+            x, before = self.update(denoiser, physics, z, y, sigma, 1.0), x
+            z = x + k / (k + 3) * (x - before)
         return x
 
     def update(self, denoiser: nn.Module, physics: Any, x: Tensor, y: Tensor, sigma: float, step: float) -> Tensor:
@@ -154,20 +151,6 @@ class Equilibrium:
         z: Tensor = x - step * physics.A_adjoint(physics.A(x) - y)
         d: Tensor = denoiser(z, sigma)
         return z + (self.theta * step / STEP) * (d - z)
-
-
-@contextlib.contextmanager
-def direct_convolutions(denoiser: nn.Module) -> Iterator[None]:
-    """No Fourier transforms inside: they are the faster ones only where gradients are asked for."""
-    inner: Any = getattr(denoiser, "denoiser", denoiser)
-    fourier = getattr(inner, "fourier", False)
-    if fourier:
-        inner.use_fourier(False)
-    try:
-        yield
-    finally:
-        if fourier:
-            inner.use_fourier(True)
 
 
 class ProblemPool:

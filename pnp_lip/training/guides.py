@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Example", "ExampleSet", "first_example", "noisy_guide"]
 
 LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
-EXAMPLES = 600  # that are learned from again and again
+EXAMPLES = 1_200  # that are learned from again and again
 FEWEST = 12  # of them at first
 ADDED = 0.12  # per step: to make one costs some ten times as much as to learn from it
 VISITED = 2  # examples in each step
