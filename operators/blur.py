@@ -16,6 +16,7 @@ from pnp_lip.operators.collatz_wielandt import collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, certified_result
 from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
 from pnp_lip.operators.padding import PADDINGS, extend, extension_index, fold
+from pnp_lip.snapshot import Snapshot, lasting
 from pnp_lip.spectral import NormBound, norm_bound
 
 __all__ = ["Blur"]
@@ -71,7 +72,7 @@ class Blur(CertifiedPhysics):
         taps = as_kernel(kernel, self.img_size, dtype)
         self.register_buffer("kernel", taps.to(device))
         self.set_geometry(taps.shape[-2], taps.shape[-1])
-        self._transfer_cache: tuple[Tensor, int, dict[torch.dtype, Tensor]] | None = None
+        self._transfer_cache: tuple[Snapshot, dict[torch.dtype, Tensor]] | None = None
         if normalize:
             self.kernel = normalised_kernel(self)
 
@@ -117,11 +118,12 @@ class Blur(CertifiedPhysics):
     def transfer(self, dtype: torch.dtype) -> Tensor:
         """k̂ on the grid, tap 0 at −shift; shape (1 or C, N₁, N₂//2 + 1); kept until the kernel changes."""
         cache = self._transfer_cache
-        if cache is None or cache[0] is not self.kernel or cache[1] != self.kernel._version:
-            cache = self._transfer_cache = (self.kernel, self.kernel._version, {})
-        if dtype not in cache[2]:
-            cache[2][dtype] = self.fourier(self.kernel.to(dtype), self.grid, self.shift)
-        return cache[2][dtype]
+        if cache is None or not cache[0].holds([self.kernel]):
+            cache = self._transfer_cache = (Snapshot([self.kernel]), {})
+        if dtype not in cache[1]:
+            with lasting():
+                cache[1][dtype] = self.fourier(self.kernel.to(dtype), self.grid, self.shift)
+        return cache[1][dtype]
 
     @staticmethod
     def fourier(kernel: Tensor, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:

@@ -19,6 +19,7 @@ from pnp_lip.operators.conjugate_gradient import (
     solve_normal_equations,
 )
 from pnp_lip.operators.woodbury import DenseGram
+from pnp_lip.snapshot import Snapshot
 from pnp_lip.spectral import NormBound
 
 __all__ = ["CertifiedPhysics", "LinearMap", "as_gamma", "as_img_size", "round_up"]
@@ -48,8 +49,8 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     def __init__(self, img_size: Shape, *, noise_model: NoiseModel | None, device: torch.device | str) -> None:
         options = {} if noise_model is None else {"noise_model": noise_model}
         super().__init__(img_size=img_size, device=device, **options)
-        self._norm_cache: tuple[tuple[tuple[Tensor, int], ...], NormBound] | None = None
-        self._gram_cache: tuple[tuple[tuple[Tensor, int], ...], DenseGram] | None = None
+        self._norm_cache: tuple[Snapshot, NormBound] | None = None
+        self._gram_cache: tuple[Snapshot, DenseGram] | None = None
 
     # What a subclass defines.
 
@@ -105,17 +106,10 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     def norm_bound(self) -> NormBound:
         """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; cached."""
-        if self._norm_cache is None or not self.unchanged(self._norm_cache[0]):
+        if self._norm_cache is None or not self._norm_cache[0].holds(self.tensors):
             bound = self.bound_norm()
-            self._norm_cache = tuple((t, t._version) for t in self.tensors), bound
+            self._norm_cache = Snapshot(self.tensors), bound
         return self._norm_cache[1]
-
-    def unchanged(self, known: tuple[tuple[Tensor, int], ...]) -> bool:
-        """Whether A is still defined by these tensors in these versions."""
-        tensors = self.tensors
-        return len(known) == len(tensors) and all(
-            t is k and t._version == version for t, (k, version) in zip(tensors, known, strict=True)
-        )
 
     @property
     def norm_upper(self) -> float:
@@ -175,9 +169,9 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     def dense_gram(self) -> DenseGram:
         """A Aᵀ as a dense matrix; cached."""
-        if self._gram_cache is None or not self.unchanged(self._gram_cache[0]):
+        if self._gram_cache is None or not self._gram_cache[0].holds(self.tensors):
             gram = DenseGram(self.forward_map, self.adjoint_map, self.data_size, self.tensors[0].device)
-            self._gram_cache = tuple((t, t._version) for t in self.tensors), gram
+            self._gram_cache = Snapshot(self.tensors), gram
         return self._gram_cache[1]
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:

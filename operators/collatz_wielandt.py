@@ -51,7 +51,8 @@ def collatz_wielandt(
     order of summation as every term is nonnegative; both bounds are widened by it. Pixels that A does not see (zero
     columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter``
     products; the running best of either side is kept, so that stopping early costs sharpness, never truth. Raises
-    CertificateError if a product is negative or not finite. Source: Collatz (1942), Wielandt (1950); for AᵀA it is
+    CertificateError if a product is negative or not finite, or if entries of A are so small that their products vanish, to
+    which the relative error does not apply. Source: Collatz (1942), Wielandt (1950); for AᵀA it is
     Schur's test (1911).
 
     >>> A = torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
@@ -68,6 +69,7 @@ def collatz_wielandt(
             raise CertificateError("AᵀAv holds negative or non-finite entries, so the operator is not nonnegative.")
         if support is None:
             support = w > 0
+            require_visible(gram, v, w, rounding)
             if not bool(support.any()):
                 return CollatzWielandt(0.0, 0.0, v, iteration)
         ratio = float((w[support].double() / v[support].double()).max())
@@ -79,6 +81,15 @@ def collatz_wielandt(
             break
         v = normalised(w, support)
     return CollatzWielandt(upper_sq, lower_sq, best, iteration)
+
+
+def require_visible(gram: Callable[[Tensor], Tensor], v: Tensor, w: Tensor, rounding: float) -> None:
+    """Raise CertificateError where w = AᵀA v lost digits below the smallest numbers: those of a multiple of v are intact."""
+    factor = 2.0 ** (60 if v.dtype == torch.float32 else 500)
+    intact = gram(v * factor).double()
+    lost = (intact - w.double() * factor).abs() > (4 * rounding + 8 * torch.finfo(v.dtype).eps) * intact
+    if bool((lost & torch.isfinite(intact)).any()):
+        raise CertificateError(f"products of the operator's entries vanish in {v.dtype}; state it in larger numbers.")
 
 
 def normalised(w: Tensor, support: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ class FanBeamTomography(SymmetricTomography):
     ``det_spacing``. ``n_det`` defaults to what covers the image. Data (B, C, n_det, n_angles), angles in degrees. The
     other settings are those of ``ParallelBeamTomography``.
 
-    Raises InputError if the source, or the detector's middle on its other side, lies inside the image's circumscribed
-    circle.
+    Raises InputError if the source lies inside the image's circumscribed circle. The detector may: its distance is a mere
+    scale, and 0 places it on the axis.
 
     >>> physics = FanBeamTomography([0.0, 90.0], (1, 4, 4), source_distance=1e6, detector_distance=0.0, n_det=4)
     >>> torch.allclose(physics(torch.ones(1, 1, 4, 4)), torch.full((1, 1, 4, 2), 4.0), atol=1e-4)

@@ -22,6 +22,7 @@ from pnp_lip.operators.footprints import Detector, Entries
 from pnp_lip.operators.sparse_pair import SparsePair
 from pnp_lip.operators.tomography_inputs import as_angles, as_mask, as_root_weights, physical_memory
 from pnp_lip.operators.tomography_spectrum import measured_spectrum, ramp_spectrum
+from pnp_lip.snapshot import Snapshot, lasting
 from pnp_lip.spectral import NormBound
 
 __all__ = ["SymmetricTomography"]
@@ -88,7 +89,7 @@ class SymmetricTomography(CertifiedPhysics):
         self.register_buffer("root_weights", as_root_weights(weights, self.data_size, dtype), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         self.matrix: SparsePair | None = None
-        self._preconditioners: dict[str, Any] = {}
+        self._spectrum_cache: tuple[Snapshot, Tensor] | None = None
         if storage == "sparse":
             self.check_memory(max_memory)
             self.matrix = SparsePair(self.build(dtype, position), dtype=dtype, kernel=kernel)
@@ -150,6 +151,10 @@ class SymmetricTomography(CertifiedPhysics):
 
     def normalise(self) -> None:
         """Scale A by the certified bound so that the stored operator has norm at most 1."""
+        if self.norm_upper == 0:
+            raise InputError(
+                "no ray meets the image, so that A = 0 cannot be normalised; check the detector and the mask."
+            )
         for _ in range(8):
             if self.norm_upper <= 1 and float(self.unit) != 1:
                 break
@@ -282,10 +287,11 @@ class SymmetricTomography(CertifiedPhysics):
         moderate = 8 * views >= n and float(gamma.max()) * self.norm_upper**2 <= MOST_CIRCULANT
         if self.image_mask is not None or not (dense or moderate):
             return None
-        if "symbol" not in self._preconditioners or self._preconditioners["tensors"] != self.state:
-            spectrum = ramp_spectrum(self) if dense else measured_spectrum(self)
-            self._preconditioners = {"symbol": spectrum, "tensors": self.state}
-        symbol = self._preconditioners["symbol"].to(gamma)
+        if self._spectrum_cache is None or not self._spectrum_cache[0].holds(self.tensors):
+            with lasting():
+                spectrum = ramp_spectrum(self) if dense else measured_spectrum(self)
+            self._spectrum_cache = (Snapshot(self.tensors), spectrum)
+        symbol = self._spectrum_cache[1].to(gamma)
         inverse = 1 / (1 + gamma * symbol)
         grid = (2 * n, 2 * n)
 
@@ -294,11 +300,6 @@ class SymmetricTomography(CertifiedPhysics):
             return result[..., :n, :n]
 
         return apply
-
-    @property
-    def state(self) -> tuple[tuple[int, int], ...]:
-        """What tells whether A has changed."""
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in self.tensors)
 
     def apply_weights(self, y: Tensor) -> Tensor:
         """√w ⊙ y: measured data in the units of A when ``weights`` were given."""

@@ -19,7 +19,8 @@ __all__ = ["as_angles", "as_mask", "as_root_weights", "circle_mask", "physical_m
 
 def as_angles(angles: Sequence[float] | NDArray[Any] | Tensor) -> NDArray[np.float64]:
     """A non-empty list of finite angles in degrees."""
-    degrees = np.atleast_1d(np.asarray(torch.as_tensor(angles).cpu().numpy(), dtype=np.float64))
+    listed = angles.detach().cpu().numpy() if isinstance(angles, Tensor) else angles
+    degrees = np.atleast_1d(np.asarray(listed, dtype=np.float64))
     if degrees.ndim != 1 or degrees.size == 0:
         raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
     if not np.isfinite(degrees).all():

@@ -223,6 +223,8 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
         wrong.append("a range is claimed that the layers do not give")
     if claimed["dtype"] != metadata["dtype"]:
         wrong.append(f"the weights are {metadata['dtype']}, not {claimed['dtype']}")
+    elif claimed["rounding"] is not None and config.get("group", 1) > 1:
+        wrong.append("a bound of the rounding is claimed, but no formula covers filters that are clipped in groups")
     elif claimed["rounding"] is not None and float(number(claimed["rounding"])) < (1 - 1e-6) * rounding_upper(
         tensors, expected, config["in_channels"], UNITS[metadata["dtype"]]
     ):  # the tolerance is for the rounding of the two evaluations of the formula

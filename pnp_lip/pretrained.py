@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from pnp_lip.certificates import Certificate, certify
 from pnp_lip.denoisers import GradientFlowDenoiser
@@ -45,9 +46,15 @@ def load_pretrained(name: str) -> GradientFlowDenoiser:
 def save_denoiser(denoiser: GradientFlowDenoiser, path: str | Path) -> Certificate:
     """Certify ``denoiser``, then write its weights to ``path`` and its certificate beside them (``.certificate.json``).
 
-    Both files are written atomically. Raises CertificateError, writing nothing, when the map is not nonexpansive.
+    Both files are written atomically. Raises CertificateError, writing nothing, when the map is not nonexpansive, and
+    InputError for a denoiser under ``constrain``, whose weights are not its own.
     """
     path = Path(path)
+    held = [name for name, child in denoiser.named_modules() if parametrize.is_parametrized(child)]
+    if held:
+        raise InputError(
+            f"`{held[0]}` is constrained (parametrised); `pnp_lip.layers.release` makes its weights plain."
+        )
     certificate = certify(denoiser).require_nonexpansive()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
     with write_atomically(path) as temporary:
@@ -70,8 +77,8 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Gradie
     config, tensors = read_torch(path) if path.suffix in TORCH_SUFFIXES else read_safetensors(path)
     try:
         denoiser = GradientFlowDenoiser(**config)
-        denoiser.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        denoiser.to(next(t.dtype for t in tensors.values() if t.is_floating_point())).load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration) as error:
         raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
     denoiser.eval().requires_grad_(False)
     if require_certified:

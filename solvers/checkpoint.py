@@ -8,13 +8,16 @@ import json
 import math
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
+
+if TYPE_CHECKING:
+    from pnp_lip.solvers.problem import Problem
 
 __all__ = ["Checkpoint", "Origin", "origin_of"]
 
@@ -26,7 +29,7 @@ FREE = ("tol", "max_iter", "guarantee")  # what may differ between a run and its
 class Checkpoint:
     """A file that receives the state every ``every`` iterations and at the end.
 
-    When the file exists, ``solve`` goes on from it, provided that it belongs to the same data, start, denoiser weights
+    When the file exists, ``solve`` goes on from it, provided that it belongs to the same data, forward model, start, denoiser
     and settings (``tol`` and ``max_iter`` may differ, so that a finished run can be continued). An interrupted run ends at
     the same result: bit for bit on the same machine with the same number of threads, to rounding elsewhere. Raises
     InputError for a file of another run or an unreadable one.
@@ -57,7 +60,8 @@ class Checkpoint:
             raise InputError(f"{path} could not be read as a checkpoint ({error}); remove it to start anew.") from error
         if not same:
             raise InputError(
-                f"{path} belongs to another run (other data, start, denoiser or settings); name another file or remove it."
+                f"{path} belongs to another run (other data, forward model, start, denoiser or settings); name another file or "
+                "remove it."
             )
         return state
 
@@ -67,11 +71,12 @@ class Checkpoint:
             torch.save(state, temporary)
 
 
-def origin_of(solver: Any, y: Tensor, x0: Tensor | None, start: Tensor, settings: dict[str, Any]) -> Origin:
+def origin_of(solver: Any, p: Problem, x0: Tensor | None, start: Tensor, settings: dict[str, Any]) -> Origin:
     """Where a run comes from: what the user chose, hashed, and what follows from it, to be compared to rounding.
 
     Derived numbers (the start, the step, bounds of norms) carry the rounding of the machine and of its number of threads.
-    They stand for the operator, whose parameters have no name that could be hashed.
+    Operators and denoisers are also known by what they make of one image, because not all that they depend on has a name
+    that could be hashed: an operator's parameters, a denoiser's settings.
     """
     term = solver.data_term
     numbers = [type(solver).__name__, plain(vars(solver)), repr(solver.acceleration)]
@@ -80,12 +85,14 @@ def origin_of(solver: Any, y: Tensor, x0: Tensor | None, start: Tensor, settings
     net = solver.denoiser
     weights = list(net.state_dict().values()) if isinstance(net, torch.nn.Module) else []
     sigma = [solver.sigma] if isinstance(solver.sigma, Tensor) else []
-    for tensor in (y, *([] if x0 is None else [x0]), *sigma, *term.tensors(), *weights):
+    for tensor in (p.y, *([] if x0 is None else [x0]), *sigma, *term.tensors(), *weights):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
     derived = {name: value for name, value in plain(settings).items() if isinstance(value, float)}
-    return {"chosen": digest.hexdigest(), "derived": derived, "start": start}
+    noise = torch.rand(start.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    probe = (2 * noise - 0.5).to(start)  # also outside of [0, 1], where a range shows
+    return {"chosen": digest.hexdigest(), "derived": derived, "images": [start, p.physics.A(probe), p.denoise(probe)]}
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -96,9 +103,11 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def agree(stored: Origin, mine: Origin) -> bool:
     """Whether two runs come from the same inputs, up to half of the digits in what was derived from them."""
-    a, b = stored["start"], mine["start"].to(stored["start"].device)
-    if stored["chosen"] != mine["chosen"] or stored["derived"].keys() != mine["derived"].keys() or a.shape != b.shape:
+    if stored["chosen"] != mine["chosen"] or stored["derived"].keys() != mine["derived"].keys():
         return False
-    tolerance = math.sqrt(torch.finfo(a.dtype).eps)
+    pairs = [(a, b.to(a.device)) for a, b in zip(stored["images"], mine["images"], strict=True)]
+    if any(a.shape != b.shape for a, b in pairs):
+        return False
+    tolerance = math.sqrt(torch.finfo(pairs[0][0].dtype).eps)
     near = (math.isclose(value, mine["derived"][name], rel_tol=tolerance) for name, value in stored["derived"].items())
-    return all(near) and float((a - b).norm()) <= tolerance * float(a.norm())
+    return all(near) and all(float((a - b).norm()) <= tolerance * float(a.norm()) for a, b in pairs)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.admm import ADMM
+from pnp_lip.solvers.data_terms import LeastSquares
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
 from pnp_lip.solvers.forward_backward import ForwardBackward
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
 from pnp_lip.solvers.red import RED
+from pnp_lip.solvers.relaxed import Relaxed
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
@@ -81,7 +83,8 @@ def to_deepinv(solver: Solver, y: Tensor, physics: Any, *, max_iter: int | None 
     """deepinv's algorithm with the step that ``solver`` would use: PGD, ADMM, DRS, HQS or, for RED, gradient descent.
 
     The result is called as ``model(y, physics, init=x0)`` and iterates the same map. It has none of our checks or monitoring;
-    ``solver.check(y, physics)`` says what is proved. Raises InputError for the solvers that deepinv has no twin of.
+    ``solver.check(y, physics)`` says what is proved. Raises InputError for what deepinv has no twin of: other solvers, a box,
+    another data term than least squares, an acceleration.
     """
     from deepinv import optim
 
@@ -89,6 +92,11 @@ def to_deepinv(solver: Solver, y: Tensor, physics: Any, *, max_iter: int | None 
     if type(solver) not in twins or solver.box is not None:
         names = ", ".join(kind.__name__ for kind in twins)
         raise InputError(f"deepinv has a twin of {names} without a box; got {type(solver).__name__}, box={solver.box}.")
+    if type(solver.data_term) is not LeastSquares or type(solver.acceleration) is not Relaxed:
+        raise InputError(
+            "deepinv's twin iterates plainly, for ½‖Ax − y‖²; got data_term="
+            f"{type(solver.data_term).__name__}, acceleration={type(solver.acceleration).__name__}."
+        )
     settings = one_step_settings(solver, y, physics)
     denoiser = fixed_map(solver.denoiser)
     return getattr(optim, twins[type(solver)])(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.solvers.problem import check_like
+from pnp_lip.solvers.problem import check_like, starting_point
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
@@ -69,8 +69,8 @@ def choose_by_reference(
     candidates = [
         dict(zip(grid, map(float, point), strict=True)) for point in itertools.product(*map(sorted, grid.values()))
     ]
+    check_like("reference", reference, starting_point(y, physics))
     results = runs(solver, y, physics, candidates if grid else [])
-    reference = check_like("reference", reference, results[0].x)
     scores = [psnr(r.x, reference) if r.status != "diverged" else -math.inf for r in results]
     best = max(range(len(scores)), key=scores.__getitem__)
     return conclude(solver, results, candidates, scores, best, "PSNR in dB, to be large")

@@ -46,8 +46,13 @@ def prepare(
     bound, denoiser_hypothesis = judge(solver, certificate, why)
     norm, norm_hypothesis, method = find_norm(solver, physics, tuple(x.shape[1:]))
     lipschitz = None if norm is None else solver.data_term.lipschitz_upper(norm)
-    shared = (denoiser_hypothesis, *norm_hypothesis, *solver.data_term.stated(), examine_adjoint(physics, start))
-    e = Evidence(bound, norm, lipschitz, solver.data_term.convexity_lower(), solver.box, shared)
+    convexity = solver.data_term.convexity_lower()
+    stated = solver.data_term.stated()
+    if lipschitz is not None and convexity > lipschitz:
+        stated = (*stated, impossible_convexity(convexity, lipschitz))
+    sizes = judge_size(certificate, start)
+    shared = (denoiser_hypothesis, *sizes, *norm_hypothesis, *stated, examine_adjoint(physics, start))
+    e = Evidence(bound, norm, lipschitz, convexity, solver.box, shared)
     e = derive(solver, e, physics, start)
     maps = (y, physics, fixed_map(solver.denoiser), solver.sigma, solver.data_term)
     problem = Problem(*maps, solver.box, e.gamma, tuple(x.shape[1:]), e.weight, e.dual_step)
@@ -87,19 +92,39 @@ def judge(solver: Solver, certificate: Certificate | None, why: str) -> tuple[Ma
     return None, Hypothesis(name, found, bound, False, reason)
 
 
+def judge_size(certificate: Certificate | None, x: Tensor) -> tuple[Hypothesis, ...]:
+    """The hypothesis that the image is large enough for the certificate, where that asks for a size."""
+    if certificate is None or certificate.smallest_image == (1, 1):
+        return ()
+    least, size = certificate.smallest_image, (x.shape[-2], x.shape[-1])
+    bound = f"be at least {least[0]} x {least[1]}, for which the certificate speaks"
+    met = size[0] >= least[0] and size[1] >= least[1]
+    return (Hypothesis("the image", f"{size[0]} x {size[1]}", bound, met, "Take a larger image."),)
+
+
 def find_norm(
     solver: Solver, physics: Any, img_size: tuple[int, ...]
 ) -> tuple[float | None, tuple[Hypothesis, ...], str]:
     """An upper bound of ‖A‖, the hypothesis that there is one where the theorem asks for it, and its proof."""
     if solver.norm_upper is not None:
         method = "stated by the user"
-        return solver.norm_upper, (Hypothesis("‖A‖", solver.norm_upper, f"be bounded ({method})", True),), method
+        least = getattr(physics, "norm_lower", None)
+        possible = not isinstance(least, float) or solver.norm_upper >= least
+        bound = f"be bounded ({method})" if possible else f"be at least {least:.6g}, the proved lower bound of ‖A‖"
+        advice = "The stated norm_upper= is wrong; leave it out."
+        return solver.norm_upper, (Hypothesis("‖A‖", solver.norm_upper, bound, possible, advice),), method
     norm, method, why = examine_norm(physics, img_size)
     if norm is None:
         advice = f"{why} Pass norm_upper= if you can vouch for a bound."
         missing = Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice)
         return None, () if solver.uses_prox else (missing,), "none"
     return norm, (Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf),), method
+
+
+def impossible_convexity(convexity: float, lipschitz: float) -> Hypothesis:
+    """The hypothesis μ ≤ L, which a stated μ may contradict."""
+    bound = f"be at most L = {lipschitz:.6g}, the bound of the gradient's Lipschitz constant"
+    return Hypothesis("convexity μ of f", convexity, bound, False, "The stated convexity= is wrong; 0 is always true.")
 
 
 def derive(solver: Solver, e: Evidence, physics: Any, x: Tensor) -> Evidence:
@@ -123,7 +148,8 @@ def decide(solver: Solver, e: Evidence) -> Guarantee:
     if all(excused(h) for h in own):  # otherwise nothing is known of T, and what the scheme asks is moot
         every = (*own, *solver.acceleration.hypotheses(bound, proximal=solver.minimises(e)))
     failed = next((h for h in every if not h.met), None)
-    existence, q = solver.existence(e), solver.contraction(e)
+    holds = all(h.met for h in own)
+    existence, q = (solver.existence(e), solver.contraction(e)) if holds else (None, None)
     if q is not None:
         existence = "unique, as T is a contraction (Banach)"
     statement = f"x_k converges to a fixed point of {solver.equation}{'' if existence else ', if there is one'}"
@@ -134,8 +160,7 @@ def decide(solver: Solver, e: Evidence) -> Guarantee:
         theorem=f"{solver.theorem}; {solver.acceleration.theorem}",
         statement=statement if proved else NOTHING,
         hypotheses=every,
-        existence=existence
-        or f"assumed; {'pass' if solver.takes_box else 'DavisYin with'} box=(0, 1) to have it proved",
+        existence=existence or (NOT_GIVEN if not holds else BOX if solver.takes_box else BOX_ELSEWHERE),
         rate=rate if proved else "none",
         failure=None if failed is None else str(failed),
     )
@@ -168,6 +193,9 @@ def describe(solver: Solver, e: Evidence, certificate: Certificate | None, metho
     }
 
 
+BOX = "assumed; pass box=(0, 1) to have it proved"
+BOX_ELSEWHERE = "assumed; DavisYin with box=(0, 1) to have it proved"
+NOT_GIVEN = "assumed; nothing proves it where a hypothesis fails"
 ASSUMED = "assumed to be at most 1"
 
 

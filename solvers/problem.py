@@ -33,7 +33,10 @@ class Problem:
 
     def denoise(self, x: Tensor) -> Tensor:
         """D(x, σ)."""
-        denoised: Tensor = self.denoiser(x, self.sigma)
+        try:
+            denoised: Tensor = self.denoiser(x, self.sigma)
+        except TypeError as error:
+            raise InputError(f"the denoiser refused to be called as denoiser(x, sigma): {error}") from error
         return denoised
 
     def gradient(self, x: Tensor) -> Tensor:

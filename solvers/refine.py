@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pnp_lip.denoisers import guided, require_guidance
+from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
@@ -37,7 +38,7 @@ def refine(
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is
     better. Returns the results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, and
-    InputError for a denoiser without guidance, before anything runs.
+    InputError for a denoiser without guidance and ShapeError for a ``sigma`` of another batch, before anything runs.
 
     Source: Pourya, Neumayer & Unser (2024).
     """
@@ -45,6 +46,8 @@ def refine(
         raise InputError(f"`rounds` counts the solutions after the first and is >= 0; got {rounds}.")
     if rounds:
         require_guidance(solver.denoiser)
+    if sigma is not None:
+        noise_level(sigma, len(y))
     later = solver if sigma is None else dataclasses.replace(solver, sigma=sigma)
     results = [solver.solve(y, physics, x0=x0, reference=reference, progress=progress)]
     for _ in range(rounds):

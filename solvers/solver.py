@@ -160,7 +160,7 @@ class Solver(abc.ABC):
             if reference is not None:
                 reference = check_like("reference", reference, x)
             store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-            origin = {} if store is None else origin_of(self, y, x0, x, settings)
+            origin = {} if store is None else origin_of(self, problem, x0, x, settings)
             return run(self, problem, x, guarantee, settings, reference, progress, callback, store, origin)
 
     def check(self, y: Tensor, physics: Any) -> Guarantee:

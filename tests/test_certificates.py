@@ -258,3 +258,44 @@ def test_sequences_and_richer_activations_are_certified() -> None:
     layers = nn.Sequential(GradientFlowLinear(3, step_fraction=0.5, activation=SoftThreshold(3)), nn.Identity())
     certificate = certify(layers)
     assert certificate.nonexpansive and certificate.layers[0].path == "0"
+
+
+def test_a_layer_that_is_applied_twice_counts_twice() -> None:
+    double = nn.Linear(2, 2, bias=False)
+    double.weight.data = 2 * torch.eye(2)
+    found = certify(nn.Sequential(double, double)).lipschitz_upper
+    assert 4 <= found < 4.01
+    torch.manual_seed(0)
+    layer = GradientFlowLinear(2, 2, step_fraction=0.5)
+    twice, copies = certify(nn.Sequential(layer, layer)), certify(nn.Sequential(layer, copy.deepcopy(layer)))
+    assert certify(layer).firmly_nonexpansive and not twice.firmly_nonexpansive and not twice.proximal
+    assert twice.averagedness == copies.averagedness
+    assert [line.path for line in twice.layers] == ["0", "1"]
+
+
+@pytest.mark.parametrize("part", ["layers.0.activation", "lift", "layers.1"])
+def test_a_hook_on_any_part_is_refused_by_name(part: str) -> None:
+    denoiser = at_the_limit()
+    denoiser.get_submodule(part).register_forward_hook(lambda module, inputs, output: 5 * output)
+    with pytest.raises(CertificateError, match=rf"`{part}` has forward hooks"):
+        certify(denoiser)
+
+
+@pytest.mark.parametrize("name", ["layers.1.activation.log_scale", "layers.2.activation.shift"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused(name: str, value: float) -> None:
+    denoiser = at_the_limit()
+    denoiser.get_parameter(name).flatten()[0] = value
+    with pytest.raises(CertificateError, match=r"NaN|infinite|finite|intact"):
+        certify(denoiser)
+
+
+def test_the_smallest_image_is_read_off_the_scopes() -> None:
+    torch.manual_seed(0)
+    layer = GradientFlowConv2d(1, 2, 9, padding_mode="symmetric")
+    assert certify(layer).smallest_image == (1, 1)
+    layer.weight.data = torch.randn_like(layer.weight)
+    assert certify(layer).smallest_image == (8, 8)
+    other = GradientFlowConv2d(1, 2, (3), dilation=5, padding_mode="symmetric")
+    other.weight.data = torch.randn_like(other.weight)
+    assert certify(nn.Sequential(layer, other)).smallest_image == (10, 10)

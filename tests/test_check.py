@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -180,3 +181,14 @@ def test_a_layer_at_the_limit_is_verified(tmp_path: Path) -> None:
     assert certify(denoiser).nonexpansive
     save_denoiser(denoiser, tmp_path / "d.safetensors")
     assert check(tmp_path / "d.safetensors", tmp_path / "d.certificate.json") == []
+
+
+def test_a_bound_of_the_rounding_that_no_formula_gives_is_noticed(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    for group in (1, 2):
+        denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), padding_mode="zeros", group=group)
+        certificate = save_denoiser(project(denoiser, limit=0.9), tmp_path / "d.safetensors")
+        assert (certificate.rounding is None) == (group == 2)
+        dataclasses.replace(certificate, rounding=1.0).save(tmp_path / "d.certificate.json")
+        wrong = check(tmp_path / "d.safetensors", tmp_path / "d.certificate.json")
+        assert wrong == [] if group == 1 else "clipped in groups" in wrong[0] and len(wrong) == 1

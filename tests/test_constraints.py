@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from pnp_lip import certify
+from pnp_lip import GradientFlowDenoiser, certify, load_denoiser, save_denoiser
 from pnp_lip.errors import InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
@@ -92,3 +94,45 @@ def test_bad_settings_are_refused() -> None:
             call()
     with pytest.raises(InputError, match="UnitNorm needs"):
         UnitNorm(every=0)
+
+
+def test_no_filters_are_no_reason_for_nan() -> None:
+    for layer in (GradientFlowLinear(2, 2), GradientFlowConv2d(1, 2, 3)):
+        layer.weight.data.zero_()
+        project(layer)
+        assert bool(torch.isfinite(layer.tau)) and certify(layer).nonexpansive
+    pointwise = GradientFlowDenoiser(kernel_size=1, hidden_channels=4, dilations=(1,))
+    constrained = constrain(pointwise, zero_mean_channels=1)  # a filter of one tap has nothing left without its mean
+    x = torch.rand(1, 1, 6, 6)
+    assert torch.equal(constrained(x, 0.1), x)
+
+
+def test_projection_counts_the_border_of_unpaired_filters() -> None:
+    torch.manual_seed(0)
+    layer = GradientFlowConv2d(1, 2, 9, padding_mode="symmetric")
+    layer.weight.data = torch.randn_like(layer.weight)
+    layer.tau.data.fill_(100.0)
+    assert not certify(layer).nonexpansive
+    assert certify(project(layer)).nonexpansive
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "symmetric"])
+def test_what_is_constrained_cannot_be_constrained_again_or_saved(padding_mode: str, tmp_path: Path) -> None:
+    d = GradientFlowDenoiser(kernel_size=3, hidden_channels=4, dilations=(1,), padding_mode=padding_mode)
+    constrain(d)
+    with pytest.raises(InputError, match=r"`layers.0` is constrained"):
+        constrain(d)
+    with pytest.raises(InputError, match=r"constrained.*release"):
+        save_denoiser(d, tmp_path / "d.safetensors")
+    assert not list(tmp_path.iterdir())
+    save_denoiser(release(d), tmp_path / "d.safetensors")  # type: ignore[arg-type]
+    assert constrain(load_denoiser(tmp_path / "d.safetensors").requires_grad_(True)) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_saved_and_loaded(dtype: torch.dtype, tmp_path: Path) -> None:
+    d = project(GradientFlowDenoiser(kernel_size=3, hidden_channels=4, dilations=(1,)), limit=0.9).eval().to(dtype)
+    save_denoiser(d, tmp_path / "d.safetensors")  # type: ignore[arg-type]
+    loaded = load_denoiser(tmp_path / "d.safetensors")
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in d.state_dict().items())
+    assert next(loaded.parameters()).dtype == dtype

@@ -12,10 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pnp_lip import GradientFlowDenoiser, certify, load_denoiser, load_pretrained, pretrained_names, save_denoiser
+from pnp_lip import (
+    GradientFlowDenoiser,
+    certify,
+    guided,
+    load_denoiser,
+    load_pretrained,
+    pretrained_names,
+    save_denoiser,
+)
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.images import psnr
+from pnp_lip.layers import project
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +197,16 @@ def test_loading_needs_no_network(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stdout.strip() == "1"
+
+
+def test_an_empty_image_and_one_of_another_type_are_refused() -> None:
+    d = project(GradientFlowDenoiser(kernel_size=3, hidden_channels=4, dilations=(1,), guidance=True)).eval()
+    x = torch.rand(1, 1, 8, 8)
+    for network in (d, guided(d, x)):
+        for empty in (x[:0], x[:, :, :0]):
+            with pytest.raises(ShapeError, match="none of them 0"):
+                network(empty, 0.1)
+        with pytest.raises(ShapeError, match=r"the weights are torch.float32, the image torch.float64; convert"):
+            network(x.double(), 0.1)
+        with pytest.raises(ShapeError, match="floating-point"):
+            network(x.long(), 0.1)

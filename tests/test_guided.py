@@ -97,7 +97,7 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
     unkept = guided(d, x)
     assert torch.allclose(unkept(x, 0.1), whole, atol=1e-6)
-    assert unkept.kept == {}  # type: ignore[attr-defined]
+    assert unkept.kept is None  # type: ignore[attr-defined]
 
 
 def test_another_noise_level_asks_for_other_thresholds() -> None:
@@ -248,3 +248,52 @@ def test_guidance_is_saved_with_the_weights(tmp_path: Path) -> None:
     again = load_denoiser(tmp_path / "d.safetensors")
     assert again.config == d.config
     assert torch.equal(guided(again, x)(x, 0.1), guided(d, x)(x, 0.1))
+
+
+def test_what_is_kept_is_of_these_tensors_and_of_this_mode() -> None:
+    d, x = network(), photograph("camera", 256)[..., 60:90, 90:130]
+    a, b = x.flip(-1), x.flip(-2)
+    g = guided(d, a)
+    first = g(x, 0.1)
+    g.guide = b.clone()  # type: ignore[assignment]
+    assert torch.equal(g(x, 0.1), guided(d, b)(x, 0.1)) and not torch.equal(g(x, 0.1), first)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        g(x, 0.1)
+    assert torch.equal(g(x, 0.1), guided(d, b)(x, 0.1))
+    before = g(x, 0.1)
+    old = d.guidance[0].offset  # type: ignore[index]
+    d.guidance[0].offset = torch.nn.Parameter(old + 3, requires_grad=False)  # type: ignore[index]
+    assert torch.equal(g(x, 0.1), guided(d, b)(x, 0.1)) and not torch.equal(g(x, 0.1), before)
+
+
+def test_inference_mode_is_as_good_as_no_grad() -> None:
+    d, x = network(), photograph("camera", 256)[..., 60:92, 90:122]
+    expected = denoise_guided(d, x, 0.1)
+    with torch.inference_mode():
+        assert torch.equal(denoise_guided(d, x, 0.1), expected)
+        physics = Blur(gaussian_kernel(1.0), (1, 32, 32))
+        y = physics.A(x)
+        results = refine(ForwardBackward(d, sigma=0.05, max_iter=3), y, physics)
+    outside = refine(ForwardBackward(d, sigma=0.05, max_iter=3), y.clone(), Blur(gaussian_kernel(1.0), (1, 32, 32)))
+    assert all(torch.equal(p.x, q.x) for p, q in zip(results, outside, strict=True))
+    g = guided(d, x)
+    with torch.inference_mode():
+        g(x, 0.1)
+        physics.A(x)
+    z = x.clone().requires_grad_(True)
+    (g(z, 0.1).sum() + physics.A(z).sum()).backward()
+    assert z.grad is not None and bool(torch.isfinite(z.grad).all())
+
+
+def test_no_guided_pass_is_no_guided_denoising() -> None:
+    with pytest.raises(InputError, match="guided passes and is >= 1; got 0"):
+        denoise_guided(network(), torch.rand(1, 1, 8, 8), 0.1, rounds=0)
+
+
+def test_a_noise_level_of_another_batch_is_refused_before_the_first_solution() -> None:
+    physics, calls = Blur(gaussian_kernel(1.0), (1, 16, 16)), []
+    d = network()
+    d.layers[0].forward = lambda *args: calls.append(0)  # type: ignore[method-assign, assignment]
+    with pytest.raises(ShapeError, match="one per image"):
+        refine(ForwardBackward(d, sigma=0.1), torch.rand(2, 1, 16, 16), physics, sigma=torch.tensor([0.1, 0.1, 0.1]))
+    assert not calls

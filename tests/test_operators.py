@@ -8,8 +8,8 @@ import pytest
 import torch
 from operator_cases import CASES, OperatorCase, dense, dense_adjoint
 
-from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators import Blur, certify_norm
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.operators import Blur, ParallelBeamTomography, certify_norm
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -197,3 +197,26 @@ def test_prox_l2_warns_when_it_stops_early() -> None:
     physics = Blur(torch.ones(3, 3) / 9, (1, 12, 12), padding="zeros")
     with pytest.warns(RuntimeWarning, match="error of at most"):
         physics.prox_l2(None, torch.ones(1, 1, 12, 12), 1e4, max_iter=1, tol=1e-6)
+
+
+def test_entries_whose_products_vanish_are_refused_a_bound() -> None:
+    tiny = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16), pixel_size=1e-23, det_spacing=1e-23)
+    for physics in (tiny, Blur(torch.full((3, 3), 1e-171).double(), (1, 16, 16), padding="zeros", dtype=torch.float64)):
+        with pytest.raises(CertificateError, match="products of the operator's entries vanish"):
+            physics.norm_bound()
+    moderate = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16), pixel_size=1e-9, det_spacing=1e-9)
+    usual = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16))
+    assert moderate.norm_upper == pytest.approx(1e-9 * usual.norm_upper, rel=1e-4)
+
+
+def test_a_detector_that_no_ray_meets_cannot_be_normalised() -> None:
+    with pytest.raises(InputError, match="no ray meets the image"):
+        ParallelBeamTomography([0.0], (1, 4, 4), det_offset=100.0, normalize=True)
+
+
+def test_listed_angles_keep_their_digits() -> None:
+    listed = [0.1 + 0.2 * k for k in range(90)]
+    a = ParallelBeamTomography(listed, (1, 16, 16), dtype=torch.float64)
+    b = ParallelBeamTomography(torch.tensor(listed, dtype=torch.float64), (1, 16, 16), dtype=torch.float64)
+    x = torch.rand(1, 1, 16, 16, dtype=torch.float64)
+    assert torch.equal(a.A(x), b.A(x))

@@ -12,7 +12,9 @@ import pytest
 import solver_cases as cases
 import torch
 
+from pnp_lip import ClippedDenoiser, relax
 from pnp_lip.errors import InputError
+from pnp_lip.operators import Blur
 from pnp_lip.solvers import (
     Anderson,
     Checkpoint,
@@ -153,3 +155,29 @@ def test_foreign_and_broken_files_are_refused(tmp_path):
         Checkpoint(tmp_path)
     with pytest.raises(InputError, match="every"):
         Checkpoint(path, every=0)
+
+
+def test_another_operator_is_noticed_although_the_start_is_given(tmp_path):
+    net, physics, y = setting()
+    other, x0 = Blur(physics.kernel.flip(-1).roll(1, -1), cases.SHAPE), torch.zeros(3, *cases.SHAPE)
+    solver = ForwardBackward(net, sigma=0.1, tol=1e-6, norm_upper=1.1)
+    first = solver.solve(y, physics, x0=x0, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(InputError, match="other data, forward model"):
+        solver.solve(y, other, x0=x0, checkpoint=tmp_path / "run.pt")
+    assert torch.equal(solver.solve(y, physics, x0=x0, checkpoint=tmp_path / "run.pt").x, first.x)
+
+
+def test_another_setting_of_the_denoiser_is_noticed(tmp_path):
+    net, physics, y = setting()
+    for name, mine, other in (
+        ("box", ClippedDenoiser(net), ClippedDenoiser(net, 0, 0.5)),
+        ("theta", relax(net, 0.5), relax(net, 0.6)),
+    ):
+        path = tmp_path / name
+        ForwardBackward(mine, sigma=0.1, tol=1e-3).solve(y, physics, checkpoint=path)
+        with pytest.raises(InputError, match="another run"):
+            ForwardBackward(other, sigma=0.1, tol=1e-3).solve(y, physics, checkpoint=path)
+    ForwardBackward(net, tol=1e-3).solve(y, physics, checkpoint=tmp_path / "sigma")
+    net.default_sigma *= 10
+    with pytest.raises(InputError, match="another run"):
+        ForwardBackward(net, tol=1e-3).solve(y, physics, checkpoint=tmp_path / "sigma")

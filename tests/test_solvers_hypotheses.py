@@ -9,11 +9,23 @@ import solver_cases as cases
 import torch
 from safetensors.torch import load_file
 
-from pnp_lip import firm, save_denoiser
+from pnp_lip import GradientFlowDenoiser, certify, enforce, firm, save_denoiser
 from pnp_lip.errors import CertificateError, GuaranteeError
-from pnp_lip.operators import CertifiedPhysics, ParallelBeamTomography
+from pnp_lip.operators import Blur, CertifiedPhysics, ParallelBeamTomography
 from pnp_lip.pretrained import load_denoiser
-from pnp_lip.solvers import ADMM, RED, Anderson, DavisYin, ForwardBackward, Halpern, Inertial, PrimalDual, Relaxed
+from pnp_lip.solvers import (
+    ADMM,
+    RED,
+    Anderson,
+    DavisYin,
+    ForwardBackward,
+    HalfQuadratic,
+    Halpern,
+    Inertial,
+    LeastSquares,
+    PrimalDual,
+    Relaxed,
+)
 
 
 @pytest.fixture(params=["blur", "ct"])
@@ -106,3 +118,41 @@ def test_a_wrong_adjoint(kind, physics, monkeypatch):
     refused(
         lambda **o: kind(firm(cases.denoiser()), sigma=0.1, **o), physics, r"A_adjoint v> must be at most.*got 0\.00"
     )
+
+
+def test_an_image_below_the_certificates_scope_is_refused():
+    d = GradientFlowDenoiser(hidden_channels=2, dilations=(1,), kernel_size=9).eval().requires_grad_(False)
+    w = torch.zeros(2, 1, 9, 9)
+    w[0, 0, 4, 1] = w[0, 0, 4, 5] = 1  # without its mirror image, which symmetric padding needs on small images
+    d.layers[0].weight.data, d.layers[0].activation.log_scale.data[:] = w, 10.0
+    enforce(d, limit=0.99)
+    assert certify(d).smallest_image == (8, 8)
+    solver = ForwardBackward(d, sigma=0.05, box=(0, 1), max_iter=3)
+    large = Blur(torch.ones(1, 1), (1, 8, 9))
+    assert solver.check(torch.rand(1, 1, 8, 9), large).proved
+    small, y = Blur(torch.ones(1, 1), (1, 2, 9)), torch.rand(1, 1, 2, 9)
+    guarantee = solver.check(y, small)
+    assert not guarantee.proved and "at least 8 x 8" in str(guarantee.failure) and "2 x 9" in str(guarantee.failure)
+    with pytest.raises(GuaranteeError, match="at least 8 x 8"):
+        solver.solve(y, small)
+
+
+def test_numbers_of_the_user_that_proved_ones_contradict_are_refused():
+    physics, net = cases.blur(torch.float32), cases.denoiser(limit=0.3)
+    y = data(physics)
+    wrong = HalfQuadratic(net, sigma=0.02, data_term=LeastSquares(convexity=10.0))
+    assert "convexity" in str(wrong.check(y, physics).failure)
+    with pytest.raises(GuaranteeError, match=r"convexity μ of f must be at most L = 1"):
+        wrong.solve(y, physics)
+    with pytest.raises(GuaranteeError, match="proved lower bound"):
+        ForwardBackward(net, sigma=0.02, norm_upper=0.5).solve(y, physics)
+    assert ForwardBackward(net, sigma=0.02, norm_upper=1.5).check(y, physics).proved
+
+
+def test_existence_is_not_claimed_by_theorems_that_do_not_apply():
+    physics = cases.blur(torch.float32)
+    y = data(physics)
+    guarantee = ForwardBackward(lambda x, sigma: (x > 0.5).float(), sigma=0.1, box=(0, 1)).check(y, physics)
+    assert not guarantee.proved and guarantee.existence.startswith("assumed; nothing proves it")
+    too_long = ForwardBackward(cases.denoiser(limit=0.3), sigma=0.1, box=(0, 1), step=2.5).check(y, physics)
+    assert not too_long.proved and too_long.existence.startswith("assumed; nothing proves it")

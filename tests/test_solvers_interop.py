@@ -19,6 +19,8 @@ from pnp_lip.solvers import (
     DouglasRachford,
     ForwardBackward,
     HalfQuadratic,
+    Relaxed,
+    WeightedLeastSquares,
     choose_by_discrepancy,
     choose_by_reference,
     fixed_map,
@@ -128,3 +130,31 @@ def test_a_grid_finds_the_best_psnr():
         choose_by_reference(solver, y, physics, clean, {})
     with pytest.raises(InputError, match="weight"):
         choose_by_reference(ForwardBackward(cases.denoiser()), y, physics, clean, {"weight": [1.0]})
+
+
+def test_what_deepinv_has_no_twin_of_is_refused(setting):
+    physics, y = setting
+    weighted = WeightedLeastSquares(torch.rand(y.shape) + 0.5)
+    for more in ({"data_term": weighted}, {"acceleration": Anderson()}, {"acceleration": Relaxed(0.5)}):
+        with pytest.raises(InputError, match="iterates plainly"):
+            to_deepinv(ForwardBackward(cases.denoiser(limit=0.3), sigma=0.1, **more), y, physics)
+
+
+def test_a_map_that_takes_no_noise_level_is_refused_by_name(setting):
+    physics, y = setting
+    with pytest.raises(InputError, match=r"refused to be called as denoiser\(x, sigma\)"):
+        ForwardBackward(nn.Identity(), sigma=0.1, box=(0, 1)).solve(y, physics)
+
+
+def test_a_reference_of_another_shape_is_refused_before_any_run(setting):
+    physics, y = setting
+    calls = []
+
+    def denoiser(x, sigma):
+        calls.append(0)
+        return x
+
+    solver = ForwardBackward(denoiser, assume_nonexpansive=True, max_iter=2)
+    with pytest.raises(ShapeError, match="`reference`"):
+        choose_by_reference(solver, y, physics, y[..., 1:], {"sigma": [0.1, 0.2]})
+    assert not calls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pnp_lip.version import __version__
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
 SCHEMA = "pnp-lip certificate 1"
+SMALLEST = re.compile(r"images of at least (\d+) x (\d+) pixels")  # in a scope, where it ends
 HEXADECIMAL = (
     "norm_upper",
     "norm_lower",
@@ -73,6 +75,12 @@ class Certificate:
     rounding: float | None = None
     version: str = __version__
     schema: str = SCHEMA
+
+    @property
+    def smallest_image(self) -> tuple[int, int]:
+        """The rows and columns that an image must have at least for the bounds to hold, by the layers' scopes."""
+        sizes = [(int(h), int(w)) for layer in self.layers for h, w in SMALLEST.findall(layer.scope)]
+        return max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1)
 
     @property
     def nonexpansive(self) -> bool:

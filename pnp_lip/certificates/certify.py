@@ -83,6 +83,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         certificate: Certificate = cached[1]
         return certificate
     proof = describe(module, "", rtol)
+    require_finite(module)
     alpha = proof.bound.averagedness
     certificate = Certificate(
         layers=proof.layers,
@@ -109,11 +110,20 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
             f"{where} is a {kind.__module__}.{kind.__qualname__}, for which no rule is known, so nothing can be proved of "
             "it. Build the map from pnp_lip.layers, or register a rule with pnp_lip.certificates.rule."
         )
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
-        raise CertificateError(
-            f"{where} has forward hooks or a replaced forward, which may change the map; remove them."
-        )
+    for name, part in module.named_modules():  # the parts that no rule looks at, too: activations, the lift
+        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
+            culprit = f"`{join(path, name)}`" if name else where
+            raise CertificateError(
+                f"{culprit} has forward hooks or a replaced forward, which may change the map; remove them."
+            )
     return RULES[kind](module, path, rtol)
+
+
+def require_finite(module: nn.Module) -> None:
+    """Raise CertificateError where a stored number is no number: of an image that is NaN nothing is proved."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -144,7 +154,8 @@ def certify_identity(module: nn.Identity, path: str, rtol: float) -> Proof:
 
 @rule(nn.Sequential)
 def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: float) -> Proof:
-    return compose_proofs(describe(child, join(path, name), rtol) for name, child in module.named_children())
+    children = module._modules.items()  # named_children would give a map that is applied twice only once
+    return compose_proofs(describe(child, join(path, name), rtol) for name, child in children if child is not None)
 
 
 @rule(GradientFlowConv2d)

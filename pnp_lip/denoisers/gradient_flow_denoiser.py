@@ -113,11 +113,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
-            raise ShapeError(
-                f"this denoiser takes floating-point tensors of shape (B, {self.in_channels}, H, W); "
-                f"got {tuple(x.shape)} of {x.dtype}."
-            )
+        require_image(self, x)
         s = noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
         z = self.lift(x)
         if self.differentiable((x,)) or x.device.type != "cpu":
@@ -168,6 +164,18 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """
         reach = sum(self.reaches)
         return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=self.circular)
+
+
+def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:
+    """Raise ShapeError unless the denoiser takes x: its channels, at least one pixel, the type of its weights."""
+    if x.ndim != 4 or x.shape[1] != denoiser.in_channels or not x.is_floating_point() or x.numel() == 0:
+        raise ShapeError(
+            f"this denoiser takes floating-point tensors of shape (B, {denoiser.in_channels}, H, W), none of them 0; "
+            f"got {tuple(x.shape)} of {x.dtype}."
+        )
+    dtype = next(denoiser.parameters()).dtype
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ShapeError(f"the weights are {dtype}, the image {x.dtype}; convert one of them, as by x.to({dtype}).")
 
 
 def in_layout(layer: Any, sigma: Tensor, z: Tensor) -> Tensor:

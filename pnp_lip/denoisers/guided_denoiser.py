@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
-from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, noise_level
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, noise_level, require_image
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Guidance
+from pnp_lip.snapshot import Snapshot, lasting
 
 __all__ = ["GuidedDenoiser", "can_be_guided", "denoise_guided", "guided", "require_guidance"]
 
@@ -53,13 +56,15 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             raise InputError("the guide holds NaN or infinite values.")
         self.denoiser = denoiser
         self.guide: Tensor
-        self.register_buffer("guide", guide.detach().clone())
-        self.kept: dict[Any, list[Tensor]] = {}
-        self.kept_guide: dict[Any, Tensor] = {}
+        with lasting():
+            self.register_buffer("guide", guide.detach().clone())
+        self.kept: tuple[Any, Snapshot, list[Tensor]] | None = None
+        self.kept_guide: tuple[Any, Snapshot, Tensor] | None = None
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D_g(x, σ)."""
         inner, guide = self.denoiser, self.guide
+        require_image(inner, x)
         if x.shape[1:] != guide.shape[1:] or guide.shape[0] not in (1, x.shape[0]):
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
@@ -88,34 +93,40 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             return guide
         if self.denoiser.differentiable(()):
             return network(guide, sigma)  # type: ignore[no-any-return]
-        key = self.key(sigma, x)
-        if key not in self.kept_guide:
+        if self.kept_guide is None or self.outdated(self.kept_guide, sigma, x):
             h, w = guide.shape[-2:]
             even = F.pad(guide, (0, w % 2, 0, h % 2), mode="replicate")  # so that all windows begin with a whole block
             step = partial(network, sigma=sigma)
             with torch.no_grad():
                 improved = map_windows(step, even, tile=GUIDE_TILE, reach=network.reach, circular=False)
-            self.kept_guide = {key: improved[..., :h, :w]}
-        return self.kept_guide[key]
+            self.kept_guide = (self.mode(sigma, x), Snapshot(self.sources()), improved[..., :h, :w])
+        return self.kept_guide[-1]
 
-    def key(self, sigma: Tensor, like: Tensor) -> Any:
-        """What a number that is kept depends on: the noise level, the guide, the weights, type and device."""
-        # _version counts changes in place.
-        versions = (self.guide._version, sum(p._version for p in self.denoiser.parameters()))
-        return (tuple(sigma.tolist()), like.dtype, like.device, *versions)
+    def outdated(self, kept: tuple[Any, Snapshot, Any], sigma: Tensor, like: Tensor) -> bool:
+        """Whether what was kept is of another noise level, guide, weights, type, device or mode of execution."""
+        return kept[0] != self.mode(sigma, like) or not kept[1].holds(self.sources())
+
+    def mode(self, sigma: Tensor, like: Tensor) -> tuple[object, ...]:
+        """What kept numbers depend on besides tensors; those of inference mode are of no use outside of it."""
+        reduced = torch.is_autocast_enabled(like.device.type)
+        return (tuple(sigma.tolist()), like.dtype, like.device, reduced, torch.is_inference_mode_enabled())
+
+    def sources(self) -> Iterator[Tensor]:
+        """The tensors that kept numbers depend on."""
+        return itertools.chain([self.guide], self.denoiser.parameters(), self.denoiser.buffers())
 
     def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:
         """λ_i(p) of each layer, kept for the next call with this noise level, guide and weights."""
-        inner, key = self.denoiser, self.key(sigma, g)
-        if key not in self.kept:
+        inner = self.denoiser
+        if self.kept is None or self.outdated(self.kept, sigma, g):
             layers: Any = zip(inner.layers, inner.guidance, inner.reaches, strict=True)  # type: ignore[arg-type]
             tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])
             found = []
             for layer, guidance, reach in layers:  # W reaches half as far as WᵀW, and a mean one pixel more
                 step = partial(limits_in_layout, layer, guidance, sigma)
                 found.append(map_windows(step, g, tile=tile, reach=reach // 2 + 1, circular=inner.circular))
-            self.kept = {key: found}
-        return self.kept[key]
+            self.kept = (self.mode(sigma, g), Snapshot(self.sources()), found)
+        return self.kept[-1]
 
     def part(self, images: list[int]) -> GuidedDenoiser:
         """The denoiser for these images of the batch alone, as the solvers ask for when others have converged."""
@@ -177,13 +188,15 @@ def denoise_guided(denoiser: nn.Module, y: Tensor, sigma: float, *, rounds: int 
     """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ); in each further round the result is the next guide.
 
     Better than D(y, σ), and where σ is too small also than with the guide D(y, σ). Not nonexpansive in y, which makes
-    its own guide. Raises InputError for a denoiser without guidance.
+    its own guide. Raises InputError for a denoiser without guidance and for rounds < 1.
 
     >>> denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True)
     >>> denoise_guided(denoiser, torch.zeros(2, 1, 8, 8), 0.1).shape
     torch.Size([2, 1, 8, 8])
     """
     require_guidance(denoiser)
+    if rounds < 1:
+        raise InputError(f"`rounds` counts the guided passes and is >= 1; got {rounds}.")
     x_hat: Tensor = denoiser(y, CAUTION * sigma)
     for k in range(rounds):
         x_hat = guided(denoiser, x_hat)(y, (CAUTION if k + 1 < rounds else 1) * sigma)

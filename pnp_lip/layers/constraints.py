@@ -17,6 +17,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.mirror import MirrorPairs, Repeated, mirror_pairs
+from pnp_lip.spectral.border_norm import mirror_closed
 from pnp_lip.spectral.symbol import grid_factor, half_torus, symbol
 
 __all__ = [
@@ -31,10 +32,11 @@ __all__ = [
 ]
 
 GradientFlowLayer = GradientFlowConv2d | GradientFlowLinear
+SMALLEST = 1e-20  # norm by which a weight is divided
 
 
 class UnitNorm(nn.Module):
-    """V ↦ V / ν(V), where ν(V) bounds the norm of V as an operator, so that ‖W‖ ≤ 1.
+    """V ↦ V / ν(V), where ν(V) bounds the norm of V as an operator, so that ‖W‖ ≤ 1; zero stays zero.
 
     A matrix is divided by its largest singular value. A convolution is divided by the maximum of its symbol's norm over
     a ``grid`` × ``grid`` torus times Π cos(πr/grid)⁻¹, an upper bound for every image size; without ``grid`` over one so
@@ -53,13 +55,14 @@ class UnitNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 2:
-            unit: Tensor = weight / torch.linalg.matrix_norm(weight, 2)
+            unit: Tensor = weight / torch.linalg.matrix_norm(weight, 2).clamp_min(SMALLEST)
             return unit
         if self.age % self.every == 0 or not self.training or not len(self.frequencies):
             self.search(weight.detach())
         self.age += self.training
         top: Tensor = torch.linalg.matrix_norm(symbol(weight, self.frequencies), 2).amax()
-        return weight / (top * grid_factor((weight.shape[2], weight.shape[3]), self.grid_for(weight)))
+        norm = top * grid_factor((weight.shape[2], weight.shape[3]), self.grid_for(weight))
+        return weight / norm.clamp_min(SMALLEST)
 
     def grid_for(self, weight: Tensor) -> int:
         """The grid: at least 64 points for each tap on either side of the centre, where none was chosen."""
@@ -131,9 +134,14 @@ def constrain(
     Each layer then is ``limit``-averaged. Filters under symmetric padding also stay mirror pairs (``pair_mirrors``).
     ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels`` removes the mean of the filters on
     that many first channels. ``release`` turns the result back into plain weights. Raises InputError as ``pair_mirrors`` does,
-    and for a limit outside (0, 1].
+    for a limit outside (0, 1], and for a module that is constrained already.
     """
     check_limit(limit)
+    for name, layer in gradient_flow_layers(module):
+        if parametrize.is_parametrized(layer):
+            raise InputError(
+                f"`{name}` is constrained (parametrised) already; `release` it before constraining it anew."
+            )
     pair_mirrors(module, zero_mean_channels=zero_mean_channels)
     for _, layer in gradient_flow_layers(module):
         parametrize.register_parametrization(layer, "weight", UnitNorm(grid=grid, every=every))
@@ -186,7 +194,8 @@ def release(module: nn.Module) -> nn.Module:
 def project(module: nn.Module, *, limit: float = 0.985, grid: int | None = None) -> nn.Module:
     """Shorten every step τ of ``module`` in place to at most 2·``limit``/ν(W)², the projection after an optimiser step.
 
-    ν bounds ‖W‖ as in UnitNorm (up to rounding). Negative steps become zero.
+    ν bounds ‖W‖ as in UnitNorm (up to rounding), doubled for the border where symmetric padding meets filters without their
+    mirror images. Negative steps become zero.
 
     Source: Murari, Furuya & Schönlieb (2025), Section 5, with an upper bound where they take power iterations.
     """
@@ -194,8 +203,17 @@ def project(module: nn.Module, *, limit: float = 0.985, grid: int | None = None)
     for _, layer in gradient_flow_layers(module):
         unit = UnitNorm(grid=grid).eval()(layer.weight)
         norm = layer.weight.norm() / unit.norm().clamp_min(torch.finfo(unit.dtype).tiny)
-        layer.tau.clamp_(0, float(2 * limit / norm.clamp_min(1e-20) ** 2))
+        if unpaired(layer):
+            norm = 2 * norm
+        layer.tau.clamp_(0, float(2 * limit / norm.clamp_min(SMALLEST) ** 2))
     return module
+
+
+def unpaired(layer: GradientFlowLayer) -> bool:
+    """Whether the border of symmetric padding may add to the norm of the filters, at most doubling it."""
+    if not isinstance(layer, GradientFlowConv2d) or layer.padding_mode != "symmetric":
+        return False
+    return not parametrize.is_parametrized(layer, "weight") and not mirror_closed(layer.weight)
 
 
 def check_limit(limit: float) -> None:

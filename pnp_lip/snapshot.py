@@ -1,0 +1,45 @@
+"""Telling whether tensors have changed since something was computed from them and kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["Snapshot", "lasting"]
+
+
+class Snapshot:
+    """These tensors in the state in which they are now: another tensor in a place, or a write to one, is a change.
+
+    Writes through ``tensor.data`` leave no trace and are not seen.
+
+    >>> weight = torch.zeros(2)
+    >>> before = Snapshot([weight])
+    >>> before.holds([weight]), before.holds([weight.clone()]), before.holds([weight.add_(1)])
+    (True, False, False)
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self.seen = tuple((t, version(t)) for t in tensors)
+
+    def holds(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether these are the same tensors, unchanged."""
+        now = tuple(tensors)
+        return len(now) == len(self.seen) and all(
+            t is known and version(t) == count for t, (known, count) in zip(now, self.seen, strict=True)
+        )
+
+
+def version(tensor: Tensor) -> int:
+    """How often the tensor was written to; tensors of inference mode do not count, and can hardly be written to."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+@contextlib.contextmanager
+def lasting() -> Iterator[None]:
+    """Outside of inference mode and without gradients: what is computed here may be kept for later calls of any mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
