@@ -42,12 +42,12 @@ def headline(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 def row(records: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...]:
     """One prior's line."""
-    cells, runs, shown = [], [], name
+    cells, runs = [], []
+    shown = max((label(c, name) for c in records.values() if name in c["priors"]), key=lambda text: text == name)
     for kind, content in records.items():
         if name not in content["priors"]:
             cells.append("–")
             continue
-        shown = label(content, name)
         found = measured(content, name, GROUPS[kind])
         value = mean_psnr(content, name, GROUPS[kind])
         cells.append("diverged" if found and value is None else "–" if value is None else f"{value:.2f}")

@@ -95,6 +95,8 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
         weight = self.tensors[0]
+        if not isinstance(tensor, Tensor):
+            raise ShapeError(f"expected {name} as a torch tensor; got {type(tensor).__name__}. Use torch.from_numpy.")
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
         if tensor.dtype != weight.dtype:

@@ -47,13 +47,14 @@ def collatz_wielandt(
 
     min-max:  vᵀAᵀA v / vᵀv  ≤  ‖A‖²  ≤  max_i (AᵀA v)_i / v_i   for every v > 0.
 
-    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, which holds for any
-    order of summation as every term is nonnegative; both bounds are widened by it. Pixels that A does not see (zero
-    columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter``
-    products; the running best of either side is kept, so that stopping early costs sharpness, never truth. Raises
-    CertificateError if a product is negative or not finite, or if entries of A are so small that their products vanish, to
-    which the relative error does not apply. Source: Collatz (1942), Wielandt (1950); for AᵀA it is
-    Schur's test (1911).
+    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, which holds for any order of
+    summation as every term is nonnegative; both bounds are widened by it (0: not known, for a first guess that proves
+    nothing). Pixels that A does not see (zero columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond
+    rounding) or after ``max_iter`` products; the running best of either side is kept, so that stopping early costs
+    sharpness, never truth. Raises CertificateError if a product is negative or not finite, or if entries of A are so small
+    that their products vanish, to which the relative error does not apply.
+
+    Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 
     >>> A = torch.tensor([[1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
     >>> found = collatz_wielandt(lambda v: A.T @ (A @ v), torch.ones(2, dtype=torch.float64), rounding=1e-15, tol=1e-9)
@@ -69,7 +70,8 @@ def collatz_wielandt(
             raise CertificateError("AᵀAv holds negative or non-finite entries, so the operator is not nonnegative.")
         if support is None:
             support = w > 0
-            require_visible(gram, v, w, rounding)
+            if rounding > 0:
+                require_visible(gram, v, w, rounding)
             if not bool(support.any()):
                 return CollatzWielandt(0.0, 0.0, v, iteration)
         ratio = float((w[support].double() / v[support].double()).max())

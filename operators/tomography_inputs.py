@@ -19,8 +19,13 @@ __all__ = ["as_angles", "as_mask", "as_root_weights", "circle_mask", "physical_m
 
 def as_angles(angles: Sequence[float] | NDArray[Any] | Tensor) -> NDArray[np.float64]:
     """A non-empty list of finite angles in degrees."""
+    if np.ndim(angles) == 0:  # type: ignore[arg-type]
+        raise InputError(
+            f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
+            "[180 * k / n for k in range(n)]."
+        )
     listed = angles.detach().cpu().numpy() if isinstance(angles, Tensor) else angles
-    degrees = np.atleast_1d(np.asarray(listed, dtype=np.float64))
+    degrees = np.asarray(listed, dtype=np.float64)
     if degrees.ndim != 1 or degrees.size == 0:
         raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
     if not np.isfinite(degrees).all():

@@ -13,15 +13,17 @@ from pnp_lip.errors import InputError
 
 __all__ = ["IMAGE_SUFFIXES", "check_output", "psnr", "read_image", "ssim", "to_grey", "write_atomically", "write_image"]
 
+NOISE_REACH = 0.5  # beyond [0, 1], of noisy images
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, on gamma-encoded values
 
 
-def read_image(path: str | Path, *, grey: bool = False) -> Tensor:
+def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> Tensor:
     """Read PNG, JPEG, TIFF, BMP or npy into a float32 tensor (1, C, H, W) on [0, 1], C = 1 or 3.
 
-    Integer types are divided by their largest value; floating-point data must already lie in [0, 1]. An alpha channel is
-    dropped. Raises InputError for a missing or unreadable file, an unknown layout, non-finite or out-of-range values.
+    8 and 16 bits without sign are divided by 255 and 65,535; floating-point data must already lie in [0, 1], or so far
+    ``beyond`` it as noise may take it. An alpha channel is dropped. Raises InputError for a missing or unreadable file, an
+    unknown layout, other integer types, non-finite or out-of-range values.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,11 +37,11 @@ def read_image(path: str | Path, *, grey: bool = False) -> Tensor:
             data = imread(path)
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as an image ({error}).") from error
-    x = to_tensor(data, str(path))
+    x = to_tensor(data, str(path), beyond)
     return to_grey(x) if grey else x
 
 
-def to_tensor(data: np.ndarray, name: str) -> Tensor:
+def to_tensor(data: np.ndarray, name: str, beyond: float = 0.0) -> Tensor:
     """Turn (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) data into (1, C, H, W) on [0, 1]."""
     if data.ndim == 2:
         data = data[..., None]
@@ -48,14 +50,22 @@ def to_tensor(data: np.ndarray, name: str) -> Tensor:
     data = data[..., :-1] if data.shape[-1] in (2, 4) else data
     if data.dtype == np.bool_:
         data = data.astype(np.float32)
-    elif np.issubdtype(data.dtype, np.integer):
+    elif data.dtype in (np.uint8, np.uint16):
         data = data / np.float64(np.iinfo(data.dtype).max)
+    elif np.issubdtype(data.dtype, np.integer):
+        raise InputError(
+            f"{name}: {data.dtype} does not say which number is white; save it as uint8, uint16 or floats in [0, 1]."
+        )
     elif not np.issubdtype(data.dtype, np.floating):
         raise InputError(f"{name}: expected real numbers; got {data.dtype}.")
     if not np.isfinite(data).all():
         raise InputError(f"{name}: the image holds NaN or infinite values; repair them first.")
-    if data.min() < 0 or data.max() > 1:
-        raise InputError(f"{name}: values must lie in [0, 1]; got [{data.min():.4g}, {data.max():.4g}]. Rescale first.")
+    if data.min() < -beyond or data.max() > 1 + beyond:
+        limits = f"[{-beyond:g}, {1 + beyond:g}]" if beyond else "[0, 1]"
+        raise InputError(
+            f"{name}: values must lie in {limits}; got [{data.min():.4g}, {data.max():.4g}]. Rescale them, and the noise "
+            "level with them."
+        )
     return torch.from_numpy(np.ascontiguousarray(data.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
@@ -73,6 +83,9 @@ def check_output(path: str | Path) -> Path:
         raise InputError(f"{path}: the output's suffix must be one of {', '.join(IMAGE_SUFFIXES)}.")
     if path.is_dir():
         raise InputError(f"{path} is a directory; name a file.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: nothing can be written in {folder}; choose another place.")
     return path
 
 
@@ -80,7 +93,7 @@ def write_image(path: str | Path, x: Tensor) -> None:
     """Write (1, C, H, W) or (C, H, W) on [0, 1] as 8 bits (npy: as float32), clipped, in one atomic step."""
     path = check_output(path)
     suffix = path.suffix.lower()
-    data = x.detach().cpu().float().reshape(x.shape[-3:]).permute(1, 2, 0).numpy()
+    data = x.detach().cpu().float().clamp(0, 1).reshape(x.shape[-3:]).permute(1, 2, 0).numpy()
     data = data[..., 0] if data.shape[-1] == 1 else data
     with write_atomically(path) as temporary:
         if suffix == ".npy":
@@ -89,7 +102,7 @@ def write_image(path: str | Path, x: Tensor) -> None:
         else:
             from skimage.io import imsave
 
-            imsave(temporary, (data.clip(0, 1) * 255).round().astype(np.uint8), check_contrast=False)
+            imsave(temporary, (data * 255).round().astype(np.uint8), check_contrast=False)
 
 
 class write_atomically:  # noqa: N801 (used as a function)

@@ -49,6 +49,10 @@ def save_denoiser(denoiser: GradientFlowDenoiser, path: str | Path) -> Certifica
     Both files are written atomically. Raises CertificateError, writing nothing, when the map is not nonexpansive, and
     InputError for a denoiser under ``constrain``, whose weights are not its own.
     """
+    if not isinstance(denoiser, GradientFlowDenoiser):
+        raise InputError(
+            f"only a GradientFlowDenoiser is saved, not what is made of one; got {type(denoiser).__name__}."
+        )
     path = Path(path)
     held = [name for name, child in denoiser.named_modules() if parametrize.is_parametrized(child)]
     if held:

@@ -92,7 +92,7 @@ def to_deepinv(solver: Solver, y: Tensor, physics: Any, *, max_iter: int | None 
     if type(solver) not in twins or solver.box is not None:
         names = ", ".join(kind.__name__ for kind in twins)
         raise InputError(f"deepinv has a twin of {names} without a box; got {type(solver).__name__}, box={solver.box}.")
-    if type(solver.data_term) is not LeastSquares or type(solver.acceleration) is not Relaxed:
+    if type(solver.data_term) is not LeastSquares or solver.acceleration != Relaxed():
         raise InputError(
             "deepinv's twin iterates plainly, for ½‖Ax − y‖²; got data_term="
             f"{type(solver.data_term).__name__}, acceleration={type(solver.acceleration).__name__}."

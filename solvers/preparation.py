@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def prepare(
     solver.data_term.check(y)
     start = starting_point(y, physics)
     x = start if x0 is None else check_like("x0", x0, start)
+    warn_of_units(solver, start)
     certificate, why = examine_denoiser(solver.denoiser)
     require_certificate(solver, certificate, why)
     bound, denoiser_hypothesis = judge(solver, certificate, why)
@@ -66,6 +68,19 @@ def prepare(
     return problem, guarantee, problem.project(x), describe(solver, e, certificate, method, y)
 
 
+def warn_of_units(solver: Solver, start: Tensor) -> None:
+    """Say so when the data are those of images far outside of the box, which then cuts everything off."""
+    if solver.box is None:
+        return
+    size, reach = float(start.abs().mean()), max(map(abs, solver.box))
+    if size > FAR * reach:
+        warnings.warn(
+            f"the data are those of images of about {size:.3g}, far outside of box={solver.box}: divide them and the noise "
+            "level by 255 if they are 8-bit levels, or rescale them otherwise.",
+            stacklevel=4,
+        )
+
+
 def require_certificate(solver: Solver, certificate: Certificate | None, why: str) -> None:
     """Refuse an uncertified denoiser, naming the layer and the numbers, unless told to go on."""
     if solver.guarantee == "report" or solver.assume_nonexpansive:
@@ -75,7 +90,9 @@ def require_certificate(solver: Solver, certificate: Certificate | None, why: st
     try:
         certificate.require_nonexpansive()
     except CertificateError as error:
-        raise CertificateError(f"{error} Pass assume_nonexpansive=True to run it without any proof.") from None
+        raise CertificateError(
+            f"{str(error).rstrip('.')}. Pass assume_nonexpansive=True to run it without any proof."
+        ) from None
 
 
 def judge(solver: Solver, certificate: Certificate | None, why: str) -> tuple[MapBound | None, Hypothesis]:
@@ -193,6 +210,7 @@ def describe(solver: Solver, e: Evidence, certificate: Certificate | None, metho
     }
 
 
+FAR = 3.0  # times the box: what no image inside it looks like
 BOX = "assumed; pass box=(0, 1) to have it proved"
 BOX_ELSEWHERE = "assumed; DavisYin with box=(0, 1) to have it proved"
 NOT_GIVEN = "assumed; nothing proves it where a hypothesis fails"

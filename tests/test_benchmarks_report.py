@@ -204,6 +204,7 @@ def test_the_headline_changes_with_the_records() -> None:
             entry["psnr"] += 1.0
     assert headline(other) != before
     assert re.search(r"\| \S.* ✓ \|", before)
+    assert "| grey ✓ |" in before and "(guided) ✓" not in before  # guided by itself it is not nonexpansive
 
 
 def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:

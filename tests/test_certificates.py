@@ -79,7 +79,7 @@ def test_averagedness_of_a_linear_layer_equals_the_dense_truth() -> None:
 def test_denoiser_at_the_limit_is_certified_and_averaged() -> None:
     certificate = certify(at_the_limit())
     assert certificate.nonexpansive and certificate.averaged and not certificate.firmly_nonexpansive
-    assert certificate.algorithms == ("ForwardBackward", "HalfQuadratic", "RED")
+    assert certificate.algorithms == ("ForwardBackward", "HalfQuadratic", "RED", "ProximalRED")
     assert all(layer.margin > 0 and layer.norm_lower <= layer.norm_upper for layer in certificate.layers)
     assert "any image size" in certificate.scope
     assert "0.99" in str(certificate) and "layers.2" in str(certificate)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +96,36 @@ def test_bad_input_gives_one_clear_line(
 
 def test_denoise(tmp_path: Path) -> None:
     x = photograph("camera", 256)[..., 40:104, 70:134]
-    write_image(tmp_path / "y.npy", x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    assert y.min() < 0  # noise leaves [0, 1], and an array keeps it
+    np.save(tmp_path / "y.npy", y[0, 0].numpy())
+    write_image(tmp_path / "y.png", y)
+    for name in ("y.npy", "y.png"):
+        assert main(["denoise", str(tmp_path / name), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 0
+        assert psnr(read_image(tmp_path / "out.png"), x) > 25
+    np.save(tmp_path / "y.npy", 255 * y[0, 0].numpy())
     assert main(["denoise", str(tmp_path / "y.npy"), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 2
-    write_image(tmp_path / "y.png", x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
-    assert main(["denoise", str(tmp_path / "y.png"), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 0
-    assert psnr(read_image(tmp_path / "out.png"), x) > 25
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(
+    blurred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    deblur = ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01"]
+    assert main([*deblur, "-o", str(tmp_path / "file" / "x.png")]) == 2
+    assert "nothing can be written in" in capsys.readouterr().err
+    assert main([*deblur, "-o", str(blurred)]) == 2
+    assert "would replace the image itself" in capsys.readouterr().err
+    assert main(["certify", "tiny", "--json", str(tmp_path / "file" / "c.json")]) == 2  # and not 1: it is certified
+    assert main(["demo", "--out", str(tmp_path / "file"), "--quiet"]) == 2
+    assert "pnp-lip: " in capsys.readouterr().err
+    assert main([*deblur[:3], "gauss:1.5", *deblur[4:], "-o", str(tmp_path / "x.png")]) == 2
+    assert "gaussian:SIGMA" in capsys.readouterr().err
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys; from pnp_lip.command_line.main import parser; parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,7 @@ def test_a_second_solution_guided_by_the_first_is_the_default_and_better(folder:
         (["y.npz", "--size", "0"], "img_size"),
         (["y.npz", "--misfit", "2"], "--misfit"),
         (["y.npz", "--sigma", "-1"], "sigma"),
+        (["y.npz", "--sigma", "25"], "divide by 255"),
         (["y.npz", "--denoiser", "purple"], "purple"),
         (["y.npz", "--out", "y.npy"], "cannot be a folder"),
     ],
@@ -115,6 +116,15 @@ def test_bad_input_gives_one_clear_line(
     error = capsys.readouterr().err
     assert error.startswith("pnp-lip: ") and message in error and "Traceback" not in error
     assert not Path("out/result.json").exists()
+
+
+def test_a_misfit_that_no_strength_reaches_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--size", "32", "--rounds", "0", "--quiet", "--tol", "1e-3", "--denoiser", "tiny"]
+    np.savetxt("radians.txt", np.deg2rad(ANGLES))
+    for angles, wrong in (("radians.txt", True), ("angles.txt", False)):
+        for strength in ([], ["--sigma", "0.005"]):
+            assert main(["ct", "y.npy", "--angles", angles, "--out", "out", *options, *strength]) == 0
+            assert ("check the angles (degrees)" in capsys.readouterr().out) == wrong
 
 
 def test_the_shipped_sinogram_is_measured_data() -> None:

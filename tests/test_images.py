@@ -79,3 +79,21 @@ def test_figures_of_merit() -> None:
     assert psnr(x + 0.1, x) == pytest.approx(20.0, abs=1e-5)
     assert ssim(x, x) == pytest.approx(1.0) and ssim(x, 1 - x) < 0
     assert torch.allclose(to_grey(torch.ones(1, 3, 2, 2)), torch.ones(1, 1, 2, 2))
+
+
+def test_noise_may_leave_the_unit_interval_where_that_is_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.array([[-0.2, 1.3]]))
+    assert read_image(tmp_path / "y.npy", beyond=0.5).flatten().tolist() == pytest.approx([-0.2, 1.3])
+    with pytest.raises(InputError, match=r"in \[0, 1\]; got \[-0.2, 1.3\]"):
+        read_image(tmp_path / "y.npy")
+    with pytest.raises(InputError, match=r"in \[-0.25, 1.25\]"):
+        read_image(tmp_path / "y.npy", beyond=0.25)
+    write_image(tmp_path / "x.npy", torch.tensor([[[-0.2, 1.3]]]))
+    assert read_image(tmp_path / "x.npy").flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int16, np.uint32, np.int8])
+def test_integers_that_do_not_say_what_white_is_are_refused(tmp_path: Path, kind: type) -> None:
+    np.save(tmp_path / "y.npy", np.full((4, 4), 100, dtype=kind))
+    with pytest.raises(InputError, match="does not say which number is white"):
+        read_image(tmp_path / "y.npy")

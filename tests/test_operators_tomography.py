@@ -332,3 +332,15 @@ def test_hounsfield_round_trip() -> None:
     torch.testing.assert_close(attenuation_to_hounsfield(mu), hu.clamp_min(-1000), rtol=1e-6, atol=1e-3)
     with pytest.raises(InputError, match="water"):
         hounsfield_to_attenuation(hu, water=0.0)
+
+
+def test_a_number_of_views_is_no_list_of_angles() -> None:
+    for count in (180, 180.0, torch.tensor(180)):
+        with pytest.raises(InputError, match=r"`angles` is a list of degrees; got .*180.*pass"):
+            ParallelBeamTomography(count, (1, 8, 8))  # type: ignore[arg-type]
+
+
+def test_an_array_of_numpy_is_refused_as_such() -> None:
+    physics = ParallelBeamTomography([0.0, 90.0], (1, 8, 8))
+    with pytest.raises(ShapeError, match=r"image as a torch tensor; got ndarray"):
+        physics.A(np.zeros((1, 1, 8, 8), dtype=np.float32))

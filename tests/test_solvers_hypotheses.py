@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import solver_cases as cases
@@ -156,3 +157,16 @@ def test_existence_is_not_claimed_by_theorems_that_do_not_apply():
     assert not guarantee.proved and guarantee.existence.startswith("assumed; nothing proves it")
     too_long = ForwardBackward(cases.denoiser(limit=0.3), sigma=0.1, box=(0, 1), step=2.5).check(y, physics)
     assert not too_long.proved and too_long.existence.startswith("assumed; nothing proves it")
+
+
+def test_data_in_eight_bit_levels_are_noticed():
+    physics, net = cases.blur(torch.float32), cases.denoiser(limit=0.3)
+    y = physics.A(torch.rand(1, *cases.SHAPE, generator=torch.Generator().manual_seed(0)))
+    solver = ForwardBackward(net, sigma=0.1, box=(0, 1), max_iter=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solver.solve(y, physics)
+    with pytest.warns(UserWarning, match=r"far outside of box=\(0, 1\): divide them"):
+        solver.solve(255 * y, physics)
+    with pytest.warns(UserWarning, match="For 8-bit levels divide by 255"):
+        net(y, 25.0)

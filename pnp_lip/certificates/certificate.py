@@ -15,6 +15,7 @@ from pnp_lip.version import __version__
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
 SCHEMA = "pnp-lip certificate 1"
+AVERAGED = ("ForwardBackward", "HalfQuadratic", "RED", "ProximalRED")  # the solvers of an averaged map
 SMALLEST = re.compile(r"images of at least (\d+) x (\d+) pixels")  # in a scope, where it ends
 HEXADECIMAL = (
     "norm_upper",
@@ -101,9 +102,9 @@ class Certificate:
     def algorithms(self) -> tuple[str, ...]:
         """The solvers whose convergence theorem this map's averagedness licenses."""
         if self.firmly_nonexpansive:
-            return ("ForwardBackward", "HalfQuadratic", "RED", "ADMM", "DouglasRachford", "DavisYin")
+            return (*AVERAGED, "ADMM", "DouglasRachford", "DavisYin", "PrimalDual")
         if self.averaged:
-            return ("ForwardBackward", "HalfQuadratic", "RED")
+            return AVERAGED
         return ()
 
     def require_nonexpansive(self) -> Certificate:

@@ -30,7 +30,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     ``FixedWidthNetwork``, then L_ij ≤ 2 and it is at least margin/2; both are attained, so neither may be replaced by the
     other. The constants used here are computed from the rows of V and never larger.
 
-    f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d).
+    f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), and for other
+    networks.
 
     Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
 
@@ -40,6 +41,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     >>> bool(certified_radius(network, torch.ones(1, 2))[0] >= margin / 2**0.5 * (1 - 1e-5))
     True
     """
+    if not isinstance(network, Network):
+        raise InputError(f"expected a network of pnp_lip.networks; got {type(network).__name__}.")
     if x.ndim != 2:
         raise InputError(f"expected inputs (N, {network.lift.weight.shape[1]}); got {tuple(x.shape)}.")
     outputs: Tensor = copy.deepcopy(network).double()(x.double())

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pnp_lip.command_line.common import Commands, add_denoiser_option, add_rounds_option, get_denoiser, get_rounds, say
+from pnp_lip.command_line.common import (
+    Commands,
+    add_denoiser_option,
+    add_rounds_option,
+    check_noise,
+    get_denoiser,
+    get_rounds,
+    say,
+)
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +33,8 @@ __all__ = ["add_command", "parse_angles", "read_sinogram"]
 
 SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # the prior's strengths that are tried, in each solution
 BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
+MISSED = 1.5  # times the misfit that was aimed at: no strength of the prior reaches it
+LARGE_MISFIT = 0.1  # with a strength of the user's own
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
 
@@ -61,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     """Check everything, reconstruct in three ways, write images, picture and record."""
     if not 0 < options.misfit < 1:
         raise InputError(f"--misfit is a part of the data's norm, in (0, 1); got {options.misfit}.")
+    if options.sigma is not None:
+        check_noise(options.sigma, "--sigma")
     import torch
 
     from pnp_lip.denoisers import guided
@@ -92,6 +104,12 @@ def run(options: argparse.Namespace) -> int:
     say(str(choice.result))
     misfits = ", ".join(f"{name} {value:.1%}" for name, value in record["misfit"].items())
     say(f"wrote {out / 'ct.png'}: sigma {choice.best['sigma']:g}, relative data misfit {misfits}")
+    goal = options.misfit if options.sigma is None else LARGE_MISFIT
+    if record["misfit"]["pnp-lip"] > MISSED * goal:
+        say(
+            f"WARNING: these data are fitted to {record['misfit']['pnp-lip']:.1%} only, where {goal:.1%} was to be expected: "
+            "check the angles (degrees), the size, the detector and that the data are −log(I/I₀), or state a larger --misfit."
+        )
     return 0
 
 

@@ -61,12 +61,14 @@ def run(options: argparse.Namespace) -> int:
     noise = check_noise(options.noise)
     if not 0 < options.strength < math.inf:
         raise InputError(f"--strength must be a positive number; got {options.strength}.")
-    from pnp_lip.images import check_output, read_image, write_atomically, write_image
+    from pnp_lip.images import NOISE_REACH, check_output, read_image, write_atomically, write_image
     from pnp_lip.operators import Blur
     from pnp_lip.solvers import Anderson, ForwardBackward, refine
 
     output = check_output(options.output)
-    image = read_image(options.image)
+    if output.exists() and output.samefile(options.image):
+        raise InputError(f"-o {output} would replace the image itself; name another file.")
+    image = read_image(options.image, beyond=NOISE_REACH)
     kernel = parse_kernel(options.kernel)
     denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
@@ -117,8 +119,10 @@ def parse_kernel(text: str) -> Tensor:
         "disk": (1, disk_kernel),
         "motion": (2, motion_kernel),
     }
-    if name not in builders or Path(text).exists():
+    if Path(text).exists() or not (name in builders or rest):
         return load_kernel(text)
+    if name not in builders:
+        raise InputError(f"--kernel takes {KERNELS}; got {text!r}.")
     count, build = builders[name]
     try:
         numbers = [float(part) for part in rest.split(":")]

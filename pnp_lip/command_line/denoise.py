@@ -36,10 +36,10 @@ def run(options: argparse.Namespace) -> int:
     """Read, denoise, write."""
     noise = check_noise(options.noise)
     from pnp_lip.denoisers import denoise_guided
-    from pnp_lip.images import check_output, read_image, write_image
+    from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 
     check_output(options.output)
-    y = read_image(options.image)
+    y = read_image(options.image, beyond=NOISE_REACH)
     denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
     noisy = by_channel(y, denoiser)

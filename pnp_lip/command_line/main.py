@@ -15,12 +15,16 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``pnp-lip`` with the given arguments (those of the process by default) and return the exit status.
 
-    0: done; 1: a denoiser was examined and is not certified; 2: wrong usage, unreadable input or a refused run.
+    0: done; 1: a denoiser was examined and is not certified; 2: wrong usage, unreadable input, a place that cannot be
+    written to, or a refused run.
     """
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         return int(options.run(options))
     except PnpLipError as error:
+        sys.stderr.write(f"pnp-lip: {error}\n")
+        return 2
+    except OSError as error:  # of the system: no such place, no permission, no space
         sys.stderr.write(f"pnp-lip: {error}\n")
         return 2
     except KeyboardInterrupt:

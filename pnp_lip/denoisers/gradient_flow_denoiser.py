@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -168,6 +169,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
 def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:
     """Raise ShapeError unless the denoiser takes x: its channels, at least one pixel, the type of its weights."""
+    if not isinstance(x, Tensor):
+        raise ShapeError(f"this denoiser takes torch tensors; got {type(x).__name__}. Use torch.from_numpy.")
     if x.ndim != 4 or x.shape[1] != denoiser.in_channels or not x.is_floating_point() or x.numel() == 0:
         raise ShapeError(
             f"this denoiser takes floating-point tensors of shape (B, {denoiser.in_channels}, H, W), none of them 0; "
@@ -191,4 +194,9 @@ def noise_level(sigma: float | Tensor, batch: int) -> Tensor:
         raise ShapeError(f"`sigma` must hold one value or one per image ({batch}); got {s.numel()}.")
     if not bool(torch.isfinite(s).all() and (s >= 0).all()):
         raise InputError(f"`sigma` must be finite and not negative (a standard deviation on [0, 1]); got {sigma}.")
+    if bool((s > 1).any()):
+        warnings.warn(
+            f"`sigma` is a standard deviation on the scale of images in [0, 1]; got {sigma}. For 8-bit levels divide by 255.",
+            stacklevel=3,
+        )
     return s

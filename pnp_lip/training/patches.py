@@ -27,6 +27,8 @@ def load_photographs(
     holds fewer than two images.
     """
     paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of images.")
     if len(paths) < 2:
         raise InputError(f"{folder}: expected a folder with at least two images; found {len(paths)}.")
     images = [read_image(path) for path in paths]
