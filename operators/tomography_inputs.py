@@ -19,7 +19,7 @@ __all__ = ["as_angles", "as_mask", "as_root_weights", "circle_mask", "physical_m
 
 def as_angles(angles: Sequence[float] | NDArray[Any] | Tensor) -> NDArray[np.float64]:
     """A non-empty list of finite angles in degrees."""
-    if np.ndim(angles) == 0:  # type: ignore[arg-type]
+    if np.ndim(angles) == 0:
         raise InputError(
             f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
             "[180 * k / n for k in range(n)]."

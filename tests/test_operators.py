@@ -201,7 +201,10 @@ def test_prox_l2_warns_when_it_stops_early() -> None:
 
 def test_entries_whose_products_vanish_are_refused_a_bound() -> None:
     tiny = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16), pixel_size=1e-23, det_spacing=1e-23)
-    for physics in (tiny, Blur(torch.full((3, 3), 1e-171).double(), (1, 16, 16), padding="zeros", dtype=torch.float64)):
+    for physics in (
+        tiny,
+        Blur(torch.full((3, 3), 1e-171, dtype=torch.float64), (1, 16, 16), padding="zeros", dtype=torch.float64),
+    ):
         with pytest.raises(CertificateError, match="products of the operator's entries vanish"):
             physics.norm_bound()
     moderate = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16), pixel_size=1e-9, det_spacing=1e-9)
