@@ -275,7 +275,11 @@ def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
 
 def as_img_size(img_size: tuple[int, ...]) -> Shape:
     """(C, H, W) of positive integers."""
-    if len(img_size) != 3 or any(not isinstance(side, int) or side < 1 for side in img_size):
+    if (
+        not isinstance(img_size, (tuple, list, torch.Size))
+        or len(img_size) != 3
+        or any(not isinstance(side, int) or side < 1 for side in img_size)
+    ):
         raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
     return img_size[0], img_size[1], img_size[2]
 

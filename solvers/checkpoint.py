@@ -54,7 +54,7 @@ class Checkpoint:
             same = agree(state["origin"], origin)
         except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"{path} is not a checkpoint of this package ({error}); remove it to start anew."
+                f"{path} is not a checkpoint of this package ({type(error).__name__}: {error}); remove it to start anew."
             ) from error
         except Exception as error:  # the unpickler's own error class is not public
             raise InputError(f"{path} could not be read as a checkpoint ({error}); remove it to start anew.") from error

@@ -66,8 +66,6 @@ def examine_denoiser(denoiser: Any) -> tuple[Certificate | None, str]:
         return certify(denoiser), ""
     except CertificateError as error:
         return None, str(error)
-    except AttributeError:  # not a torch module, so it has no weights to certify
-        return None, f"{type(denoiser).__name__} is no torch module with a certifiable structure."
 
 
 def examine_norm(physics: Any, img_size: tuple[int, ...]) -> tuple[float | None, str, str]:

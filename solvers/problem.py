@@ -69,7 +69,8 @@ class Problem:
 
 def check_box(box: Box) -> None:
     """A box is None or (low, high) with finite low < high."""
-    if box is not None and not (len(box) == 2 and -float("inf") < box[0] < box[1] < float("inf")):
+    fits = isinstance(box, (tuple, list)) and len(box) == 2 and -float("inf") < box[0] < box[1] < float("inf")
+    if box is not None and not fits:
         raise InputError(f"`box` must be None or (low, high) with finite low < high; got {box}.")
 
 
@@ -104,7 +105,7 @@ def starting_point(y: Tensor, physics: Any) -> Tensor:
     try:
         back = physics.A_adjoint(y)
         forth = physics.A(back)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise ShapeError(f"the physics refused `y` of shape {tuple(y.shape)} and dtype {y.dtype} ({error}).") from error
     expected = getattr(physics, "img_size", None)
     if forth.shape != y.shape or (expected is not None and tuple(back.shape[1:]) != tuple(expected)):

@@ -71,6 +71,8 @@ class Solver(abc.ABC):
             raise InputError(f"`denoiser` must be callable as denoiser(x, sigma); got {type(self.denoiser).__name__}.")
         if self.guarantee not in MODES:
             raise InputError(f"`guarantee` must be one of {MODES}; got {self.guarantee!r}.")
+        if not isinstance(self.acceleration, Acceleration):
+            raise InputError(f"`acceleration` must be a scheme such as Anderson(); got {self.acceleration!r}.")
         if not 0 <= self.tol < 1:
             raise InputError(f"`tol` bounds the relative residual and must lie in [0, 1); got {self.tol}.")
         if not isinstance(self.max_iter, int) or self.max_iter < 1:

@@ -9,8 +9,8 @@ import torch
 from deepinv.transform import Reflect, Rotate
 from torch import nn
 
-from pnp_lip import firm
-from pnp_lip.errors import GuaranteeError, InputError, ShapeError
+from pnp_lip import certify, firm
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
 from pnp_lip.solvers import (
     ADMM,
     RED,
@@ -158,3 +158,16 @@ def test_a_reference_of_another_shape_is_refused_before_any_run(setting):
     with pytest.raises(ShapeError, match="`reference`"):
         choose_by_reference(solver, y, physics, y[..., 1:], {"sigma": [0.1, 0.2]})
     assert not calls
+
+
+def test_what_is_no_scheme_box_or_physics_is_refused(setting):
+    y = setting[1]
+    net = cases.denoiser(limit=0.3)
+    with pytest.raises(InputError, match=r"a scheme such as Anderson\(\)"):
+        ForwardBackward(net, acceleration=Anderson)
+    with pytest.raises(InputError, match="`box` must be None or"):
+        ForwardBackward(net, box=1)
+    with pytest.raises(ShapeError, match="the physics refused"):
+        ForwardBackward(net, sigma=0.1).solve(y, None)
+    with pytest.raises(CertificateError, match="function is no torch module"):
+        certify(lambda x: x)

@@ -67,7 +67,8 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
 
     A map that is not nonexpansive gets a certificate too, with ``failures`` that name the layers and the numbers;
     ``require_nonexpansive()`` turns those into an error. The result is cached on the module under the SHA-256 of its
-    weights and settings. Raises CertificateError for a module of unknown type, naming its path.
+    weights and settings. Raises CertificateError for a module of unknown type, naming its path, for hooks and for numbers
+    that are not finite.
 
     Source: Sherry et al. (2024); Combettes & Yamada (2015); Baillon & Haddad (1977).
 
@@ -76,6 +77,8 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     >>> certify(layer).nonexpansive
     True
     """
+    if not isinstance(module, nn.Module):
+        raise CertificateError(f"{type(module).__name__} is no torch module with a certifiable structure.")
     weights = hash_weights(module)
     key = (settings(module), tuple(weights.items()), rtol)
     cached = module.__dict__.get(CACHE)

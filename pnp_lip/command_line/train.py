@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if (out / "checkpoint.pt").exists() and not options.resume:
         raise InputError(f"{out} holds a training run already; pass --resume to continue it, or choose another --out.")
+    if options.resume and not (out / "checkpoint.pt").exists():
+        say(f"{out} holds no checkpoint to resume from; training starts anew")
     import torch
     from tqdm import tqdm
 
@@ -110,6 +112,8 @@ def run(options: argparse.Namespace) -> int:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch sees no such accelerator here; use cpu.")
     with join_ranks(device) as device:
         first = Ranks.here().rank == 0
         with tqdm(total=settings.steps, unit="step", disable=not first) as bar:
