@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"pnp_lip": ROOT / "pnp_lip", **{f"pnp_lip.{n}": ROOT / n for n in ("operators", "solvers", "benchmarks")}}
 
-# A part may import parts of a lower level, or of its own. The image helpers, errors and version stand below everything.
+# A part may import parts of a lower level, or of its own. Images, errors, snapshots and version stand below everything.
 LEVELS = {
     "errors": 0,
     "version": 0,
     "images": 0,
+    "snapshot": 0,
     "check": 0,
     "spectral": 1,
     "layers": 2,

@@ -123,9 +123,9 @@ def test_where_nothing_can_be_written_nothing_is_begun(
     assert "gaussian:SIGMA" in capsys.readouterr().err
 
 
-def test_the_command_line_starts_without_torch() -> None:
+def test_the_command_line_starts_without_torch(tmp_path: Path) -> None:
     code = "import sys; from pnp_lip.command_line.main import parser; parser(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)  # the installed package, not a checkout
 
 
 def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.CaptureFixture[str]) -> None:

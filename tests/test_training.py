@@ -248,8 +248,11 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
     assert [round(float(x.mean()) * 25.5) for x in validation] == [0, 4]
     assert len(training) == 3 and training[0].shape == (1, 8, 9)
     assert load_photographs(tmp_path, colour=True)[0][0].shape == (3, 8, 9)
-    with pytest.raises(InputError, match="at least two images"):
+    with pytest.raises(InputError, match="no such folder"):
         load_photographs(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="at least two images; found 0"):
+        load_photographs(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
