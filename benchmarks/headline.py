@@ -43,7 +43,9 @@ def headline(records: Mapping[str, Mapping[str, Any]]) -> str:
 def row(records: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, ...]:
     """One prior's line."""
     cells, runs = [], []
-    shown = max((label(c, name) for c in records.values() if name in c["priors"]), key=lambda text: text == name)
+    shown = min(
+        (label(c, name) for c in records.values() if name in c["priors"]), key=len
+    )  # ticked only if in all tasks
     for kind, content in records.items():
         if name not in content["priors"]:
             cells.append("–")

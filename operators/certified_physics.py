@@ -276,7 +276,7 @@ def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
 def as_img_size(img_size: tuple[int, ...]) -> Shape:
     """(C, H, W) of positive integers."""
     if (
-        not isinstance(img_size, (tuple, list, torch.Size))
+        not isinstance(img_size, (tuple, list))
         or len(img_size) != 3
         or any(not isinstance(side, int) or side < 1 for side in img_size)
     ):

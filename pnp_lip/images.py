@@ -11,7 +11,17 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "check_output", "psnr", "read_image", "ssim", "to_grey", "write_atomically", "write_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "NOISE_REACH",
+    "check_output",
+    "psnr",
+    "read_image",
+    "ssim",
+    "to_grey",
+    "write_atomically",
+    "write_image",
+]
 
 NOISE_REACH = 0.5  # beyond [0, 1], of noisy images
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
