@@ -77,17 +77,19 @@ def choose_by_reference(
 
 
 def runs(solver: Solver, y: Tensor, physics: Any, candidates: Sequence[dict[str, float]]) -> list[Result]:
-    """The reconstruction for every candidate."""
+    """The reconstruction for every candidate; none is begun unless ``solve`` would take them all."""
     allowed = {f.name for f in dataclasses.fields(solver)} & {"sigma", "step", "weight", "dual_step"}
     if not candidates:
         raise InputError("the search needs at least one value.")
     unknown = set(candidates[0]) - allowed
     if unknown:
         raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
+    solvers = [dataclasses.replace(solver, **candidate) for candidate in candidates]  # type: ignore[arg-type]
+    for varied in solvers:  # all of them before the first long run
+        varied.require(y, physics)
     results: list[Result] = []
-    for candidate in candidates:
+    for varied in solvers:
         start = results[-1].x if results and results[-1].status != "diverged" else None
-        varied = dataclasses.replace(solver, **candidate)  # type: ignore[arg-type]
         results.append(varied.solve(y, physics, x0=start))
     return results
 

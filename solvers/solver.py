@@ -167,8 +167,14 @@ class Solver(abc.ABC):
 
     def check(self, y: Tensor, physics: Any) -> Guarantee:
         """The guarantee that ``solve`` would run under, without running and without refusing."""
+        return dataclasses.replace(self, guarantee="report").require(y, physics)
+
+    def require(self, y: Tensor, physics: Any) -> Guarantee:
+        """The guarantee that ``solve`` would run under, after one pass of the denoiser; raises what ``solve`` would at once."""
         with torch.no_grad(), evaluating(self.denoiser):
-            return prepare(dataclasses.replace(self, guarantee="report"), y, physics, None)[1]
+            problem, guarantee, x, _ = prepare(self, y, physics, None)
+            problem.denoise(x)  # which refuses, say, other channels or another dtype
+            return guarantee
 
     def look(self, e: Evidence, p: Problem, x: Tensor) -> Evidence:
         """Evidence that takes evaluating a map: where the prox is used, that it is one."""

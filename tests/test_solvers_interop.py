@@ -132,6 +132,25 @@ def test_a_grid_finds_the_best_psnr():
         choose_by_reference(ForwardBackward(cases.denoiser()), y, physics, clean, {"weight": [1.0]})
 
 
+def test_a_grid_is_refused_as_a_whole_before_any_run(monkeypatch):
+    physics = cases.blur(torch.float32)
+    clean = cases.random(1, *cases.SHAPE, dtype=torch.float32).abs()
+    solver = ForwardBackward(cases.denoiser(), sigma=0.1)
+    ran = []
+    monkeypatch.setattr(ForwardBackward, "solve", lambda *args, **more: ran.append(args))
+    with pytest.raises(GuaranteeError, match="`step`"):
+        choose_by_reference(solver, physics.A(clean), physics, clean, {"step": [0.5, 1.0, 50.0]})
+    assert not ran
+
+
+@pytest.mark.parametrize("other", [{"dtype": torch.float64}, {"in_channels": 2}])
+def test_check_refuses_what_the_denoiser_refuses(setting, other):
+    physics, y = setting
+    assert ForwardBackward(cases.denoiser(), sigma=0.1).check(y, physics).proved
+    with pytest.raises(ShapeError):
+        ForwardBackward(cases.denoiser(**other), sigma=0.1).check(y, physics)
+
+
 def test_what_deepinv_has_no_twin_of_is_refused(setting):
     physics, y = setting
     weighted = WeightedLeastSquares(torch.rand(y.shape) + 0.5)
