@@ -166,7 +166,7 @@ class Solver(abc.ABC):
             return run(self, problem, x, guarantee, settings, reference, progress, callback, store, origin)
 
     def check(self, y: Tensor, physics: Any) -> Guarantee:
-        """The guarantee that ``solve`` would run under, without running and without refusing."""
+        """As ``require``, but that no theorem applies is reported, and not refused."""
         return dataclasses.replace(self, guarantee="report").require(y, physics)
 
     def require(self, y: Tensor, physics: Any) -> Guarantee:
