@@ -65,6 +65,10 @@ def test_a_layer_is_its_definition_for_one_noise_level_and_for_several(padding: 
     limits = torch.full((1, 2, 7, 6), 0.2, dtype=torch.float64)
     torch.testing.assert_close(layer.flow(x, limits), expected, rtol=0, atol=1e-12)
     assert torch.equal(layer.flow(x, 0 * limits), x)
+    for scale in (0, 1):
+        black = torch.full((1, 1, 7, 6), 1e-150, dtype=torch.float64, requires_grad=True)
+        layer.flow(black, scale * limits).sum().backward()
+        assert black.grad is not None and bool(black.grad.isfinite().all())
 
 
 def test_certified_saved_checked_and_not_refuted(tmp_path: Path) -> None:

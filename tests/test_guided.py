@@ -30,7 +30,9 @@ from pnp_lip.solvers import Anderson, ForwardBackward, refine
 from pnp_lip.training import TrainingSettings, add_guidance, train
 
 
-def network(padding_mode: str = "zeros", channels: int = 1) -> GradientFlowDenoiser:
+def network(
+    padding_mode: str = "zeros", channels: int = 1, *, centred: bool = False, group: int = 1
+) -> GradientFlowDenoiser:
     """An untrained one whose thresholds matter."""
     torch.manual_seed(0)
     d = GradientFlowDenoiser(
@@ -40,6 +42,8 @@ def network(padding_mode: str = "zeros", channels: int = 1) -> GradientFlowDenoi
         kernel_size=5,
         padding_mode=padding_mode,
         guidance=True,
+        centred=centred,
+        group=group,
     )
     for layer in d.layers:
         layer.activation.log_scale.data += 1.5
@@ -89,8 +93,62 @@ def test_the_thresholds_are_those_of_the_formula() -> None:
     assert float(extreme(r[:, :1]).detach().max()) == pytest.approx(20.0855, rel=1e-4)
 
 
-def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    d, x = network(), image(100)
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_centred_layer_is_that_of_the_formula(group: int) -> None:
+    d, g = network(centred=True, group=group).double(), image().double()
+    assert d.guidance is not None
+    layer, guidance = d.layers[0], d.guidance[0]
+    generator = torch.Generator().manual_seed(2)
+    guidance.share_mixing.copy_(0.3 * torch.randn(guidance.share_mixing.shape, generator=generator))
+    x, sigma = torch.rand(2, 1, 40, 40, generator=generator, dtype=torch.float64), torch.tensor([0.1])
+    scale = layer.activation.of_groups(sigma)[0]
+    groups = (1, 6 // group, group, 40, 40)
+    r = layer.conv(g, layer.weight).reshape(groups) / scale[:, None, None, None]
+    energy = r.square().sum(2)
+    mean = torch.nn.functional.avg_pool2d(energy, 3, 1, 1, count_include_pad=False)
+    feature = (1 + mean / 9).log()
+    logit = torch.einsum("ij,bjhw->bihw", guidance.share_mixing, feature) - torch.tensor(3.0).log()
+    share, limits = 1 / (1 + (-logit).exp()), scale[:, None, None] * guidance(energy)
+    assert float(share.min()) < 0.2 < 0.26 < float(share.max())
+    centre = (share[:, :, None] * layer.conv(g, layer.weight).reshape(groups)).flatten(1, 2)
+    t = (layer.conv(x, layer.weight) - centre).unflatten(1, groups[1:3])
+    clipped = t * (limits[:, :, None] / t.norm(dim=2, keepdim=True)).clamp_max(1)
+    expected = x - layer.tau * layer.conv_adjoint(clipped.flatten(1, 2), layer.weight)
+    torch.testing.assert_close(layer.flow(x, *guidance.clipping(layer, g, sigma)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular", "symmetric"])
+def test_centred_at_the_whole_guide_it_maps_what_differs_from_it(padding_mode: str) -> None:
+    d, x = network(padding_mode, centred=True).double(), image().double()
+    g = x.flip(-1)
+    assert d.guidance is not None
+    for guidance in d.guidance:
+        guidance.share_offset.fill_(60.0)
+    z = x - g
+    for layer, guidance in zip(d.layers, d.guidance, strict=True):
+        z = layer.flow(z, guidance.clipping(layer, g, torch.tensor([0.1]))[0])
+    d_g = guided(d, g)
+    assert torch.allclose(d_g(x, 0.1), g + z, atol=1e-9)
+    assert torch.allclose(d_g(g, 0.1), g, atol=1e-9) and not torch.allclose(d_g(x, 0.1), x, atol=1e-3)
+
+
+def test_centres_take_guidance() -> None:
+    with pytest.raises(InputError, match="takes `guidance` as well"):
+        GradientFlowDenoiser(centred=True)
+    old = network()
+    assert old.guidance is not None
+    old.guidance[0].offset.add_(1.0)
+    new = add_guidance(old).requires_grad_(False)
+    assert new.config == {**old.config, "centred": True} and new.guidance is not None
+    assert all(torch.equal(new.state_dict()[name], value) for name, value in old.state_dict().items())
+    for guidance in new.guidance:
+        guidance.share_offset.fill_(-60.0)
+    assert torch.allclose(guided(new, image())(image(), 0.1), guided(old, image())(image(), 0.1), atol=1e-6)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch, centred: bool) -> None:
+    d, x = network(centred=centred), image(100)
     whole = guided(d, x)(x, 0.1)
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.cache_tile", lambda *a: (24, 32))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
@@ -100,16 +158,27 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch)
     assert unkept.kept is None  # type: ignore[attr-defined]
 
 
-def test_another_noise_level_asks_for_other_thresholds() -> None:
-    d, x = network(), image()
+def test_centres_count_among_the_numbers_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = image()
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 2 * 6 * 40 * 40)
+    for centred in (False, True):
+        d_g = guided(network(centred=centred), x)
+        d_g(x, 0.1)
+        assert (d_g.kept is None) == centred
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_another_noise_level_asks_for_other_thresholds(centred: bool) -> None:
+    d, x = network(centred=centred), image()
     g = guided(d, x)
     first = g(x, 0.1)
     assert torch.equal(g(x, 0.2), guided(d, x)(x, 0.2))
     assert torch.equal(g(x, 0.1), first)
 
 
-def test_thresholds_follow_a_change_of_the_guide_or_of_the_weights() -> None:
-    d, x = network(), image()
+@pytest.mark.parametrize("centred", [False, True])
+def test_thresholds_follow_a_change_of_the_guide_or_of_the_weights(centred: bool) -> None:
+    d, x = network(centred=centred), image()
     g = guided(d, x)
     g(x, 0.1)
     g.guide.mul_(0.5)  # type: ignore[operator]
@@ -131,8 +200,9 @@ def test_the_certificate_is_that_of_the_denoiser_without_a_guide() -> None:
         certify(guided(d, image())).require_nonexpansive()
 
 
-def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are() -> None:
-    d = network()
+@pytest.mark.parametrize(("centred", "group"), [(False, 1), (True, 1), (True, 3)])
+def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are(centred: bool, group: int) -> None:
+    d = network(centred=centred, group=group)
     assert d.guidance is not None
     generator = torch.Generator().manual_seed(1)
     for g in d.guidance:
@@ -178,8 +248,9 @@ def test_a_guide_that_does_not_fit_is_refused() -> None:
         guided(d, x)(image(48), 0.1)
 
 
-def test_each_image_of_a_batch_keeps_its_guide() -> None:
-    d = network()
+@pytest.mark.parametrize("centred", [False, True])
+def test_each_image_of_a_batch_keeps_its_guide(centred: bool) -> None:
+    d = network(centred=centred)
     guides = torch.cat([image(), image().flip(2), image().flip(3)])
     x = guides + 0.1 * torch.randn(guides.shape, generator=torch.Generator().manual_seed(0))
     whole = guided(d, guides)
@@ -242,8 +313,9 @@ def test_training_guidance_improves_the_second_pass(tmp_path: Path) -> None:
     )
 
 
-def test_guidance_is_saved_with_the_weights(tmp_path: Path) -> None:
-    d, x = network(), image()
+@pytest.mark.parametrize("centred", [False, True])
+def test_guidance_is_saved_with_the_weights(tmp_path: Path, centred: bool) -> None:
+    d, x = network(centred=centred), image()
     save_denoiser(d, tmp_path / "d.safetensors")
     again = load_denoiser(tmp_path / "d.safetensors")
     assert again.config == d.config

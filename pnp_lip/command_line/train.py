@@ -45,7 +45,7 @@ def add_command(commands: Commands) -> None:
         "--guide-network",
         nargs="?",
         const="",
-        metavar="WIDTH,DEPTH|NAME|FILE",
+        metavar="WIDTH,DEPTH[,SCALES]|NAME|FILE",
         help="train only the network that improves the guide: a new one, that of other weights, or the one that --start has; "
         "with --guidance use it as it is",
     )
@@ -156,7 +156,7 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
         raise InputError(
             f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour)."
         )
-    if denoiser.guidance is None and (options.guidance or options.guide_network is not None):
+    if options.guidance or (denoiser.guidance is None and options.guide_network is not None):
         denoiser = add_guidance(denoiser)
     denoiser = with_guide_network(denoiser, options.guide_network)
     grown = options.kernel_size not in (None, denoiser.config["kernel_size"])

@@ -39,8 +39,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``;
     ``padding_mode`` "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many
     filters are clipped together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no noise level;
-    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice, and ``guide_network`` = (width, depth)
-    a ``GuideNetwork`` that improves the guide first. The untrained network is nonexpansive
+    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice; ``centred``, that clips have centres, too; and
+    ``guide_network`` = (width, depth) or (width, depth, scales) a ``GuideNetwork`` that improves the guide first. The untrained network is nonexpansive
     only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
@@ -64,6 +64,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         padding_mode: str = "symmetric",
         default_sigma: float = 0.05,
         guidance: bool = False,
+        centred: bool = False,
         guide_network: Sequence[int] | None = None,
         group: int = 1,
         step_fraction: float = 0.97,
@@ -72,11 +73,13 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         if not dilations:
             raise InputError("a denoiser needs at least one layer; `dilations` is empty.")
         noise_level(default_sigma, 1)
-        if guide_network is not None and (not guidance or len(guide_network) != 2):
+        if guide_network is not None and (not guidance or len(guide_network) not in (2, 3)):
             raise InputError(
-                f"`guide_network` is a width and a depth, and takes `guidance` as well; got {guide_network!r} with "
-                f"guidance={guidance}."
+                "`guide_network` is a width, a depth and, for more than one, the number of scales, and takes `guidance` as "
+                f"well; got {guide_network!r} with guidance={guidance}."
             )
+        if centred and not guidance:
+            raise InputError("`centred` says how guidance is to work, and takes `guidance` as well.")
         channels = in_channels if channels is None else channels
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
@@ -87,6 +90,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             "padding_mode": padding_mode,
             "default_sigma": default_sigma,
             **({"guidance": True} if guidance else {}),
+            **({"centred": True} if centred else {}),
             **({} if guide_network is None else {"guide_network": list(guide_network)}),
             **({"group": group} if group > 1 else {}),
         }
@@ -107,10 +111,13 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             )
             for dilation in dilations
         )
-        self.guidance = nn.ModuleList(Guidance(hidden_channels // group) for _ in dilations) if guidance else None
+        self.guidance = None
+        if guidance:
+            self.guidance = nn.ModuleList(Guidance(hidden_channels // group, centred=centred) for _ in dilations)
         self.guide_network = None
         if guide_network is not None:
-            self.guide_network = GuideNetwork(in_channels, width=guide_network[0], depth=guide_network[1])
+            width, depth, *scales = guide_network
+            self.guide_network = GuideNetwork(in_channels, width=width, depth=depth, scales=scales[0] if scales else 1)
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""

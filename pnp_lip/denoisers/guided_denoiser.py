@@ -1,4 +1,4 @@
-"""A denoiser whose thresholds follow a guide image: a second pass that knows where there is something to keep."""
+"""A denoiser whose clips follow a guide image: a second pass that knows where there is something to keep."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ __all__ = ["GuidedDenoiser", "can_be_guided", "denoise_guided", "guided", "requi
 
 # Thresholds held between calls (1 GB in float32); more of them are computed at every call, window by window.
 KEPT_NUMBERS = 2**28
-GUIDE_TILE = (512, 512)  # even, of the windows in which a network improves a guide
+GUIDE_TILE = (512, 512)  # whole blocks, of the windows in which a network improves a guide
 CAUTION = 1.1  # what a guide is told of the noise level: noise left in it would pass for structure, and be kept
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
-    """A denoiser with thresholds that a fixed image g sets at every place; nonexpansive in x for every g and every σ.
+    """A denoiser whose clips a fixed image g sets at every place; nonexpansive in x for every g and every σ.
 
-    D_g(x, σ) = Φ_m ∘ … ∘ Φ_1(x), Φ_i(z) = z − τ_i W_iᵀ clip(W_i z, −λ_i(p), λ_i(p)),
-    λ_i(p) = λ_i(σ)·G_i(W_i ĝ/λ_i(σ))(p), G_i > 0 the denoiser's ``Guidance``, ĝ = U(g, σ) by its ``GuideNetwork`` or g
+    D_g(x, σ) = Φ_m ∘ … ∘ Φ_1(x), Φ_i(z) = z − τ_i W_iᵀ clip(W_i z − c_i(p), −λ_i(p), λ_i(p)),
+    λ_i(p) = λ_i(σ)·G_i(p), c_i(p) = ν_i(p)·(W_i ĝ)(p) where it is centred, otherwise 0; G_i > 0 and ν_i the denoiser's
+    ``Guidance`` at W_i ĝ/λ_i(σ), ĝ = U(g, σ) by its ``GuideNetwork`` or g
 
-    A clip has slopes in [0, 1] whatever its limits are, so that D_g has the very certificate of D. Where g shows an edge
-    or a texture the thresholds are small and x is kept; where it is flat they are large. For a g that is itself made from
+    A clip has slopes in [0, 1] whatever its limits and its centre are, so that D_g has the very certificate of D. Where g
+    shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. What is drawn to zero
+    is the difference from the centre, so that what the guide shows is not shrunk. For a g that is itself made from
     the data, as by ``refine``, everything is proved of the map with that g held fixed; the map from data to result, g
     included, is not nonexpansive.
 
@@ -58,7 +60,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         self.guide: Tensor
         with lasting():
             self.register_buffer("guide", guide.detach().clone())
-        self.kept: tuple[Any, Snapshot, list[Tensor]] | None = None
+        self.kept: tuple[Any, Snapshot, list[list[Tensor]]] | None = None
         self.kept_guide: tuple[Any, Snapshot, Tensor] | None = None
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
@@ -70,17 +72,18 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
         z, g, hidden = inner.lift(x), inner.lift(self.improved(x, s)), inner.config["hidden_channels"]
         layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
-        few = len(layers) * hidden * max(s.numel(), guide.shape[0]) * x[0, 0].numel() <= KEPT_NUMBERS
-        kept = self.limits(g, s) if few and not inner.differentiable(()) else None
+        numbers = (1 + inner.config.get("centred", False)) * len(layers) * hidden * x[0, 0].numel()
+        few = max(s.numel(), guide.shape[0]) * numbers <= KEPT_NUMBERS
+        kept = self.clippings(g, s) if few and not inner.differentiable(()) else None
         if inner.differentiable((x,)) or x.device.type != "cpu":
             for i, (layer, guidance, _) in enumerate(layers):
-                z = layer.flow(z, guidance.limits(layer, g, s) if kept is None else kept[i])
+                z = layer.flow(z, *(guidance.clipping(layer, g, s) if kept is None else kept[i]))
             return inner.lift.adjoint(z)
         tile = cache_tile(x.shape[0], hidden, x.shape[2], x.shape[3])
         for i, (layer, guidance, reach) in enumerate(layers):
             if kept is not None:
                 step = partial(in_layout, layer)
-                z = map_windows(step, z, kept[i], tile=tile, reach=reach, circular=inner.circular)
+                z = map_windows(step, z, *kept[i], tile=tile, reach=reach, circular=inner.circular)
             else:  # the guide's response is averaged over one pixel more
                 anew = partial(in_layout_anew, layer, guidance, s)
                 z = map_windows(anew, z, g, tile=tile, reach=reach + 1, circular=inner.circular)
@@ -95,10 +98,12 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             return network(guide, sigma)  # type: ignore[no-any-return]
         if self.kept_guide is None or self.outdated(self.kept_guide, sigma, x):
             h, w = guide.shape[-2:]
-            even = F.pad(guide, (0, w % 2, 0, h % 2), mode="replicate")  # so that all windows begin with a whole block
-            step = partial(network, sigma=sigma)
+            step, b = partial(network, sigma=sigma), network.block
+            whole = F.pad(
+                guide, (0, -w % b, 0, -h % b), mode="replicate"
+            )  # so that all windows begin with a whole block
             with torch.no_grad():
-                improved = map_windows(step, even, tile=GUIDE_TILE, reach=network.reach, circular=False)
+                improved = map_windows(step, whole, tile=GUIDE_TILE, reach=network.reach, circular=False)
             self.kept_guide = (self.mode(sigma, x), Snapshot(self.sources()), improved[..., :h, :w])
         return self.kept_guide[-1]
 
@@ -115,16 +120,18 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         """The tensors that kept numbers depend on."""
         return itertools.chain([self.guide], self.denoiser.parameters(), self.denoiser.buffers())
 
-    def limits(self, g: Tensor, sigma: Tensor) -> list[Tensor]:
-        """λ_i(p) of each layer, kept for the next call with this noise level, guide and weights."""
+    def clippings(self, g: Tensor, sigma: Tensor) -> list[list[Tensor]]:
+        """λ_i(p) of each layer, and c_i(p) if there is one, kept for the next call with this noise level, guide and weights."""
         inner = self.denoiser
         if self.kept is None or self.outdated(self.kept, sigma, g):
             layers: Any = zip(inner.layers, inner.guidance, inner.reaches, strict=True)  # type: ignore[arg-type]
             tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])
-            found = []
+            found: list[list[Tensor]] = []
             for layer, guidance, reach in layers:  # W reaches half as far as WᵀW, and a mean one pixel more
-                step = partial(limits_in_layout, layer, guidance, sigma)
-                found.append(map_windows(step, g, tile=tile, reach=reach // 2 + 1, circular=inner.circular))
+                found.append([])
+                for part in range(1 + guidance.centred):
+                    step = partial(clipping_in_layout, layer, guidance, sigma, part)
+                    found[-1].append(map_windows(step, g, tile=tile, reach=reach // 2 + 1, circular=inner.circular))
             self.kept = (self.mode(sigma, g), Snapshot(self.sources()), found)
         return self.kept[-1]
 
@@ -133,20 +140,21 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         return self if self.guide.shape[0] == 1 else GuidedDenoiser(self.denoiser, self.guide[images])
 
 
-def in_layout(layer: Any, z: Tensor, limits: Tensor) -> Tensor:
+def in_layout(layer: Any, z: Tensor, *clipping: Tensor) -> Tensor:
     """A layer's step with its numbers stored as convolutions are fastest."""
-    d: Tensor = layer.flow(stored(z, by_pixel=True), limits)
+    d: Tensor = layer.flow(stored(z, by_pixel=True), *clipping)
     return d
 
 
-def limits_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, g: Tensor) -> Tensor:
-    """A layer's limits, stored like the numbers that they limit."""
-    return stored(guidance.limits(layer, stored(g, by_pixel=True), sigma), by_pixel=True)
+def clipping_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, part: int, g: Tensor) -> Tensor:
+    """A layer's limits (part 0) or centres (part 1), stored like the numbers that they clip."""
+    return stored(guidance.clipping(layer, stored(g, by_pixel=True), sigma)[part], by_pixel=True)
 
 
 def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: Tensor) -> Tensor:
-    """The step with limits that are made for the occasion."""
-    return in_layout(layer, z, limits_in_layout(layer, guidance, sigma, g))
+    """The step with limits and centres that are made for the occasion."""
+    made = guidance.clipping(layer, stored(g, by_pixel=True), sigma)
+    return in_layout(layer, z, *(stored(part, by_pixel=True) for part in made))
 
 
 def can_be_guided(denoiser: Any) -> bool:

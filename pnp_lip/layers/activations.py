@@ -20,6 +20,7 @@ __all__ = ["Activation", "Clip", "Identity", "NoiseClip", "ReLU", "SoftThreshold
 SIGMA_FLOOR = (
     1e-6  # below this noise level the thresholds stay put: a denoiser at sigma = 0 is the identity to rounding
 )
+SMALLEST = 1e-24  # energy by which a group is divided
 
 
 class Activation(nn.Module):
@@ -154,8 +155,10 @@ class NoiseClip(Activation):
         """σ with limits λ(p) ≥ 0 for every group and place, of shape (B or 1, channels/group, ...), instead of its own."""
         if self.group == 1:
             return torch.clamp(t, -limits, limits)
-        shrink = limits * self.energy(t).clamp_min(torch.finfo(t.dtype).tiny).rsqrt()
-        return self.scaled(t, shrink.clamp_max(1))
+        smallest = limits.square().clamp_min(
+            SMALLEST
+        )  # where a group is 0 and nothing is to be kept, gradients stay finite
+        return self.scaled(t, limits * torch.maximum(self.energy(t), smallest).rsqrt())
 
     def scaled(self, t: Tensor, factors: Tensor) -> Tensor:
         """Each group times its factor."""

@@ -104,10 +104,15 @@ class GradientFlowConv2d(nn.Module):
         s = self.activate(self.conv(to_phases(x, d), weight, bias, dilation=1), scale, sigma)
         return x - from_phases(self.conv_adjoint(s, self.tau * scaled, dilation=1), d)
 
-    def flow(self, x: Tensor, limits: Tensor) -> Tensor:
-        """x − τ Wᵀ σ(Wx), σ a ``NoiseClip`` with limits λ(p) ≥ 0 for every place, of shape (B or 1, groups, H, W)."""
+    def flow(self, x: Tensor, limits: Tensor, centre: Tensor | None = None) -> Tensor:
+        """x − τ Wᵀ σ(Wx − c), σ a ``NoiseClip`` with limits λ(p) ≥ 0 for every place, of shape (B or 1, groups, H, W).
+
+        The ``centre`` c, 0 by default, has the shape of Wx, or one for all images of the batch.
+        """
         activation: NoiseClip = self.activation  # type: ignore[assignment]
         t: Tensor = self.conv(x, self.weight)
+        if centre is not None:
+            t = t - centre
         return x - self.conv_adjoint(activation.limit(t, limits), self.tau * self.weight)
 
     def activate(self, t: Tensor, scale: Tensor | None, sigma: Tensor | None) -> Tensor:

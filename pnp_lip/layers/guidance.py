@@ -20,44 +20,63 @@ WINDOW = 3  # pixels a side, over which a filter's response to the guide is aver
 
 
 class Guidance(nn.Module):
-    """Factors G > 0 for the thresholds of a layer's filters at every place, from their responses r to a guide image.
+    """What a layer's filters clip to at every place, from their responses r to a guide image: factors G > 0 for the
+    thresholds and, where it is ``centred``, the share ν in (0, 1) of the response that is left out of the clip.
 
-    G(r²) = exp(clamp(a + V log(1 + m(r²)/c²), −5, 3)), m the mean over 3 × 3 pixels, c = exp(log_scale)
+    G(r²) = exp(clamp(a + V f, −5, 3)), ν(r²) = 1/(1 + exp(−a' − V'f)), f = log(1 + m(r²)/c²)
 
-    r is in units of the thresholds; of filters that are clipped as a group r² is the sum. a, V and c are learned;
-    they start at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9). No value of theirs can harm the layer's certificate,
-    which holds for any thresholds.
+    m is the mean over 3 × 3 pixels, c = exp(log_scale). r is in units of the thresholds; of filters that are clipped as a
+    group r² is the sum. All else is learned; G starts at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/4. No value
+    of theirs can harm the layer's certificate, which holds for a clip to any interval.
 
-    Shapes: r² is (B, groups, H, W), and so is G. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer &
-    Unser (2024), its learning.
+    Shapes: r² is (B, groups, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya,
+    Neumayer & Unser (2024), its learning.
 
     >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
     2.0
     """
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: int, *, centred: bool = False) -> None:
         super().__init__()
         self.mixing = nn.Parameter(-0.5 * torch.eye(groups))
         self.offset = nn.Parameter(torch.full((groups,), math.log(2.0)))
         self.log_scale = nn.Parameter(torch.full((groups,), math.log(3.0)))
+        self.centred = centred
+        if centred:
+            self.share_mixing = nn.Parameter(torch.zeros(groups, groups))
+            self.share_offset = nn.Parameter(torch.full((groups,), -math.log(3.0)))
 
     def forward(self, energy: Tensor, *, circular: bool = False) -> Tensor:
         """G(r²); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
+        return self.factors(self.feature(energy, circular=circular))
+
+    def feature(self, energy: Tensor, *, circular: bool = False) -> Tensor:
+        """f, of which G and ν are made."""
         half = WINDOW // 2
         if circular:
             energy = F.avg_pool2d(F.pad(energy, (half,) * 4, mode="circular"), WINDOW, 1)
         else:
             energy = F.avg_pool2d(energy, WINDOW, 1, half, count_include_pad=False)
-        feature = torch.log1p(energy * (-2 * self.log_scale).exp()[:, None, None])
+        return torch.log1p(energy * (-2 * self.log_scale).exp()[:, None, None])
+
+    def factors(self, feature: Tensor) -> Tensor:
+        """G."""
         return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
 
-    def limits(self, layer: GradientFlowConv2d, guide: Tensor, sigma: Tensor) -> Tensor:
-        """λ(p) = λ(σ) G((W g)²/λ(σ)²) for the layer's state g of the guide, shape (B, groups, H, W)."""
+    def clipping(self, layer: GradientFlowConv2d, guide: Tensor, sigma: Tensor) -> list[Tensor]:
+        """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for the layer's state g of the guide, r = W g/λ(σ).
+
+        Of shapes (B, groups, H, W) and (B, channels, H, W).
+        """
         activation: NoiseClip = layer.activation  # type: ignore[assignment]
         scale, _ = activation.of_groups(sigma)
         scale = scale.reshape(-1, scale.shape[-1], 1, 1)
         # The filters that look at the guide are trained without one.
         response = layer.conv(guide, layer.weight.detach())
         energy = activation.energy(response) / scale.detach().square()
-        factors: Tensor = self(energy, circular=layer.padding_mode == "circular")
-        return scale * factors
+        feature = self.feature(energy, circular=layer.padding_mode == "circular")
+        limits = scale * self.factors(feature)
+        if not self.centred:
+            return [limits]
+        share = F.conv2d(feature, self.share_mixing[:, :, None, None], self.share_offset).sigmoid()
+        return [limits, activation.scaled(response.expand(len(share), -1, -1, -1), share)]

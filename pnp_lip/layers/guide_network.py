@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -19,26 +21,36 @@ class GuideNetwork(nn.Module):
     """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong.
 
     R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels) and σ: ``depth``
-    convolutions of 3 × 3, ``width`` channels between them. It is not nonexpansive and need not be: a layer keeps its
-    certificate whatever image its thresholds follow. Untrained, R = 0.
+    convolutions of 3 × 3, ``width`` channels between them. With ``scales`` = s > 1 it is a U-net, as wide as 2, …, s times
+    that at each further halving of the resolution, and of ``depth`` − 2 convolutions at each resolution, on the way down and up.
+    It is not nonexpansive and need not be: a layer keeps its certificate whatever image its clips follow. Untrained, R = 0.
 
     Shapes: g is (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. Raises InputError unless
-    width ≥ 1 and depth ≥ 2.
+    width ≥ 1, depth ≥ 2 and scales ≥ 1.
+
+    Source of the U-net: Ronneberger, Fischer & Brox (2015).
 
     >>> GuideNetwork(1, width=4, depth=3)(torch.full((1, 1, 2, 3), 0.5), torch.tensor([0.1])).tolist()
     [[[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]]
     """
 
-    def __init__(self, channels: int, *, width: int, depth: int) -> None:
+    def __init__(self, channels: int, *, width: int, depth: int, scales: int = 1) -> None:
         super().__init__()
-        if width < 1 or depth < 2:
+        if width < 1 or depth < 2 or scales < 1:
             raise InputError(
-                f"a guide network needs a width of at least 1 and a depth of at least 2; got {width}, {depth}."
+                "a guide network needs a width of at least 1, a depth of at least 2 and at least one scale; got "
+                f"{width}, {depth}, {scales}."
             )
+        self.block = 2**scales  # pixels a side, that one number of the coarsest scale stands for
+        self.reach = reach_of(depth, scales)  # rows or columns beyond a whole block that it depends on
+        widths = [width * (i + 1) for i in range(scales)]
         sizes = [4 * channels + 1, *[width] * (depth - 1), 4 * channels]
-        self.reach = 2 * depth  # rows or columns away from which a pixel can still influence another
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
-        for conv in self.convolutions:
+        self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
+        self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
+        self.coarse = nn.ModuleList(residuals(w, depth - 2) for w in widths[1:])  # on the way down
+        self.back = nn.ModuleList(residuals(w, depth - 2) for w in widths[:-1])  # on the way up
+        for conv in (*self.convolutions, *self.shrinking, *self.growing):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
@@ -46,11 +58,42 @@ class GuideNetwork(nn.Module):
     def forward(self, guide: Tensor, sigma: Tensor) -> Tensor:
         """U(g, σ)."""
         h, w = guide.shape[-2:]
-        parts = F.pixel_unshuffle(F.pad(guide, (0, w % 2, 0, h % 2), mode="replicate"), 2)
+        parts = F.pixel_unshuffle(F.pad(guide, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
         batch = max(parts.shape[0], sigma.numel())
         level = (sigma.to(parts) / SIGMA_UNIT).reshape(-1, 1, 1, 1).expand(batch, 1, *parts.shape[-2:])
         first, *others, last = self.convolutions
-        t = F.relu(first(torch.cat([parts.expand(batch, -1, -1, -1), level], 1)))
-        for conv in others:
-            t = t + F.relu(conv(t))
-        return guide + F.pixel_shuffle(last(t), 2)[..., :h, :w]
+        t = run(others, F.relu(first(torch.cat([parts.expand(batch, -1, -1, -1), level], 1))))
+        finer = []
+        for shrink, convs in zip(self.shrinking, self.coarse, strict=True):
+            finer.append(t)
+            t = run(convs, shrink(t))
+        for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
+            t = run(convs, grow(t) + finer.pop())
+        return guide + F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
+
+
+def reach_of(depth: int, scales: int) -> int:
+    """How far beyond a block of 2^scales pixels a side the network sees, in whole blocks: back from the result to the guide."""
+    reach = 2
+    for i in range(
+        1, scales + 1
+    ):  # up from the coarsest scale; what a scale sees, the coarser one sees in whole blocks
+        reach = -(-reach // 2**i) * 2**i + (depth - 2) * 2**i
+    reach += sum((depth - 2) * 2**i for i in range(1, scales)) + 2
+    return -(-reach // 2**scales) * 2**scales
+
+
+def residuals(width: int, count: int) -> nn.ModuleList:
+    """Convolutions that each keep the number of channels, small at first because many of them follow one another."""
+    convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(count))
+    for conv in convs:
+        nn.init.normal_(conv.weight, std=0.1 / math.sqrt(width))  # type: ignore[arg-type]
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return convs
+
+
+def run(convs: Iterable[nn.Module], t: Tensor) -> Tensor:
+    """t ↦ t + relu(conv(t)) for each."""
+    for conv in convs:
+        t = t + F.relu(conv(t))
+    return t

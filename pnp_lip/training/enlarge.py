@@ -43,12 +43,12 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
 
 
 def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
-    """The same denoiser with untrained guidance.
+    """The same denoiser with guidance, centred; what it has not learned of that is untrained.
 
     >>> add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1))).config["guidance"]
     True
     """
-    result = GradientFlowDenoiser(**denoiser.config | {"guidance": True})
+    result = GradientFlowDenoiser(**denoiser.config | {"guidance": True, "centred": True})
     result.to(next(denoiser.parameters())).load_state_dict(denoiser.state_dict(), strict=False)
     return result
 

@@ -15,6 +15,7 @@ from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler, turned
+from pnp_lip.training.precision import reduced_precision
 
 if TYPE_CHECKING:
     from pnp_lip.training.train import TrainingSettings
@@ -98,5 +99,6 @@ class ExampleSet:
         guides = torch.cat([turned(e.guide, turn) for e, turn in zip(chosen, turns, strict=True)])
         x = torch.cat([turned(e.x, turn) for e, turn in zip(chosen, turns, strict=True)])
         sigma = torch.tensor([e.sigma for e in chosen]).repeat_interleave(self.batch).to(x)
-        x_hat: Tensor = denoiser.guide_network(guides, sigma)  # type: ignore[misc]
+        with reduced_precision(self.device):
+            x_hat: Tensor = denoiser.guide_network(guides, sigma)  # type: ignore[misc]
         return x_hat, x

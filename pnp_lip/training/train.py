@@ -24,6 +24,7 @@ from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
 from pnp_lip.training.guides import Example, ExampleSet, first_example, noisy_guide
 from pnp_lip.training.patches import PatchSampler, at_scales
+from pnp_lip.training.precision import reduced_precision
 from pnp_lip.training.ranks import Ranks
 
 __all__ = ["TrainingSettings", "train", "validate"]
@@ -238,8 +239,7 @@ class Run:
         if s.guidance:
             guide = noisy_guide(self.denoiser, y, sigma, self.generator)
             return log_error(guided(self.denoiser, guide)(y, sigma), x, s.patches_per_image)
-        reduced = sigma > s.bfloat16_above and bfloat16_is_fast(self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=reduced):
+        with reduced_precision(self.device, sigma > s.bfloat16_above):
             x_hat = self.denoiser(y, sigma)
         loss = log_error(x_hat, x, s.patches_per_image)
         return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
@@ -323,11 +323,6 @@ def fourier(denoiser: torch.nn.Module, on: bool) -> None:
     """Convolve by the Fourier transform where the network can: less than half the time on a processor. Rivals cannot."""
     if isinstance(denoiser, GradientFlowDenoiser):
         denoiser.use_fourier(on)
-
-
-def bfloat16_is_fast(device: str) -> bool:
-    """On accelerators, and on processors with instructions for it; others emulate it, eleven times slower (measured)."""
-    return torch.device(device).type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
 
 
 def log_error(x_hat: Tensor, x: Tensor, per_image: int) -> Tensor:
