@@ -127,11 +127,9 @@ def about_guides(content: Mapping[str, Any]) -> str:
     if not any(about.get("before") for about in content["priors"].values()):
         return ""
     if content["benchmark"] == "denoising":
-        return (
-            "Guided: a second pass whose thresholds follow the first one's result; nonexpansive for a fixed guide only."
-        )
+        return "Guided: a second pass whose clips follow the first one's result; nonexpansive for a fixed guide only."
     return (
-        "Guided: solved twice, the second time with thresholds that follow the first solution; both runs are proved, the "
+        "Guided: solved twice, the second time with clips that follow the first solution; both runs are proved, the "
         "second with its guide held fixed; iterations and seconds are those of both."
     )
 

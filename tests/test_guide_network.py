@@ -20,17 +20,27 @@ from pnp_lip.training.guides import EXAMPLES, Example, ExampleSet, first_example
 from pnp_lip.training.patches import PatchSampler, turned
 
 
-def network(channels: int = 1, *, random: bool = True, size: tuple[int, ...] = (5, 3)) -> GradientFlowDenoiser:
+def network(
+    channels: int = 1, *, random: bool = True, size: tuple[int, ...] = (5, 3), centred: bool = False
+) -> GradientFlowDenoiser:
     """A denoiser whose thresholds matter, with a guide network that does something if ``random``."""
     torch.manual_seed(0)
     d = GradientFlowDenoiser(
-        in_channels=channels, hidden_channels=6, dilations=(1, 2), kernel_size=5, guidance=True, guide_network=size
+        in_channels=channels,
+        hidden_channels=6,
+        dilations=(1, 2),
+        kernel_size=5,
+        guidance=True,
+        centred=centred,
+        guide_network=size,
     )
     for layer in d.layers:
         layer.activation.log_scale.data += 1.5
     if random:
         for conv in d.guide_network.convolutions:
             torch.nn.init.normal_(conv.weight, std=0.2)
+        for guidance in d.guidance if centred else ():
+            torch.nn.init.normal_(guidance.share_mixing, std=0.2)
     project(d)
     return d.eval().requires_grad_(False)
 
@@ -121,6 +131,16 @@ def test_thresholds_follow_the_improved_guide(channels: int) -> None:
     assert torch.allclose(guided(d, x)(two, levels), apart, atol=1e-12)
 
 
+def test_centres_follow_what_the_guide_network_has_changed() -> None:
+    d, x = network(centred=True).double(), image().double()
+    improved = d.guide_network(x, torch.tensor([0.1]))
+    unchanged = guided(without(d), improved)(x, 0.1)  # the same guide, which nothing has changed
+    assert (guided(d, x)(x, 0.1) - unchanged).abs().max() > 1e-3
+    for guidance in d.guidance:
+        guidance.share_mixing[:, 6:] = 0
+    assert torch.allclose(guided(d, x)(x, 0.1), guided(without(d), improved)(x, 0.1), atol=1e-12)
+
+
 def test_the_improved_guide_is_kept_until_something_changes() -> None:
     d, x = network(), image()
     calls = []
@@ -137,9 +157,12 @@ def test_the_improved_guide_is_kept_until_something_changes() -> None:
     assert not torch.equal(g(x, 0.1), changed) and len(calls) == 4
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("size", [(5, 3), (5, 3, 2)])
-def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch, size: tuple[int, ...]) -> None:
-    d, x = network(size=size), image(90, 101)
+def test_windows_of_a_large_image_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, ...], centred: bool
+) -> None:
+    d, x = network(size=size, centred=centred), image(90, 101)
     whole = guided(d, x)(x, 0.1)
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.GUIDE_TILE", (16, 24))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)

@@ -99,22 +99,26 @@ def test_a_centred_layer_is_that_of_the_formula(group: int) -> None:
     assert d.guidance is not None
     layer, guidance = d.layers[0], d.guidance[0]
     generator = torch.Generator().manual_seed(2)
-    guidance.share_mixing.copy_(0.3 * torch.randn(guidance.share_mixing.shape, generator=generator))
+    guidance.share_mixing.copy_(torch.randn(guidance.share_mixing.shape, generator=generator))
     x, sigma = torch.rand(2, 1, 40, 40, generator=generator, dtype=torch.float64), torch.tensor([0.1])
+    change = 0.2 * torch.rand(1, 1, 40, 40, generator=generator, dtype=torch.float64)
     scale = layer.activation.of_groups(sigma)[0]
     groups = (1, 6 // group, group, 40, 40)
-    r = layer.conv(g, layer.weight).reshape(groups) / scale[:, None, None, None]
-    energy = r.square().sum(2)
-    mean = torch.nn.functional.avg_pool2d(energy, 3, 1, 1, count_include_pad=False)
-    feature = (1 + mean / 9).log()
-    logit = torch.einsum("ij,bjhw->bihw", guidance.share_mixing, feature) - torch.tensor(3.0).log()
-    share, limits = 1 / (1 + (-logit).exp()), scale[:, None, None] * guidance(energy)
-    assert float(share.min()) < 0.2 < 0.26 < float(share.max())
+    features, energies = [], []
+    for seen in (g, change):
+        r = layer.conv(seen, layer.weight).reshape(groups) / scale[:, None, None, None]
+        energies.append(r.square().sum(2))
+        mean = torch.nn.functional.avg_pool2d(energies[-1], 3, 1, 1, count_include_pad=False)
+        features.append((1 + mean / 9).log())
+    logit = torch.einsum("ij,bjhw->bihw", guidance.share_mixing, torch.cat(features, 1)) - torch.tensor(9.0).log()
+    share, limits = 1 / (1 + (-logit).exp()), scale[:, None, None] * guidance(energies[0])
+    assert float(share.min()) < 0.09 < 0.12 < float(share.max())
     centre = (share[:, :, None] * layer.conv(g, layer.weight).reshape(groups)).flatten(1, 2)
     t = (layer.conv(x, layer.weight) - centre).unflatten(1, groups[1:3])
     clipped = t * (limits[:, :, None] / t.norm(dim=2, keepdim=True)).clamp_max(1)
     expected = x - layer.tau * layer.conv_adjoint(clipped.flatten(1, 2), layer.weight)
-    torch.testing.assert_close(layer.flow(x, *guidance.clipping(layer, g, sigma)), expected, rtol=0, atol=1e-6)
+    made = guidance.clipping(layer, g, change, sigma)
+    torch.testing.assert_close(layer.flow(x, *made), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular", "symmetric"])
@@ -126,7 +130,7 @@ def test_centred_at_the_whole_guide_it_maps_what_differs_from_it(padding_mode: s
         guidance.share_offset.fill_(60.0)
     z = x - g
     for layer, guidance in zip(d.layers, d.guidance, strict=True):
-        z = layer.flow(z, guidance.clipping(layer, g, torch.tensor([0.1]))[0])
+        z = layer.flow(z, guidance.clipping(layer, g, 0 * g, torch.tensor([0.1]))[0])
     d_g = guided(d, g)
     assert torch.allclose(d_g(x, 0.1), g + z, atol=1e-9)
     assert torch.allclose(d_g(g, 0.1), g, atol=1e-9) and not torch.allclose(d_g(x, 0.1), x, atol=1e-3)
@@ -295,6 +299,21 @@ def test_training_guidance_leaves_the_denoiser_as_it_is(tmp_path: Path, equilibr
     assert any(not torch.equal(trained.state_dict()[n], v) for n, v in untrained.items() if n.startswith("guidance"))
     with pytest.raises(InputError, match="guidance"):
         train(plain, [camera], [camera], tmp_path / "other", settings)
+
+
+def test_centres_can_be_trained_alone(tmp_path: Path) -> None:
+    camera = photograph("camera", 256)[0, :, ::2, ::2]
+    settings = TrainingSettings(
+        steps=3, batch=4, patch=32, warm_up=1, checkpoint_every=3, validate_every=3, guidance=True, centres=True
+    )
+    d = add_guidance(network())
+    trained = train(add_guidance(network()), [camera], [camera], tmp_path / "run", settings).state_dict()
+    changed = {name for name, value in d.state_dict().items() if not torch.equal(trained[name], value)}
+    assert changed == {f"guidance.{i}.share_{part}" for i in (0, 1) for part in ("mixing", "offset")}
+    with pytest.raises(InputError, match="have no centres"):
+        train(network(), [camera], [camera], tmp_path / "other", settings)
+    with pytest.raises(InputError, match="takes `guidance`"):
+        TrainingSettings(centres=True)
 
 
 def test_training_guidance_improves_the_second_pass(tmp_path: Path) -> None:

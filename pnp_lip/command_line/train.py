@@ -38,8 +38,11 @@ def add_command(commands: Commands) -> None:
     )
     command.add_argument(
         "--guidance",
-        action="store_true",
-        help="train only what a second pass needs that the first one's result guides; --start is left as it is",
+        nargs="?",
+        const="all",
+        choices=("all", "centres"),
+        help="train only what a second pass needs that the first one's result guides, or of that only the centres of clips; "
+        "--start is left as it is",
     )
     command.add_argument(
         "--guide-network",
@@ -96,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
         patch=options.patch,
         learning_rate=options.rate,
         constraint=options.constraint,
-        guidance=options.guidance,
+        guidance=options.guidance is not None,
+        centres=options.guidance == "centres",
         guide_network=options.guide_network is not None and not options.guidance,
         equilibrium=options.equilibrium,
         scans=options.scans,

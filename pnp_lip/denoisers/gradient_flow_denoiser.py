@@ -39,9 +39,9 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``;
     ``padding_mode`` "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many
     filters are clipped together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no noise level;
-    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice; ``centred``, that clips have centres, too; and
-    ``guide_network`` = (width, depth) or (width, depth, scales) a ``GuideNetwork`` that improves the guide first. The untrained network is nonexpansive
-    only after ``constrain`` or ``project``.
+    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice; ``centred``, that clips have centres, too;
+    ``guide_network`` = (width, depth) or (width, depth, scales), a ``GuideNetwork`` that improves the guide first.
+    The untrained network is nonexpansive only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.

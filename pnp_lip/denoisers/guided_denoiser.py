@@ -33,7 +33,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     D_g(x, σ) = Φ_m ∘ … ∘ Φ_1(x), Φ_i(z) = z − τ_i W_iᵀ clip(W_i z − c_i(p), −λ_i(p), λ_i(p)),
     λ_i(p) = λ_i(σ)·G_i(p), c_i(p) = ν_i(p)·(W_i ĝ)(p) where it is centred, otherwise 0; G_i > 0 and ν_i the denoiser's
-    ``Guidance`` at W_i ĝ/λ_i(σ), ĝ = U(g, σ) by its ``GuideNetwork`` or g
+    ``Guidance`` at W_i ĝ/λ_i(σ) and W_i(ĝ − g)/λ_i(σ), ĝ = U(g, σ) by its ``GuideNetwork`` or g
 
     A clip has slopes in [0, 1] whatever its limits and its centre are, so that D_g has the very certificate of D. Where g
     shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. What is drawn to zero
@@ -70,14 +70,16 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         if x.shape[1:] != guide.shape[1:] or guide.shape[0] not in (1, x.shape[0]):
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
-        z, g, hidden = inner.lift(x), inner.lift(self.improved(x, s)), inner.config["hidden_channels"]
+        z, hidden = inner.lift(x), inner.config["hidden_channels"]
+        improved = self.improved(x, s)
+        g, change = inner.lift(improved), inner.lift(improved - guide.to(x))
         layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
         numbers = (1 + inner.config.get("centred", False)) * len(layers) * hidden * x[0, 0].numel()
         few = max(s.numel(), guide.shape[0]) * numbers <= KEPT_NUMBERS
-        kept = self.clippings(g, s) if few and not inner.differentiable(()) else None
+        kept = self.clippings(g, change, s) if few and not inner.differentiable(()) else None
         if inner.differentiable((x,)) or x.device.type != "cpu":
             for i, (layer, guidance, _) in enumerate(layers):
-                z = layer.flow(z, *(guidance.clipping(layer, g, s) if kept is None else kept[i]))
+                z = layer.flow(z, *(guidance.clipping(layer, g, change, s) if kept is None else kept[i]))
             return inner.lift.adjoint(z)
         tile = cache_tile(x.shape[0], hidden, x.shape[2], x.shape[3])
         for i, (layer, guidance, reach) in enumerate(layers):
@@ -86,7 +88,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
                 z = map_windows(step, z, *kept[i], tile=tile, reach=reach, circular=inner.circular)
             else:  # the guide's response is averaged over one pixel more
                 anew = partial(in_layout_anew, layer, guidance, s)
-                z = map_windows(anew, z, g, tile=tile, reach=reach + 1, circular=inner.circular)
+                z = map_windows(anew, z, g, change, tile=tile, reach=reach + 1, circular=inner.circular)
         return inner.lift.adjoint(z)
 
     def improved(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         """The tensors that kept numbers depend on."""
         return itertools.chain([self.guide], self.denoiser.parameters(), self.denoiser.buffers())
 
-    def clippings(self, g: Tensor, sigma: Tensor) -> list[list[Tensor]]:
+    def clippings(self, g: Tensor, change: Tensor, sigma: Tensor) -> list[list[Tensor]]:
         """λ_i(p) of each layer, and c_i(p) if there is one, kept for the next call with this noise level, guide and weights."""
         inner = self.denoiser
         if self.kept is None or self.outdated(self.kept, sigma, g):
@@ -131,7 +133,9 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
                 found.append([])
                 for part in range(1 + guidance.centred):
                     step = partial(clipping_in_layout, layer, guidance, sigma, part)
-                    found[-1].append(map_windows(step, g, tile=tile, reach=reach // 2 + 1, circular=inner.circular))
+                    found[-1].append(
+                        map_windows(step, g, change, tile=tile, reach=reach // 2 + 1, circular=inner.circular)
+                    )
             self.kept = (self.mode(sigma, g), Snapshot(self.sources()), found)
         return self.kept[-1]
 
@@ -146,14 +150,15 @@ def in_layout(layer: Any, z: Tensor, *clipping: Tensor) -> Tensor:
     return d
 
 
-def clipping_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, part: int, g: Tensor) -> Tensor:
+def clipping_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, part: int, g: Tensor, change: Tensor) -> Tensor:
     """A layer's limits (part 0) or centres (part 1), stored like the numbers that they clip."""
-    return stored(guidance.clipping(layer, stored(g, by_pixel=True), sigma)[part], by_pixel=True)
+    images = (stored(g, by_pixel=True), stored(change, by_pixel=True))
+    return stored(guidance.clipping(layer, *images, sigma)[part], by_pixel=True)
 
 
-def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: Tensor) -> Tensor:
+def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: Tensor, change: Tensor) -> Tensor:
     """The step with limits and centres that are made for the occasion."""
-    made = guidance.clipping(layer, stored(g, by_pixel=True), sigma)
+    made = guidance.clipping(layer, stored(g, by_pixel=True), stored(change, by_pixel=True), sigma)
     return in_layout(layer, z, *(stored(part, by_pixel=True) for part in made))
 
 

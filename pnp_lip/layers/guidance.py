@@ -23,13 +23,14 @@ class Guidance(nn.Module):
     """What a layer's filters clip to at every place, from their responses r to a guide image: factors G > 0 for the
     thresholds and, where it is ``centred``, the share ν in (0, 1) of the response that is left out of the clip.
 
-    G(r²) = exp(clamp(a + V f, −5, 3)), ν(r²) = 1/(1 + exp(−a' − V'f)), f = log(1 + m(r²)/c²)
+    G = exp(clamp(a + V f(r²), −5, 3)), ν = 1/(1 + exp(−a' − V'f(r²) − V''f(e²))), f(r²) = log(1 + m(r²)/c²)
 
-    m is the mean over 3 × 3 pixels, c = exp(log_scale). r is in units of the thresholds; of filters that are clipped as a
-    group r² is the sum. All else is learned; G starts at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/4. No value
-    of theirs can harm the layer's certificate, which holds for a clip to any interval.
+    m is the mean over 3 × 3 pixels, c = exp(log_scale). r is in units of the thresholds, and so are the responses e to what
+    a guide network has changed; of filters that are clipped as a group r² is the sum. All else is learned; G starts at what
+    reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/10. No value of theirs can harm the layer's certificate, which holds for
+    a clip to any interval.
 
-    Shapes: r² is (B, groups, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya,
+    Shapes: r² and e² are (B, groups, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya,
     Neumayer & Unser (2024), its learning.
 
     >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
@@ -43,8 +44,8 @@ class Guidance(nn.Module):
         self.log_scale = nn.Parameter(torch.full((groups,), math.log(3.0)))
         self.centred = centred
         if centred:
-            self.share_mixing = nn.Parameter(torch.zeros(groups, groups))
-            self.share_offset = nn.Parameter(torch.full((groups,), -math.log(3.0)))
+            self.share_mixing = nn.Parameter(torch.zeros(groups, 2 * groups))  # V' and V''
+            self.share_offset = nn.Parameter(torch.full((groups,), -math.log(9.0)))
 
     def forward(self, energy: Tensor, *, circular: bool = False) -> Tensor:
         """G(r²); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
@@ -63,20 +64,26 @@ class Guidance(nn.Module):
         """G."""
         return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
 
-    def clipping(self, layer: GradientFlowConv2d, guide: Tensor, sigma: Tensor) -> list[Tensor]:
-        """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for the layer's state g of the guide, r = W g/λ(σ).
+    def clipping(self, layer: GradientFlowConv2d, guide: Tensor, change: Tensor, sigma: Tensor) -> list[Tensor]:
+        """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for the layer's states of the guide and of its change.
 
         Of shapes (B, groups, H, W) and (B, channels, H, W).
         """
+        response, feature = self.look(layer, guide, sigma)
         activation: NoiseClip = layer.activation  # type: ignore[assignment]
         scale, _ = activation.of_groups(sigma)
-        scale = scale.reshape(-1, scale.shape[-1], 1, 1)
-        # The filters that look at the guide are trained without one.
-        response = layer.conv(guide, layer.weight.detach())
-        energy = activation.energy(response) / scale.detach().square()
-        feature = self.feature(energy, circular=layer.padding_mode == "circular")
-        limits = scale * self.factors(feature)
+        limits = scale.reshape(-1, scale.shape[-1], 1, 1) * self.factors(feature)
         if not self.centred:
             return [limits]
-        share = F.conv2d(feature, self.share_mixing[:, :, None, None], self.share_offset).sigmoid()
+        features = torch.cat([feature, self.look(layer, change, sigma)[1]], 1)
+        share = F.conv2d(features, self.share_mixing[:, :, None, None], self.share_offset).sigmoid()
         return [limits, activation.scaled(response.expand(len(share), -1, -1, -1), share)]
+
+    def look(self, layer: GradientFlowConv2d, image: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's responses to an image, and f of them in units of the thresholds."""
+        activation: NoiseClip = layer.activation  # type: ignore[assignment]
+        scale, _ = activation.of_groups(sigma)
+        # The filters that look at the guide are trained without one.
+        response = layer.conv(image, layer.weight.detach())
+        energy = activation.energy(response) / scale.detach().reshape(-1, scale.shape[-1], 1, 1).square()
+        return response, self.feature(energy, circular=layer.padding_mode == "circular")

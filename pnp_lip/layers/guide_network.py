@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -48,11 +47,11 @@ class GuideNetwork(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
         self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
-        self.coarse = nn.ModuleList(residuals(w, depth - 2) for w in widths[1:])  # on the way down
-        self.back = nn.ModuleList(residuals(w, depth - 2) for w in widths[:-1])  # on the way up
+        self.coarse = nn.ModuleList(Residuals(w, depth - 2) for w in widths[1:])  # on the way down
+        self.back = nn.ModuleList(Residuals(w, depth - 2) for w in widths[:-1])  # on the way up
         for conv in (*self.convolutions, *self.shrinking, *self.growing):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # type: ignore[arg-type]
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
         nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, guide: Tensor, sigma: Tensor) -> Tensor:
@@ -62,38 +61,43 @@ class GuideNetwork(nn.Module):
         batch = max(parts.shape[0], sigma.numel())
         level = (sigma.to(parts) / SIGMA_UNIT).reshape(-1, 1, 1, 1).expand(batch, 1, *parts.shape[-2:])
         first, *others, last = self.convolutions
-        t = run(others, F.relu(first(torch.cat([parts.expand(batch, -1, -1, -1), level], 1))))
+        t = F.relu(first(torch.cat([parts.expand(batch, -1, -1, -1), level], 1)))
+        for conv in others:
+            t = t + F.relu(conv(t))
         finer = []
         for shrink, convs in zip(self.shrinking, self.coarse, strict=True):
             finer.append(t)
-            t = run(convs, shrink(t))
+            t = convs(shrink(t))
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
-            t = run(convs, grow(t) + finer.pop())
+            t = convs(grow(t) + finer.pop())
         return guide + F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
+
+
+class Residuals(nn.Sequential):
+    """t ↦ t + relu(conv(t)) for each of ``count`` convolutions, small at first because many of them follow one another."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(*(nn.Conv2d(width, width, 3, padding=1) for _ in range(count)))
+        for conv in self:
+            nn.init.normal_(conv.weight, std=0.1 / math.sqrt(width))  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, t: Tensor) -> Tensor:
+        for conv in self:
+            t = t + F.relu(conv(t))
+        return t
 
 
 def reach_of(depth: int, scales: int) -> int:
     """How far beyond a block of 2^scales pixels a side the network sees, in whole blocks: back from the result to the guide."""
-    reach = 2
-    for i in range(
-        1, scales + 1
-    ):  # up from the coarsest scale; what a scale sees, the coarser one sees in whole blocks
-        reach = -(-reach // 2**i) * 2**i + (depth - 2) * 2**i
-    reach += sum((depth - 2) * 2**i for i in range(1, scales)) + 2
-    return -(-reach // 2**scales) * 2**scales
+    reach, convs = 2, depth - 2
+    for i in range(1, scales + 1):  # what a scale sees of the next coarser one are whole blocks
+        reach = in_blocks(reach, i) + convs * 2**i
+    reach += sum(convs * 2**i for i in range(1, scales)) + 2
+    return in_blocks(reach, scales)
 
 
-def residuals(width: int, count: int) -> nn.ModuleList:
-    """Convolutions that each keep the number of channels, small at first because many of them follow one another."""
-    convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(count))
-    for conv in convs:
-        nn.init.normal_(conv.weight, std=0.1 / math.sqrt(width))  # type: ignore[arg-type]
-        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return convs
-
-
-def run(convs: Iterable[nn.Module], t: Tensor) -> Tensor:
-    """t ↦ t + relu(conv(t)) for each."""
-    for conv in convs:
-        t = t + F.relu(conv(t))
-    return t
+def in_blocks(n: int, scale: int) -> int:
+    """The smallest multiple of 2^scale that is at least n."""
+    block: int = 2**scale
+    return -(-n // block) * block

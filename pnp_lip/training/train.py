@@ -57,6 +57,7 @@ class TrainingSettings:
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
     scans: float = 0.4  # the share of those that are scans, the others being blurs
     guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
+    centres: bool = False  # of that only what the centres of clips need; the factors of thresholds stay, too
     guide_network: bool = False  # train the network that improves guides, and nothing else
     limit: float = 0.985
     refresh: int = 50
@@ -85,6 +86,8 @@ class TrainingSettings:
                 f"random blurs are up to {LARGEST_KERNEL} pixels wide: the patches of equilibrium training must be wider; got "
                 f"{self.patch}."
             )
+        if self.centres and not self.guidance:
+            raise InputError("`centres` says which part of guidance is trained, and takes `guidance` as well.")
         if self.guidance and self.guide_network:
             raise InputError(
                 "guidance and the network that improves guides are trained one after the other; choose one."
@@ -178,9 +181,10 @@ class Run:
         self.frozen = settings.guidance or settings.guide_network  # what certificates speak of is not trained
         self.examples = ExampleSet(self.example, self.sampler, settings.batch, device, self.generator.initial_seed())
         if self.frozen:
-            part = learning_part(denoiser, settings)
+            learning = learning_part(denoiser, settings)
             denoiser.requires_grad_(False)
-            part.requires_grad_(True)
+            for parameter in learning:
+                parameter.requires_grad_(True)
         elif settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
             constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
@@ -310,13 +314,16 @@ class Run:
         return denoiser
 
 
-def learning_part(denoiser: GradientFlowDenoiser, settings: TrainingSettings) -> torch.nn.Module:
+def learning_part(denoiser: GradientFlowDenoiser, settings: TrainingSettings) -> list[torch.nn.Parameter]:
     """What a run trains that leaves the denoiser itself as it is. Raises InputError where there is no such part."""
     require_guidance(denoiser)
     part = denoiser.guide_network if settings.guide_network else denoiser.guidance
     if part is None:
         raise InputError("this denoiser has no guide network; `pnp_lip.training.add_guide_network` adds one.")
-    return part
+    learning = [p for name, p in part.named_parameters() if "share" in name or not settings.centres]
+    if not learning:
+        raise InputError("this denoiser's clips have no centres; `pnp_lip.training.add_guidance` adds them.")
+    return learning
 
 
 def fourier(denoiser: torch.nn.Module, on: bool) -> None:
