@@ -204,7 +204,7 @@ def test_it_is_saved_with_the_weights_and_counted_where_it_is_used(tmp_path: Pat
         ({"guide_network": (8, 3)}, "takes `guidance`"),
         ({"guide_network": (8,), "guidance": True}, "a width, a depth and"),
         ({"guide_network": (8, 3, 2, 1), "guidance": True}, "a width, a depth and"),
-        ({"guide_network": (8, 3, 0), "guidance": True}, "at least one scale"),
+        ({"guide_network": (8, 3, 0), "guidance": True}, "one to 9 scales"),
         ({"guide_network": (0, 3), "guidance": True}, "width of at least 1"),
         ({"guide_network": (8, 1), "guidance": True}, "depth of at least 2"),
     ],
@@ -314,7 +314,16 @@ def test_the_command_trains_it_and_passes_it_on(tmp_path: Path, capsys: pytest.C
     again = [*arguments[:3], "--start", str(made), *arguments[5:], "--guide-network", "--out", str(tmp_path / "more")]
     assert main(again) == 0
     assert load_denoiser(tmp_path / "more" / "denoiser.safetensors").config == u.config
+    centred = [*arguments[:3], "--start", str(tmp_path / "g" / "denoiser.safetensors"), *arguments[5:]]
+    assert main([*centred, "--guidance", "centres", "--out", str(tmp_path / "c")]) == 0
+    trained = load_denoiser(tmp_path / "c" / "denoiser.safetensors").state_dict()
+    assert all(torch.equal(trained[name], value) != ("share" in name) for name, value in both.state_dict().items())
     capsys.readouterr()
+    unguided = tmp_path / "unguided.safetensors"
+    save_denoiser(project(GradientFlowDenoiser(hidden_channels=2, dilations=(1,))), unguided)
+    start = [*arguments[:3], "--start", str(unguided), *arguments[5:]]
+    assert main([*start, "--guidance", "centres", "--out", str(tmp_path / "other")]) == 2
+    assert "has learned no guidance that centres could join" in capsys.readouterr().err
     for options, message in ((["--guide-network"], "say --guide-network"), (["--guide-network", plain], "has one")):
         assert main([*arguments, *options, "--out", str(tmp_path / "other")]) == 2
         assert message in capsys.readouterr().err

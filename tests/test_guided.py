@@ -260,6 +260,9 @@ def test_each_image_of_a_batch_keeps_its_guide(centred: bool) -> None:
     whole = guided(d, guides)
     assert isinstance(whole, GuidedDenoiser)
     assert torch.allclose(whole.part([2, 0])(x[[2, 0]], 0.1), whole(x, 0.1)[[2, 0]], atol=1e-6)
+    levels = torch.tensor([0.1, 0.2, 0.05])
+    apart = torch.cat([guided(d, guides[i : i + 1])(x[i : i + 1], levels[i]) for i in range(3)])
+    assert torch.allclose(whole(x, levels), apart, atol=1e-6)
     one = guided(d, guides[:1])
     assert isinstance(one, GuidedDenoiser) and one.part([1]) is one
 
@@ -310,6 +313,12 @@ def test_centres_can_be_trained_alone(tmp_path: Path) -> None:
     trained = train(add_guidance(network()), [camera], [camera], tmp_path / "run", settings).state_dict()
     changed = {name for name, value in d.state_dict().items() if not torch.equal(trained[name], value)}
     assert changed == {f"guidance.{i}.share_{part}" for i in (0, 1) for part in ("mixing", "offset")}
+    halfway = dataclasses.replace(settings, steps=6)
+    with pytest.raises(InputError, match="trains another part"):
+        other = dataclasses.replace(halfway, centres=False)
+        train(add_guidance(network()), [camera], [camera], tmp_path / "run", other, resume=True)
+    with pytest.raises(InputError, match="is of another network"):
+        train(add_guidance(network(channels=3)), [camera], [camera], tmp_path / "run", halfway, resume=True)
     with pytest.raises(InputError, match="have no centres"):
         train(network(), [camera], [camera], tmp_path / "other", settings)
     with pytest.raises(InputError, match="takes `guidance`"):

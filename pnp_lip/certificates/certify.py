@@ -264,7 +264,7 @@ def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
 
 @rule(GuidedDenoiser)
 def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
-    """The proof of the denoiser without a guide: its layers clip to other limits, which has the same slopes."""
+    """The proof of the denoiser without a guide: its layers clip to other limits and about centres, with the same slopes."""
     certify(denoiser.denoiser, rtol=rtol)  # many guides share one denoiser, whose proof is kept
     inner: Proof = denoiser.denoiser.__dict__[CACHE][2]
     start = join(path, "denoiser")

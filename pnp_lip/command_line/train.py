@@ -160,6 +160,10 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
         raise InputError(
             f"{options.start} takes {denoiser.in_channels} channels; {channels} are to be trained (--colour)."
         )
+    if options.guidance == "centres" and denoiser.guidance is None:
+        raise InputError(
+            f"{options.start} has learned no guidance that centres could join; train that first (--guidance)."
+        )
     if options.guidance or (denoiser.guidance is None and options.guide_network is not None):
         denoiser = add_guidance(denoiser)
     denoiser = with_guide_network(denoiser, options.guide_network)

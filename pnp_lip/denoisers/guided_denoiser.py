@@ -22,8 +22,8 @@ from pnp_lip.snapshot import Snapshot, lasting
 
 __all__ = ["GuidedDenoiser", "can_be_guided", "denoise_guided", "guided", "require_guidance"]
 
-# Thresholds held between calls (1 GB in float32); more of them are computed at every call, window by window.
-KEPT_NUMBERS = 2**28
+# Thresholds and centres held between calls (2 GB in float32); more of them are computed at every call, window by window.
+KEPT_NUMBERS = 2**29
 GUIDE_TILE = (512, 512)  # whole blocks, of the windows in which a network improves a guide
 CAUTION = 1.1  # what a guide is told of the noise level: noise left in it would pass for structure, and be kept
 
@@ -37,9 +37,9 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     A clip has slopes in [0, 1] whatever its limits and its centre are, so that D_g has the very certificate of D. Where g
     shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. What is drawn to zero
-    is the difference from the centre, so that what the guide shows is not shrunk. For a g that is itself made from
-    the data, as by ``refine``, everything is proved of the map with that g held fixed; the map from data to result, g
-    included, is not nonexpansive.
+    is the difference from the centre, so that only the share 1 − ν of what the guide shows is shrunk. For a g that is itself
+    made from the data, as by ``refine``, everything is proved of the map with that g held fixed; the map from data to result,
+    g included, is not nonexpansive.
 
     Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x. Raises InputError for a denoiser without
     guidance, ShapeError for a guide of another shape than x.
@@ -74,7 +74,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         improved = self.improved(x, s)
         g, change = inner.lift(improved), inner.lift(improved - guide.to(x))
         layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
-        numbers = (1 + inner.config.get("centred", False)) * len(layers) * hidden * x[0, 0].numel()
+        numbers = sum(sum(guidance.sizes(hidden)) for _, guidance, _ in layers) * x[0, 0].numel()
         few = max(s.numel(), guide.shape[0]) * numbers <= KEPT_NUMBERS
         kept = self.clippings(g, change, s) if few and not inner.differentiable(()) else None
         if inner.differentiable((x,)) or x.device.type != "cpu":
@@ -101,9 +101,8 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         if self.kept_guide is None or self.outdated(self.kept_guide, sigma, x):
             h, w = guide.shape[-2:]
             step, b = partial(network, sigma=sigma), network.block
-            whole = F.pad(
-                guide, (0, -w % b, 0, -h % b), mode="replicate"
-            )  # so that all windows begin with a whole block
+            # Whole blocks of the network, so that each window begins with one.
+            whole = F.pad(guide, (0, -w % b, 0, -h % b), mode="replicate")
             with torch.no_grad():
                 improved = map_windows(step, whole, tile=GUIDE_TILE, reach=network.reach, circular=False)
             self.kept_guide = (self.mode(sigma, x), Snapshot(self.sources()), improved[..., :h, :w])
@@ -130,12 +129,10 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])
             found: list[list[Tensor]] = []
             for layer, guidance, reach in layers:  # W reaches half as far as WᵀW, and a mean one pixel more
-                found.append([])
-                for part in range(1 + guidance.centred):
-                    step = partial(clipping_in_layout, layer, guidance, sigma, part)
-                    found[-1].append(
-                        map_windows(step, g, change, tile=tile, reach=reach // 2 + 1, circular=inner.circular)
-                    )
+                step = partial(clipping_in_layout, layer, guidance, sigma)
+                made = map_windows(step, g, change, tile=tile, reach=reach // 2 + 1, circular=inner.circular)
+                parts = torch.split(made, guidance.sizes(inner.config["hidden_channels"]), 1)  # type: ignore[no-untyped-call]
+                found.append([stored(part, by_pixel=True) for part in parts])
             self.kept = (self.mode(sigma, g), Snapshot(self.sources()), found)
         return self.kept[-1]
 
@@ -150,10 +147,9 @@ def in_layout(layer: Any, z: Tensor, *clipping: Tensor) -> Tensor:
     return d
 
 
-def clipping_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, part: int, g: Tensor, change: Tensor) -> Tensor:
-    """A layer's limits (part 0) or centres (part 1), stored like the numbers that they clip."""
-    images = (stored(g, by_pixel=True), stored(change, by_pixel=True))
-    return stored(guidance.clipping(layer, *images, sigma)[part], by_pixel=True)
+def clipping_in_layout(layer: Any, guidance: Guidance, sigma: Tensor, g: Tensor, change: Tensor) -> Tensor:
+    """A layer's limits and, if there are any, centres one after the other, made from images stored for convolutions."""
+    return torch.cat(guidance.clipping(layer, stored(g, by_pixel=True), stored(change, by_pixel=True), sigma), 1)
 
 
 def in_layout_anew(layer: Any, guidance: Guidance, sigma: Tensor, z: Tensor, g: Tensor, change: Tensor) -> Tensor:

@@ -155,9 +155,8 @@ class NoiseClip(Activation):
         """σ with limits λ(p) ≥ 0 for every group and place, of shape (B or 1, channels/group, ...), instead of its own."""
         if self.group == 1:
             return torch.clamp(t, -limits, limits)
-        smallest = limits.square().clamp_min(
-            SMALLEST
-        )  # where a group is 0 and nothing is to be kept, gradients stay finite
+        # Where a group is 0 and nothing is to be kept, gradients stay finite.
+        smallest = limits.square().clamp_min(SMALLEST)
         return self.scaled(t, limits * torch.maximum(self.energy(t), smallest).rsqrt())
 
     def scaled(self, t: Tensor, factors: Tensor) -> Tensor:

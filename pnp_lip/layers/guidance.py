@@ -64,6 +64,10 @@ class Guidance(nn.Module):
         """G."""
         return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
 
+    def sizes(self, channels: int) -> list[int]:
+        """How many numbers ``clipping`` gives for each place, for a layer of so many filters."""
+        return [self.offset.numel(), channels] if self.centred else [self.offset.numel()]
+
     def clipping(self, layer: GradientFlowConv2d, guide: Tensor, change: Tensor, sigma: Tensor) -> list[Tensor]:
         """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for the layer's states of the guide and of its change.
 
@@ -77,7 +81,8 @@ class Guidance(nn.Module):
             return [limits]
         features = torch.cat([feature, self.look(layer, change, sigma)[1]], 1)
         share = F.conv2d(features, self.share_mixing[:, :, None, None], self.share_offset).sigmoid()
-        return [limits, activation.scaled(response.expand(len(share), -1, -1, -1), share)]
+        centre = activation.scaled(response.expand(len(share), -1, -1, -1), share)
+        return [limits, centre]
 
     def look(self, layer: GradientFlowConv2d, image: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's responses to an image, and f of them in units of the thresholds."""

@@ -13,6 +13,7 @@ from pnp_lip.errors import InputError
 
 __all__ = ["GuideNetwork"]
 
+MOST_SCALES = 9  # a block of 512 pixels a side
 SIGMA_UNIT = 0.1  # the noise level that the network sees as 1
 
 
@@ -25,7 +26,7 @@ class GuideNetwork(nn.Module):
     It is not nonexpansive and need not be: a layer keeps its certificate whatever image its clips follow. Untrained, R = 0.
 
     Shapes: g is (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. Raises InputError unless
-    width ≥ 1, depth ≥ 2 and scales ≥ 1.
+    width ≥ 1, depth ≥ 2 and 1 ≤ scales ≤ 9.
 
     Source of the U-net: Ronneberger, Fischer & Brox (2015).
 
@@ -35,9 +36,9 @@ class GuideNetwork(nn.Module):
 
     def __init__(self, channels: int, *, width: int, depth: int, scales: int = 1) -> None:
         super().__init__()
-        if width < 1 or depth < 2 or scales < 1:
+        if width < 1 or depth < 2 or not 1 <= scales <= MOST_SCALES:
             raise InputError(
-                "a guide network needs a width of at least 1, a depth of at least 2 and at least one scale; got "
+                f"a guide network needs a width of at least 1, a depth of at least 2 and one to {MOST_SCALES} scales; got "
                 f"{width}, {depth}, {scales}."
             )
         self.block = 2**scales  # pixels a side, that one number of the coarsest scale stands for

@@ -43,7 +43,7 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
 
 
 def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
-    """The same denoiser with guidance, centred; what it has not learned of that is untrained.
+    """The same denoiser with guidance, centred; what it has not learned of that is untrained, so that D_g may change.
 
     >>> add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1))).config["guidance"]
     True
@@ -56,7 +56,7 @@ def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
 def add_guide_network(
     denoiser: GradientFlowDenoiser, source: Sequence[int] | GradientFlowDenoiser
 ) -> GradientFlowDenoiser:
-    """The same denoiser with an untrained guide network of that (width, depth), or with the one of another denoiser.
+    """The same denoiser with an untrained guide network of that (width, depth[, scales]), or with the one of another denoiser.
 
     Raises InputError where the other has none, or takes other channels.
 

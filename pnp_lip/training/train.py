@@ -23,13 +23,13 @@ from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
 from pnp_lip.training.guides import Example, ExampleSet, first_example, noisy_guide
+from pnp_lip.training.optimisation import learning_names, parameter_groups, ramped_average
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.precision import reduced_precision
 from pnp_lip.training.ranks import Ranks
 
 __all__ = ["TrainingSettings", "train", "validate"]
 
-Parameters = tuple[Tensor, ...] | list[Tensor]
 Penalty = Callable[[torch.nn.Module, Tensor, float], Tensor]  # of the denoiser, noisy patches and their noise level
 VALIDATION_SIGMAS = (1, 5, 15, 25, 50)  # in units of 1/255
 PROJECTION_GRID = 128  # searched at every step: for 9x9 filters a quarter of the finest, and steps 2 % shorter
@@ -273,6 +273,7 @@ class Run:
             "generator": torch.stack(self.ranks.gather(self.generator.get_state())),
             "losses": (self.loss_sum, self.loss_count),
             "ages": ages,
+            "learning": learning_names(self.denoiser),
         }
 
     def save(self, path: Path) -> None:
@@ -285,9 +286,17 @@ class Run:
     def load(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.step = state["step"]
-        self.denoiser.load_state_dict(state["denoiser"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        try:
+            self.denoiser.load_state_dict(state["denoiser"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{path} is of another network than these options make; train anew ({error}).") from error
+        learning = learning_names(self.denoiser)
+        if state.get("learning", learning) != learning:
+            raise InputError(
+                f"{path} is of a run that trains another part of the network; train anew, or ask for that part."
+            )
         generators = state["generator"].cpu()
         generators = generators.reshape(-1, generators.shape[-1])  # one row for each process
         if len(generators) != self.ranks.size:
@@ -341,30 +350,6 @@ def log_error(x_hat: Tensor, x: Tensor, per_image: int) -> Tensor:
     error = (x_hat.float() - x).square().flatten(1).mean(1)
     mean: Tensor = error.reshape(-1, per_image).mean(1).log().mean()
     return mean
-
-
-def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[dict[str, Any]]:
-    """The convolutions' weights at rate 1 and everything else at ``activation_rate``.
-
-    A threshold is stored as its logarithm, of order one, and a weight is of order 1/30: equal steps would either freeze
-    the thresholds or let the first hundred steps push all of a weight's spectrum into a single frequency.
-    """
-    named = list(denoiser.named_parameters())
-    slow = ["weight" in name or name.startswith("guide_network.") for name, _ in named]
-    weights = [p for (_, p), is_slow in zip(named, slow, strict=True) if is_slow]
-    others = [p for (_, p), is_slow in zip(named, slow, strict=True) if not is_slow]
-    return [{"params": weights, "rate": 1.0}, {"params": others, "rate": activation_rate}]
-
-
-def ramped_average(decay: float) -> Callable[[Parameters, Parameters, Tensor | int], None]:
-    """An exponential moving average whose memory grows with the run, so that early averages forget the initial weights."""
-
-    @torch.no_grad()
-    def update(averaged: Parameters, current: Parameters, count: Tensor | int) -> None:
-        share = max(1 - decay, 9 / (10 + int(count)))
-        torch._foreach_lerp_(averaged, current, share)
-
-    return update
 
 
 @torch.no_grad()
