@@ -131,7 +131,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             for layer, guidance, reach in layers:  # W reaches half as far as WᵀW, and a mean one pixel more
                 step = partial(clipping_in_layout, layer, guidance, sigma)
                 made = map_windows(step, g, change, tile=tile, reach=reach // 2 + 1, circular=inner.circular)
-                parts = torch.split(made, guidance.sizes(inner.config["hidden_channels"]), 1)  # type: ignore[no-untyped-call]
+                parts = torch.split(made, guidance.sizes(inner.config["hidden_channels"]), 1)
                 found.append([stored(part, by_pixel=True) for part in parts])
             self.kept = (self.mode(sigma, g), Snapshot(self.sources()), found)
         return self.kept[-1]
