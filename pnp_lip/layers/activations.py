@@ -166,6 +166,8 @@ class NoiseClip(Activation):
 
     def energy(self, t: Tensor) -> Tensor:
         """Σ t² over each group, of shape (B, channels/group, ...)."""
+        if self.group == 1:
+            return t.square()
         return t.square().reshape(t.shape[0], -1, self.group, *t.shape[2:]).sum(2)
 
     def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
