@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from guided_cases import guided_network
 
 from pnp_lip import GradientFlowDenoiser, attack, certify, guided, load_denoiser, load_pretrained, save_denoiser
 from pnp_lip.benchmarks.priors import prior_of, with_guide
@@ -24,25 +25,13 @@ def network(
     channels: int = 1, *, random: bool = True, size: tuple[int, ...] = (5, 3), centred: bool = False
 ) -> GradientFlowDenoiser:
     """A denoiser whose thresholds matter, with a guide network that does something if ``random``."""
-    torch.manual_seed(0)
-    d = GradientFlowDenoiser(
-        in_channels=channels,
-        hidden_channels=6,
-        dilations=(1, 2),
-        kernel_size=5,
-        guidance=True,
-        centred=centred,
-        guide_network=size,
-    )
-    for layer in d.layers:
-        layer.activation.log_scale.data += 1.5
+    d = guided_network(in_channels=channels, centred=centred, guide_network=size)
     if random:
         for conv in d.guide_network.convolutions:
             torch.nn.init.normal_(conv.weight, std=0.2)
         for guidance in d.guidance if centred else ():
             torch.nn.init.normal_(guidance.share_mixing, std=0.2)
-    project(d)
-    return d.eval().requires_grad_(False)
+    return d
 
 
 def without(d: GradientFlowDenoiser) -> GradientFlowDenoiser:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from guided_cases import guided_network
 
 from pnp_lip import (
     ClippedDenoiser,
@@ -24,7 +25,7 @@ from pnp_lip.denoisers import GuidedDenoiser
 from pnp_lip.denoisers.guided_denoiser import CAUTION
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.images import psnr
-from pnp_lip.layers import Guidance, project
+from pnp_lip.layers import Guidance
 from pnp_lip.operators import Blur, gaussian_kernel
 from pnp_lip.solvers import Anderson, ForwardBackward, refine
 from pnp_lip.training import TrainingSettings, add_guidance, train
@@ -34,21 +35,7 @@ def network(
     padding_mode: str = "zeros", channels: int = 1, *, centred: bool = False, group: int = 1
 ) -> GradientFlowDenoiser:
     """An untrained one whose thresholds matter."""
-    torch.manual_seed(0)
-    d = GradientFlowDenoiser(
-        in_channels=channels,
-        hidden_channels=6,
-        dilations=(1, 2),
-        kernel_size=5,
-        padding_mode=padding_mode,
-        guidance=True,
-        centred=centred,
-        group=group,
-    )
-    for layer in d.layers:
-        layer.activation.log_scale.data += 1.5
-    project(d)
-    return d.eval().requires_grad_(False)
+    return guided_network(in_channels=channels, padding_mode=padding_mode, centred=centred, group=group)
 
 
 def image(size: int = 40, channels: int = 1) -> torch.Tensor:

@@ -116,8 +116,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             self.guidance = nn.ModuleList(Guidance(hidden_channels // group, centred=centred) for _ in dilations)
         self.guide_network = None
         if guide_network is not None:
-            width, depth, *scales = guide_network
-            self.guide_network = GuideNetwork(in_channels, width=width, depth=depth, scales=scales[0] if scales else 1)
+            size = dict(zip(("width", "depth", "scales"), guide_network, strict=False))
+            self.guide_network = GuideNetwork(in_channels, **size)
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""

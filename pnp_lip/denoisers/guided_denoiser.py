@@ -71,15 +71,14 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s = noise_level(inner.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
         z, hidden = inner.lift(x), inner.config["hidden_channels"]
-        improved = self.improved(x, s)
-        g, change = inner.lift(improved), inner.lift(improved - guide.to(x))
         layers: list[Any] = list(zip(inner.layers, inner.guidance, inner.reaches, strict=True))  # type: ignore[arg-type]
         numbers = sum(sum(guidance.sizes(hidden)) for _, guidance, _ in layers) * x[0, 0].numel()
         few = max(s.numel(), guide.shape[0]) * numbers <= KEPT_NUMBERS
-        kept = self.clippings(g, change, s) if few and not inner.differentiable(()) else None
+        kept = self.clippings(x, s) if few and not inner.differentiable(()) else None
+        seen = self.seen(x, s) if kept is None else ()
         if inner.differentiable((x,)) or x.device.type != "cpu":
             for i, (layer, guidance, _) in enumerate(layers):
-                z = layer.flow(z, *(guidance.clipping(layer, g, change, s) if kept is None else kept[i]))
+                z = layer.flow(z, *(guidance.clipping(layer, *seen, s) if kept is None else kept[i]))
             return inner.lift.adjoint(z)
         tile = cache_tile(x.shape[0], hidden, x.shape[2], x.shape[3])
         for i, (layer, guidance, reach) in enumerate(layers):
@@ -88,8 +87,13 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
                 z = map_windows(step, z, *kept[i], tile=tile, reach=reach, circular=inner.circular)
             else:  # the guide's response is averaged over one pixel more
                 anew = partial(in_layout_anew, layer, guidance, s)
-                z = map_windows(anew, z, g, change, tile=tile, reach=reach + 1, circular=inner.circular)
+                z = map_windows(anew, z, *seen, tile=tile, reach=reach + 1, circular=inner.circular)
         return inner.lift.adjoint(z)
+
+    def seen(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """What layers look at: the states of ĝ and of ĝ − g, of the type of x."""
+        improved, lift = self.improved(x, sigma), self.denoiser.lift
+        return lift(improved), lift(improved - self.guide.to(x))
 
     def improved(self, x: Tensor, sigma: Tensor) -> Tensor:
         """U(g, σ), or g where there is no network to improve it; of the type of x, and kept as the limits are."""
@@ -121,10 +125,11 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         """The tensors that kept numbers depend on."""
         return itertools.chain([self.guide], self.denoiser.parameters(), self.denoiser.buffers())
 
-    def clippings(self, g: Tensor, change: Tensor, sigma: Tensor) -> list[list[Tensor]]:
+    def clippings(self, x: Tensor, sigma: Tensor) -> list[list[Tensor]]:
         """λ_i(p) of each layer, and c_i(p) if there is one, kept for the next call with this noise level, guide and weights."""
         inner = self.denoiser
-        if self.kept is None or self.outdated(self.kept, sigma, g):
+        if self.kept is None or self.outdated(self.kept, sigma, x):
+            g, change = self.seen(x, sigma)
             layers: Any = zip(inner.layers, inner.guidance, inner.reaches, strict=True)  # type: ignore[arg-type]
             tile = cache_tile(g.shape[0], inner.config["hidden_channels"], g.shape[2], g.shape[3])
             found: list[list[Tensor]] = []
@@ -133,7 +138,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
                 made = map_windows(step, g, change, tile=tile, reach=reach // 2 + 1, circular=inner.circular)
                 parts = torch.split(made, guidance.sizes(inner.config["hidden_channels"]), 1)
                 found.append([stored(part, by_pixel=True) for part in parts])
-            self.kept = (self.mode(sigma, g), Snapshot(self.sources()), found)
+            self.kept = (self.mode(sigma, x), Snapshot(self.sources()), found)
         return self.kept[-1]
 
     def part(self, images: list[int]) -> GuidedDenoiser:

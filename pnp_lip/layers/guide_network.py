@@ -1,4 +1,4 @@
-"""The network that improves a guide image before thresholds follow it."""
+"""The network that improves a guide image before clips follow it."""
 
 from __future__ import annotations
 
