@@ -16,6 +16,7 @@ from pnp_lip.solvers.inertial import Inertial
 from pnp_lip.solvers.interop import fixed_map, to_deepinv
 from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
 from pnp_lip.solvers.primal_dual import PrimalDual
+from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
 from pnp_lip.solvers.refine import refine
@@ -53,5 +54,6 @@ __all__ = [
     "choose_by_reference",
     "fixed_map",
     "refine",
+    "residual_image",
     "to_deepinv",
 ]

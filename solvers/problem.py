@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.solvers.data_terms import DataTerm
 
-__all__ = ["Box", "Problem", "check_box", "check_data", "check_like", "starting_point"]
+__all__ = ["Box", "Problem", "check_box", "check_data", "check_like", "residual_image", "starting_point"]
 
 Box = tuple[float, float] | None
 
@@ -118,3 +118,11 @@ def starting_point(y: Tensor, physics: Any) -> Tensor:
     t = back.flatten(1).square().sum(1) / square.clamp_min(torch.finfo(y.dtype).tiny)
     start: Tensor = t.reshape(-1, *([1] * (back.ndim - 1))) * back
     return start
+
+
+def residual_image(x: Tensor, y: Tensor, physics: Any) -> Tensor:
+    """t Aᵀ(y − Ax), what the data y hold beyond the image x, with the t of steepest descent: y − x where A is the identity.
+
+    Raises ShapeError when the physics refuses x or y.
+    """
+    return starting_point(y - physics.A(x), physics)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pnp_lip.denoisers import guided, require_guidance
 from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
 from pnp_lip.errors import InputError
+from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
@@ -31,9 +32,11 @@ def refine(
 
     x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹
 
+    A guide network that looks at it is told what the data hold beyond g, r = ``residual_image(g, y, physics)``.
+
     Each T_k is nonexpansive in x with g held fixed and each run carries a guarantee of its own, under the same theorem and
     with the same numbers as the first. Of the limit of many rounds nothing is claimed, nor is anything of x¹ as a function
-    of y: g depends on the data. One round gains about as much as is to be gained (docs/training.md).
+    of y: g depends on the data. One round gains most of what is to be gained (docs/training.md).
 
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is
@@ -52,6 +55,6 @@ def refine(
     results = [solver.solve(y, physics, x0=x0, reference=reference, progress=progress)]
     for _ in range(rounds):
         g = results[-1].x
-        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g))
+        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g, residual_image(g, y, physics)))
         results.append(again.solve(y, physics, x0=g, reference=reference, progress=progress))
     return tuple(results)

@@ -40,7 +40,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     ``padding_mode`` "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many
     filters are clipped together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no noise level;
     ``guidance`` adds what ``guided`` needs, of which D itself takes no notice; ``centred``, that clips have centres, too;
-    ``guide_network`` = (width, depth) or (width, depth, scales), a ``GuideNetwork`` that improves the guide first.
+    ``guide_network`` = (width, depth) or (width, depth, scales), a ``GuideNetwork`` that improves the guide first, with
+    ``residual`` from what the data hold beyond it, too.
     The untrained network is nonexpansive only after ``constrain`` or ``project``.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
@@ -66,6 +67,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         guidance: bool = False,
         centred: bool = False,
         guide_network: Sequence[int] | None = None,
+        residual: bool = False,
         group: int = 1,
         step_fraction: float = 0.97,
     ) -> None:
@@ -78,6 +80,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
                 "`guide_network` is a width, a depth and, for more than one, the number of scales, and takes `guidance` as "
                 f"well; got {guide_network!r} with guidance={guidance}."
             )
+        if residual and guide_network is None:
+            raise InputError("`residual` is what a guide network is to see, and takes `guide_network` as well.")
         if centred and not guidance:
             raise InputError("`centred` says how guidance is to work, and takes `guidance` as well.")
         channels = in_channels if channels is None else channels
@@ -92,6 +96,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             **({"guidance": True} if guidance else {}),
             **({"centred": True} if centred else {}),
             **({} if guide_network is None else {"guide_network": list(guide_network)}),
+            **({"residual": True} if residual else {}),
             **({"group": group} if group > 1 else {}),
         }
         self.in_channels = in_channels
@@ -117,7 +122,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         self.guide_network = None
         if guide_network is not None:
             size = dict(zip(("width", "depth", "scales"), guide_network, strict=False))
-            self.guide_network = GuideNetwork(in_channels, **size)
+            self.guide_network = GuideNetwork(in_channels, **size, residual=residual)
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""

@@ -33,35 +33,51 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     D_g(x, σ) = Φ_m ∘ … ∘ Φ_1(x), Φ_i(z) = z − τ_i W_iᵀ clip(W_i z − c_i(p), −λ_i(p), λ_i(p)),
     λ_i(p) = λ_i(σ)·G_i(p), c_i(p) = ν_i(p)·(W_i ĝ)(p) where it is centred, otherwise 0; G_i > 0 and ν_i the denoiser's
-    ``Guidance`` at W_i ĝ/λ_i(σ) and W_i(ĝ − g)/λ_i(σ), ĝ = U(g, σ) by its ``GuideNetwork`` or g
+    ``Guidance`` at W_i ĝ/λ_i(σ) and W_i(ĝ − g)/λ_i(σ), ĝ = U(g, σ, r) by its ``GuideNetwork`` or g
 
     A clip has slopes in [0, 1] whatever its limits and its centre are, so that D_g has the very certificate of D. Where g
     shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. What is drawn to zero
     is the difference from the centre, so that only the share 1 − ν of what the guide shows is shrunk. For a g that is itself
     made from the data, as by ``refine``, everything is proved of the map with that g held fixed; the map from data to result,
-    g included, is not nonexpansive.
+    g included, is not nonexpansive. The same holds of r, the ``residual``: what the data hold beyond the guide, as an image,
+    for a network that looks at it (``solvers.residual_image``; 0 by default).
 
-    Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x. Raises InputError for a denoiser without
-    guidance, ShapeError for a guide of another shape than x.
+    Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x, and so is the residual. Raises InputError for a
+    denoiser without guidance, ShapeError for a guide of another shape than x.
 
     Source: the adaptivity to a first solution, for convex regularisers: Pourya, Neumayer & Unser (2024), "Iteratively
     refined image reconstruction with learned attentive regularizers".
     """
 
-    def __init__(self, denoiser: GradientFlowDenoiser, guide: Tensor) -> None:
+    def __init__(self, denoiser: GradientFlowDenoiser, guide: Tensor, residual: Tensor | None = None) -> None:
         super().__init__()
         require_guidance(denoiser)
-        if not isinstance(guide, Tensor) or guide.ndim != 4 or guide.shape[1] != denoiser.in_channels:
-            came = tuple(guide.shape) if isinstance(guide, Tensor) else type(guide).__name__
-            raise ShapeError(f"the guide must be an image of shape (B, {denoiser.in_channels}, H, W); got {came}.")
-        if not bool(torch.isfinite(guide).all()):
-            raise InputError("the guide holds NaN or infinite values.")
         self.denoiser = denoiser
         self.guide: Tensor
+        self.residual: Tensor
         with lasting():
-            self.register_buffer("guide", guide.detach().clone())
+            self.register_buffer("guide", self.checked("guide", guide).clone())
+            self.register_buffer(
+                "residual",
+                torch.zeros_like(self.guide) if residual is None else self.checked("residual", residual).clone(),
+            )
+        if self.residual.shape != self.guide.shape:
+            raise ShapeError(
+                f"the residual must have the guide's shape {tuple(self.guide.shape)}; got {tuple(self.residual.shape)}."
+            )
         self.kept: tuple[Any, Snapshot, list[list[Tensor]]] | None = None
         self.kept_guide: tuple[Any, Snapshot, Tensor] | None = None
+
+    def checked(self, name: str, image: Tensor) -> Tensor:
+        """The image, if it is one of this denoiser's."""
+        if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[1] != self.denoiser.in_channels:
+            came = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ShapeError(
+                f"the {name} must be an image of shape (B, {self.denoiser.in_channels}, H, W); got {came}."
+            )
+        if not bool(torch.isfinite(image).all()):
+            raise InputError(f"the {name} holds NaN or infinite values.")
+        return image.detach()
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
         """D_g(x, σ)."""
@@ -96,19 +112,21 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         return lift(improved), lift(improved - self.guide.to(x))
 
     def improved(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """U(g, σ), or g where there is no network to improve it; of the type of x, and kept as the limits are."""
-        network, guide = self.denoiser.guide_network, self.guide.to(x)
+        """U(g, σ, r), or g where there is no network to improve it; of the type of x, and kept as the limits are."""
+        network, guide, residual = self.denoiser.guide_network, self.guide.to(x), self.residual.to(x)
         if network is None:
             return guide
         if self.denoiser.differentiable(()):
-            return network(guide, sigma)  # type: ignore[no-any-return]
+            return network(guide, sigma, residual)  # type: ignore[no-any-return]
         if self.kept_guide is None or self.outdated(self.kept_guide, sigma, x):
             h, w = guide.shape[-2:]
-            step, b = partial(network, sigma=sigma), network.block
+            b = network.block
             # Whole blocks of the network, so that each window begins with one.
-            whole = F.pad(guide, (0, -w % b, 0, -h % b), mode="replicate")
+            whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in (guide, residual)]
             with torch.no_grad():
-                improved = map_windows(step, whole, tile=GUIDE_TILE, reach=network.reach, circular=False)
+                improved = map_windows(
+                    lambda g, r: network(g, sigma, r), *whole, tile=GUIDE_TILE, reach=network.reach, circular=False
+                )
             self.kept_guide = (self.mode(sigma, x), Snapshot(self.sources()), improved[..., :h, :w])
         return self.kept_guide[-1]
 
@@ -123,7 +141,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     def sources(self) -> Iterator[Tensor]:
         """The tensors that kept numbers depend on."""
-        return itertools.chain([self.guide], self.denoiser.parameters(), self.denoiser.buffers())
+        return itertools.chain([self.guide, self.residual], self.denoiser.parameters(), self.denoiser.buffers())
 
     def clippings(self, x: Tensor, sigma: Tensor) -> list[list[Tensor]]:
         """λ_i(p) of each layer, and c_i(p) if there is one, kept for the next call with this noise level, guide and weights."""
@@ -143,7 +161,8 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
 
     def part(self, images: list[int]) -> GuidedDenoiser:
         """The denoiser for these images of the batch alone, as the solvers ask for when others have converged."""
-        return self if self.guide.shape[0] == 1 else GuidedDenoiser(self.denoiser, self.guide[images])
+        alone = self.guide.shape[0] == 1
+        return self if alone else GuidedDenoiser(self.denoiser, self.guide[images], self.residual[images])
 
 
 def in_layout(layer: Any, z: Tensor, *clipping: Tensor) -> Tensor:
@@ -179,8 +198,10 @@ def require_guidance(denoiser: Any) -> None:
         )
 
 
-def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
+def guided(denoiser: nn.Module, guide: Tensor, residual: Tensor | None = None) -> nn.Module:
     """D_g for a denoiser that has learned guidance, also inside a relaxation or a projection onto a box.
+
+    ``residual`` is what the data hold beyond the guide, as an image (``GuidedDenoiser``).
 
     Raises InputError for any other denoiser.
 
@@ -189,17 +210,17 @@ def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
     torch.Size([2, 1, 8, 8])
     """
     if isinstance(denoiser, RelaxedDenoiser):
-        return RelaxedDenoiser(guided(denoiser.denoiser, guide), denoiser.theta)
+        return RelaxedDenoiser(guided(denoiser.denoiser, guide, residual), denoiser.theta)
     if isinstance(denoiser, ClippedDenoiser):
-        return ClippedDenoiser(guided(denoiser.denoiser, guide), *denoiser.box)
+        return ClippedDenoiser(guided(denoiser.denoiser, guide, residual), *denoiser.box)
     if isinstance(denoiser, GuidedDenoiser):
-        return GuidedDenoiser(denoiser.denoiser, guide)
-    return GuidedDenoiser(denoiser, guide)  # type: ignore[arg-type]
+        return GuidedDenoiser(denoiser.denoiser, guide, residual)
+    return GuidedDenoiser(denoiser, guide, residual)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def denoise_guided(denoiser: nn.Module, y: Tensor, sigma: float, *, rounds: int = 1) -> Tensor:
-    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ); in each further round the result is the next guide.
+    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ), r = y − g; in each further round the result is the next guide.
 
     Better than D(y, σ), and where σ is too small also than with the guide D(y, σ). Not nonexpansive in y, which makes
     its own guide. Raises InputError for a denoiser without guidance and for rounds < 1.
@@ -213,5 +234,5 @@ def denoise_guided(denoiser: nn.Module, y: Tensor, sigma: float, *, rounds: int 
         raise InputError(f"`rounds` counts the guided passes and is >= 1; got {rounds}.")
     x_hat: Tensor = denoiser(y, CAUTION * sigma)
     for k in range(rounds):
-        x_hat = guided(denoiser, x_hat)(y, (CAUTION if k + 1 < rounds else 1) * sigma)
+        x_hat = guided(denoiser, x_hat, y - x_hat)(y, (CAUTION if k + 1 < rounds else 1) * sigma)
     return x_hat

@@ -18,14 +18,15 @@ SIGMA_UNIT = 0.1  # the noise level that the network sees as 1
 
 
 class GuideNetwork(nn.Module):
-    """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong.
+    """U(g, σ, r) = g + R(g, σ, r), the guide image g with less of what a first solution got wrong.
 
-    R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels) and σ: ``depth``
+    R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels), σ and, with ``residual``, what
+    the data hold beyond the guide, as an image r (y − g where the data y are a noisy image; 0 if nothing is told): ``depth``
     convolutions of 3 × 3, ``width`` channels between them. With ``scales`` = s > 1 it is a U-net, as wide as 2, …, s times
     that at each further halving of the resolution, and of ``depth`` − 2 convolutions at each resolution, on the way down and up.
     It is not nonexpansive and need not be: a layer keeps its certificate whatever image its clips follow. Untrained, R = 0.
 
-    Shapes: g is (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. Raises InputError unless
+    Shapes: g and r are (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. Raises InputError unless
     width ≥ 1, depth ≥ 2 and 1 ≤ scales ≤ 9.
 
     Source of the U-net: Ronneberger, Fischer & Brox (2015).
@@ -34,7 +35,7 @@ class GuideNetwork(nn.Module):
     [[[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]]
     """
 
-    def __init__(self, channels: int, *, width: int, depth: int, scales: int = 1) -> None:
+    def __init__(self, channels: int, *, width: int, depth: int, scales: int = 1, residual: bool = False) -> None:
         super().__init__()
         if width < 1 or depth < 2 or not 1 <= scales <= MOST_SCALES:
             raise InputError(
@@ -44,7 +45,8 @@ class GuideNetwork(nn.Module):
         self.block = 2**scales  # pixels a side, that one number of the coarsest scale stands for
         self.reach = reach_of(depth, scales)  # rows or columns beyond a whole block that it depends on
         widths = [width * (i + 1) for i in range(scales)]
-        sizes = [4 * channels + 1, *[width] * (depth - 1), 4 * channels]
+        self.residual = residual
+        sizes = [4 * channels * (1 + residual) + 1, *[width] * (depth - 1), 4 * channels]
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
         self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
@@ -55,10 +57,13 @@ class GuideNetwork(nn.Module):
             nn.init.zeros_(conv.bias)
         nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
 
-    def forward(self, guide: Tensor, sigma: Tensor) -> Tensor:
-        """U(g, σ)."""
+    def forward(self, guide: Tensor, sigma: Tensor, residual: Tensor | None = None) -> Tensor:
+        """U(g, σ, r)."""
         h, w = guide.shape[-2:]
-        parts = F.pixel_unshuffle(F.pad(guide, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
+        seen = guide
+        if self.residual:
+            seen = torch.cat([guide, torch.zeros_like(guide) if residual is None else residual], 1)
+        parts = F.pixel_unshuffle(F.pad(seen, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
         batch = max(parts.shape[0], sigma.numel())
         level = (sigma.to(parts) / SIGMA_UNIT).reshape(-1, 1, 1, 1).expand(batch, 1, *parts.shape[-2:])
         first, *others, last = self.convolutions

@@ -15,6 +15,8 @@ from pnp_lip.spectral.polyphase import dilate
 
 __all__ = ["add_guidance", "add_guide_network", "enlarge_filters"]
 
+FIRST = "guide_network.convolutions.0.weight"
+
 
 @torch.no_grad()
 def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> GradientFlowDenoiser:
@@ -58,6 +60,8 @@ def add_guide_network(
 ) -> GradientFlowDenoiser:
     """The same denoiser with an untrained guide network of that (width, depth[, scales]), or with the one of another denoiser.
 
+    An untrained one looks at the residual, too; one that did not is given weights of zero for it.
+
     Raises InputError where the other has none, or takes other channels.
 
     >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1)))
@@ -74,9 +78,17 @@ def add_guide_network(
             )
         size = source.config["guide_network"]
         state |= {k: v for k, v in source.state_dict().items() if k.startswith("guide_network.")}
-    result = GradientFlowDenoiser(**denoiser.config | {"guide_network": size})
+        if not source.config.get("residual"):
+            state[FIRST] = with_residual(state[FIRST], denoiser.in_channels)
+    result = GradientFlowDenoiser(**denoiser.config | {"guide_network": size, "residual": True})
     result.to(next(denoiser.parameters())).load_state_dict(state, strict=False)
     return result
+
+
+def with_residual(weight: Tensor, channels: int) -> Tensor:
+    """The first convolution's weights with zeros for the residual between those for the guide and those for σ."""
+    guide, level = torch.split(weight, [4 * channels, 1], 1)
+    return torch.cat([guide, torch.zeros_like(guide), level], 1)
 
 
 def centred(weight: Tensor, size: int) -> Tensor:

@@ -27,6 +27,7 @@ from pnp_lip.operators import (
     shake_kernel,
 )
 from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.solvers.problem import residual_image
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.phantoms import random_phantoms
 
@@ -63,6 +64,7 @@ class Problem:
     physics: Any
     sigma: float
     guide: Tensor | None
+    residual: Tensor | None
     x_hat: Tensor
     visited: bool = False
 
@@ -73,7 +75,8 @@ class Equilibrium:
     which problems.
 
     A scan, whose share is ``scans``, is parallel-beam tomography from n/8 to n views, n the image's side; of those
-    ``phantoms`` is the share of made-up slices (``random_phantoms``), the others are photographs in a circle.
+    ``phantoms`` is the share of made-up slices (``random_phantoms``), the others are photographs in a circle. Of the guides
+    the share ``later`` are second solutions, which first ones have guided, as a third round has them.
     """
 
     theta: float = 1.0
@@ -82,6 +85,7 @@ class Equilibrium:
     differentiated: int = 3
     scans: float = 0.4
     phantoms: float = 0.75
+    later: float = 0.5
     blur: Ranges = Ranges(noise=(0.002, 0.04), first=(0.5, 0.9), guided=(0.42, 0.65))
     scan: Ranges = Ranges(noise=(0.002, 0.02), first=(0.15, 0.6), guided=(0.35, 0.9))
 
@@ -98,7 +102,7 @@ class Equilibrium:
 
     @torch.no_grad()
     def problem(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator, *, guidance: bool = False) -> Problem:
-        """A random problem with these images, and with ``guidance`` its first solution."""
+        """A random problem with these images, and with ``guidance`` its first solution, or its second."""
         scanned = x.shape[1] == 1 and draw(0, 1, generator) < self.scans
         ranges = self.scan if scanned else self.blur
         physics: Any
@@ -115,15 +119,19 @@ class Equilibrium:
         y = y + noise * torch.randn(y.shape, generator=generator).to(y)
         start = physics.fbp(y) if scanned else y
         if not guidance:
-            return Problem(x, y, physics, first, None, start)
+            return Problem(x, y, physics, first, None, None, start)
         with parametrize.cached():
             guide = self.approach(denoiser, physics, y, first, start, self.free)
-        return Problem(x, y, physics, second, guide, guide)
+            if draw(0, 1, generator) < self.later:
+                between = draw_log(*ranges.guided, generator) * noise
+                prior = guided(denoiser, guide, residual_image(guide, y, physics))
+                guide = self.approach(prior, physics, y, between, guide, self.free)
+        return Problem(x, y, physics, second, guide, residual_image(guide, y, physics), guide)
 
     def solve(self, denoiser: nn.Module, problem: Problem) -> Tensor:
         """The problem's solution with the denoiser as it is now, from where the last visit left it."""
         physics, y, sigma = problem.physics, problem.y, problem.sigma
-        prior = denoiser if problem.guide is None else guided(denoiser, problem.guide)
+        prior = denoiser if problem.guide is None else guided(denoiser, problem.guide, problem.residual)
         with torch.no_grad(), parametrize.cached():
             iterations = self.again if problem.visited else self.free
             x_hat = self.approach(prior, physics, y, sigma, problem.x_hat, iterations)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.denoisers import GradientFlowDenoiser, guided
+from pnp_lip.denoisers.guided_denoiser import CAUTION
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler, turned
@@ -20,50 +21,57 @@ from pnp_lip.training.precision import reduced_precision
 if TYPE_CHECKING:
     from pnp_lip.training.train import TrainingSettings
 
-__all__ = ["Example", "ExampleSet", "first_example", "noisy_guide"]
+__all__ = ["Example", "ExampleSet", "noisy_guide", "random_example"]
 
 LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
 EXAMPLES = 1_200  # that are learned from again and again
 FEWEST = 12  # of them at first
 ADDED = 0.12  # per step: to make one costs some ten times as much as to learn from it
 VISITED = 2  # examples in each step
+UNTOLD = 0.1  # the share that goes without the residual, as where a user gives a guide alone
 EXAMPLE_SEED = 7_919  # between the seeds of two examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Images x, the solutions of a first round, and the noise level that the second round will be told."""
+    """Images x, their solutions so far, what the data hold beyond these, and the noise level that the next round is told."""
 
     x: Tensor
     guide: Tensor
+    residual: Tensor
     sigma: float
 
 
 @torch.no_grad()
-def noisy_guide(denoiser: Any, y: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """D(y + more noise), as uncertain as the guides of harder problems than denoising are."""
-    ratio = LARGEST_GUIDE_NOISE ** draw(0, 1, generator)
-    noise = torch.randn(y.shape, generator=generator).to(y)
-    guide: Tensor = denoiser(y + sigma * math.sqrt(ratio**2 - 1) * noise, ratio * sigma)
-    return guide
+def noisy_guide(
+    denoiser: Any, y: Tensor, sigma: float, later: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """g = D(y, σ), half of the time with more noise than y has, as uncertain as the guides of harder problems than denoising
+    are; the share ``later`` D_g of it. And what was removed."""
+    ratio = max(1.0, LARGEST_GUIDE_NOISE ** draw(-1, 1, generator))
+    noisy = y + sigma * math.sqrt(ratio**2 - 1) * torch.randn(y.shape, generator=generator).to(y)
+    guide: Tensor = denoiser(noisy, CAUTION * ratio * sigma)
+    if draw(0, 1, generator) < later:
+        guide = guided(denoiser, guide, noisy - guide)(noisy, CAUTION * ratio * sigma)
+    return guide, noisy - guide
 
 
 @torch.no_grad()
-def first_example(
+def random_example(
     denoiser: GradientFlowDenoiser,
     x: Tensor,
     settings: TrainingSettings,
     equilibrium: Equilibrium,
     generator: torch.Generator,
 ) -> Example:
-    """A random problem with the images ``x`` and its first solution: a blur or a scan, otherwise images to be denoised."""
+    """A random problem with the images ``x``, solved once or twice: a blur or a scan, otherwise images to be denoised."""
     if draw(0, 1, generator) < settings.equilibrium:
         problem = equilibrium.problem(denoiser, x, generator, guidance=True)
-        assert problem.guide is not None
-        return Example(problem.x, problem.guide, problem.sigma)
+        assert problem.guide is not None and problem.residual is not None
+        return Example(problem.x, problem.guide, problem.residual, problem.sigma)
     sigma = draw_log(*settings.sigma_range, generator)
     y = x + sigma * torch.randn(x.shape, generator=generator).to(x)
-    return Example(x, noisy_guide(denoiser, y, sigma, generator), sigma)
+    return Example(x, *noisy_guide(denoiser, y, sigma, equilibrium.later, generator), sigma)
 
 
 class ExampleSet:
@@ -92,13 +100,15 @@ class ExampleSet:
         return self.examples[index]
 
     def __call__(self, denoiser: GradientFlowDenoiser, step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """U(g, σ) of some examples, turned at random, and the images that it should be."""
+        """U(g, σ, r) of some examples, turned at random and now and then without r, and the images that it should be."""
         available = min(EXAMPLES, FEWEST + int(ADDED * step))
         chosen = [self[i] for i in torch.randint(available, (VISITED,), generator=generator).tolist()]
         turns = torch.randint(8, (VISITED,), generator=generator).tolist()
         guides = torch.cat([turned(e.guide, turn) for e, turn in zip(chosen, turns, strict=True)])
         x = torch.cat([turned(e.x, turn) for e, turn in zip(chosen, turns, strict=True)])
+        told = [draw(0, 1, generator) >= UNTOLD for _ in chosen]
+        residuals = torch.cat([turned(e.residual, t) * u for e, t, u in zip(chosen, turns, told, strict=True)])
         sigma = torch.tensor([e.sigma for e in chosen]).repeat_interleave(self.batch).to(x)
         with reduced_precision(self.device):
-            x_hat: Tensor = denoiser.guide_network(guides, sigma)  # type: ignore[misc]
+            x_hat: Tensor = denoiser.guide_network(guides, sigma, residuals)  # type: ignore[misc]
         return x_hat, x

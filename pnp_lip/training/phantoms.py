@@ -91,14 +91,18 @@ def random_field(n: int, width: float, generator: torch.Generator) -> Tensor:
     decay = torch.exp(-(frequency * width * n).square())
     noise = torch.fft.fft2(torch.randn(n, n, generator=generator).double())
     field = torch.fft.ifft2(noise * decay[:, None] * decay[None, :]).real
-    return (field - field.mean()) / field.std()
+    field = field - field.mean()
+    unit: Tensor = field / field.std()
+    return unit
 
 
 def bent(images: Tensor, generator: torch.Generator) -> Tensor:
     """Images (B, n, n) with their points displaced smoothly, all alike and by at most ``BEND``, without interpolation."""
     n = images.shape[-1]
     size = draw(0, BEND, generator)
-    shift = torch.stack([size * torch.tanh(random_field(n, draw(0.2, 0.6, generator), generator)) for _ in range(2)], -1)
+    shift = torch.stack(
+        [size * torch.tanh(random_field(n, draw(0.2, 0.6, generator), generator)) for _ in range(2)], -1
+    )
     line = (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1) + shift
     return F.grid_sample(images[None], grid[None], mode="nearest", padding_mode="zeros", align_corners=False)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -22,7 +23,7 @@ from pnp_lip.layers import constrain, pair_mirrors, project, release
 from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
-from pnp_lip.training.guides import Example, ExampleSet, first_example, noisy_guide
+from pnp_lip.training.guides import Example, ExampleSet, noisy_guide, random_example
 from pnp_lip.training.optimisation import learning_names, parameter_groups, ramped_average
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.precision import reduced_precision
@@ -178,6 +179,7 @@ class Run:
             per_image=settings.patches_per_image,
         )
         self.denoiser = denoiser.train()
+        self.solver = copy.deepcopy(denoiser) if settings.guide_network else denoiser  # makes what is learned from
         self.frozen = settings.guidance or settings.guide_network  # what certificates speak of is not trained
         self.examples = ExampleSet(self.example, self.sampler, settings.batch, device, self.generator.initial_seed())
         if self.frozen:
@@ -241,8 +243,8 @@ class Run:
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
         if s.guidance:
-            guide = noisy_guide(self.denoiser, y, sigma, self.generator)
-            return log_error(guided(self.denoiser, guide)(y, sigma), x, s.patches_per_image)
+            told = noisy_guide(self.denoiser, y, sigma, self.pool.equilibrium.later, self.generator)
+            return log_error(guided(self.denoiser, *told)(y, sigma), x, s.patches_per_image)
         with reduced_precision(self.device, sigma > s.bfloat16_above):
             x_hat = self.denoiser(y, sigma)
         loss = log_error(x_hat, x, s.patches_per_image)
@@ -250,7 +252,7 @@ class Run:
 
     def example(self, x: Tensor, generator: torch.Generator) -> Example:
         """Something for the guide network to learn from."""
-        return first_example(self.denoiser, x, self.settings, self.pool.equilibrium, generator)
+        return random_example(self.solver, x, self.settings, self.pool.equilibrium, generator)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.

@@ -1,0 +1,145 @@
+"""What the data hold beyond a guide: who makes it, who looks at it, and that no proof takes notice of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from guided_cases import guided_network
+
+from pnp_lip import GradientFlowDenoiser, attack, certify, denoise_guided, guided, load_pretrained
+from pnp_lip.command_line.scene import photograph
+from pnp_lip.denoisers import relax
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.images import psnr
+from pnp_lip.layers import GuideNetwork
+from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.solvers import ForwardBackward, refine, residual_image
+from pnp_lip.training import TrainingSettings, add_guide_network, train
+from pnp_lip.training.equilibrium import Equilibrium
+from pnp_lip.training.guides import random_example
+
+S = torch.tensor([0.1])
+
+
+def network(size: tuple[int, ...] = (5, 3)) -> GradientFlowDenoiser:
+    """A denoiser whose guide network looks at the residual, too, and does something with it."""
+    d = guided_network(guide_network=size, residual=True)
+    for conv in d.guide_network.convolutions:
+        torch.nn.init.normal_(conv.weight, std=0.2)
+    return d
+
+
+def images(height: int = 31, width: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """A guide and a residual."""
+    x = photograph("camera", 256)[..., 60 : 60 + height, 90 : 90 + width]
+    return x, 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_network_sees_it_beside_the_guide_and_zero_where_there_is_none() -> None:
+    g, r = images(6, 8)
+    u = network().guide_network
+    assert torch.equal(u(g, S), u(g, S, torch.zeros_like(g))) and not torch.allclose(u(g, S, r), u(g, S), atol=1e-3)
+    first, second, last = u.convolutions
+    parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r)]
+    t = first(torch.cat([*parts, torch.ones_like(parts[0][:, :1])], 1)).relu()
+    expected = g + torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
+    assert torch.allclose(u(g, S, r), expected, atol=1e-6)
+    plain = GuideNetwork(1, width=5, depth=3)
+    torch.nn.init.normal_(plain.convolutions[-1].weight)  # type: ignore[arg-type]
+    assert torch.equal(plain(g, S, r), plain(g, S))
+
+
+def test_a_guided_denoiser_hands_it_on_and_no_proof_changes() -> None:
+    d = network()
+    g, r = images()
+    told, untold = guided(d, g, r), guided(d, g)
+    assert torch.equal(untold(g, 0.1), guided(d, g, torch.zeros_like(g))(g, 0.1))
+    assert (told(g, 0.1) - untold(g, 0.1)).abs().max() > 1e-3
+    assert torch.equal(relax(told, 0.5).denoiser(g, 0.1), guided(relax(d, 0.5), g, r).denoiser(g, 0.1))  # type: ignore[operator]
+    mine, plain = certify(told), certify(d)
+    assert (mine.lipschitz_upper, mine.averagedness) == (plain.lipschitz_upper, plain.averagedness)
+    g, r = images(16, 16)
+    assert attack(guided(d, g, 50 * r).double(), g.double(), sigma=0.2, steps=15).ratio <= 1 + 1e-9
+
+
+def test_what_is_kept_is_made_anew_for_another_one() -> None:
+    d = network()
+    g, r = images()
+    told = guided(d, g, r)
+    first = told(g, 0.1)
+    assert torch.equal(told(g, 0.1), first)
+    told.residual.mul_(2)  # type: ignore[operator]
+    assert torch.allclose(told(g, 0.1), guided(d, g, 2 * r)(g, 0.1), atol=1e-6)
+    assert not torch.equal(told(g, 0.1), first)
+
+
+def test_a_batch_is_cut_into_images_and_images_into_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = network((5, 3, 2))
+    g, r = images(90, 101)
+    two, other = torch.cat([g, g.flip(-1)]), torch.cat([r, r.flip(-2)])
+    whole = guided(d, two, other)
+    result = whole(two, 0.1)
+    assert torch.allclose(whole.part([1])(two[1:], 0.1), result[1:], atol=1e-6)  # type: ignore[operator]
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.GUIDE_TILE", (16, 24))
+    assert torch.allclose(guided(d, two, other)(two, 0.1), result, atol=1e-6)
+
+
+def test_what_is_no_image_like_the_guide_is_refused() -> None:
+    d = network()
+    g, r = images()
+    with pytest.raises(ShapeError, match="the residual must have the guide's shape"):
+        guided(d, g, r[..., 1:])
+    with pytest.raises(ShapeError, match="the residual must be an image"):
+        guided(d, g, r[0])
+    with pytest.raises(InputError, match="the residual holds NaN"):
+        guided(d, g, r / 0)
+    with pytest.raises(InputError, match="takes `guide_network` as well"):
+        GradientFlowDenoiser(hidden_channels=2, dilations=(1,), guidance=True, residual=True)
+
+
+def test_denoising_makes_it_from_the_noisy_image_and_solving_by_a_step_of_steepest_descent() -> None:
+    d = network()
+    x, noise = images()
+    y = x + noise
+    h = d(y, 1.1 * 0.1)
+    assert torch.equal(denoise_guided(d, y, 0.1), guided(d, h, y - h)(y, 0.1))
+    physics = Blur(gaussian_kernel(1.0), (1, 31, 40), padding="circular")
+    y = physics.A(x) + 0.2 * noise
+    solver = ForwardBackward(d, sigma=0.02, tol=1e-5, max_iter=3000)
+    first, second = refine(solver, y, physics)
+    r = residual_image(first.x, y, physics)
+    again = dataclasses.replace(solver, denoiser=guided(d, first.x, r)).solve(y, physics, x0=first.x)
+    assert torch.equal(second.x, again.x) and second.guarantee.proved
+
+    def misfit(t: float) -> float:
+        return float((physics.A(first.x + t * r) - y).norm())
+
+    assert misfit(1) < min(misfit(0.98), misfit(1.02), misfit(0))  # the best step in its direction
+    back = physics.A_adjoint(y - physics.A(first.x))
+    assert torch.nn.functional.cosine_similarity(back.flatten(), r.flatten(), dim=0) > 1 - 1e-6
+
+
+def test_a_network_without_it_takes_it_with_weights_of_zero_and_learns_to_look(tmp_path: object) -> None:
+    start, (g, r) = load_pretrained("tiny"), images()
+    d = add_guide_network(start, start)
+    assert d.config["residual"] and add_guide_network(d, d).config == d.config
+    assert torch.equal(d.guide_network(g, S, r), start.guide_network(g, S))  # type: ignore[misc]
+    camera = photograph("camera", 256)[0]
+    settings = TrainingSettings(
+        steps=60, batch=4, patch=32, warm_up=5, checkpoint_every=60, validate_every=60, average=0.5, guide_network=True
+    )
+    trained = train(d, [camera], [camera], str(tmp_path), settings)
+    weight = trained.guide_network.convolutions[0].weight  # type: ignore[union-attr]
+    assert weight.shape[1] == 9 and weight[:, 4:8].abs().max() > 1e-3
+
+
+def test_examples_hold_what_their_solutions_left_of_the_data() -> None:
+    tiny, x = load_pretrained("tiny"), photograph("camera", 256)[..., 60:108, 90:138]
+    for share in (0.0, 1.0):
+        settings = TrainingSettings(equilibrium=share, guide_network=True, patch=48)
+        e = random_example(tiny, x, settings, Equilibrium(scans=0.0), torch.Generator().manual_seed(1))
+        assert e.residual.shape == x.shape and 0.2 * e.sigma < e.residual.std() < 5 * e.sigma
+        if share == 0:
+            assert psnr(e.guide + e.residual, x) < psnr(e.guide, x)  # the noise is in it
