@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,10 +44,12 @@ def test_the_network_sees_it_beside_the_guide_and_zero_where_there_is_none() -> 
     u = network().guide_network
     assert torch.equal(u(g, S), u(g, S, torch.zeros_like(g))) and not torch.allclose(u(g, S, r), u(g, S), atol=1e-3)
     first, second, last = u.convolutions
-    parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r)]
-    t = first(torch.cat([*parts, torch.ones_like(parts[0][:, :1])], 1)).relu()
-    expected = g + torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
-    assert torch.allclose(u(g, S, r), expected, atol=1e-6)
+    parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r / 0.0501)]
+    t = first(torch.cat([*parts, torch.full_like(parts[0][:, :1], math.log(0.5) / 4)], 1)).relu()
+    expected = g + 0.05 * torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
+    s = torch.tensor([0.05])
+    assert torch.equal(u(g, torch.zeros(1), r), g)
+    assert torch.allclose(u(g, s, r), expected, atol=1e-6)
     plain = GuideNetwork(1, width=5, depth=3)
     torch.nn.init.normal_(plain.convolutions[-1].weight)  # type: ignore[arg-type]
     assert torch.equal(plain(g, S, r), plain(g, S))
@@ -121,18 +125,18 @@ def test_denoising_makes_it_from_the_noisy_image_and_solving_by_a_step_of_steepe
     assert torch.nn.functional.cosine_similarity(back.flatten(), r.flatten(), dim=0) > 1 - 1e-6
 
 
-def test_a_network_without_it_takes_it_with_weights_of_zero_and_learns_to_look(tmp_path: object) -> None:
-    start, (g, r) = load_pretrained("tiny"), images()
-    d = add_guide_network(start, start)
-    assert d.config["residual"] and add_guide_network(d, d).config == d.config
-    assert torch.equal(d.guide_network(g, S, r), start.guide_network(g, S))  # type: ignore[misc]
+def test_a_new_network_learns_to_look_at_it(tmp_path: Path) -> None:
+    start = load_pretrained("tiny")
+    assert not add_guide_network(start, start).config.get("residual")
     camera = photograph("camera", 256)[0]
     settings = TrainingSettings(
         steps=60, batch=4, patch=32, warm_up=5, checkpoint_every=60, validate_every=60, average=0.5, guide_network=True
     )
-    trained = train(d, [camera], [camera], str(tmp_path), settings)
-    weight = trained.guide_network.convolutions[0].weight  # type: ignore[union-attr]
-    assert weight.shape[1] == 9 and weight[:, 4:8].abs().max() > 1e-3
+    trained = train(add_guide_network(start, (6, 3)), [camera], [camera], tmp_path, settings)
+    g, r = images()
+    assert (
+        trained.config["residual"] and (trained.guide_network(g, S, r) - trained.guide_network(g, S)).abs().max() > 1e-3
+    )  # type: ignore[misc]
 
 
 def test_examples_hold_what_their_solutions_left_of_the_data() -> None:

@@ -14,16 +14,19 @@ from pnp_lip.errors import InputError
 __all__ = ["GuideNetwork"]
 
 MOST_SCALES = 9  # a block of 512 pixels a side
-SIGMA_UNIT = 0.1  # the noise level that the network sees as 1
+SIGMA_UNIT = 0.1  # the noise level that the network sees as 1, or, with a residual, as 0
+SIGMA_LOG = 4.0  # its logarithm's unit
+LEAST = 1e-3  # of noise levels, in units of SIGMA_UNIT, below which all look alike
 
 
 class GuideNetwork(nn.Module):
-    """U(g, σ, r) = g + R(g, σ, r), the guide image g with less of what a first solution got wrong.
+    """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong; or g + σ R(g, r/σ, σ).
 
-    R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels), σ and, with ``residual``, what
-    the data hold beyond the guide, as an image r (y − g where the data y are a noisy image; 0 if nothing is told): ``depth``
-    convolutions of 3 × 3, ``width`` channels between them. With ``scales`` = s > 1 it is a U-net, as wide as 2, …, s times
-    that at each further halving of the resolution, and of ``depth`` − 2 convolutions at each resolution, on the way down and up.
+    R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels): ``depth`` convolutions of
+    3 × 3, ``width`` channels between them. With ``scales`` = s > 1 it is a U-net, as wide as 2, …, s times that at each
+    further halving of the resolution, and of ``depth`` − 2 convolutions at each resolution, on the way down and up.
+    With ``residual`` it also looks at what the data hold beyond the guide, as an image r: y − g where the data y are a noisy
+    image, 0 if nothing is told; and what it changes is in units of σ.
     It is not nonexpansive and need not be: a layer keeps its certificate whatever image its clips follow. Untrained, R = 0.
 
     Shapes: g and r are (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. Raises InputError unless
@@ -58,16 +61,22 @@ class GuideNetwork(nn.Module):
         nn.init.zeros_(self.convolutions[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, guide: Tensor, sigma: Tensor, residual: Tensor | None = None) -> Tensor:
-        """U(g, σ, r)."""
+        """U(g, σ) or U(g, σ, r)."""
         h, w = guide.shape[-2:]
-        seen = guide
+        unit = sigma.to(guide).reshape(-1, 1, 1, 1)
+        level, seen = unit / SIGMA_UNIT, [guide]
         if self.residual:
-            seen = torch.cat([guide, torch.zeros_like(guide) if residual is None else residual], 1)
-        parts = F.pixel_unshuffle(F.pad(seen, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
-        batch = max(parts.shape[0], sigma.numel())
-        level = (sigma.to(parts) / SIGMA_UNIT).reshape(-1, 1, 1, 1).expand(batch, 1, *parts.shape[-2:])
+            level = level.clamp_min(LEAST).log() / SIGMA_LOG
+            seen.append(torch.zeros_like(guide) if residual is None else residual / (SIGMA_UNIT * LEAST + unit))
+        batch = max(guide.shape[0], sigma.numel())
+        images = torch.cat([image.expand(batch, -1, -1, -1) for image in seen], 1)
+        parts = F.pixel_unshuffle(F.pad(images, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
         first, *others, last = self.convolutions
-        t = F.relu(first(torch.cat([parts.expand(batch, -1, -1, -1), level], 1)))
+        with torch.autocast(
+            guide.device.type, enabled=not self.residual and torch.is_autocast_enabled(guide.device.type)
+        ):
+            # In bfloat16 the image would be rounded by more than the noise that it is about.
+            t = F.relu(first(torch.cat([parts, level.expand(batch, 1, *parts.shape[-2:])], 1)))
         for conv in others:
             t = t + F.relu(conv(t))
         finer = []
@@ -76,7 +85,8 @@ class GuideNetwork(nn.Module):
             t = convs(shrink(t))
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
             t = convs(grow(t) + finer.pop())
-        return guide + F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
+        change = F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
+        return guide + (unit * change if self.residual else change)
 
 
 class Residuals(nn.Sequential):

@@ -15,8 +15,6 @@ from pnp_lip.spectral.polyphase import dilate
 
 __all__ = ["add_guidance", "add_guide_network", "enlarge_filters"]
 
-FIRST = "guide_network.convolutions.0.weight"
-
 
 @torch.no_grad()
 def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> GradientFlowDenoiser:
@@ -58,9 +56,8 @@ def add_guidance(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
 def add_guide_network(
     denoiser: GradientFlowDenoiser, source: Sequence[int] | GradientFlowDenoiser
 ) -> GradientFlowDenoiser:
-    """The same denoiser with an untrained guide network of that (width, depth[, scales]), or with the one of another denoiser.
-
-    An untrained one looks at the residual, too; one that did not is given weights of zero for it.
+    """The same denoiser with an untrained guide network of that (width, depth[, scales]), which looks at the residual, too, or
+    with the one of another denoiser.
 
     Raises InputError where the other has none, or takes other channels.
 
@@ -70,25 +67,18 @@ def add_guide_network(
     """
     state = {k: v for k, v in denoiser.state_dict().items() if not k.startswith("guide_network.")}
     size: Any = source
+    residual = True
     if isinstance(source, GradientFlowDenoiser):
         if source.guide_network is None or source.in_channels != denoiser.in_channels:
             raise InputError(
                 f"the guide network is to come from a denoiser of {denoiser.in_channels} channels that has one; got one of "
                 f"{source.in_channels} channels, with `guide_network` {source.config.get('guide_network')}."
             )
-        size = source.config["guide_network"]
+        size, residual = source.config["guide_network"], source.config.get("residual", False)
         state |= {k: v for k, v in source.state_dict().items() if k.startswith("guide_network.")}
-        if not source.config.get("residual"):
-            state[FIRST] = with_residual(state[FIRST], denoiser.in_channels)
-    result = GradientFlowDenoiser(**denoiser.config | {"guide_network": size, "residual": True})
+    result = GradientFlowDenoiser(**denoiser.config | {"guide_network": size, "residual": residual})
     result.to(next(denoiser.parameters())).load_state_dict(state, strict=False)
     return result
-
-
-def with_residual(weight: Tensor, channels: int) -> Tensor:
-    """The first convolution's weights with zeros for the residual between those for the guide and those for σ."""
-    guide, level = torch.split(weight, [4 * channels, 1], 1)
-    return torch.cat([guide, torch.zeros_like(guide), level], 1)
 
 
 def centred(weight: Tensor, size: int) -> Tensor:

@@ -25,7 +25,7 @@ __all__ = ["Example", "ExampleSet", "noisy_guide", "random_example"]
 
 LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
 EXAMPLES = 1_200  # that are learned from again and again
-FEWEST = 12  # of them at first
+FEWEST = 48  # of them at first
 ADDED = 0.12  # per step: to make one costs some ten times as much as to learn from it
 VISITED = 2  # examples in each step
 UNTOLD = 0.1  # the share that goes without the residual, as where a user gives a guide alone
