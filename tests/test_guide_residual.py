@@ -46,7 +46,7 @@ def test_the_network_sees_it_beside_the_guide_and_zero_where_there_is_none() -> 
     first, second, last = u.convolutions
     parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r / 0.0501)]
     t = first(torch.cat([*parts, torch.full_like(parts[0][:, :1], math.log(0.5) / 4)], 1)).relu()
-    expected = g + 0.05 * torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
+    expected = g + 0.005**0.5 * torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
     s = torch.tensor([0.05])
     assert torch.equal(u(g, torch.zeros(1), r), g)
     assert torch.allclose(u(g, s, r), expected, atol=1e-6)

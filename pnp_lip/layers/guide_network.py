@@ -20,13 +20,13 @@ LEAST = 1e-3  # of noise levels, in units of SIGMA_UNIT, below which all look al
 
 
 class GuideNetwork(nn.Module):
-    """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong; or g + σ R(g, r/σ, σ).
+    """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong; or g + √(σ/10) R(g, r/σ, σ).
 
     R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels): ``depth`` convolutions of
     3 × 3, ``width`` channels between them. With ``scales`` = s > 1 it is a U-net, as wide as 2, …, s times that at each
     further halving of the resolution, and of ``depth`` − 2 convolutions at each resolution, on the way down and up.
     With ``residual`` it also looks at what the data hold beyond the guide, as an image r: y − g where the data y are a noisy
-    image, 0 if nothing is told; and what it changes is in units of σ.
+    image, 0 if nothing is told; and what it changes is in units of √(σ/10), between the noise and what blurs and scans lose.
     It is not nonexpansive and need not be: a layer keeps its certificate whatever image its clips follow. Untrained, R = 0.
 
     Shapes: g and r are (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. Raises InputError unless
@@ -86,7 +86,7 @@ class GuideNetwork(nn.Module):
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
             t = convs(grow(t) + finer.pop())
         change = F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
-        return guide + (unit * change if self.residual else change)
+        return guide + ((SIGMA_UNIT * unit).sqrt() * change if self.residual else change)
 
 
 class Residuals(nn.Sequential):
