@@ -14,7 +14,9 @@ from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
-__all__ = ["refine"]
+__all__ = ["ROUNDS", "refine"]
+
+ROUNDS = 2  # a third one gains next to nothing (docs/training.md)
 
 
 def refine(
@@ -22,7 +24,7 @@ def refine(
     y: Tensor,
     physics: Any,
     *,
-    rounds: int = 1,
+    rounds: int = ROUNDS,
     sigma: float | Tensor | None = None,
     x0: Tensor | None = None,
     reference: Tensor | None = None,
@@ -36,7 +38,7 @@ def refine(
 
     Each T_k is nonexpansive in x with g held fixed and each run carries a guarantee of its own, under the same theorem and
     with the same numbers as the first. Of the limit of many rounds nothing is claimed, nor is anything of x¹ as a function
-    of y: g depends on the data. One round gains most of what is to be gained (docs/training.md).
+    of y: g depends on the data. The first round gains most, the second some more (docs/training.md).
 
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is

@@ -44,8 +44,9 @@ def test_the_network_sees_it_beside_the_guide_and_zero_where_there_is_none() -> 
     u = network().guide_network
     assert torch.equal(u(g, S), u(g, S, torch.zeros_like(g))) and not torch.allclose(u(g, S, r), u(g, S), atol=1e-3)
     first, second, last = u.convolutions
-    parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r / 0.0501)]
-    t = first(torch.cat([*parts, torch.full_like(parts[0][:, :1], math.log(0.5) / 4)], 1)).relu()
+    parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r)]
+    levels = [torch.full_like(parts[0][:, :1], level) for level in (0.5, math.log(0.5) / 4)]
+    t = first(torch.cat([*parts, *levels], 1)).relu()
     expected = g + 0.005**0.5 * torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
     s = torch.tensor([0.05])
     assert torch.equal(u(g, torch.zeros(1), r), g)
@@ -112,7 +113,7 @@ def test_denoising_makes_it_from_the_noisy_image_and_solving_by_a_step_of_steepe
     physics = Blur(gaussian_kernel(1.0), (1, 31, 40), padding="circular")
     y = physics.A(x) + 0.2 * noise
     solver = ForwardBackward(d, sigma=0.02, tol=1e-5, max_iter=3000)
-    first, second = refine(solver, y, physics)
+    first, second = refine(solver, y, physics, rounds=1)
     r = residual_image(first.x, y, physics)
     again = dataclasses.replace(solver, denoiser=guided(d, first.x, r)).solve(y, physics, x0=first.x)
     assert torch.equal(second.x, again.x) and second.guarantee.proved
@@ -130,7 +131,14 @@ def test_a_new_network_learns_to_look_at_it(tmp_path: Path) -> None:
     assert not add_guide_network(start, start).config.get("residual")
     camera = photograph("camera", 256)[0]
     settings = TrainingSettings(
-        steps=60, batch=4, patch=32, warm_up=5, checkpoint_every=60, validate_every=60, average=0.5, guide_network=True
+        steps=150,
+        batch=4,
+        patch=32,
+        warm_up=5,
+        checkpoint_every=150,
+        validate_every=150,
+        average=0.5,
+        guide_network=True,
     )
     trained = train(add_guide_network(start, (6, 3)), [camera], [camera], tmp_path, settings)
     g, r = images()

@@ -14,13 +14,13 @@ from pnp_lip.errors import InputError
 __all__ = ["GuideNetwork"]
 
 MOST_SCALES = 9  # a block of 512 pixels a side
-SIGMA_UNIT = 0.1  # the noise level that the network sees as 1, or, with a residual, as 0
-SIGMA_LOG = 4.0  # its logarithm's unit
-LEAST = 1e-3  # of noise levels, in units of SIGMA_UNIT, below which all look alike
+SIGMA_UNIT = 0.1  # the noise level that the network sees as 1
+SIGMA_LOG = 4.0  # the unit of its logarithm, which the network sees beside a residual
+LEAST = 1e-3  # of noise levels, in units of SIGMA_UNIT, below which all look alike there
 
 
 class GuideNetwork(nn.Module):
-    """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong; or g + √(σ/10) R(g, r/σ, σ).
+    """U(g, σ) = g + R(g, σ), the guide image g with less of what a first solution got wrong; or g + √(σ/10) R(g, r, σ).
 
     R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels): ``depth`` convolutions of
     3 × 3, ``width`` channels between them. With ``scales`` = s > 1 it is a U-net, as wide as 2, …, s times that at each
@@ -49,7 +49,7 @@ class GuideNetwork(nn.Module):
         self.reach = reach_of(depth, scales)  # rows or columns beyond a whole block that it depends on
         widths = [width * (i + 1) for i in range(scales)]
         self.residual = residual
-        sizes = [4 * channels * (1 + residual) + 1, *[width] * (depth - 1), 4 * channels]
+        sizes = [(4 * channels + 1) * (1 + residual), *[width] * (depth - 1), 4 * channels]
         self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
         self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
@@ -64,10 +64,10 @@ class GuideNetwork(nn.Module):
         """U(g, σ) or U(g, σ, r)."""
         h, w = guide.shape[-2:]
         unit = sigma.to(guide).reshape(-1, 1, 1, 1)
-        level, seen = unit / SIGMA_UNIT, [guide]
+        seen, levels = [guide], [unit / SIGMA_UNIT]
         if self.residual:
-            level = level.clamp_min(LEAST).log() / SIGMA_LOG
-            seen.append(torch.zeros_like(guide) if residual is None else residual / (SIGMA_UNIT * LEAST + unit))
+            seen.append(torch.zeros_like(guide) if residual is None else residual)
+            levels.append(levels[0].clamp_min(LEAST).log() / SIGMA_LOG)
         batch = max(guide.shape[0], sigma.numel())
         images = torch.cat([image.expand(batch, -1, -1, -1) for image in seen], 1)
         parts = F.pixel_unshuffle(F.pad(images, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
@@ -76,7 +76,7 @@ class GuideNetwork(nn.Module):
             guide.device.type, enabled=not self.residual and torch.is_autocast_enabled(guide.device.type)
         ):
             # In bfloat16 the image would be rounded by more than the noise that it is about.
-            t = F.relu(first(torch.cat([parts, level.expand(batch, 1, *parts.shape[-2:])], 1)))
+            t = F.relu(first(torch.cat([parts, *(level.expand(batch, 1, *parts.shape[-2:]) for level in levels)], 1)))
         for conv in others:
             t = t + F.relu(conv(t))
         finer = []
