@@ -65,11 +65,12 @@ def run(
 def told(prior: Prior) -> Prior:
     """A denoiser that takes a noise level is told the true one; only thresholds and relaxations are chosen.
 
-    A guided one is a map of its data alone here, from which the guide is made, once: of that map nothing is proved.
+    A guided one is a map of its data alone here, from which the guide is made: of that map nothing is proved.
     """
     if prior.before is not None:
-        reason = "nonexpansive with its guide held fixed only"
-        prior = dataclasses.replace(prior, before=told(prior.before), rounds=1, certificate=None, reason=reason)
+        prior = dataclasses.replace(
+            prior, before=told(prior.before), certificate=None, reason="nonexpansive with its guide held fixed only"
+        )
     return prior if prior.threshold or prior.blind else dataclasses.replace(prior, grid=(1.0,))
 
 

@@ -22,7 +22,6 @@ from pnp_lip.errors import InputError
 from pnp_lip.pretrained import TORCH_SUFFIXES, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.solvers import ADMM, ForwardBackward, Solver
 from pnp_lip.solvers.evidence import examine_denoiser
-from pnp_lip.solvers.refine import ROUNDS
 
 __all__ = ["STRENGTHS", "Prior", "collect", "prior_of"]
 
@@ -37,7 +36,7 @@ class Prior:
     ``threshold`` prior runs as D(·, s·noise) and any other at the noise level √s·noise. A ``blind`` one, which takes no
     notice of its noise level, is relaxed by θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
     nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise. Where there is a prior ``before``, its
-    solution with ``first_strength`` guides the denoiser, and in each of ``rounds`` but the first the one of the round before.
+    solution with ``first_strength`` guides the denoiser.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Prior:
     theta_upper: float = 1.0
     before: Prior | None = None
     first_strength: float = 1.0
-    rounds: int = 0
     certificate: Certificate | None = None
     reason: str = ""
     grid: tuple[float, ...] = STRENGTHS
@@ -82,7 +80,6 @@ class Prior:
             "strength": "threshold" if self.threshold else "relaxation" if self.blind else "noise level squared",
             "theta_upper": self.theta_upper,
             **({} if self.before is None else {"before": self.before.name}),
-            **({"rounds": self.rounds} if self.rounds > 1 else {}),
             "grid": self.grid,
             "parameters": sum(p.numel() for name, p in network.named_parameters() if self.uses(name)),
             "weights_sha256": sha256_of(*weights) if weights else None,
@@ -118,8 +115,8 @@ def with_admm(prior: Prior) -> Prior:
 
 
 def with_guide(prior: Prior) -> Prior:
-    """The same denoiser, used again, guided by its result before."""
-    return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior, rounds=ROUNDS)
+    """The same denoiser, used twice: the second time guided by the first result."""
+    return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior)
 
 
 def collect(

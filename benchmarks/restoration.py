@@ -79,7 +79,7 @@ def measure_restoration(
         try:
             if prior.before is not None:
                 first = dataclasses.replace(solver, sigma=prior.before.at(prior.first_strength, scene.noise)[1])
-                return refine(first, scene.y, scene.physics, rounds=prior.rounds, sigma=sigma)
+                return refine(first, scene.y, scene.physics, sigma=sigma)
             return (solver.solve(scene.y, scene.physics, callback=watch),)
         except OutOfTimeError:
             return ()
@@ -107,7 +107,7 @@ def measure_restoration(
 def measure_denoising(prior: Prior, strength: float, scene: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
     """One application of the denoiser to its data, or one more, guided by the first."""
     denoiser, sigma = prior.at(strength, scene.noise)
-    work = denoiser if prior.before is None else functools.partial(denoise_guided, denoiser, rounds=prior.rounds)
+    work = denoiser if prior.before is None else functools.partial(denoise_guided, denoiser)
     with torch.no_grad():
         x_hat, times = timed(lambda: work(scene.y, sigma))
     return x_hat, {**quality(x_hat, scene), **times}

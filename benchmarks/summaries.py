@@ -129,8 +129,8 @@ def about_guides(content: Mapping[str, Any]) -> str:
     if content["benchmark"] == "denoising":
         return "Guided: a second pass whose clips follow the first one's result; nonexpansive for a fixed guide only."
     return (
-        "Guided: solved, and twice more with clips that follow the solution before; all three runs are proved, each with "
-        "its guide held fixed; iterations and seconds are those of all."
+        "Guided: solved twice, the second time with clips that follow the first solution; both runs are proved, the "
+        "second with its guide held fixed; iterations and seconds are those of both."
     )
 
 

@@ -260,7 +260,7 @@ def test_refinement_runs_each_round_under_its_own_guarantee() -> None:
     physics = Blur(gaussian_kernel(1.0), (1, 40, 40), padding="circular")
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     solver = ForwardBackward(d, sigma=0.02, tol=1e-6, max_iter=3000, box=(0, 1), acceleration=Anderson())
-    results = refine(solver, y, physics)
+    results = refine(solver, y, physics, rounds=2)
     assert [r.status for r in results] == ["converged"] * 3
     assert all(r.guarantee.proved for r in results)
     assert torch.allclose(results[0].x, solver.solve(y, physics).x)

@@ -97,15 +97,14 @@ def test_a_cautious_guide_forgives_a_noise_level_told_too_small(name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["grey", "tiny"])
-def test_each_solution_guides_to_a_better_one(name: str) -> None:
+def test_the_first_solution_guides_to_a_better_second(name: str) -> None:
     x = photograph("camera", 256)[..., 40:136, 70:166]
     physics = Blur(gaussian_kernel(1.2), (1, 96, 96), padding="circular")
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     solver = ForwardBackward(load_pretrained(name), sigma=0.005, box=(0, 1), tol=1e-4, acceleration=Anderson())
-    first, second, third = refine(solver, y, physics)
-    assert first.guarantee.proved and second.guarantee.proved and third.guarantee.proved
+    first, second = refine(solver, y, physics)
+    assert first.guarantee.proved and second.guarantee.proved
     assert psnr(second.x, x) > psnr(first.x, x) + 0.2
-    assert psnr(third.x, x) > psnr(second.x, x)
 
 
 def test_colour_together_is_better_denoised_than_channel_by_channel() -> None:

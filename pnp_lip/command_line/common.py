@@ -45,24 +45,21 @@ def add_denoiser_option(command: argparse.ArgumentParser, *, colour: bool = Fals
     )
 
 
-def add_rounds_option(command: argparse.ArgumentParser, default: int) -> None:
-    """--rounds N, by default so many where the denoiser can be guided."""
+def add_rounds_option(command: argparse.ArgumentParser) -> None:
+    """--rounds N, one round where the denoiser can be guided unless given."""
     command.add_argument(
         "--rounds",
         type=int,
-        help="solutions after the first, each with the denoiser guided by the one before (default: "
-        f"{default} where it can be guided)",
+        help="solutions after the first, each with the denoiser guided by the one before (default: 1 where it can be guided)",
     )
-    command.set_defaults(default_rounds=default)
 
 
-def get_rounds(options: argparse.Namespace, denoiser: GradientFlowDenoiser) -> int:
+def get_rounds(rounds: int | None, denoiser: GradientFlowDenoiser) -> int:
     """The number of guided solutions; raises InputError for a negative one."""
     from pnp_lip.denoisers import can_be_guided, require_guidance
 
-    rounds: int | None = options.rounds
     if rounds is None:
-        return int(options.default_rounds) if can_be_guided(denoiser) else 0
+        return int(can_be_guided(denoiser))
     if rounds < 0:
         raise InputError(f"--rounds must not be negative; got {rounds}.")
     if rounds:

@@ -59,7 +59,7 @@ def add_command(commands: Commands) -> None:
         type=float,
         help="the prior's noise level on [0, 1] (default: found from --misfit, for each solution anew)",
     )
-    add_rounds_option(command, 2)
+    add_rounds_option(command)
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=500)
     command.add_argument("--quiet", action="store_true", help="say less")
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     sinogram = read_sinogram(options.sinogram, options.angles)
     physics = projector(sinogram, options)
     denoiser = get_denoiser(options.denoiser)
-    rounds = get_rounds(options, denoiser)
+    rounds = get_rounds(options.rounds, denoiser)
     out = make_folder(options.out)
     fbp = physics.fbp(sinogram.y, filter="hann")
     scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT

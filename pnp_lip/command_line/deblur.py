@@ -48,7 +48,7 @@ def add_command(commands: Commands) -> None:
         help='what lies beyond the border: "valid" (unknown, the default), "circular", "zeros", "replicate", "reflect"',
     )
     command.add_argument("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")
-    add_rounds_option(command, 2)
+    add_rounds_option(command)
     command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
     command.add_argument("--max-iter", type=int, default=1000)
     command.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     image = read_image(options.image, beyond=NOISE_REACH)
     kernel = parse_kernel(options.kernel)
     denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
-    rounds = get_rounds(options, denoiser)
+    rounds = get_rounds(options.rounds, denoiser)
     y = by_channel(image, denoiser)
     check_size(kernel, y)
     h, w = kernel.shape if options.padding == "valid" else (1, 1)

@@ -28,7 +28,7 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser("demo", help="blur a photograph, restore it with a proof, show the picture")
     command.add_argument("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
     command.add_argument("--quiet", action="store_true", help="no progress")
-    add_rounds_option(command, 2)
+    add_rounds_option(command)
     add_denoiser_option(command)
     command.set_defaults(run=run)
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     tell = (lambda text: None) if options.quiet else say
     start = time.perf_counter()
     denoiser = get_denoiser(options.denoiser)
-    rounds = {"total variation": 0, "pnp-lip": get_rounds(options, denoiser)}
+    rounds = {"total variation": 0, "pnp-lip": get_rounds(options.rounds, denoiser)}
     certificate = certify(denoiser)
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
          f"licensed solvers: {', '.join(certificate.algorithms) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip

@@ -27,7 +27,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory with --rounds 0"
     )
-    add_rounds_option(command, 1)
+    add_rounds_option(command)
     add_denoiser_option(command, colour=True)
     command.set_defaults(run=run)
 
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output)
     y = read_image(options.image, beyond=NOISE_REACH)
     denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
-    rounds = get_rounds(options, denoiser)
+    rounds = get_rounds(options.rounds, denoiser)
     noisy = by_channel(y, denoiser)
     if rounds:
         x_hat = denoise_guided(denoiser, noisy, noise, rounds=rounds)

@@ -66,6 +66,13 @@ def add_command(commands: Commands) -> None:
         metavar="SHARE",
         help="of those that are scans, the others blurs (default: 0.4)",
     )
+    command.add_argument(
+        "--later",
+        type=float,
+        metavar="SHARE",
+        default=0.0,
+        help="of guides that are second solutions, as a third round has them (default: 0)",
+    )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")
     command.add_argument("--group", type=int, help="filters that are clipped together (default: 1, each alone)")
@@ -104,6 +111,7 @@ def run(options: argparse.Namespace) -> int:
         guide_network=options.guide_network is not None and not options.guidance,
         equilibrium=options.equilibrium,
         scans=options.scans,
+        later=options.later,
         scales=tuple(parse_integers("--scales", options.scales)),
         texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
         seed=options.seed,

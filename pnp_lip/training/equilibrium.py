@@ -85,7 +85,7 @@ class Equilibrium:
     differentiated: int = 3
     scans: float = 0.4
     phantoms: float = 0.75
-    later: float = 0.5
+    later: float = 0.0
     blur: Ranges = Ranges(noise=(0.002, 0.04), first=(0.5, 0.9), guided=(0.42, 0.65))
     scan: Ranges = Ranges(noise=(0.002, 0.02), first=(0.15, 0.6), guided=(0.35, 0.9))
 

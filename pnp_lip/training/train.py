@@ -57,6 +57,7 @@ class TrainingSettings:
     constraint: str = "parametrisation"
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
     scans: float = 0.4  # the share of those that are scans, the others being blurs
+    later: float = 0.0  # the share of guides that are second solutions, which first ones have guided
     guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
     centres: bool = False  # of that only what the centres of clips need; the factors of thresholds stay, too
     guide_network: bool = False  # train the network that improves guides, and nothing else
@@ -79,7 +80,7 @@ class TrainingSettings:
             raise InputError(
                 f"a batch of {self.batch} patches cannot hold {self.patches_per_image} of each image; choose a multiple."
             )
-        for name, share in (("equilibrium", self.equilibrium), ("scans", self.scans)):
+        for name, share in (("equilibrium", self.equilibrium), ("scans", self.scans), ("later", self.later)):
             if not 0 <= share <= 1:
                 raise InputError(f"`{name}` is a share of the steps, from 0 to 1; got {share}.")
         if self.equilibrium > 0 and self.patch <= LARGEST_KERNEL:
@@ -168,7 +169,7 @@ class Run:
         self.settings, self.device, self.step, self.penalty = settings, device, 0, penalty
         self.ranks = Ranks.here()
         self.loss_sum, self.loss_count = 0.0, 0
-        self.pool = ProblemPool(Equilibrium(scans=settings.scans))
+        self.pool = ProblemPool(Equilibrium(scans=settings.scans, later=settings.later))
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
