@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import TrainingSettings, train
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_kernel
-from pnp_lip.training.phantoms import random_phantoms
+from pnp_lip.training.phantoms import BEND, bent, random_field, random_phantoms
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
@@ -85,6 +86,30 @@ def test_made_up_slices_hold_the_photographs_texture_in_a_body() -> None:
     constant = random_phantoms(torch.full_like(photographs, 0.5), torch.Generator().manual_seed(0))
     assert (slices - constant).abs().flatten(1).amax(1).min() > 0.01
     assert (slices - constant).abs()[..., 32, :2].max() == 0  # outside of the bodies nothing is added
+
+
+def test_fields_are_as_smooth_as_they_are_wide_and_bodies_bend_a_little() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fine, coarse = (random_field(96, width, generator) for width in (0.05, 0.4))
+    for field in (fine, coarse):
+        assert abs(field.mean()) < 1e-6 and abs(field.std() - 1) < 1e-6
+    assert coarse.diff(dim=0).square().mean() < 0.1 * fine.diff(dim=0).square().mean()
+    line = (torch.arange(200, dtype=torch.float64) + 0.5) / 100 - 1
+    radius = (line[:, None].square() + line[None, :].square()).sqrt()
+    changed = [bent((radius < 0.6).double()[None], generator)[0] != (radius < 0.6) for _ in range(20)]
+    reach = math.sqrt(2) * BEND + 0.02
+    assert sum(int(c.sum()) for c in changed) > 2000
+    assert all(bool(((radius - 0.6).abs() < reach)[c].all()) for c in changed)
+
+
+def test_half_of_the_slices_hold_tissue_with_cavities() -> None:
+    grey = torch.full((40, 1, 48, 48), 0.5)
+    slices = random_phantoms(grey, torch.Generator().manual_seed(1))
+    inside = slices[:, 0, 16:32, 16:32].flatten(1)
+    values = [len(torch.unique((1000 * x).round())) for x in inside]
+    assert min(values) < 20 < max(values)
+    hollow = int((inside.amin(1) == 0).sum())
+    assert 2 <= hollow <= 20
 
 
 def test_a_problem_is_solved_on_from_where_it_stood() -> None:

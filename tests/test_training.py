@@ -266,6 +266,7 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
         {"equilibrium": -0.1},
         {"equilibrium": 1.1},
         {"scans": 1.1},
+        {"later": -0.1},
         {"equilibrium": 0.5, "patch": 16},
     ],
 )
