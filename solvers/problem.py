@@ -123,6 +123,12 @@ def starting_point(y: Tensor, physics: Any) -> Tensor:
 def residual_image(x: Tensor, y: Tensor, physics: Any) -> Tensor:
     """t Aᵀ(y − Ax), what the data y hold beyond the image x, with the t of steepest descent: y − x where A is the identity.
 
-    Raises ShapeError when the physics refuses x or y.
+    Raises ShapeError when the physics refuses x, or maps it to data of another shape than y.
     """
-    return starting_point(y - physics.A(x), physics)
+    try:
+        data = physics.A(x)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ShapeError(f"the physics refused `x` of shape {tuple(x.shape)} and dtype {x.dtype} ({error}).") from error
+    if data.shape != y.shape:
+        raise ShapeError(f"the physics maps `x` to data of shape {tuple(data.shape)}; `y` has shape {tuple(y.shape)}.")
+    return starting_point(y - data, physics)

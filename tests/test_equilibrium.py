@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pnp_lip import GradientFlowDenoiser, certify, load_pretrained, relax
 from pnp_lip.command_line.scene import photograph
@@ -18,7 +19,7 @@ from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import TrainingSettings, train
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_kernel
-from pnp_lip.training.phantoms import BEND, bent, random_field, random_phantoms
+from pnp_lip.training.phantoms import BEND, bent, random_cavities, random_field, random_phantoms, random_tissue
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
@@ -108,8 +109,20 @@ def test_half_of_the_slices_hold_tissue_with_cavities() -> None:
     inside = slices[:, 0, 16:32, 16:32].flatten(1)
     values = [len(torch.unique((1000 * x).round())) for x in inside]
     assert min(values) < 20 < max(values)
-    hollow = int((inside.amin(1) == 0).sum())
-    assert 2 <= hollow <= 20
+    assert 2 <= int((inside.amin(1) == 0).sum()) <= 20
+
+
+def test_tissue_has_walls_and_cavities_are_empty() -> None:
+    generator = torch.Generator().manual_seed(2)
+    shares = [float(1 - random_cavities(64, generator).mean()) for _ in range(40)]
+    assert min(shares) == 0 and 0.01 < max(shares) < 0.3
+    tissue = torch.stack([random_tissue(64, generator) for _ in range(40)])
+    assert tissue.abs().flatten(1).amax(1).min() > 0.005 and tissue.abs().max() < 5 * 0.45 + 0.6
+    x = torch.rand(60, 1, 48, 48, generator=generator)  # texture everywhere
+    flat = random_phantoms(0 * x + 0.5, torch.Generator().manual_seed(1))
+    textured = random_phantoms(x, torch.Generator().manual_seed(1))
+    empty = (F.max_pool2d(flat, 3, 1, 1) == 0) & (flat == 0)
+    assert float(((textured != 0) & empty).float().mean()) < 0.01
 
 
 def test_a_problem_is_solved_on_from_where_it_stood() -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from guided_cases import guided_network
 
 from pnp_lip import GradientFlowDenoiser, attack, certify, denoise_guided, guided, load_pretrained
+from pnp_lip.command_line.main import main
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import relax
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import psnr
 from pnp_lip.layers import GuideNetwork
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, ParallelBeamTomography, gaussian_kernel
 from pnp_lip.solvers import ForwardBackward, refine, residual_image
 from pnp_lip.training import TrainingSettings, add_guide_network, train
+from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import Equilibrium
-from pnp_lip.training.guides import random_example
+from pnp_lip.training.guides import noisy_guide, random_example
 
 S = torch.tensor([0.1])
 
@@ -131,20 +135,95 @@ def test_a_new_network_learns_to_look_at_it(tmp_path: Path) -> None:
     assert not add_guide_network(start, start).config.get("residual")
     camera = photograph("camera", 256)[0]
     settings = TrainingSettings(
-        steps=150,
-        batch=4,
-        patch=32,
-        warm_up=5,
-        checkpoint_every=150,
-        validate_every=150,
-        average=0.5,
-        guide_network=True,
+        steps=240, batch=4, patch=32, warm_up=5, checkpoint_every=240, validate_every=240, average=0.5, guide_network=True,
+        sigma_range=(0.1, 0.1),
+    )  # fmt: skip
+    trained = train(add_guide_network(start, (8, 3)), [camera], [camera], tmp_path, settings)
+    x = torch.cat([camera[None, :, i : i + 64, 90:154] for i in range(0, 160, 16)])
+    e = random_example(start, x, settings, Equilibrium(), torch.Generator().manual_seed(6))
+    u = trained.guide_network
+    assert u is not None and trained.config["residual"]
+    with torch.no_grad():
+        assert psnr(u(e.guide, S, e.residual), x) > psnr(u(e.guide, S), x) + 0.02
+
+
+def test_the_image_is_not_rounded_where_others_are() -> None:
+    seen = []
+    u, (g, r) = network().guide_network, images(8, 8)
+    for conv in u.convolutions[:2]:
+        conv.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        u(g, S, r)
+    assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+
+
+def test_one_guide_goes_with_a_batch_of_residuals() -> None:
+    u, (g, r) = network().guide_network, images(8, 8)
+    both = u(g, S, torch.cat([r, -r]))
+    assert torch.allclose(both, torch.cat([u(g, S, r), u(g, S, -r)]), atol=1e-6)
+
+
+@pytest.mark.parametrize("later", [0.0, 1.0])
+def test_training_hands_on_what_its_guides_left_of_the_data(monkeypatch: pytest.MonkeyPatch, later: float) -> None:
+    tiny, x = load_pretrained("tiny"), photograph("camera", 256)[..., 60:108, 90:138]
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def spy(denoiser: GradientFlowDenoiser, guide: torch.Tensor, residual: torch.Tensor) -> torch.nn.Module:
+        calls.append((guide, residual))
+        return guided(denoiser, guide, residual)
+
+    for module in ("equilibrium", "guides", "train"):
+        monkeypatch.setattr(sys.modules[f"pnp_lip.training.{module}"], "guided", spy)
+    equilibrium = Equilibrium(scans=0.0, later=later, free=10)
+    with torch.no_grad():
+        problem = equilibrium.problem(tiny, x, torch.Generator().manual_seed(0), guidance=True)
+        equilibrium.solve(tiny, problem)
+    for guide, residual in calls:
+        assert torch.allclose(residual, residual_image(guide, problem.y, problem.physics), atol=1e-6)
+    assert len(calls) == 1 + later and calls[-1][0] is problem.guide
+    calls.clear()
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    g, r = noisy_guide(tiny, y, 0.1, later, torch.Generator().manual_seed(3))  # of twice the noise
+    told = [float((guide + residual - x).std()) for guide, residual in [*calls, (g, r)]]
+    assert all(0.09 < level < 0.31 for level in told) and len(told) == 1 + later
+    prior = guided(tiny, *calls[0]) if later else tiny
+    level = 0.1 * max(1.0, 3 ** draw(-1, 1, torch.Generator().manual_seed(3)))
+    assert torch.allclose(prior(g + r, 1.1 * level), g, atol=1e-5)
+
+
+def test_a_step_of_guidance_and_a_scan_hand_it_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[torch.Tensor | None] = []
+
+    def spy(
+        denoiser: GradientFlowDenoiser, guide: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.nn.Module:
+        calls.append(residual)
+        return guided(denoiser, guide, residual)
+
+    camera = photograph("camera", 256)[0]
+    settings = TrainingSettings(
+        steps=1, batch=4, patch=16, warm_up=1, checkpoint_every=1, validate_every=1, guidance=True
     )
-    trained = train(add_guide_network(start, (6, 3)), [camera], [camera], tmp_path, settings)
-    g, r = images()
-    assert (
-        trained.config["residual"] and (trained.guide_network(g, S, r) - trained.guide_network(g, S)).abs().max() > 1e-3
-    )  # type: ignore[misc]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["pnp_lip.training.train"], "guided", spy)
+        train(guided_network(), [camera], [camera], tmp_path, settings)
+    assert [None if r is None else tuple(r.shape) for r in calls] == [(4, 1, 16, 16)]
+    calls.clear()
+    monkeypatch.setattr("pnp_lip.denoisers.guided", spy)
+    y = ParallelBeamTomography(np.arange(0, 180, 6.0), (1, 32, 32), n_det=46).A(20 * camera[None, :, 90:122, 90:122])
+    np.savez(tmp_path / "y.npz", sinogram=y[0, 0].numpy(), angles=np.arange(0, 180, 6.0))
+    arguments = ["--size", "32", "--out", str(tmp_path / "ct"), "--quiet", "--tol", "1e-2", "--sigma", "0.01"]
+    assert main(["ct", str(tmp_path / "y.npz"), "--denoiser", "tiny", *arguments]) == 0
+    assert len(calls) == 1 and calls[0] is not None and calls[0].abs().max() > 0
+
+
+def test_an_image_that_the_physics_cannot_take_is_refused() -> None:
+    physics = Blur(gaussian_kernel(1.0), (1, 16, 16), padding="circular")
+    x = torch.rand(1, 1, 16, 16)
+    with pytest.raises(ShapeError, match="`y` has shape"):
+        residual_image(x, torch.rand(2, 1, 16, 16), physics)
+    with pytest.raises(ShapeError, match=r"expected|refused"):
+        residual_image(x[..., :9], x, physics)
 
 
 def test_examples_hold_what_their_solutions_left_of_the_data() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from itertools import pairwise
 
@@ -68,14 +69,13 @@ class GuideNetwork(nn.Module):
         if self.residual:
             seen.append(torch.zeros_like(guide) if residual is None else residual)
             levels.append(levels[0].clamp_min(LEAST).log() / SIGMA_LOG)
-        batch = max(guide.shape[0], sigma.numel())
+        batch = max(sigma.numel(), *(len(image) for image in seen))
         images = torch.cat([image.expand(batch, -1, -1, -1) for image in seen], 1)
         parts = F.pixel_unshuffle(F.pad(images, (0, -w % self.block, 0, -h % self.block), mode="replicate"), 2)
         first, *others, last = self.convolutions
-        with torch.autocast(
-            guide.device.type, enabled=not self.residual and torch.is_autocast_enabled(guide.device.type)
-        ):
-            # In bfloat16 the image would be rounded by more than the noise that it is about.
+        # In bfloat16 the image would be rounded by as much as the lowest noise that it is about.
+        exact = torch.autocast(guide.device.type, enabled=False) if self.residual else contextlib.nullcontext()
+        with exact:
             t = F.relu(first(torch.cat([parts, *(level.expand(batch, 1, *parts.shape[-2:]) for level in levels)], 1)))
         for conv in others:
             t = t + F.relu(conv(t))

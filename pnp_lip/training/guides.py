@@ -46,8 +46,8 @@ class Example:
 def noisy_guide(
     denoiser: Any, y: Tensor, sigma: float, later: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """g = D(y, σ), half of the time with more noise than y has, as uncertain as the guides of harder problems than denoising
-    are; the share ``later`` D_g of it. And what was removed."""
+    """g = D(z, 1.1 ρσ) and z − g, z being y with noise added up to ρ ≥ 1 times its own, 1 half of the time: as uncertain as the
+    guides of harder problems are, whose residual is no noise of the level that is told either. The share ``later`` D_g(z)."""
     ratio = max(1.0, LARGEST_GUIDE_NOISE ** draw(-1, 1, generator))
     noisy = y + sigma * math.sqrt(ratio**2 - 1) * torch.randn(y.shape, generator=generator).to(y)
     guide: Tensor = denoiser(noisy, CAUTION * ratio * sigma)

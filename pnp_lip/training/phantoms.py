@@ -14,14 +14,14 @@ from pnp_lip.training.draws import draw, draw_log
 __all__ = ["random_phantoms"]
 
 SAMPLES = 4  # points a pixel, in each direction
-BEND = 0.05  # largest displacement of a body's points, of half the image's side
+BEND = 0.05  # largest displacement of a body's points along each axis, of half the image's side
 
 
 def random_phantoms(x: Tensor, generator: torch.Generator) -> Tensor:
     """One made-up slice for each image of ``x`` (B, 1, n, n) on [0, 1], with that image's texture inside.
 
     An upright oval, bent at random, seven times in ten with a brighter shell like a skull, holds the photograph, less its
-    mean, times 0.02 to 1, and details of contrast ±0.01 to 0.45: as often 4 to 14 ellipses as tissue, regions, walls and
+    mean, times 0.02 to 1, and details of contrast ±0.01 to 0.6: as often 4 to 14 ellipses as tissue, regions, walls and
     cavities between the levels of smooth random fields. So a slice is anything from nearly piecewise constant to textured
     everywhere. Outside the oval it is zero. Shape and range are those of x.
     """
@@ -43,7 +43,8 @@ def random_phantom(photograph: Tensor, generator: torch.Generator) -> Tensor:
         details = tuple(random_ellipse(generator) for _ in range(int(draw(4, 15, generator))))
         body += inside * ellipse_image(fine, details, samples=1)
     else:
-        body = (body + inside * random_tissue(fine, generator)) * random_cavities(fine, generator)
+        body += inside * random_tissue(fine, generator)
+        body, inside = torch.stack([body, inside]) * random_cavities(fine, generator)
     body, inside = (averaged(image, n) for image in bent(torch.stack([body, inside]), generator))
     texture = draw_log(0.02, 1.0, generator) * (photograph - photograph.mean()).cpu().double()
     return (body + inside * texture).clamp(0, 1)
@@ -97,7 +98,7 @@ def random_field(n: int, width: float, generator: torch.Generator) -> Tensor:
 
 
 def bent(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, n, n) with their points displaced smoothly, all alike and by at most ``BEND``, without interpolation."""
+    """Images (B, n, n) with their points displaced smoothly, by at most ``BEND`` along each axis, without interpolation."""
     n = images.shape[-1]
     size = draw(0, BEND, generator)
     shift = torch.stack(

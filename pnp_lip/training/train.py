@@ -82,11 +82,15 @@ class TrainingSettings:
             )
         for name, share in (("equilibrium", self.equilibrium), ("scans", self.scans), ("later", self.later)):
             if not 0 <= share <= 1:
-                raise InputError(f"`{name}` is a share of the steps, from 0 to 1; got {share}.")
+                raise InputError(f"`{name}` is a share, from 0 to 1; got {share}.")
         if self.equilibrium > 0 and self.patch <= LARGEST_KERNEL:
             raise InputError(
                 f"random blurs are up to {LARGEST_KERNEL} pixels wide: the patches of equilibrium training must be wider; got "
                 f"{self.patch}."
+            )
+        if self.later and not (self.guidance or self.guide_network):
+            raise InputError(
+                "`later` says which guides are learned from, and takes `guidance` or `guide_network` as well."
             )
         if self.centres and not self.guidance:
             raise InputError("`centres` says which part of guidance is trained, and takes `guidance` as well.")
@@ -180,7 +184,6 @@ class Run:
             per_image=settings.patches_per_image,
         )
         self.denoiser = denoiser.train()
-        self.solver = copy.deepcopy(denoiser) if settings.guide_network else denoiser  # makes what is learned from
         self.frozen = settings.guidance or settings.guide_network  # what certificates speak of is not trained
         self.examples = ExampleSet(self.example, self.sampler, settings.batch, device, self.generator.initial_seed())
         if self.frozen:
@@ -195,6 +198,7 @@ class Run:
             pair_mirrors(denoiser)
         fourier(denoiser, torch.device(device).type == "cpu")
         self.ranks.share(denoiser)
+        self.solver = copy.deepcopy(denoiser) if settings.guide_network else denoiser  # makes what is learned from
         self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average(settings.average))
         self.averaged.requires_grad_(False)
         self.optimiser = torch.optim.Adam(parameter_groups(denoiser, settings.activation_rate))
@@ -277,6 +281,7 @@ class Run:
             "losses": (self.loss_sum, self.loss_count),
             "ages": ages,
             "learning": learning_names(self.denoiser),
+            **({"solver": self.solver.state_dict()} if self.settings.guide_network else {}),
         }
 
     def save(self, path: Path) -> None:
@@ -293,6 +298,7 @@ class Run:
             self.denoiser.load_state_dict(state["denoiser"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimiser.load_state_dict(state["optimiser"])
+            self.solver.load_state_dict(state.get("solver", self.solver.state_dict()))
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{path} is of another network than these options make; train anew ({error}).") from error
         learning = learning_names(self.denoiser)
