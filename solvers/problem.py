@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -97,16 +99,24 @@ def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
     return value.detach()
 
 
+@contextlib.contextmanager
+def refusal(name: str, value: Tensor) -> Iterator[None]:
+    """Whatever a physics raises about a tensor, as a ShapeError that names it."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        came = f"`{name}` of shape {tuple(value.shape)} and dtype {value.dtype}"
+        raise ShapeError(f"the physics refused {came} ({error}).") from error
+
+
 def starting_point(y: Tensor, physics: Any) -> Tensor:
     """t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A.
 
     Raises ShapeError when the physics refuses y or maps Aᵀy to another shape.
     """
-    try:
+    with refusal("y", y):
         back = physics.A_adjoint(y)
         forth = physics.A(back)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ShapeError(f"the physics refused `y` of shape {tuple(y.shape)} and dtype {y.dtype} ({error}).") from error
     expected = getattr(physics, "img_size", None)
     if forth.shape != y.shape or (expected is not None and tuple(back.shape[1:]) != tuple(expected)):
         raise ShapeError(
@@ -125,10 +135,8 @@ def residual_image(x: Tensor, y: Tensor, physics: Any) -> Tensor:
 
     Raises ShapeError when the physics refuses x, or maps it to data of another shape than y.
     """
-    try:
+    with refusal("x", x):
         data = physics.A(x)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise ShapeError(f"the physics refused `x` of shape {tuple(x.shape)} and dtype {x.dtype} ({error}).") from error
     if data.shape != y.shape:
         raise ShapeError(f"the physics maps `x` to data of shape {tuple(data.shape)}; `y` has shape {tuple(y.shape)}.")
     return starting_point(y - data, physics)

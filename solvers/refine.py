@@ -36,8 +36,8 @@ def refine(
 
     Each T_k is nonexpansive in x with g held fixed and each run carries a guarantee of its own, under the same theorem and
     with the same numbers as the first. Of the limit of many rounds nothing is claimed, nor is anything of x¹ as a function
-    of y: g depends on the data. The first round gains most; a second gains where σ is
-    well chosen, and loses where it is too small (docs/training.md).
+    of y: g depends on the data. The first round gains most; a second gains where σ is well chosen, and loses where it is
+    too small (docs/training.md).
 
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is

@@ -50,9 +50,10 @@ def noisy_guide(
     guides of harder problems are, whose residual is no noise of the level that is told either. The share ``later`` D_g(z)."""
     ratio = max(1.0, LARGEST_GUIDE_NOISE ** draw(-1, 1, generator))
     noisy = y + sigma * math.sqrt(ratio**2 - 1) * torch.randn(y.shape, generator=generator).to(y)
-    guide: Tensor = denoiser(noisy, CAUTION * ratio * sigma)
+    level = CAUTION * ratio * sigma
+    guide: Tensor = denoiser(noisy, level)
     if draw(0, 1, generator) < later:
-        guide = guided(denoiser, guide, noisy - guide)(noisy, CAUTION * ratio * sigma)
+        guide = guided(denoiser, guide, noisy - guide)(noisy, level)
     return guide, noisy - guide
 
 

@@ -45,9 +45,10 @@ def random_phantom(photograph: Tensor, generator: torch.Generator) -> Tensor:
     else:
         body += inside * random_tissue(fine, generator)
         body, inside = torch.stack([body, inside]) * random_cavities(fine, generator)
-    body, inside = (averaged(image, n) for image in bent(torch.stack([body, inside]), generator))
+    body, inside = F.avg_pool2d(bent(torch.stack([body, inside]), generator), SAMPLES)
     texture = draw_log(0.02, 1.0, generator) * (photograph - photograph.mean()).cpu().double()
-    return (body + inside * texture).clamp(0, 1)
+    image: Tensor = body + inside * texture
+    return image.clamp(0, 1)
 
 
 def random_ellipse(generator: torch.Generator) -> tuple[float, float, float, float, float, float]:
@@ -107,8 +108,3 @@ def bent(images: Tensor, generator: torch.Generator) -> Tensor:
     line = (2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1) + shift
     return F.grid_sample(images[None], grid[None], mode="nearest", padding_mode="zeros", align_corners=False)[0]
-
-
-def averaged(fine: Tensor, n: int) -> Tensor:
-    """Means over the points of each pixel; (n, n)."""
-    return fine.reshape(n, SAMPLES, n, SAMPLES).mean((1, 3))
