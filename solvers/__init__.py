@@ -3,6 +3,7 @@
 from pnp_lip.solvers.acceleration import Acceleration
 from pnp_lip.solvers.admm import ADMM
 from pnp_lip.solvers.anderson import Anderson
+from pnp_lip.solvers.annealing import annealed
 from pnp_lip.solvers.chambolle_dossal import ChambolleDossal
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, StatedFidelity, WeightedLeastSquares
@@ -50,6 +51,7 @@ __all__ = [
     "Solver",
     "StatedFidelity",
     "WeightedLeastSquares",
+    "annealed",
     "choose_by_discrepancy",
     "choose_by_reference",
     "fixed_map",

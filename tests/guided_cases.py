@@ -18,3 +18,11 @@ def guided_network(**options: Any) -> GradientFlowDenoiser:
         layer.activation.log_scale.data += 1.5
     project(d)
     return d.eval().requires_grad_(False)
+
+
+def looking_network(size: tuple[int, ...] = (5, 3)) -> GradientFlowDenoiser:
+    """A denoiser whose guide network looks at the residual, too, and does something with it."""
+    d = guided_network(guide_network=size, residual=True)
+    for conv in d.guide_network.convolutions:
+        torch.nn.init.normal_(conv.weight, std=0.2)
+    return d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import functools
@@ -30,6 +31,7 @@ from pnp_lip.training import (
     load_photographs,
     train,
 )
+from pnp_lip.training.optimisation import KernelMuon
 from pnp_lip.training.patches import at_scales, texture
 from pnp_lip.training.train import Run, log_error
 
@@ -273,6 +275,7 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
         {"scans": 1.1},
         {"later": -0.1},
         {"later": 0.5},
+        {"annealed": 0.5},
         {"equilibrium": 0.5, "patch": 16},
     ],
 )
@@ -321,3 +324,33 @@ def test_larger_filters_make_the_same_map(channels: int, padding_mode: str) -> N
     for size in (5, 8):
         with pytest.raises(InputError, match="at least 7"):
             enlarge_filters(small, size)
+
+
+def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 5, 3)
+    matrix = torch.nn.Parameter(conv.weight.detach().clone().reshape(5, 27))
+    bias = torch.nn.Parameter(conv.bias.detach().clone())  # type: ignore[union-attr]
+    ours = KernelMuon(conv.parameters(), rate=1.0)
+    assert [group["rate"] for group in ours.param_groups] == [1.0, 1.0]
+    muon = torch.optim.Muon([matrix], lr=2e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.Adam([bias], lr=2e-3)
+    for group in ours.param_groups:
+        group["lr"] = 2e-3
+    for k in range(3):
+        ours.zero_grad()
+        conv(torch.full((1, 3, 4, 4), 0.5 + k)).square().sum().backward()
+        matrix.grad, bias.grad = conv.weight.grad.reshape(5, 27), conv.bias.grad.clone()  # type: ignore[union-attr]
+        for optimiser in (ours, muon, adam):
+            optimiser.step()
+        assert torch.equal(conv.weight.reshape(5, 27), matrix) and torch.equal(conv.bias, bias)  # type: ignore[arg-type]
+    assert not torch.equal(matrix, torch.nn.Conv2d(3, 5, 3).weight.reshape(5, 27))
+    other = KernelMuon(copy.deepcopy(conv).parameters(), rate=1.0)
+    other.load_state_dict(ours.state_dict())
+    for mine, theirs in zip(ours.state_dict(), other.state_dict(), strict=True):
+        for k, state in mine["state"].items():
+            assert all(
+                torch.equal(torch.as_tensor(v), torch.as_tensor(theirs["state"][k][n])) for n, v in state.items()
+            )
+    with pytest.raises(ValueError, match="another optimiser"):
+        ours.load_state_dict(adam.state_dict())  # type: ignore[arg-type]

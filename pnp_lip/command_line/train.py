@@ -73,6 +73,13 @@ def add_command(commands: Commands) -> None:
         default=0.0,
         help="of guides that are second solutions, as a third round has them (default: 0)",
     )
+    command.add_argument(
+        "--annealed",
+        type=float,
+        metavar="SHARE",
+        default=0.0,
+        help="of blurs' guides that the guide network has improved by half-quadratic splitting (default: 0)",
+    )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")
     command.add_argument("--group", type=int, help="filters that are clipped together (default: 1, each alone)")
@@ -112,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
         equilibrium=options.equilibrium,
         scans=options.scans,
         later=options.later,
+        annealed=options.annealed,
         scales=tuple(parse_integers("--scales", options.scales)),
         texture_threshold=TEXTURE_THRESHOLD if options.texture_rule else 0.0,
         seed=options.seed,

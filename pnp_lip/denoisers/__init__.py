@@ -2,7 +2,16 @@
 
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
-from pnp_lip.denoisers.guided_denoiser import GuidedDenoiser, can_be_guided, denoise_guided, guided, require_guidance
+from pnp_lip.denoisers.guided_denoiser import (
+    GuidedDenoiser,
+    can_be_guided,
+    can_estimate,
+    denoise_guided,
+    estimate,
+    guided,
+    require_estimate,
+    require_guidance,
+)
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
 
 __all__ = [
@@ -11,8 +20,11 @@ __all__ = [
     "GuidedDenoiser",
     "RelaxedDenoiser",
     "can_be_guided",
+    "can_estimate",
     "denoise_guided",
+    "estimate",
     "guided",
     "relax",
+    "require_estimate",
     "require_guidance",
 ]

@@ -20,7 +20,16 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Guidance
 from pnp_lip.snapshot import Snapshot, lasting
 
-__all__ = ["GuidedDenoiser", "can_be_guided", "denoise_guided", "guided", "require_guidance"]
+__all__ = [
+    "GuidedDenoiser",
+    "can_be_guided",
+    "can_estimate",
+    "denoise_guided",
+    "estimate",
+    "guided",
+    "require_estimate",
+    "require_guidance",
+]
 
 # Thresholds and centres held between calls (2 GB in float32); more of them are computed at every call, window by window.
 KEPT_NUMBERS = 2**29
@@ -163,6 +172,46 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         """The denoiser for these images of the batch alone, as the solvers ask for when others have converged."""
         alone = self.guide.shape[0] == 1
         return self if alone else GuidedDenoiser(self.denoiser, self.guide[images], self.residual[images])
+
+
+@torch.no_grad()
+def estimate(denoiser: Any, y: Tensor, sigma: Sigma) -> Tensor:
+    """U(g, σ, y − g), g = D(y, 1.1 σ): what the guide network makes of noisy images y (B, C, H, W).
+
+    Better than D(y, σ), and nothing is proved of it: ``refine`` makes guides with it, in steps that are counted beforehand.
+    Raises what ``require_estimate`` raises.
+
+    >>> network = dict(guidance=True, guide_network=(4, 3), residual=True)
+    >>> denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), **network)
+    >>> estimate(denoiser, torch.zeros(2, 1, 8, 8), 0.1).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    inner = require_estimate(denoiser)
+    s = noise_level(inner.default_sigma if sigma is None else sigma, y.shape[0]).to(y.device)
+    g: Tensor = inner(y, CAUTION * s)
+    return GuidedDenoiser(inner, g, y - g).improved(y, s)
+
+
+def can_estimate(denoiser: Any) -> bool:
+    """Whether ``estimate`` takes this denoiser."""
+    return can_be_guided(denoiser) and getattr(innermost(denoiser).guide_network, "residual", False)
+
+
+def require_estimate(denoiser: Any) -> GradientFlowDenoiser:
+    """The denoiser whose guide network ``estimate`` asks. Raises InputError where there is none that looks at the data."""
+    if not can_estimate(denoiser):
+        raise InputError(
+            f"this {type(denoiser).__name__} has no guide network that looks at the data; `pnp-lip train --guide-network "
+            "WIDTH,DEPTH,SCALES --start FILE` adds it to one of ours."
+        )
+    return innermost(denoiser)
+
+
+def innermost(denoiser: Any) -> GradientFlowDenoiser:
+    """The network inside relaxations, projections and guidance."""
+    while not isinstance(denoiser, GradientFlowDenoiser):
+        denoiser = denoiser.denoiser
+    return denoiser
 
 
 def in_layout(layer: Any, z: Tensor, *clipping: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ from pnp_lip.operators import (
     shake_kernel,
 )
 from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.solvers.annealing import annealed
+from pnp_lip.solvers.data_terms import LeastSquares
 from pnp_lip.solvers.problem import residual_image
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.phantoms import random_phantoms
@@ -37,6 +39,7 @@ STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circu
 POOL = 60  # problems that are solved on from where the last visit left them
 FEWEST = 12  # of them, before any is visited again
 LARGEST_KERNEL = 23  # pixels, of the random blurs
+ANNEALING = 8  # steps by which a guide is improved
 RENEWED = 0.5  # the share of steps that take a new problem
 
 Range = tuple[float, float]  # of a draw with uniform logarithm
@@ -76,7 +79,8 @@ class Equilibrium:
 
     A scan, whose share is ``scans``, is parallel-beam tomography from n/8 to n views, n the image's side; of those
     ``phantoms`` is the share of made-up slices (``random_phantoms``), the others are photographs in a circle. Of the guides
-    the share ``later`` are second solutions, which first ones have guided, as a third round has them.
+    the share ``later`` are second solutions, which first ones have guided, as a third round has them; of those of blurs the
+    share ``annealed`` is improved by half-quadratic splitting first, as ``refine`` does when it is told to.
     """
 
     theta: float = 1.0
@@ -86,6 +90,7 @@ class Equilibrium:
     scans: float = 0.4
     phantoms: float = 0.75
     later: float = 0.0
+    annealed: float = 0.0
     blur: Ranges = Ranges(noise=(0.002, 0.04), first=(0.5, 0.9), guided=(0.42, 0.65))
     scan: Ranges = Ranges(noise=(0.002, 0.02), first=(0.15, 0.6), guided=(0.35, 0.9))
 
@@ -126,6 +131,9 @@ class Equilibrium:
                 between = draw_log(*ranges.guided, generator) * noise
                 prior = guided(denoiser, guide, residual_image(guide, y, physics))
                 guide = self.approach(prior, physics, y, between, guide, self.free)
+            if not scanned and draw(0, 1, generator) < self.annealed:
+                balance = {"sigma": second, "step": STEP / self.theta}
+                guide = annealed(denoiser, guide, y, physics, data_term=LeastSquares(), steps=ANNEALING, **balance)
         return Problem(x, y, physics, second, guide, residual_image(guide, y, physics), guide)
 
     def solve(self, denoiser: nn.Module, problem: Problem) -> Tensor:

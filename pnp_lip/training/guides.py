@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Example", "ExampleSet", "noisy_guide", "random_example"]
 
 LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
-EXAMPLES = 1_200  # that are learned from again and again
+EXAMPLES = 4_000  # that are learned from again and again
 FEWEST = 48  # of them at first
 ADDED = 0.12  # per step: to make one costs some ten times as much as to learn from it
 VISITED = 2  # examples in each step

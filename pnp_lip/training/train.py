@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, require_guidance
+from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, require_estimate, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, pair_mirrors, project, release
@@ -24,7 +24,7 @@ from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
 from pnp_lip.training.guides import Example, ExampleSet, noisy_guide, random_example
-from pnp_lip.training.optimisation import learning_names, parameter_groups, ramped_average
+from pnp_lip.training.optimisation import KernelMuon, learning_names, parameter_groups, ramped_average
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.precision import reduced_precision
 from pnp_lip.training.ranks import Ranks
@@ -58,6 +58,7 @@ class TrainingSettings:
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
     scans: float = 0.4  # the share of those that are scans, the others being blurs
     later: float = 0.0  # the share of guides that are second solutions, which first ones have guided
+    annealed: float = 0.0  # the share of blurs' guides that half-quadratic splitting has improved
     guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
     centres: bool = False  # of that only what the centres of clips need; the factors of thresholds stay, too
     guide_network: bool = False  # train the network that improves guides, and nothing else
@@ -80,7 +81,8 @@ class TrainingSettings:
             raise InputError(
                 f"a batch of {self.batch} patches cannot hold {self.patches_per_image} of each image; choose a multiple."
             )
-        for name, share in (("equilibrium", self.equilibrium), ("scans", self.scans), ("later", self.later)):
+        for name in ("equilibrium", "scans", "later", "annealed"):
+            share = getattr(self, name)
             if not 0 <= share <= 1:
                 raise InputError(f"`{name}` is a share, from 0 to 1; got {share}.")
         if self.equilibrium > 0 and self.patch <= LARGEST_KERNEL:
@@ -88,9 +90,9 @@ class TrainingSettings:
                 f"random blurs are up to {LARGEST_KERNEL} pixels wide: the patches of equilibrium training must be wider; got "
                 f"{self.patch}."
             )
-        if self.later and not (self.guidance or self.guide_network):
+        if (self.later or self.annealed) and not (self.guidance or self.guide_network):
             raise InputError(
-                "`later` says which guides are learned from, and takes `guidance` or `guide_network` as well."
+                "`later` and `annealed` say which guides are learned from, and take `guidance` or `guide_network` as well."
             )
         if self.centres and not self.guidance:
             raise InputError("`centres` says which part of guidance is trained, and takes `guidance` as well.")
@@ -173,7 +175,8 @@ class Run:
         self.settings, self.device, self.step, self.penalty = settings, device, 0, penalty
         self.ranks = Ranks.here()
         self.loss_sum, self.loss_count = 0.0, 0
-        self.pool = ProblemPool(Equilibrium(scans=settings.scans, later=settings.later))
+        shares = {name: getattr(settings, name) for name in ("scans", "later", "annealed")}
+        self.pool = ProblemPool(Equilibrium(**shares))
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
@@ -201,7 +204,9 @@ class Run:
         self.solver = copy.deepcopy(denoiser) if settings.guide_network else denoiser  # makes what is learned from
         self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average(settings.average))
         self.averaged.requires_grad_(False)
-        self.optimiser = torch.optim.Adam(parameter_groups(denoiser, settings.activation_rate))
+        self.optimiser: Any = torch.optim.Adam(parameter_groups(denoiser, settings.activation_rate))
+        if settings.guide_network:
+            self.optimiser = KernelMuon(learning, rate=1.0)
 
     def learning_rate(self) -> float:
         """Linear warm-up, then half a cosine."""
@@ -338,6 +343,8 @@ def learning_part(denoiser: GradientFlowDenoiser, settings: TrainingSettings) ->
     part = denoiser.guide_network if settings.guide_network else denoiser.guidance
     if part is None:
         raise InputError("this denoiser has no guide network; `pnp_lip.training.add_guide_network` adds one.")
+    if settings.annealed:
+        require_estimate(denoiser)
     learning = [p for name, p in part.named_parameters() if "share" in name or not settings.centres]
     if not learning:
         raise InputError("this denoiser's clips have no centres; `pnp_lip.training.add_guidance` adds them.")

@@ -1,0 +1,147 @@
+"""Guides that a few steps of half-quadratic splitting have improved, and that no proof takes notice of them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import deepinv
+import numpy as np
+import pytest
+import torch
+from guided_cases import guided_network, looking_network
+
+from pnp_lip import guided
+from pnp_lip.command_line.main import main
+from pnp_lip.command_line.scene import photograph
+from pnp_lip.denoisers import ClippedDenoiser, can_estimate, estimate, relax
+from pnp_lip.errors import InputError
+from pnp_lip.operators import Blur, ParallelBeamTomography, gaussian_kernel
+from pnp_lip.solvers import RED, ForwardBackward, LeastSquares, annealed, refine, residual_image
+from pnp_lip.training import TrainingSettings
+from pnp_lip.training.equilibrium import Equilibrium
+from pnp_lip.training.train import Run
+
+SIZE = (1, 14, 17)
+SIGMA = torch.tensor([0.05])
+
+
+def scene(images: int = 1) -> tuple[torch.Tensor, Blur, torch.Tensor]:
+    """Images, their blur and its noisy data, in float64."""
+    x = photograph("camera", 256)[..., 60 : 60 + SIZE[1] * images, 90 : 90 + SIZE[2]]
+    x = x.reshape(images, *SIZE).double()
+    physics = Blur(gaussian_kernel(1.2), SIZE, dtype=torch.float64)
+    y = physics.A(x)
+    return x, physics, y + 0.02 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
+
+
+def test_an_estimate_is_what_the_guide_network_makes_of_a_first_pass_and_what_that_took_away() -> None:
+    d = looking_network()
+    y = scene(2)[2].float()
+    g = d(y, 1.1 * SIGMA)
+    expected = d.guide_network(g, SIGMA, y - g)
+    assert torch.allclose(estimate(d, y, 0.05), expected, atol=1e-6)
+    assert (expected - g).abs().max() > 1e-3  # the network does something
+    for inside in (relax(d, 0.5), ClippedDenoiser(d, 0, 1), guided(d, g)):
+        assert torch.equal(estimate(inside, y, 0.05), estimate(d, y, 0.05))
+    assert torch.equal(estimate(d, y, None), estimate(d, y, d.default_sigma))
+    assert torch.allclose(estimate(d, y, torch.tensor([0.05, 0.1]))[1:], estimate(d, y[1:], 0.1), atol=1e-6)
+
+
+def test_annealing_is_half_quadratic_splitting_with_a_falling_noise_level() -> None:
+    d = looking_network().double()
+    x, physics, y = scene()
+    dense = torch.stack([physics.A(e.reshape(1, *SIZE)).flatten() for e in torch.eye(x.numel()).double()], 1)
+    sigma, step, z = 0.01, 1.7, y
+    s = 1.1 * sigma
+    for r in np.geomspace(15 / 255 / s, 1, 3):
+        gamma = step * r**2
+        system = torch.eye(x.numel()).double() + gamma * dense.T @ dense
+        z = torch.linalg.solve(system, z.flatten() + gamma * dense.T @ y.flatten()).reshape(y.shape)
+        z = estimate(d, z, r * s)
+    balance = {"sigma": sigma, "step": step, "data_term": LeastSquares()}
+    made = annealed(d, y, y, physics, steps=3, **balance)
+    assert torch.allclose(made, z, atol=1e-8)
+    assert torch.equal(annealed(d, y, y, physics, steps=0, **balance), y)
+    clipped = annealed(d, y, y, physics, steps=3, box=(0.3, 0.4), **balance)
+    assert (clipped.min(), clipped.max()) == (0.3, 0.4)
+    once = estimate(d, physics.prox_l2(y, y, step), 0.11)  # already below the highest level: one step, at the balance
+    assert torch.allclose(annealed(d, y, y, physics, steps=1, **{**balance, "sigma": 0.1}), once, atol=1e-10)
+
+
+def test_refining_anneals_guides_of_blurs_and_proves_what_it_proved() -> None:
+    d = looking_network()
+    _, physics, y = scene(2)
+    physics, y = Blur(gaussian_kernel(1.2), SIZE), y.float()
+    solver = ForwardBackward(d, sigma=torch.tensor([0.02, 0.04]), box=(0, 1), tol=1e-4)
+    first, second = refine(solver, y, physics)
+    g = annealed(
+        d, first.x, y, physics, sigma=solver.sigma, step=first.settings["step"], data_term=LeastSquares(), steps=8, box=(0, 1)
+    )  # fmt: skip
+    by_hand = ForwardBackward(
+        guided(d, g, residual_image(g, y, physics)), sigma=solver.sigma, box=(0, 1), tol=1e-4
+    ).solve(y, physics, x0=g)
+    assert torch.equal(second.x, by_hand.x) and second.guarantee.proved
+    assert second.settings["map_averagedness"] == first.settings["map_averagedness"]
+    plain = refine(solver, y, physics, anneal=0)
+    assert torch.equal(plain[0].x, first.x) and not torch.allclose(plain[1].x, second.x, atol=1e-4)
+    other = deepinv.physics.BlurFFT(SIZE, filter=gaussian_kernel(1.2)[None, None].float())
+    told = {"guarantee": "report", "max_iter": 20}
+    report = ForwardBackward(d, sigma=0.02, step=1.0, **told)
+    assert torch.equal(refine(report, y, other)[1].x, refine(report, y, other, anneal=8)[1].x)
+
+
+def test_without_a_network_that_looks_and_in_tomography_guides_stay_as_they_are() -> None:
+    _, physics, y = scene()
+    physics, y = Blur(gaussian_kernel(1.2), SIZE), y.float()
+    for d in (guided_network(), guided_network(guide_network=(5, 3))):
+        assert not can_estimate(d)
+        solver = ForwardBackward(d, sigma=0.02, tol=1e-3)
+        assert torch.equal(refine(solver, y, physics)[1].x, refine(solver, y, physics, anneal=0)[1].x)
+        for refused in (lambda s=solver: refine(s, y, physics, anneal=1), lambda d=d: estimate(d, y, 0.1)):
+            with pytest.raises(InputError, match="no guide network that looks at the data"):
+                refused()
+    scan = ParallelBeamTomography(np.arange(8) * 22.5, (1, 16, 16), n_det=17)
+    solver = ForwardBackward(looking_network(), sigma=0.02, tol=1e-3)
+    y = scan.A(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(refine(solver, y, scan)[1].x, refine(solver, y, scan, anneal=0)[1].x)
+    assert not torch.equal(refine(solver, y, scan)[1].x, refine(solver, y, scan, anneal=2)[1].x)
+    with pytest.raises(InputError, match=r"`anneal` counts .* got -1"):
+        refine(solver, y, scan, anneal=-1)
+
+
+def test_the_balance_of_red_is_its_weight() -> None:
+    d = looking_network()
+    _, physics, y = scene()
+    physics, y = Blur(gaussian_kernel(1.2), SIZE), y.float()
+    solver = RED(d, sigma=0.02, weight=0.4, tol=1e-4)
+    first, second = refine(solver, y, physics, anneal=2)
+    g = annealed(d, first.x, y, physics, sigma=0.02, step=2.5, data_term=LeastSquares(), steps=2)
+    by_hand = RED(guided(d, g, residual_image(g, y, physics)), sigma=0.02, weight=0.4, tol=1e-4).solve(y, physics, x0=g)
+    assert torch.equal(second.x, by_hand.x)
+
+
+def test_what_learns_from_annealed_guides_has_them_in_blurs_alone(tmp_path: Path) -> None:
+    d = looking_network()
+    x = photograph("camera", 256)[..., :32, :32].repeat(4, 1, 1, 1)
+    for scans, differ in ((0.0, True), (1.0, False)):
+        made = [
+            Equilibrium(scans=scans, free=3, annealed=share).problem(
+                d, x, torch.Generator().manual_seed(1), guidance=True
+            )
+            for share in (0.0, 1.0)
+        ]
+        assert torch.equal(made[0].y, made[1].y) and torch.equal(made[0].guide, made[1].guide) is not differ
+    problem = made[1] if differ else Equilibrium(scans=0.0, free=3, annealed=1.0).problem(
+        d, x, torch.Generator().manual_seed(1), guidance=True
+    )  # fmt: skip
+    assert torch.equal(problem.residual, residual_image(problem.guide, problem.y, problem.physics))
+    settings = TrainingSettings(guidance=True, annealed=0.5, equilibrium=0.5, patch=32)
+    plain = guided_network().requires_grad_(True)
+    with pytest.raises(InputError, match="no guide network that looks at the data"):
+        Run(copy.deepcopy(plain), list(x), settings, "cpu")
+    with pytest.raises(InputError, match="`annealed` is a share"):
+        TrainingSettings(guidance=True, annealed=1.5)
+    with pytest.raises(InputError, match="`later` and `annealed` say which guides"):
+        TrainingSettings(annealed=0.5)
+    assert main(["train", "--images", str(tmp_path), "--out", str(tmp_path / "o"), "--annealed", "0.5"]) == 2
