@@ -162,6 +162,7 @@ def run_one(name: str, options: argparse.Namespace, preset: dict[str, Any], tell
         options.weights,
         admm=restoration,
         channels=3 if getattr(config, "colour", False) else 1,
+        annealed=name == "deblurring",
     )
     if options.quick and options.priors is None and restoration:
         priors = leave_out_slow(priors, missing)

@@ -19,7 +19,7 @@ from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.certificates import Certificate, firm
 from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import InputError
-from pnp_lip.pretrained import TORCH_SUFFIXES, load_denoiser, load_pretrained, pretrained_names
+from pnp_lip.pretrained import ANNEALER, TORCH_SUFFIXES, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.solvers import ADMM, ForwardBackward, Solver
 from pnp_lip.solvers.evidence import examine_denoiser
 
@@ -36,7 +36,7 @@ class Prior:
     ``threshold`` prior runs as D(·, s·noise) and any other at the noise level √s·noise. A ``blind`` one, which takes no
     notice of its noise level, is relaxed by θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
     nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise. Where there is a prior ``before``, its
-    solution with ``first_strength`` guides the denoiser.
+    solution with ``first_strength`` guides the denoiser, in deblurring once the ``annealer`` has improved it.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Prior:
     theta_upper: float = 1.0
     before: Prior | None = None
     first_strength: float = 1.0
+    annealer: nn.Module | None = None
     certificate: Certificate | None = None
     reason: str = ""
     grid: tuple[float, ...] = STRENGTHS
@@ -80,6 +81,7 @@ class Prior:
             "strength": "threshold" if self.threshold else "relaxation" if self.blind else "noise level squared",
             "theta_upper": self.theta_upper,
             **({} if self.before is None else {"before": self.before.name}),
+            **({} if self.annealer is None else {"annealer_sha256": sha256_of(*self.annealer.state_dict().values())}),
             "grid": self.grid,
             "parameters": sum(p.numel() for name, p in network.named_parameters() if self.uses(name)),
             "weights_sha256": sha256_of(*weights) if weights else None,
@@ -114,9 +116,9 @@ def with_admm(prior: Prior) -> Prior:
     return dataclasses.replace(prior, name=f"{prior.name} (ADMM)", solver=ADMM, theta_upper=theta)
 
 
-def with_guide(prior: Prior) -> Prior:
-    """The same denoiser, used twice: the second time guided by the first result."""
-    return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior)
+def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
+    """The same denoiser, used twice: the second time guided by the first result, or by what the annealer makes of it."""
+    return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior, annealer=annealer)
 
 
 def collect(
@@ -126,20 +128,24 @@ def collect(
     *,
     admm: bool = True,
     channels: int = 1,
+    annealed: bool = False,
 ) -> tuple[list[Prior], dict[str, str]]:
     """All priors: shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines, published networks.
 
     ``wanted`` keeps those names only, whatever their case; ``admm`` adds a second entry for each certified one; ``channels``
-    are those of the images, 1 or 3. Also returns why others cannot take part. Raises InputError for a malformed or unreadable
-    entry of the user's and for an unknown wanted name.
+    are those of the images, 1 or 3; with ``annealed`` the guides of grey images are. Also returns why others cannot take
+    part. Raises InputError for a malformed or unreadable entry of the user's and for an unknown wanted name.
     """
-    builders: dict[str, Callable[[], Prior]] = {name: partial(shipped, name, channels) for name in pretrained_names()}
+    builders: dict[str, Callable[[], Prior]] = {
+        name: partial(shipped, name, channels) for name in pretrained_names() if name != ANNEALER
+    }
     for entry in named:
         name, source = split_entry(entry)
         prior = user_prior(name, source, channels)  # at once, because the user asked for it by name
         builders[name] = partial(dataclasses.replace, prior)
     builders |= {name: partial(baseline, name, channels) for name in BASELINES}
     builders |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
+    annealer = load_pretrained(ANNEALER) if annealed and channels == 1 else None
     chosen = choose(builders, wanted)
     priors, skipped = [], {}
     for name, make in chosen.items():
@@ -150,7 +156,7 @@ def collect(
             continue
         priors.append(prior)
         if prior.certified and can_be_guided(prior.denoiser):
-            priors.append(with_guide(prior))
+            priors.append(with_guide(prior, annealer))
         if admm and prior.certified:
             priors.append(with_admm(prior))
     if wanted is not None:

@@ -79,7 +79,7 @@ def measure_restoration(
         try:
             if prior.before is not None:
                 first = dataclasses.replace(solver, sigma=prior.before.at(prior.first_strength, scene.noise)[1])
-                return refine(first, scene.y, scene.physics, sigma=sigma)
+                return refine(first, scene.y, scene.physics, sigma=sigma, annealer=prior.annealer)
             return (solver.solve(scene.y, scene.physics, callback=watch),)
         except OutOfTimeError:
             return ()

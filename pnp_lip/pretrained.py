@@ -22,6 +22,7 @@ from pnp_lip.images import write_atomically
 __all__ = ["load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
 FORMAT = "pnp-lip denoiser 1"
+ANNEALER = "annealer"  # whose guide network improves guides; its layers are those of `tiny`
 TORCH_SUFFIXES = (".pt", ".pth")
 
 

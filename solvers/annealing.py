@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import deepinv
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import can_estimate, estimate, require_estimate
-from pnp_lip.denoisers.guided_denoiser import CAUTION
-from pnp_lip.operators import Blur
+from pnp_lip.denoisers import estimate
+from pnp_lip.denoisers.guided_denoiser import CAUTION, innermost
 from pnp_lip.solvers.data_terms import DataTerm
 from pnp_lip.solvers.problem import Box
 
-__all__ = ["anneal_result", "annealed", "usual_steps"]
+__all__ = ["ANNEALING", "anneal_result", "annealed"]
 
-STEPS = 8  # with four it gains two thirds as much, with sixteen hardly more
+ANNEALING = 8  # steps; with four it gains two thirds as much, with sixteen hardly more
 HIGHEST = 15 / 255  # the first noise level; a solution is not noisier than that
 
 
@@ -54,16 +52,10 @@ def annealed(
     return x
 
 
-def anneal_result(solver: Any, result: Any, y: Tensor, physics: Any, steps: int) -> Tensor:
-    """A ``Result``'s image annealed with the balance of data and prior that the solver strikes."""
+def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: Any, steps: int) -> Tensor:
+    """A ``Result``'s image annealed with the balance of data and prior that its solver strikes."""
     used = result.settings  # at a zero of ∇f + λ(Id − D) the prior weighs as at a step of 1/λ
-    sigma = require_estimate(solver.denoiser).default_sigma if solver.sigma is None else solver.sigma
     step = 1 / used["weight"] if used["weight"] else used["step"]
+    sigma = innermost(solver.denoiser).default_sigma if solver.sigma is None else solver.sigma
     term, box = solver.data_term, solver.box
-    return annealed(solver.denoiser, result.x, y, physics, sigma=sigma, step=step, data_term=term, steps=steps, box=box)
-
-
-def usual_steps(denoiser: Any, physics: Any) -> int:
-    """How often a guide is improved unless one says so: for a blur, with a network that can."""
-    blur = isinstance(physics, (Blur, deepinv.physics.Blur, deepinv.physics.BlurFFT))
-    return STEPS if blur and can_estimate(denoiser) else 0
+    return annealed(annealer, result.x, y, physics, sigma=sigma, step=step, data_term=term, steps=steps, box=box)

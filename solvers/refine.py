@@ -10,7 +10,7 @@ from torch import Tensor
 from pnp_lip.denoisers import guided, require_estimate, require_guidance
 from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.annealing import anneal_result, usual_steps
+from pnp_lip.solvers.annealing import ANNEALING, anneal_result
 from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
@@ -25,7 +25,8 @@ def refine(
     *,
     rounds: int = 1,
     sigma: float | Tensor | None = None,
-    anneal: int | None = None,
+    annealer: Any = None,
+    anneal: int = ANNEALING,
     x0: Tensor | None = None,
     reference: Tensor | None = None,
     progress: bool = False,
@@ -43,30 +44,29 @@ def refine(
 
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is better;
-    ``anneal`` ≥ 0, the steps of half-quadratic splitting with the guide network's own estimates that improve each guide
-    (``annealed``), by default eight for a blur where the network looks at the data, and otherwise none. Returns the results
-    of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, InputError for a denoiser without guidance,
-    or to anneal without such a network, and ShapeError for a ``sigma`` of another batch, before anything runs.
+    ``annealer``, a denoiser with a guide network that looks at the data, such as ``load_pretrained("annealer")``, improves each
+    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting: it pays in deblurring, and loses in tomography. Returns the
+    results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, InputError for a denoiser without
+    guidance and an annealer without such a network, and ShapeError for a ``sigma`` of another batch, before anything runs.
 
     Source: Pourya, Neumayer & Unser (2024).
     """
     if rounds < 0:
         raise InputError(f"`rounds` counts the solutions after the first and is >= 0; got {rounds}.")
-    if anneal is not None and anneal < 0:
+    if anneal < 0:
         raise InputError(f"`anneal` counts the steps that improve a guide and is >= 0; got {anneal}.")
     if rounds:
         require_guidance(solver.denoiser)
-        if anneal:
-            require_estimate(solver.denoiser)
+    if annealer is not None:
+        require_estimate(annealer)
     if sigma is not None:
         noise_level(sigma, len(y))
-    steps = usual_steps(solver.denoiser, physics) if anneal is None else anneal
     later = solver if sigma is None else dataclasses.replace(solver, sigma=sigma)
     results = [solver.solve(y, physics, x0=x0, reference=reference, progress=progress)]
     for _ in range(rounds):
         g = results[-1].x
-        if steps:
-            g = anneal_result(later, results[-1], y, physics, steps)
+        if annealer is not None:
+            g = anneal_result(annealer, later, results[-1], y, physics, anneal)
         again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g, residual_image(g, y, physics)))
         results.append(again.solve(y, physics, x0=g, reference=reference, progress=progress))
     return tuple(results)

@@ -109,7 +109,7 @@ def test_denoising_makes_it_from_the_noisy_image_and_solving_by_a_step_of_steepe
     physics = Blur(gaussian_kernel(1.0), (1, 31, 40), padding="circular")
     y = physics.A(x) + 0.2 * noise
     solver = ForwardBackward(d, sigma=0.02, tol=1e-5, max_iter=3000)
-    first, second = refine(solver, y, physics, rounds=1, anneal=0)
+    first, second = refine(solver, y, physics, rounds=1)
     r = residual_image(first.x, y, physics)
     again = dataclasses.replace(solver, denoiser=guided(d, first.x, r)).solve(y, physics, x0=first.x)
     assert torch.equal(second.x, again.x) and second.guarantee.proved

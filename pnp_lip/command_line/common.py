@@ -21,6 +21,7 @@ __all__ = [
     "add_rounds_option",
     "by_channel",
     "check_noise",
+    "get_annealer",
     "get_denoiser",
     "get_rounds",
     "say",
@@ -79,6 +80,13 @@ def get_denoiser(name: str | None, *, channels: int = 1, require_certified: bool
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
         return load_denoiser(name, require_certified=require_certified)
     return load_pretrained(name)
+
+
+def get_annealer(denoiser: GradientFlowDenoiser, rounds: int) -> GradientFlowDenoiser | None:
+    """What improves the guides of blurred images: for guided solutions of grey ones, by channel or not."""
+    from pnp_lip.pretrained import ANNEALER, load_pretrained
+
+    return load_pretrained(ANNEALER) if rounds and denoiser.in_channels == 1 else None
 
 
 def check_noise(value: float, name: str = "--noise") -> float:

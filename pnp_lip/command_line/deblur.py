@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pnp_lip.command_line.common import (
     Commands,
@@ -14,6 +14,7 @@ from pnp_lip.command_line.common import (
     add_rounds_option,
     by_channel,
     check_noise,
+    get_annealer,
     get_denoiser,
     get_rounds,
     say,
@@ -87,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
         acceleration=Anderson(),
     )
     physics = Blur(kernel, size, padding=options.padding)
-    *before, result = refine(solver, y, physics, rounds=rounds, sigma=sigma, progress=not options.quiet)
+    told: dict[str, Any] = {"sigma": sigma, "annealer": get_annealer(denoiser, rounds)}
+    *before, result = refine(solver, y, physics, rounds=rounds, progress=not options.quiet, **told)
     x_hat = result.x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
     with write_atomically(output.with_suffix(".json")) as path:

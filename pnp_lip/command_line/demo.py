@@ -10,7 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pnp_lip.command_line.common import Commands, add_denoiser_option, add_rounds_option, get_denoiser, get_rounds, say
+from pnp_lip.command_line.common import (
+    Commands,
+    add_denoiser_option,
+    add_rounds_option,
+    get_annealer,
+    get_denoiser,
+    get_rounds,
+    say,
+)
 
 if TYPE_CHECKING:
     from pnp_lip.command_line.scene import Scene
@@ -46,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     denoiser = get_denoiser(options.denoiser)
     rounds = {"total variation": 0, "pnp-lip": get_rounds(options.rounds, denoiser)}
+    annealers = {"total variation": None, "pnp-lip": get_annealer(denoiser, rounds["pnp-lip"])}
     certificate = certify(denoiser)
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
          f"licensed solvers: {', '.join(certificate.algorithms) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
@@ -63,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
 
     def reconstruct(name: str, strength: float, on: Scene, **more: Any) -> tuple[Result, ...]:
         """The solutions with a prior of that strength, the last one the best."""
-        return refine(priors[name](strength), on.y, on.physics, rounds=rounds[name], **more)
+        prior = priors[name](strength)
+        return refine(prior, on.y, on.physics, rounds=rounds[name], annealer=annealers[name], **more)
 
     results, tuning = {}, {}
     for name in priors:

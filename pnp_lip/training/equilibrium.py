@@ -27,7 +27,7 @@ from pnp_lip.operators import (
     shake_kernel,
 )
 from pnp_lip.operators.tomography_inputs import circle_mask
-from pnp_lip.solvers.annealing import annealed
+from pnp_lip.solvers.annealing import ANNEALING, annealed
 from pnp_lip.solvers.data_terms import LeastSquares
 from pnp_lip.solvers.problem import residual_image
 from pnp_lip.training.draws import draw, draw_log
@@ -39,7 +39,6 @@ STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circu
 POOL = 60  # problems that are solved on from where the last visit left them
 FEWEST = 12  # of them, before any is visited again
 LARGEST_KERNEL = 23  # pixels, of the random blurs
-ANNEALING = 8  # steps by which a guide is improved
 RENEWED = 0.5  # the share of steps that take a new problem
 
 Range = tuple[float, float]  # of a draw with uniform logarithm
