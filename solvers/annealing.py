@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from pnp_lip.denoisers import estimate
-from pnp_lip.denoisers.guided_denoiser import CAUTION, innermost
+from pnp_lip.denoisers.guided_denoiser import innermost
 from pnp_lip.solvers.data_terms import DataTerm
 from pnp_lip.solvers.problem import Box
 
 __all__ = ["ANNEALING", "anneal_result", "annealed"]
 
 ANNEALING = 8  # steps; with four it gains two thirds as much, with sixteen hardly more
+STRONGER = 2**0.5  # than the solution's noise level: a little below its best one annealing takes noise for structure
 HIGHEST = 15 / 255  # the first noise level; a solution is not noisier than that
 
 
@@ -33,7 +34,7 @@ def annealed(
 ) -> Tensor:
     """x after ``steps`` steps of half-quadratic splitting with what a guide network makes of noisy images.
 
-    x ← E(prox_{γr²f}(x), rs), E(v, σ) = U(D(v, 1.1 σ), σ, v − D(v, 1.1 σ)), s = 1.1 σ, r from 15/(255 s) down to 1 in equal
+    x ← E(prox_{γr²f}(x), rs), E(v, σ) = U(D(v, 1.1 σ), σ, v − D(v, 1.1 σ)), s = √2 σ, r from 15/(255 s) down to 1 in equal
     ratios, γ the ``step``
 
     At r = 1 data and prior are balanced as at a fixed point of x ↦ D(x − γ∇f(x), s). E is not nonexpansive and nothing is
@@ -43,7 +44,7 @@ def annealed(
     Source: Zhang, Li, Zuo, Zhang, Van Gool & Timofte (2022), "Plug-and-play image restoration with deep denoiser prior"; here
     the denoiser begins with a certified one.
     """
-    s = CAUTION * torch.as_tensor(sigma)
+    s = STRONGER * torch.as_tensor(sigma)
     highest = max(1.0, HIGHEST / max(float(s.max()), 1e-6))
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))
@@ -53,7 +54,10 @@ def annealed(
 
 
 def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: Any, steps: int) -> Tensor:
-    """A ``Result``'s image annealed with the balance of data and prior that its solver strikes."""
+    """A ``Result``'s image annealed with the balance of data and prior that the solver strikes.
+
+    That of a first solution: a guided one is best at a smaller σ, at which annealing takes noise for structure.
+    """
     used = result.settings  # at a zero of ∇f + λ(Id − D) the prior weighs as at a step of 1/λ
     step = 1 / used["weight"] if used["weight"] else used["step"]
     sigma = innermost(solver.denoiser).default_sigma if solver.sigma is None else solver.sigma

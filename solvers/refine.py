@@ -45,7 +45,8 @@ def refine(
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is better;
     ``annealer``, a denoiser with a guide network that looks at the data, such as ``load_pretrained("annealer")``, improves each
-    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting: it pays in deblurring, and loses in tomography. Returns the
+    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting with the solver's own noise level: it pays in deblurring, and
+    loses in tomography. Returns the
     results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, InputError for a denoiser without
     guidance and an annealer without such a network, and ShapeError for a ``sigma`` of another batch, before anything runs.
 
@@ -66,7 +67,7 @@ def refine(
     for _ in range(rounds):
         g = results[-1].x
         if annealer is not None:
-            g = anneal_result(annealer, later, results[-1], y, physics, anneal)
+            g = anneal_result(annealer, solver, results[-1], y, physics, anneal)
         again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g, residual_image(g, y, physics)))
         results.append(again.solve(y, physics, x0=g, reference=reference, progress=progress))
     return tuple(results)

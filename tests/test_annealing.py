@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def test_annealing_is_half_quadratic_splitting_with_a_falling_noise_level() -> N
     x, physics, y = scene()
     dense = torch.stack([physics.A(e.reshape(1, *SIZE)).flatten() for e in torch.eye(x.numel()).double()], 1)
     sigma, step, z = 0.01, 1.7, y
-    s = 1.1 * sigma
+    s = math.sqrt(2) * sigma
     for r in np.geomspace(15 / 255 / s, 1, 3):
         gamma = step * r**2
         system = torch.eye(x.numel()).double() + gamma * dense.T @ dense
@@ -66,7 +66,9 @@ def test_annealing_is_half_quadratic_splitting_with_a_falling_noise_level() -> N
     assert torch.equal(annealed(d, y, y, physics, steps=0, **balance), y)
     clipped = annealed(d, y, y, physics, steps=3, box=(0.3, 0.4), **balance)
     assert (clipped.min(), clipped.max()) == (0.3, 0.4)
-    once = estimate(d, physics.prox_l2(y, y, step), 0.11)  # already below the highest level: one step, at the balance
+    once = estimate(
+        d, physics.prox_l2(y, y, step), math.sqrt(2) * 0.1
+    )  # already below the highest level: one step, at the balance
     assert torch.allclose(annealed(d, y, y, physics, steps=1, **{**balance, "sigma": 0.1}), once, atol=1e-10)
 
 
@@ -138,22 +140,24 @@ def test_the_shipped_one_improves_denoising_and_deblurring() -> None:
 def test_what_learns_from_annealed_guides_has_them_in_blurs_alone(tmp_path: Path) -> None:
     d = looking_network()
     x = photograph("camera", 256)[..., :32, :32].repeat(4, 1, 1, 1)
-    for scans, differ in ((0.0, True), (1.0, False)):
-        made = [
-            Equilibrium(scans=scans, free=3, annealed=share).problem(
+    for scans in (0.0, 1.0):
+        bare, improved = (
+            Equilibrium(scans=scans, free=3, annealed=share, annealer=d).problem(
                 d, x, torch.Generator().manual_seed(1), guidance=True
             )
             for share in (0.0, 1.0)
-        ]
-        assert torch.equal(made[0].y, made[1].y) and torch.equal(made[0].guide, made[1].guide) is not differ
-    problem = made[1] if differ else Equilibrium(scans=0.0, free=3, annealed=1.0).problem(
-        d, x, torch.Generator().manual_seed(1), guidance=True
-    )  # fmt: skip
-    assert torch.equal(problem.residual, residual_image(problem.guide, problem.y, problem.physics))
+        )
+        assert torch.equal(bare.y, improved.y) and torch.equal(bare.guide, improved.guide) == bool(scans)
+        assert torch.equal(improved.residual, residual_image(improved.guide, improved.y, improved.physics))
     settings = TrainingSettings(guidance=True, annealed=0.5, equilibrium=0.5, patch=32)
-    plain = guided_network().requires_grad_(True)
+    shipped = Run(guided_network().requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
+    assert torch.equal(estimate(shipped, x, 0.1), estimate(load_pretrained("annealer"), x, 0.1))
+    own = Run(looking_network().requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
+    assert torch.equal(estimate(own, x, 0.1), estimate(d, x, 0.1)) and not any(
+        p.requires_grad for p in own.parameters()
+    )
     with pytest.raises(InputError, match="no guide network that looks at the data"):
-        Run(copy.deepcopy(plain), list(x), settings, "cpu")
+        Run(guided_network(in_channels=3).requires_grad_(True), [x.repeat(1, 3, 1, 1)[0]], settings, "cpu")
     with pytest.raises(InputError, match="`annealed` is a share"):
         TrainingSettings(guidance=True, annealed=1.5)
     with pytest.raises(InputError, match="`later` and `annealed` say which guides"):

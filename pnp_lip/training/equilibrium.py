@@ -79,7 +79,7 @@ class Equilibrium:
     A scan, whose share is ``scans``, is parallel-beam tomography from n/8 to n views, n the image's side; of those
     ``phantoms`` is the share of made-up slices (``random_phantoms``), the others are photographs in a circle. Of the guides
     the share ``later`` are second solutions, which first ones have guided, as a third round has them; of those of blurs the
-    share ``annealed`` is improved by half-quadratic splitting first, as ``refine`` does when it is told to.
+    share ``annealed`` is improved by half-quadratic splitting first, with the ``annealer``, as ``refine`` does.
     """
 
     theta: float = 1.0
@@ -90,6 +90,7 @@ class Equilibrium:
     phantoms: float = 0.75
     later: float = 0.0
     annealed: float = 0.0
+    annealer: Any = None
     blur: Ranges = Ranges(noise=(0.002, 0.04), first=(0.5, 0.9), guided=(0.42, 0.65))
     scan: Ranges = Ranges(noise=(0.002, 0.02), first=(0.15, 0.6), guided=(0.35, 0.9))
 
@@ -132,7 +133,7 @@ class Equilibrium:
                 guide = self.approach(prior, physics, y, between, guide, self.free)
             if not scanned and draw(0, 1, generator) < self.annealed:
                 balance = {"sigma": second, "step": STEP / self.theta}
-                guide = annealed(denoiser, guide, y, physics, data_term=LeastSquares(), steps=ANNEALING, **balance)
+                guide = annealed(self.annealer, guide, y, physics, data_term=LeastSquares(), steps=ANNEALING, **balance)
         return Problem(x, y, physics, second, guide, residual_image(guide, y, physics), guide)
 
     def solve(self, denoiser: nn.Module, problem: Problem) -> Tensor:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import GradientFlowDenoiser, guided
+from pnp_lip.denoisers import GradientFlowDenoiser, can_estimate, guided, require_estimate
 from pnp_lip.denoisers.guided_denoiser import CAUTION
+from pnp_lip.pretrained import ANNEALER, load_pretrained
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler, turned
@@ -21,7 +22,7 @@ from pnp_lip.training.precision import reduced_precision
 if TYPE_CHECKING:
     from pnp_lip.training.train import TrainingSettings
 
-__all__ = ["Example", "ExampleSet", "noisy_guide", "random_example"]
+__all__ = ["Example", "ExampleSet", "annealer_for", "noisy_guide", "random_example"]
 
 LARGEST_GUIDE_NOISE = 3.0  # of the guides that guidance is trained with, in units of the image's
 EXAMPLES = 4_000  # that are learned from again and again
@@ -73,6 +74,13 @@ def random_example(
     sigma = draw_log(*settings.sigma_range, generator)
     y = x + sigma * torch.randn(x.shape, generator=generator).to(x)
     return Example(x, *noisy_guide(denoiser, y, sigma, equilibrium.later, generator), sigma)
+
+
+def annealer_for(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
+    """What improves guides: the denoiser itself, as it is now, or the one that ships. Raises InputError for colour."""
+    able = denoiser if can_estimate(denoiser) or denoiser.in_channels > 1 else load_pretrained(ANNEALER)
+    require_estimate(able)
+    return copy.deepcopy(able).eval().requires_grad_(False)
 
 
 class ExampleSet:

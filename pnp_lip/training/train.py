@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, require_estimate, require_guidance
+from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.layers import constrain, pair_mirrors, project, release
 from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
-from pnp_lip.training.guides import Example, ExampleSet, noisy_guide, random_example
+from pnp_lip.training.guides import Example, ExampleSet, annealer_for, noisy_guide, random_example
 from pnp_lip.training.optimisation import KernelMuon, learning_names, parameter_groups, ramped_average
 from pnp_lip.training.patches import PatchSampler, at_scales
 from pnp_lip.training.precision import reduced_precision
@@ -58,7 +58,7 @@ class TrainingSettings:
     equilibrium: float = 0.0  # the share of steps that train the plug-and-play fixed point instead of denoising
     scans: float = 0.4  # the share of those that are scans, the others being blurs
     later: float = 0.0  # the share of guides that are second solutions, which first ones have guided
-    annealed: float = 0.0  # the share of blurs' guides that half-quadratic splitting has improved
+    annealed: float = 0.0  # the share of blurs' guides that half-quadratic splitting has improved, as `refine` does
     guidance: bool = False  # train what ``guided`` needs; the denoiser itself stays as it is, to the bit
     centres: bool = False  # of that only what the centres of clips need; the factors of thresholds stay, too
     guide_network: bool = False  # train the network that improves guides, and nothing else
@@ -176,7 +176,7 @@ class Run:
         self.ranks = Ranks.here()
         self.loss_sum, self.loss_count = 0.0, 0
         shares = {name: getattr(settings, name) for name in ("scans", "later", "annealed")}
-        self.pool = ProblemPool(Equilibrium(**shares))
+        self.pool = ProblemPool(Equilibrium(**shares, annealer=annealer_for(denoiser) if settings.annealed else None))
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
         self.sampler = PatchSampler(
@@ -343,8 +343,6 @@ def learning_part(denoiser: GradientFlowDenoiser, settings: TrainingSettings) ->
     part = denoiser.guide_network if settings.guide_network else denoiser.guidance
     if part is None:
         raise InputError("this denoiser has no guide network; `pnp_lip.training.add_guide_network` adds one.")
-    if settings.annealed:
-        require_estimate(denoiser)
     learning = [p for name, p in part.named_parameters() if "share" in name or not settings.centres]
     if not learning:
         raise InputError("this denoiser's clips have no centres; `pnp_lip.training.add_guidance` adds them.")
