@@ -128,8 +128,10 @@ def about_guides(content: Mapping[str, Any]) -> str:
         return ""
     if content["benchmark"] == "denoising":
         return "Guided: a second pass whose clips follow the first one's result; nonexpansive for a fixed guide only."
+    improved = any("annealer_sha256" in about for about in content["priors"].values())
+    guide = "what the annealer makes of the first solution" if improved else "the first solution"
     return (
-        "Guided: solved twice, the second time with clips that follow the first solution; both runs are proved, the "
+        f"Guided: solved twice, the second time with clips that follow {guide}; both runs are proved, the "
         "second with its guide held fixed; iterations and seconds are those of both."
     )
 

@@ -78,9 +78,12 @@ def run(options: argparse.Namespace) -> int:
     h, w = kernel.shape if options.padding == "valid" else (1, 1)
     size = (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1)
     sigma = math.sqrt(options.strength) * noise
+    annealer = get_annealer(denoiser, rounds)
+    # A guide forgives a noise level that is told too small if it is told more; annealing tells more by itself.
+    first = sigma * (1 if not rounds else math.sqrt(2) if annealer is None else 2**0.25)
     solver = ForwardBackward(
         denoiser,
-        sigma=math.sqrt(2) * sigma if rounds else sigma,
+        sigma=first,
         step=options.step,
         tol=options.tol,
         max_iter=options.max_iter,
@@ -88,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         acceleration=Anderson(),
     )
     physics = Blur(kernel, size, padding=options.padding)
-    told: dict[str, Any] = {"sigma": sigma, "annealer": get_annealer(denoiser, rounds)}
+    told: dict[str, Any] = {"sigma": sigma, "annealer": annealer}
     *before, result = refine(solver, y, physics, rounds=rounds, progress=not options.quiet, **told)
     x_hat = result.x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))

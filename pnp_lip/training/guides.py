@@ -80,7 +80,8 @@ def annealer_for(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
     """What improves guides: the denoiser itself, as it is now, or the one that ships. Raises InputError for colour."""
     able = denoiser if can_estimate(denoiser) or denoiser.in_channels > 1 else load_pretrained(ANNEALER)
     require_estimate(able)
-    return copy.deepcopy(able).eval().requires_grad_(False)
+    annealer: GradientFlowDenoiser = copy.deepcopy(able).eval().requires_grad_(False)
+    return annealer
 
 
 class ExampleSet:
