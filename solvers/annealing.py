@@ -45,7 +45,8 @@ def annealed(
     the denoiser begins with a certified one.
     """
     s = STRONGER * torch.as_tensor(sigma)
-    highest = max(1.0, HIGHEST / max(float(s.max()), 1e-6))
+    most = float(s.max())
+    highest = max(1.0, HIGHEST / most) if most else 1.0
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))
         x = estimate(denoiser, data_term.prox(x, y, physics, step * ratio**2), ratio * s)

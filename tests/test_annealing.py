@@ -70,6 +70,8 @@ def test_annealing_is_half_quadratic_splitting_with_a_falling_noise_level() -> N
         d, physics.prox_l2(y, y, step), math.sqrt(2) * 0.1
     )  # already below the highest level: one step, at the balance
     assert torch.allclose(annealed(d, y, y, physics, steps=1, **{**balance, "sigma": 0.1}), once, atol=1e-10)
+    without_noise = annealed(d, y, y, physics, steps=2, **{**balance, "sigma": 0.0})  # proximal steps alone
+    assert torch.allclose(without_noise, physics.prox_l2(physics.prox_l2(y, y, step), y, step), atol=1e-5)
 
 
 def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -> None:

@@ -78,7 +78,7 @@ def add_command(commands: Commands) -> None:
         type=float,
         metavar="SHARE",
         default=0.0,
-        help="of blurs' guides that the guide network has improved by half-quadratic splitting (default: 0)",
+        help="of blurs' guides that the annealer has improved, as deblurring has them (default: 0)",
     )
     command.add_argument("--channels", type=int, help="of the state (default: the image's)")
     command.add_argument("--hidden", type=int, help="hidden channels (default: 32)")

@@ -34,7 +34,8 @@ def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[
 class KernelMuon:
     """Muon for a network's convolutions, each kernel (C', C, k, k) a matrix (C', C k²), and Adam for its other parameters.
 
-    Adam's rate is right for both, because Muon's updates are scaled to the size that Adam's have. Used as torch's optimisers.
+    One rate serves both, because Muon's updates are scaled to a size like that of Adam's: two or three times what Adam alone
+    would have (docs/training.md). Used as torch's optimisers are.
 
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
