@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pnp_lip.denoisers import guided, require_estimate, require_guidance
+from pnp_lip.denoisers import guided, require_guidance
 from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.annealing import ANNEALING, anneal_result
+from pnp_lip.solvers.annealing import ANNEALING, anneal_result, check_annealer
 from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
@@ -45,21 +45,19 @@ def refine(
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is better;
     ``annealer``, a denoiser with a guide network that looks at the data, such as ``load_pretrained("annealer")``, improves each
-    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting with the solver's own noise level: it pays in deblurring, and
-    loses in tomography. Returns the
-    results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, InputError for a denoiser without
-    guidance and an annealer without such a network, and ShapeError for a ``sigma`` of another batch, before anything runs.
+    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting with the solver's own noise level; meant for blurs (what it gives
+    and where it loses: docs/training.md). Returns the results of all rounds in order, their number rounds + 1. Raises what
+    ``solve`` raises, InputError for a denoiser without guidance and for an annealer without such a network or of other
+    channels, dtype or device, and ShapeError for a ``sigma`` of another batch, before anything runs.
 
     Source: Pourya, Neumayer & Unser (2024).
     """
     if rounds < 0:
         raise InputError(f"`rounds` counts the solutions after the first and is >= 0; got {rounds}.")
-    if anneal < 0:
-        raise InputError(f"`anneal` counts the steps that improve a guide and is >= 0; got {anneal}.")
     if rounds:
         require_guidance(solver.denoiser)
-    if annealer is not None:
-        require_estimate(annealer)
+        if annealer is not None:
+            check_annealer(annealer, solver, y, anneal)
     if sigma is not None:
         noise_level(sigma, len(y))
     later = solver if sigma is None else dataclasses.replace(solver, sigma=sigma)

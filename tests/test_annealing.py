@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
 
+import deepinv
 import numpy as np
 import pytest
 import torch
@@ -18,9 +20,18 @@ from pnp_lip.denoisers import ClippedDenoiser, can_estimate, estimate, relax
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_kernel
-from pnp_lip.solvers import RED, Anderson, ForwardBackward, LeastSquares, annealed, refine, residual_image
+from pnp_lip.solvers import (
+    RED,
+    Anderson,
+    ForwardBackward,
+    LeastSquares,
+    StatedFidelity,
+    annealed,
+    refine,
+    residual_image,
+)
 from pnp_lip.training import TrainingSettings
-from pnp_lip.training.equilibrium import Equilibrium
+from pnp_lip.training.equilibrium import Equilibrium, Ranges
 from pnp_lip.training.train import Run
 
 SIZE = (1, 14, 17)
@@ -64,14 +75,27 @@ def test_annealing_is_half_quadratic_splitting_with_a_falling_noise_level() -> N
     made = annealed(d, y, y, physics, steps=3, **balance)
     assert torch.allclose(made, z, atol=1e-8)
     assert torch.equal(annealed(d, y, y, physics, steps=0, **balance), y)
-    clipped = annealed(d, y, y, physics, steps=3, box=(0.3, 0.4), **balance)
-    assert (clipped.min(), clipped.max()) == (0.3, 0.4)
+    clipped = y
+    for r in np.geomspace(15 / 255 / s, 1, 3):
+        clipped = estimate(d, physics.prox_l2(clipped, y, step * r**2), r * s).clamp(0.3, 0.4)
+    assert torch.allclose(annealed(d, y, y, physics, steps=3, box=(0.3, 0.4), **balance), clipped, atol=1e-8)
     once = estimate(
         d, physics.prox_l2(y, y, step), math.sqrt(2) * 0.1
     )  # already below the highest level: one step, at the balance
     assert torch.allclose(annealed(d, y, y, physics, steps=1, **{**balance, "sigma": 0.1}), once, atol=1e-10)
     without_noise = annealed(d, y, y, physics, steps=2, **{**balance, "sigma": 0.0})  # proximal steps alone
     assert torch.allclose(without_noise, physics.prox_l2(physics.prox_l2(y, y, step), y, step), atol=1e-5)
+
+
+def test_each_image_of_a_batch_is_annealed_by_itself() -> None:
+    d = looking_network().double()
+    _, physics, y = scene(2)
+    sigma = torch.tensor([0.005, 0.03])
+    told = {"step": 1.9, "data_term": LeastSquares(), "steps": 3}
+    together = annealed(d, y, y, physics, sigma=sigma, **told)
+    for i in range(2):
+        alone = annealed(d, y[i : i + 1], y[i : i + 1], physics, sigma=float(sigma[i]), **told)
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-6)
 
 
 def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -> None:
@@ -91,8 +115,14 @@ def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -
     plain = refine(solver, y, physics)
     assert torch.equal(plain[0].x, first.x) and not torch.allclose(plain[1].x, second.x, atol=1e-4)
     assert torch.equal(refine(solver, y, physics, annealer=annealer, anneal=0)[1].x, plain[1].x)
-    third = refine(solver, y, physics, annealer=annealer, anneal=2, rounds=2)[2]
-    assert third.guarantee.proved and not torch.equal(third.x, second.x)
+    told = {"annealer": annealer, "anneal": 2, "rounds": 2, "sigma": 0.03}
+    _, second, third = refine(solver, y, physics, **told)
+    g = annealed(
+        annealer, second.x, y, physics, sigma=solver.sigma, step=first.settings["step"], data_term=LeastSquares(), steps=2,
+        box=(0, 1),
+    )  # fmt: skip
+    again = dataclasses.replace(solver, denoiser=guided(d, g, residual_image(g, y, physics)), sigma=0.03)
+    assert torch.equal(third.x, again.solve(y, physics, x0=g).x) and third.guarantee.proved
 
 
 def test_a_denoiser_that_cannot_anneal_is_refused_before_anything_runs() -> None:
@@ -104,8 +134,17 @@ def test_a_denoiser_that_cannot_anneal_is_refused_before_anything_runs() -> None
         for refused in (lambda d=d: refine(solver, y[:, :, 1:], physics, annealer=d), lambda d=d: estimate(d, y, 0.1)):
             with pytest.raises(InputError, match=r"no guide network that looks at the data|has learned no guidance"):
                 refused()
-    with pytest.raises(InputError, match=r"`anneal` counts .* got -1"):
-        refine(ForwardBackward(guided_network()), y, physics, annealer=looking_network(), anneal=-1)
+    good, colour = looking_network(), load_pretrained("colour")
+    stated = dataclasses.replace(solver, data_term=StatedFidelity(deepinv.optim.L2(), 1.0))
+    for with_solver, told, words in (
+        (solver, {"annealer": good, "anneal": -1}, r"`anneal` counts .* got -1"),
+        (solver, {"annealer": good, "anneal": 2.5}, r"`anneal` counts .* got 2\.5"),
+        (solver, {"annealer": copy.deepcopy(good).double()}, r"is of torch\.float64 .*: annealer\.to\(y\)"),
+        (dataclasses.replace(solver, denoiser=colour), {"annealer": good}, "takes 1 channels, and the denoiser 3"),
+        (stated, {"annealer": good}, "which StatedFidelity has not"),
+    ):
+        with pytest.raises(InputError, match=words):  # before the data are looked at
+            refine(with_solver, y[:, :, 1:], physics, **told)
 
 
 def test_the_balance_is_that_of_the_solver() -> None:
@@ -115,10 +154,11 @@ def test_the_balance_is_that_of_the_solver() -> None:
     for solver, sigma, step in (
         (RED(d, sigma=0.02, weight=0.4, tol=1e-4), 0.02, 2.5),
         (ForwardBackward(d, step=1.3, tol=1e-3), d.default_sigma, 1.3),
+        (ForwardBackward(relax(d, 0.5), sigma=0.02, step=1.3, tol=1e-3), 0.02, 2.6),
     ):
         first, second = refine(solver, y, physics, annealer=annealer, anneal=2)
         g = annealed(annealer, first.x, y, physics, sigma=sigma, step=step, data_term=LeastSquares(), steps=2)
-        again = dataclasses.replace(solver, denoiser=guided(d, g, residual_image(g, y, physics)))
+        again = dataclasses.replace(solver, denoiser=guided(solver.denoiser, g, residual_image(g, y, physics)))
         assert torch.equal(second.x, again.solve(y, physics, x0=g).x)
 
 
@@ -139,29 +179,37 @@ def test_the_shipped_one_improves_denoising_and_deblurring() -> None:
         assert result.guarantee.proved and psnr(result.x, x) > psnr(without.x, x)
 
 
-def test_what_learns_from_annealed_guides_has_them_in_blurs_alone(tmp_path: Path) -> None:
+def test_what_learns_from_annealed_guides_has_them_in_blurs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     d = looking_network()
     x = photograph("camera", 256)[..., :32, :32].repeat(4, 1, 1, 1)
+    ranges = Ranges(noise=(0.02, 0.02), first=(0.7, 0.7), guided=(0.5, 0.5))
     for scans in (0.0, 1.0):
         bare, improved = (
-            Equilibrium(scans=scans, free=3, annealed=share, annealer=d).problem(
+            Equilibrium(scans=scans, free=3, annealed=share, annealer=d, blur=ranges).problem(
                 d, x, torch.Generator().manual_seed(1), guidance=True
             )
             for share in (0.0, 1.0)
         )
-        assert torch.equal(bare.y, improved.y) and torch.equal(bare.guide, improved.guide) == bool(scans)
-        assert torch.equal(improved.residual, residual_image(improved.guide, improved.y, improved.physics))
+        g, y, physics = bare.guide, bare.y, bare.physics
+        if not scans:
+            g = annealed(d, g, y, physics, sigma=0.014, step=1.9, data_term=LeastSquares(), steps=8)
+        assert torch.equal(improved.y, y) and torch.allclose(improved.guide, g, atol=1e-6)
+        assert torch.equal(improved.residual, residual_image(improved.guide, y, physics))
+    assert not torch.allclose(bare.guide, annealed(
+        d, bare.guide, bare.y, bare.physics, sigma=0.014, step=1.9, data_term=LeastSquares(), steps=1
+    ), atol=1e-3)  # fmt: skip
     settings = TrainingSettings(guidance=True, annealed=0.5, equilibrium=0.5, patch=32)
-    shipped = Run(guided_network().requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
-    assert torch.equal(estimate(shipped, x, 0.1), estimate(load_pretrained("annealer"), x, 0.1))
-    own = Run(looking_network().requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
-    assert torch.equal(estimate(own, x, 0.1), estimate(d, x, 0.1)) and not any(
-        p.requires_grad for p in own.parameters()
-    )
-    with pytest.raises(InputError, match="no guide network that looks at the data"):
+    for d in (guided_network(), looking_network()):
+        shipped = Run(d.requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
+        assert torch.equal(estimate(shipped, x, 0.1), estimate(load_pretrained("annealer"), x, 0.1))
+        assert not any(p.requires_grad for p in shipped.parameters())
+    with pytest.raises(InputError, match="no annealer of 3 channels ships"):
         Run(guided_network(in_channels=3).requires_grad_(True), [x.repeat(1, 3, 1, 1)[0]], settings, "cpu")
     with pytest.raises(InputError, match="`annealed` is a share"):
         TrainingSettings(guidance=True, annealed=1.5)
     with pytest.raises(InputError, match="`later` and `annealed` say which guides"):
         TrainingSettings(annealed=0.5)
-    assert main(["train", "--images", str(tmp_path), "--out", str(tmp_path / "o"), "--annealed", "0.5"]) == 2
+    told = ["train", "--images", str(tmp_path), "--out", str(tmp_path / "o"), "--annealed", "0.5"]
+    assert main(told) == 2 and "`later` and `annealed` say which guides" in capsys.readouterr().err

@@ -40,8 +40,8 @@ def add_command(commands: Commands) -> None:
         "--strength",
         type=float,
         default=0.25,
-        help="weight s > 0 of the prior, which is told √s·noise, and √(2s)·noise in the first of several solutions; larger is "
-        "smoother (default: 0.25)",
+        help="weight s > 0 of the prior, which is told √s·noise, and 1.2 to 1.4 times that in the first of several solutions; "
+        "larger is smoother (default: 0.25)",
     )
     command.add_argument(
         "--padding",

@@ -132,7 +132,7 @@ class Equilibrium:
                 prior = guided(denoiser, guide, residual_image(guide, y, physics))
                 guide = self.approach(prior, physics, y, between, guide, self.free)
             if not scanned and draw(0, 1, generator) < self.annealed:
-                told: dict[str, Any] = {"sigma": second, "step": STEP / self.theta, "steps": ANNEALING}
+                told: dict[str, Any] = {"sigma": first, "step": STEP / self.theta, "steps": ANNEALING}
                 guide = annealed(self.annealer, guide, y, physics, data_term=LeastSquares(), **told)
         return Problem(x, y, physics, second, guide, residual_image(guide, y, physics), guide)
 

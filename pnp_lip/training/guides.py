@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import GradientFlowDenoiser, can_estimate, guided, require_estimate
+from pnp_lip.denoisers import GradientFlowDenoiser, guided
 from pnp_lip.denoisers.guided_denoiser import CAUTION
+from pnp_lip.errors import InputError
 from pnp_lip.pretrained import ANNEALER, load_pretrained
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
@@ -77,10 +78,11 @@ def random_example(
 
 
 def annealer_for(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
-    """What improves guides: the denoiser itself, as it is now, or the one that ships. Raises InputError for colour."""
-    able = denoiser if can_estimate(denoiser) or denoiser.in_channels > 1 else load_pretrained(ANNEALER)
-    require_estimate(able)
-    annealer: GradientFlowDenoiser = copy.deepcopy(able).eval().requires_grad_(False)
+    """What improves guides of grey images, the one that ships. Raises InputError for other channels."""
+    annealer = load_pretrained(ANNEALER)
+    if annealer.in_channels != denoiser.in_channels:
+        raise InputError(f"no annealer of {denoiser.in_channels} channels ships; leave `annealed` out.")
+    annealer.requires_grad_(False).to(next(denoiser.parameters()))
     return annealer
 
 

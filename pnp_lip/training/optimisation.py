@@ -34,8 +34,8 @@ def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[
 class KernelMuon:
     """Muon for a network's convolutions, each kernel (C', C, k, k) a matrix (C', C k²), and Adam for its other parameters.
 
-    One rate serves both, because Muon's updates are scaled to a size like that of Adam's: two or three times what Adam alone
-    would have (docs/training.md). Used as torch's optimisers are.
+    One rate serves both, because Muon's updates are scaled to a size like that of Adam's. Of a U-net 3e-3 to 5e-3 were best
+    (docs/training.md). Used as torch's optimisers are.
 
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
