@@ -129,7 +129,7 @@ def about_guides(content: Mapping[str, Any]) -> str:
     if content["benchmark"] == "denoising":
         return "Guided: a second pass whose clips follow the first one's result; nonexpansive for a fixed guide only."
     improved = any("annealer_sha256" in about for about in content["priors"].values())
-    guide = "the first solution" + ", in deblurring what the annealer makes of it" * improved
+    guide = "the first solution" + (", in deblurring what the annealer makes of it" if improved else "")
     return (
         f"Guided: solved twice, the second time with clips that follow {guide}; both runs are proved, the "
         "second with its guide held fixed; iterations and seconds are those of both."

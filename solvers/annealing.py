@@ -46,16 +46,17 @@ def annealed(
     Source: Zhang, Li, Zuo, Zhang, Van Gool & Timofte (2022), "Plug-and-play image restoration with deep denoiser prior"; here
     the denoiser begins with a certified one.
     """
-    s = STRONGER * torch.as_tensor(sigma).reshape(-1)
-    if len(s) > 1:  # each image has a schedule of its own
+    levels = torch.as_tensor(sigma).reshape(-1)
+    if len(levels) > 1:  # each image has a schedule of its own
         parts = [
             annealed(
-                denoiser, x[i : i + 1], y[i : i + 1], physics, sigma=level / STRONGER, step=step,
+                denoiser, x[i : i + 1], y[i : i + 1], physics, sigma=level, step=step,
                 data_term=data_term.part([i], y), steps=steps, box=box,
             )
-            for i, level in enumerate(s)
+            for i, level in enumerate(levels)
         ]  # fmt: skip
         return torch.cat(parts)
+    s = STRONGER * levels
     highest = max(1.0, HIGHEST / float(s)) if s else 1.0
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pnp_lip.command_line.common import (
     Commands,
@@ -91,8 +91,9 @@ def run(options: argparse.Namespace) -> int:
         acceleration=Anderson(),
     )
     physics = Blur(kernel, size, padding=options.padding)
-    told: dict[str, Any] = {"sigma": sigma, "annealer": annealer}
-    *before, result = refine(solver, y, physics, rounds=rounds, progress=not options.quiet, **told)
+    *before, result = refine(
+        solver, y, physics, rounds=rounds, sigma=sigma, annealer=annealer, progress=not options.quiet
+    )
     x_hat = result.x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
     with write_atomically(output.with_suffix(".json")) as path:

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     denoiser = get_denoiser(options.denoiser)
     rounds = {"total variation": 0, "pnp-lip": get_rounds(options.rounds, denoiser)}
-    annealers = {"total variation": None, "pnp-lip": get_annealer(denoiser, rounds["pnp-lip"])}
+    annealer = get_annealer(denoiser, rounds["pnp-lip"])  # total variation is solved once, and has no guide
     certificate = certify(denoiser)
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
          f"licensed solvers: {', '.join(certificate.algorithms) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
@@ -72,8 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
     def reconstruct(name: str, strength: float, on: Scene, **more: Any) -> tuple[Result, ...]:
         """The solutions with a prior of that strength, the last one the best."""
-        prior = priors[name](strength)
-        return refine(prior, on.y, on.physics, rounds=rounds[name], annealer=annealers[name], **more)
+        return refine(priors[name](strength), on.y, on.physics, rounds=rounds[name], annealer=annealer, **more)
 
     results, tuning = {}, {}
     for name in priors:

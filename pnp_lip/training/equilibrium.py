@@ -132,8 +132,10 @@ class Equilibrium:
                 prior = guided(denoiser, guide, residual_image(guide, y, physics))
                 guide = self.approach(prior, physics, y, between, guide, self.free)
             if not scanned and draw(0, 1, generator) < self.annealed:
-                told: dict[str, Any] = {"sigma": first, "step": STEP / self.theta, "steps": ANNEALING}
-                guide = annealed(self.annealer, guide, y, physics, data_term=LeastSquares(), **told)
+                guide = annealed(
+                    self.annealer, guide, y, physics, sigma=first, step=STEP / self.theta, data_term=LeastSquares(),
+                    steps=ANNEALING,
+                )  # fmt: skip
         return Problem(x, y, physics, second, guide, residual_image(guide, y, physics), guide)
 
     def solve(self, denoiser: nn.Module, problem: Problem) -> Tensor:

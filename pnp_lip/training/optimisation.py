@@ -61,7 +61,7 @@ class KernelMuon:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
-        for p in (*self.kernels, *self.matrices, *self.others):
+        for p in (*self.kernels, *self.others):
             p.grad = None
 
     def step(self) -> None:
