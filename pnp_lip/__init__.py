@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pnp_lip.attacker import Violation, attack
     from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
     from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, denoise_guided, guided, relax
+    from pnp_lip.noise import estimate_noise
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
     from pnp_lip.version import __version__
 
@@ -26,6 +27,7 @@ __all__ = [
     "certify",
     "denoise_guided",
     "enforce",
+    "estimate_noise",
     "firm",
     "guided",
     "load_denoiser",
@@ -46,6 +48,7 @@ HOMES = {
     "certify": "certificates",
     "denoise_guided": "denoisers",
     "enforce": "certificates",
+    "estimate_noise": "noise",
     "firm": "certificates",
     "guided": "denoisers",
     "load_denoiser": "pretrained",

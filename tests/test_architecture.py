@@ -17,6 +17,7 @@ LEVELS = {
     "errors": 0,
     "version": 0,
     "images": 0,
+    "noise": 0,
     "snapshot": 0,
     "check": 0,
     "spectral": 1,

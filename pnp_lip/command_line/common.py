@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Commands",
     "add_denoiser_option",
+    "add_noise_option",
     "add_rounds_option",
     "by_channel",
     "check_noise",
     "get_annealer",
     "get_denoiser",
+    "get_noise",
     "get_rounds",
     "say",
 ]
@@ -43,6 +45,16 @@ def add_denoiser_option(command: argparse.ArgumentParser, *, colour: bool = Fals
         metavar="NAME|FILE",
         help="a shipped denoiser, or a .safetensors, .pt or .pth file (default: grey"
         + (", for colour images colour)" if colour else ")"),
+    )
+
+
+def add_noise_option(command: argparse.ArgumentParser) -> None:
+    """--noise SIGMA, estimated from the image unless given."""
+    command.add_argument(
+        "--noise",
+        type=float,
+        metavar="SIGMA",
+        help="standard deviation, for images on [0, 1] (default: estimated from the image, as white noise)",
     )
 
 
@@ -87,6 +99,17 @@ def get_annealer(denoiser: GradientFlowDenoiser, rounds: int) -> GradientFlowDen
     from pnp_lip.pretrained import ANNEALER, load_pretrained
 
     return load_pretrained(ANNEALER) if rounds and denoiser.in_channels == 1 else None
+
+
+def get_noise(stated: float | None, image: Tensor) -> float:
+    """The noise level that was stated, or an estimate from the image, which the user is told."""
+    from pnp_lip.noise import estimate_noise
+
+    if stated is not None:
+        return check_noise(stated)
+    noise = float(estimate_noise(image))
+    say(f"noise level {noise:.2g}, estimated from the image; --noise states another")
+    return noise
 
 
 def check_noise(value: float, name: str = "--noise") -> float:

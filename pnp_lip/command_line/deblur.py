@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from pnp_lip.command_line.common import (
     Commands,
     add_denoiser_option,
+    add_noise_option,
     add_rounds_option,
     by_channel,
-    check_noise,
     get_annealer,
     get_denoiser,
+    get_noise,
     get_rounds,
     say,
 )
@@ -34,7 +35,7 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser("deblur", help="restore a blurred image whose blur is known")
     command.add_argument("image", help="PNG, JPEG, TIFF, BMP or npy; grey or colour")
     command.add_argument("--kernel", required=True, help=KERNELS)
-    command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
+    add_noise_option(command)
     command.add_argument("-o", "--output", required=True, help="where to write the result; a .json goes beside it")
     command.add_argument(
         "--strength",
@@ -59,7 +60,6 @@ def add_command(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, solve, write the image and the result."""
-    noise = check_noise(options.noise)
     if not 0 < options.strength < math.inf:
         raise InputError(f"--strength must be a positive number; got {options.strength}.")
     from pnp_lip.images import NOISE_REACH, check_output, read_image, write_atomically, write_image
@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if output.exists() and output.samefile(options.image):
         raise InputError(f"-o {output} would replace the image itself; name another file.")
     image = read_image(options.image, beyond=NOISE_REACH)
+    noise = get_noise(options.noise, image)
     kernel = parse_kernel(options.kernel)
     denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
     rounds = get_rounds(options.rounds, denoiser)

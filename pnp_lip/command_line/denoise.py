@@ -7,10 +7,11 @@ import argparse
 from pnp_lip.command_line.common import (
     Commands,
     add_denoiser_option,
+    add_noise_option,
     add_rounds_option,
     by_channel,
-    check_noise,
     get_denoiser,
+    get_noise,
     get_rounds,
     say,
 )
@@ -22,7 +23,7 @@ def add_command(commands: Commands) -> None:
     """Add the sub-command."""
     command = commands.add_parser("denoise", help="remove Gaussian noise from an image")
     command.add_argument("image", help="PNG, JPEG, TIFF, BMP or npy")
-    command.add_argument("--noise", type=float, required=True, help="standard deviation, for images on [0, 1]")
+    add_noise_option(command)
     command.add_argument("-o", "--output", required=True, help="where to write the result")
     command.add_argument(
         "--tile", type=int, default=2048, metavar="N", help="side of the windows that save memory with --rounds 0"
@@ -34,12 +35,12 @@ def add_command(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, denoise, write."""
-    noise = check_noise(options.noise)
     from pnp_lip.denoisers import denoise_guided
     from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 
     check_output(options.output)
     y = read_image(options.image, beyond=NOISE_REACH)
+    noise = get_noise(options.noise, y)
     denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
     noisy = by_channel(y, denoiser)

@@ -1,0 +1,99 @@
+"""The noise level that nobody has stated: against what was put in, through scale, saturation and the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from skimage import data
+from torch import Tensor
+
+from pnp_lip import estimate_noise
+from pnp_lip.command_line.main import main
+from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.images import psnr, read_image, write_image
+from pnp_lip.operators import Blur, motion_kernel
+
+
+def picture(name: str, side: int = 200) -> Tensor:
+    """(1, 3, side, side) of one of scikit-image's colour photographs."""
+    x = torch.from_numpy(getattr(data, name)()).permute(2, 0, 1)[None] / 255
+    return x[..., :side, -side:].contiguous()
+
+
+def noisy(x: Tensor, sigma: float, seed: int = 0) -> Tensor:
+    return x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+@pytest.mark.parametrize("sigma", [0.01, 0.03, 0.1])
+def test_the_noise_of_colour_photographs_and_of_blurred_grey_ones_is_read_off(name: str, sigma: float) -> None:
+    x = picture(name)
+    assert estimate_noise(noisy(x, sigma)).item() == pytest.approx(sigma, abs=0.02 * sigma + 1e-3)
+    grey = x.mean(1, keepdim=True)
+    blurred = Blur(motion_kernel(12, 35), (1, 200, 200), padding="valid").A(grey)
+    assert estimate_noise(noisy(blurred, sigma)).item() == pytest.approx(sigma, abs=0.02 * sigma + 1e-3)
+
+
+def test_each_image_has_its_own_level_in_its_own_units() -> None:
+    x = picture("chelsea").double()
+    y = torch.cat([noisy(x, 0.02), noisy(x, 0.06, seed=1)])
+    both = estimate_noise(y)
+    assert both.dtype == torch.float64 and both[1] > 2.5 * both[0]
+    assert torch.equal(both[1:], estimate_noise(y[1:]))
+    assert torch.allclose(estimate_noise(255 * y - 40), 255 * both, rtol=1e-9)
+
+
+def test_a_grey_picture_stored_in_colour_has_its_noise_once() -> None:
+    y = noisy(picture("coffee").mean(1, keepdim=True), 0.03)
+    assert torch.equal(estimate_noise(y.repeat(1, 3, 1, 1)), estimate_noise(y))
+
+
+def test_what_is_saturated_shows_no_noise_and_is_left_out() -> None:
+    y = noisy(picture("astronaut"), 0.02)
+    y[..., :120, :] = 1.0
+    y.clamp_(0, 1)
+    assert estimate_noise(y).item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_large_image_is_known_by_a_part_of_its_patches() -> None:
+    ramp = torch.linspace(0, 1, 1200).expand(1, 1, 900, 1200)
+    assert estimate_noise(noisy(ramp, 0.01)).item() == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (torch.rand(40, 40), ShapeError, r"\(B, C, H, W\); got \(40, 40\)"),
+        (torch.rand(0, 1, 40, 40), ShapeError, "got"),
+        (torch.rand(1, 1, 20, 20), InputError, "20 x 20 pixels have 169. State the noise level"),
+        (torch.rand(1, 1, 5, 90), InputError, "5 x 90 pixels have 0"),
+        (torch.ones(1, 3, 60, 60), InputError, "not saturated"),
+        (torch.full((1, 1, 40, 40), float("nan")), InputError, "NaN"),
+    ],
+)
+def test_bad_input(y: Tensor, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        estimate_noise(y)
+
+
+def test_commands_estimate_what_is_not_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = picture("astronaut", 64)
+    write_image(tmp_path / "noisy.png", noisy(x, 0.05))
+    blurred = Blur(motion_kernel(5, 35), (3, 64, 64), padding="valid").A(x)
+    write_image(tmp_path / "blurred.png", noisy(blurred, 0.02))
+    arguments = {
+        "denoise": ("noisy", "0.05", []),
+        "deblur": ("blurred", "0.02", ["--kernel", "motion:5:35", "--tol", "1e-3", "--rounds", "0", "--quiet"]),
+    }
+    for command, (image, stated, options) in arguments.items():
+        files = []
+        for noise in ([], ["--noise", stated]):
+            files.append(str(tmp_path / f"{command}{len(noise)}.png"))
+            assert main([command, str(tmp_path / f"{image}.png"), *options, *noise, "-o", files[-1]]) == 0
+            assert ("estimated from the image" in capsys.readouterr().out) == (not noise)
+        assert psnr(read_image(files[0]), read_image(files[1])) > 40
+    write_image(tmp_path / "small.png", x[..., :9, :9])
+    assert main(["denoise", str(tmp_path / "small.png"), "-o", str(tmp_path / "out.png")]) == 2
+    assert "State the noise level" in capsys.readouterr().err
