@@ -83,7 +83,7 @@ def add_comparison_options(command: argparse.ArgumentParser, name: str) -> None:
     )
     command.add_argument("--weights", type=Path, metavar="DIR", help="published weights (DnCNN, DRUNet, GSDRUNet)")
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
-    if name in ("denoising", "certificates"):
+    if name in ("denoising", "deblurring", "certificates"):
         command.add_argument("--colour", action="store_true", default=None, help="colour images and denoisers")
     if name == "certificates":
         command.add_argument("--steps", type=int, help="of the attack")

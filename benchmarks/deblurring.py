@@ -31,7 +31,8 @@ VALIDATION_KERNEL = 0  # the shake's seed; the shakes on trial have others
 @dataclasses.dataclass(frozen=True)
 class Config:
     """``images`` and ``kernels`` are folders, None for what the package brings; ``noises`` on the scale of [0, 1];
-    ``crop`` and ``limit`` as in ``load_images``; ``kernel_limit`` keeps the first kernels; ``side`` of the validation images."""
+    ``crop``, ``limit`` and ``colour`` as in ``load_images``; ``kernel_limit`` keeps the first kernels; ``side`` of the
+    validation images."""
 
     images: Path | None = None
     kernels: Path | None = None
@@ -40,6 +41,7 @@ class Config:
     limit: int | None = None
     kernel_limit: int | None = None
     side: int = 128
+    colour: bool = False
     seed: int = 0
     limits: Limits = dataclasses.field(default_factory=Limits)
 
@@ -54,9 +56,9 @@ def run(
     tell: Tell = lambda text: None,
 ) -> dict[str, Any]:
     """The record of every prior on every image, kernel and noise level; continues the one at ``path``."""
-    images = load_images(config.images, crop=config.crop, limit=config.limit)
+    images = load_images(config.images, crop=config.crop, limit=config.limit, colour=config.colour)
     kernels = load_kernels(config.kernels, config.kernel_limit)
-    held_out = validation_images(config.side)
+    held_out = validation_images(config.side, colour=config.colour)
     data = {
         "images": {image.name: image.sha256 for image in images},
         "kernels": {name: kernel_hash(kernel) for name, kernel in kernels.items()},
@@ -104,7 +106,7 @@ def blurred(image: NamedImage, name: str, kernel: Tensor, noise: float, seed: in
     key = {"image": image.name, "kernel": name, "noise": noise}
 
     def make() -> Scene:
-        physics = Blur(kernel, (1, image.x.shape[2], image.x.shape[3]), padding="circular")
+        physics = Blur(kernel, tuple(image.x.shape[1:]), padding="circular")
         y = physics.A(image.x)
         y = y + noise * torch.randn(y.shape, generator=seeded(seed, key))
         return Scene(image.x, y, physics, noise, shown=y)

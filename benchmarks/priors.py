@@ -19,7 +19,7 @@ from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.certificates import Certificate, firm
 from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import InputError
-from pnp_lip.pretrained import ANNEALER, TORCH_SUFFIXES, load_denoiser, load_pretrained, pretrained_names
+from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, load_annealer, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.solvers import ADMM, ForwardBackward, Solver
 from pnp_lip.solvers.evidence import examine_denoiser
 
@@ -133,11 +133,11 @@ def collect(
     """All priors: shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines, published networks.
 
     ``wanted`` keeps those names only, whatever their case; ``admm`` adds a second entry for each certified one; ``channels``
-    are those of the images, 1 or 3; with ``annealed`` the guides of grey images are. Also returns why others cannot take
+    are those of the images, 1 or 3; with ``annealed`` guides are. Also returns why others cannot take
     part. Raises InputError for a malformed or unreadable entry of the user's and for an unknown wanted name.
     """
     builders: dict[str, Callable[[], Prior]] = {
-        name: partial(shipped, name, channels) for name in pretrained_names() if name != ANNEALER
+        name: partial(shipped, name, channels) for name in pretrained_names() if name not in ANNEALERS.values()
     }
     for entry in named:
         name, source = split_entry(entry)
@@ -145,7 +145,7 @@ def collect(
         builders[name] = partial(dataclasses.replace, prior)
     builders |= {name: partial(baseline, name, channels) for name in BASELINES}
     builders |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
-    annealer = load_pretrained(ANNEALER) if annealed and channels == 1 else None
+    annealer = load_annealer(channels) if annealed else None
     chosen = choose(builders, wanted)
     priors, skipped = [], {}
     for name, make in chosen.items():

@@ -19,10 +19,10 @@ from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.images import write_atomically
 
-__all__ = ["load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
+__all__ = ["load_annealer", "load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
 FORMAT = "pnp-lip denoiser 1"
-ANNEALER = "annealer"  # whose guide network improves guides; its layers are those of `tiny`
+ANNEALERS = {1: "annealer", 3: "annealer-colour"}  # by channels; their layers are those of `tiny` and `colour`
 TORCH_SUFFIXES = (".pt", ".pth")
 
 
@@ -42,6 +42,17 @@ def load_pretrained(name: str) -> GradientFlowDenoiser:
         raise InputError(f"no pretrained denoiser is called {name!r}; there are {', '.join(pretrained_names())}.")
     with resources.as_file(resources.files("pnp_lip.weights") / f"{name}.safetensors") as path:
         return load_denoiser(path)
+
+
+def load_annealer(channels: int = 1) -> GradientFlowDenoiser:
+    """What improves the guides of blurred images with so many channels: a certified denoiser and a network behind it.
+
+    Of the layers the certificate speaks; of the guide network nothing is proved (``solvers.refine``). Raises InputError
+    unless ``channels`` is 1 or 3.
+    """
+    if channels not in ANNEALERS:
+        raise InputError(f"an annealer ships for images of 1 and of 3 channels; got {channels}.")
+    return load_pretrained(ANNEALERS[channels])
 
 
 def save_denoiser(denoiser: GradientFlowDenoiser, path: str | Path) -> Certificate:

@@ -20,6 +20,7 @@ from pnp_lip.denoisers import ClippedDenoiser, can_estimate, estimate, relax
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.pretrained import load_annealer
 from pnp_lip.solvers import (
     RED,
     Anderson,
@@ -162,18 +163,21 @@ def test_the_balance_is_that_of_the_solver() -> None:
         assert torch.equal(second.x, again.solve(y, physics, x0=g).x)
 
 
-def test_the_shipped_one_improves_denoising_and_deblurring() -> None:
-    annealer = load_pretrained("annealer")
-    for layer, other in zip(annealer.layers, load_pretrained("tiny").layers, strict=True):
+@pytest.mark.parametrize(
+    ("image", "base", "priors"), [("camera", "tiny", ("grey", "tiny")), ("astronaut", "colour", ("colour",))]
+)
+def test_the_shipped_ones_improve_denoising_and_deblurring(image: str, base: str, priors: tuple[str, ...]) -> None:
+    x = photograph(image, 256, colour=base == "colour")[..., 40:136, 70:166]
+    annealer = load_annealer(x.shape[1])
+    for layer, other in zip(annealer.layers, load_pretrained(base).layers, strict=True):
         assert torch.equal(layer.weight, other.weight)
-    x = photograph("camera", 256)[..., 40:136, 70:166]
     with torch.no_grad():
         for level in (5, 15, 25, 50):
             y = x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(level))
             assert psnr(estimate(annealer, y, level / 255), x) > psnr(annealer(y, level / 255), x) + 0.3
-    physics = Blur(gaussian_kernel(1.2), (1, 96, 96), padding="circular")
+    physics = Blur(gaussian_kernel(1.2), (x.shape[1], 96, 96), padding="circular")
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    for name in ("grey", "tiny"):
+    for name in priors:
         solver = ForwardBackward(load_pretrained(name), sigma=0.007, box=(0, 1), tol=1e-4, acceleration=Anderson())
         without, result = (refine(solver, y, physics, annealer=a)[1] for a in (None, annealer))
         assert result.guarantee.proved and psnr(result.x, x) > psnr(without.x, x)
@@ -205,8 +209,8 @@ def test_what_learns_from_annealed_guides_has_them_in_blurs_alone(
         shipped = Run(d.requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
         assert torch.equal(estimate(shipped, x, 0.1), estimate(load_pretrained("annealer"), x, 0.1))
         assert not any(p.requires_grad for p in shipped.parameters())
-    with pytest.raises(InputError, match="no annealer of 3 channels ships"):
-        Run(guided_network(in_channels=3).requires_grad_(True), [x.repeat(1, 3, 1, 1)[0]], settings, "cpu")
+    with pytest.raises(InputError, match="ships for images of 1 and of 3 channels; got 2"):
+        Run(guided_network(in_channels=2).requires_grad_(True), [x.repeat(1, 2, 1, 1)[0]], settings, "cpu")
     with pytest.raises(InputError, match="`annealed` is a share"):
         TrainingSettings(guidance=True, annealed=1.5)
     with pytest.raises(InputError, match="`later` and `annealed` say which guides"):

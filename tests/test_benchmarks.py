@@ -195,10 +195,12 @@ def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch
     assert [p.name for p in priors] == ["grey", "TV"] and "grey images only" in skipped["DnCNN"]
 
 
-def test_colour_images_are_denoised_in_colour(tmp_path: Path) -> None:
+def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> None:
     config = denoising.Config(levels=(25,), crop=32, limit=1, side=32, colour=True)
-    content = denoising.run(config, tmp_path / "r.json", [Prior("s", shrink, threshold=True)])
-    assert "error" not in content["rows"][0] and content["rows"][0]["image"] == "chelsea"
+    blurs = deblurring.Config(noises=(0.03,), crop=40, limit=1, kernel_limit=1, side=40, colour=True)
+    for benchmark, asked in ((denoising, config), (deblurring, blurs)):
+        content = benchmark.run(asked, tmp_path / f"{benchmark.__name__}.json", [Prior("s", shrink, threshold=True)])
+        assert "error" not in content["rows"][0] and content["rows"][0]["image"] == "chelsea"
     x = photographs.load_images(None, crop=32, limit=1, colour=True)[0].x
     assert x.shape == (1, 3, 32, 32) and not torch.equal(x[:, 0], x[:, 1])
     write_image(tmp_path / "grey.png", x[:, :1])

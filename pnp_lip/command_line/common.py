@@ -95,10 +95,10 @@ def get_denoiser(name: str | None, *, channels: int = 1, require_certified: bool
 
 
 def get_annealer(denoiser: GradientFlowDenoiser, rounds: int) -> GradientFlowDenoiser | None:
-    """What improves the guides of blurred images: for guided solutions of grey ones, by channel or not."""
-    from pnp_lip.pretrained import ANNEALER, load_pretrained
+    """What improves the guides of blurred images, for guided solutions; None for channels that it does not ship for."""
+    from pnp_lip.pretrained import ANNEALERS, load_annealer
 
-    return load_pretrained(ANNEALER) if rounds and denoiser.in_channels == 1 else None
+    return load_annealer(denoiser.in_channels) if rounds and denoiser.in_channels in ANNEALERS else None
 
 
 def get_noise(stated: float | None, image: Tensor) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pnp_lip.denoisers import GradientFlowDenoiser, guided
 from pnp_lip.denoisers.guided_denoiser import CAUTION
 from pnp_lip.errors import InputError
-from pnp_lip.pretrained import ANNEALER, load_pretrained
+from pnp_lip.pretrained import load_annealer
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PatchSampler, turned
@@ -78,10 +78,8 @@ def random_example(
 
 
 def annealer_for(denoiser: GradientFlowDenoiser) -> GradientFlowDenoiser:
-    """What improves guides of grey images, the one that ships. Raises InputError for other channels."""
-    annealer = load_pretrained(ANNEALER)
-    if annealer.in_channels != denoiser.in_channels:
-        raise InputError(f"no annealer of {denoiser.in_channels} channels ships; leave `annealed` out.")
+    """What improves guides of so many channels as the denoiser takes. Raises InputError where none ships."""
+    annealer = load_annealer(denoiser.in_channels)
     annealer.requires_grad_(False).to(next(denoiser.parameters()))
     return annealer
 
