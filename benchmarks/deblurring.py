@@ -106,7 +106,7 @@ def blurred(image: NamedImage, name: str, kernel: Tensor, noise: float, seed: in
     key = {"image": image.name, "kernel": name, "noise": noise}
 
     def make() -> Scene:
-        physics = Blur(kernel, tuple(image.x.shape[1:]), padding="circular")
+        physics = Blur(kernel, (image.x.shape[1], image.x.shape[2], image.x.shape[3]), padding="circular")
         y = physics.A(image.x)
         y = y + noise * torch.randn(y.shape, generator=seeded(seed, key))
         return Scene(image.x, y, physics, noise, shown=y)

@@ -19,7 +19,14 @@ from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.certificates import Certificate, firm
 from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import InputError
-from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, load_annealer, load_denoiser, load_pretrained, pretrained_names
+from pnp_lip.pretrained import (
+    ANNEALERS,
+    TORCH_SUFFIXES,
+    load_annealer,
+    load_denoiser,
+    load_pretrained,
+    pretrained_names,
+)
 from pnp_lip.solvers import ADMM, ForwardBackward, Solver
 from pnp_lip.solvers.evidence import examine_denoiser
 

@@ -46,7 +46,7 @@ def noise_of(image: Tensor) -> Tensor:
     """σ̂ of one image (C, H, W)."""
     if not image.isfinite().all():
         raise InputError("the image holds NaN or infinite values; repair them first.")
-    image = image.unique(dim=0)  # a grey picture stored in colour has its noise once
+    image = torch.unique(image, dim=0)  # a grey picture stored in colour has its noise once
     channels, h, w = image.shape
     stride = max(1, math.ceil(math.sqrt(h * w / MOST)))
     size = channels * SIDE**2
@@ -61,8 +61,8 @@ def noise_of(image: Tensor) -> Tensor:
         )
     patches = patches - patches.mean(1, keepdim=True)
     eigenvalues = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1])
-    for m in range(len(eigenvalues), 1, -1):
-        mean = eigenvalues[:m].mean()
-        if mean <= eigenvalues[:m].quantile(0.5):
-            return mean.clamp_min(0).sqrt()
-    return eigenvalues[0].clamp_min(0).sqrt()
+    m = len(eigenvalues)
+    while eigenvalues[:m].mean() > eigenvalues[:m].quantile(0.5):  # a single one is its own mean and median
+        m -= 1
+    variance: Tensor = eigenvalues[:m].mean()
+    return variance.clamp_min(0).sqrt()

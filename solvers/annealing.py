@@ -10,13 +10,14 @@ from torch import Tensor
 from pnp_lip.denoisers import GradientFlowDenoiser, estimate, require_estimate
 from pnp_lip.denoisers.guided_denoiser import innermost
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.data_terms import DataTerm, StatedFidelity
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, StatedFidelity
 from pnp_lip.solvers.problem import Box
 
 __all__ = ["ANNEALING", "anneal_result", "annealed", "check_annealer"]
 
 ANNEALING = 8  # steps; four gain four fifths as much, sixteen hardly more
 STRONGER = 2**0.5  # than the solution's noise level: a little below its best one annealing takes noise for structure
+LEAST = 0.5  # times √γ and the misfit, which tells of the noise: some way above where that begins
 HIGHEST = 15 / 255  # the first noise level; a solution is not noisier than that
 
 
@@ -68,6 +69,7 @@ def annealed(
 def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: Any, steps: int) -> Tensor:
     """A ``Result``'s image annealed with the balance of data and prior that the solver strikes.
 
+    With least squares it is told at least ½ √γ ‖y − Ax‖/√m, m numbers y: the noise level as x shows it, however weak the prior.
     At a fixed point with a relaxed denoiser, (1 − θ) Id + θ D, the prior weighs as at a step of γ/θ; at a zero of
     ∇f + λ(Id − D) as at a step of 1/λ. It is that of a first solution: a guided one is best at a smaller σ, at which annealing
     takes noise for structure.
@@ -79,6 +81,11 @@ def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: A
         inner = inner.denoiser
     sigma = inner.default_sigma if solver.sigma is None else solver.sigma
     term, box = solver.data_term, solver.box
+    if isinstance(term, LeastSquares):
+        misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
+        least = LEAST * step**0.5 / STRONGER * misfit
+        if (least > torch.as_tensor(sigma).to(least)).any():
+            sigma = least.clamp_min(torch.as_tensor(sigma).to(least))
     return annealed(annealer, result.x, y, physics, sigma=sigma, step=step, data_term=term, steps=steps, box=box)
 
 

@@ -163,6 +163,22 @@ def test_the_balance_is_that_of_the_solver() -> None:
         assert torch.equal(second.x, again.solve(y, physics, x0=g).x)
 
 
+def test_however_weak_the_prior_annealing_is_told_of_the_noise_that_the_misfit_shows() -> None:
+    d, annealer = guided_network(), looking_network()
+    physics = Blur(gaussian_kernel(1.2), SIZE)
+    y = scene(2)[2].float()
+    solver = ForwardBackward(d, sigma=1e-3, step=1.3, tol=1e-3)
+    first, second = refine(solver, y, physics, annealer=annealer, anneal=2)
+    misfit = (y - physics.A(first.x)).flatten(1).square().mean(1).sqrt()
+    least = 0.5 * math.sqrt(1.3 / 2) * misfit
+    assert (least > 1e-3).all() and least[0] != least[1]  # more than what the solver is told, and each image's own
+    g = annealed(annealer, first.x, y, physics, sigma=least, step=1.3, data_term=LeastSquares(), steps=2)
+    again = dataclasses.replace(solver, denoiser=guided(d, g, residual_image(g, y, physics)))
+    assert torch.allclose(second.x, again.solve(y, physics, x0=g).x, atol=1e-5)
+    bare = annealed(annealer, first.x, y, physics, sigma=1e-3, step=1.3, data_term=LeastSquares(), steps=2)
+    assert (bare - g).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("image", "base", "priors"), [("camera", "tiny", ("grey", "tiny")), ("astronaut", "colour", ("colour",))]
 )

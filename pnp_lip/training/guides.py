@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pnp_lip.denoisers import GradientFlowDenoiser, guided
 from pnp_lip.denoisers.guided_denoiser import CAUTION
-from pnp_lip.errors import InputError
 from pnp_lip.pretrained import load_annealer
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
