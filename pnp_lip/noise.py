@@ -26,19 +26,24 @@ def estimate_noise(y: Tensor) -> Tensor:
     λ₁ ≤ λ₂ ≤ … are the eigenvalues of the covariance of the image's patches of 8 × 8 pixels, all channels together. A
     picture leaves most of them to the noise: a blurred one nearly all, and one in colour more than a grey one, whose texture
     counts as noise where that is weak. What compression, demosaicking or resampling has made of noise is no longer white, and
-    reads too low. Channels that are equal count once. Patches of which more than half has the image's darkest or brightest
+    reads too low. Channels that are equal count once, empty ones not at
+    all. Patches of which more than half has the image's darkest or brightest
     value are left out, because a saturated sensor shows no noise.
 
     Shapes: y is (B, C, H, W) of any range, σ̂ (B,) in its units and dtype. Raises ShapeError for other shapes and InputError
-    where fewer than 4 · 64 C patches are left or numbers are not finite. Source: Chen, Zhu & Heng (2015), algorithm 1.
+    for integers, for numbers that are not finite and where fewer than 4 · 64 C patches are left.
+
+    Source: Chen, Zhu & Heng (2015), algorithm 1.
 
     >>> x = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
     >>> y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    >>> round(float(estimate_noise(y)), 3)
+    >>> round(float(estimate_noise(y)), 2)
     0.05
     """
-    if y.ndim != 4 or y.shape[0] == 0:
+    if y.ndim != 4 or 0 in y.shape:
         raise ShapeError(f"expected images of shape (B, C, H, W); got {tuple(y.shape)}.")
+    if not y.is_floating_point():
+        raise InputError(f"expected floating-point numbers; got {y.dtype}. Convert 8-bit levels: y.float() / 255.")
     return torch.stack([noise_of(image) for image in y]).to(y)
 
 
@@ -47,6 +52,8 @@ def noise_of(image: Tensor) -> Tensor:
     if not image.isfinite().all():
         raise InputError("the image holds NaN or infinite values; repair them first.")
     image = torch.unique(image, dim=0)  # a grey picture stored in colour has its noise once
+    varied = image.flatten(1).amin(1) < image.flatten(1).amax(1)
+    image = image[varied] if varied.any() else image
     channels, h, w = image.shape
     stride = max(1, math.ceil(math.sqrt(h * w / MOST)))
     size = channels * SIDE**2

@@ -69,7 +69,8 @@ def annealed(
 def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: Any, steps: int) -> Tensor:
     """A ``Result``'s image annealed with the balance of data and prior that the solver strikes.
 
-    With least squares it is told at least ½ √γ ‖y − Ax‖/√m, m numbers y: the noise level as x shows it, however weak the prior.
+    With least squares it is told at least ½ √γ ‖y − Ax‖/√m, m numbers y: the noise level as x shows it, however weak the prior
+    (that of the noisiest image where one σ is told for all).
     At a fixed point with a relaxed denoiser, (1 − θ) Id + θ D, the prior weighs as at a step of γ/θ; at a zero of
     ∇f + λ(Id − D) as at a step of 1/λ. It is that of a first solution: a guided one is best at a smaller σ, at which annealing
     takes noise for structure.
@@ -83,9 +84,10 @@ def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: A
     term, box = solver.data_term, solver.box
     if isinstance(term, LeastSquares):
         misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
-        least = LEAST * step**0.5 / STRONGER * misfit
-        if (least > torch.as_tensor(sigma).to(least)).any():
-            sigma = least.clamp_min(torch.as_tensor(sigma).to(least))
+        told = torch.as_tensor(sigma).to(misfit).reshape(-1)
+        # One level for all stays one: a physics may hold something for each image, and then a batch is not taken apart.
+        least = LEAST * step**0.5 / STRONGER * (misfit if len(told) > 1 else misfit.max())
+        sigma = told.maximum(least)
     return annealed(annealer, result.x, y, physics, sigma=sigma, step=step, data_term=term, steps=steps, box=box)
 
 

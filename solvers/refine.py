@@ -45,10 +45,11 @@ def refine(
     Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
     the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is better;
     ``annealer``, a denoiser with a guide network that looks at the data, such as ``load_pretrained("annealer")``, improves each
-    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting with the solver's own noise level; meant for blurs (what it gives
-    and where it loses: docs/training.md). Returns the results of all rounds in order, their number rounds + 1. Raises what
-    ``solve`` raises, InputError for a denoiser without guidance and for an annealer without such a network or of other
-    channels, dtype or device, and ShapeError for a ``sigma`` of another batch, before anything runs.
+    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting with the solver's own noise level, or that which the misfit shows
+    if it is higher; meant for blurs (what it gives and where it loses: docs/training.md). Returns the results of all rounds in
+    order, their number rounds + 1. Raises what ``solve`` raises, InputError for a denoiser without guidance and for an
+    annealer without such a network or of other channels, dtype or device, and ShapeError for a ``sigma`` of another batch,
+    before anything runs.
 
     Source: Pourya, Neumayer & Unser (2024).
     """

@@ -27,6 +27,7 @@ from pnp_lip.solvers import (
     ForwardBackward,
     LeastSquares,
     StatedFidelity,
+    WeightedLeastSquares,
     annealed,
     refine,
     residual_image,
@@ -167,16 +168,39 @@ def test_however_weak_the_prior_annealing_is_told_of_the_noise_that_the_misfit_s
     d, annealer = guided_network(), looking_network()
     physics = Blur(gaussian_kernel(1.2), SIZE)
     y = scene(2)[2].float()
-    solver = ForwardBackward(d, sigma=1e-3, step=1.3, tol=1e-3)
-    first, second = refine(solver, y, physics, annealer=annealer, anneal=2)
-    misfit = (y - physics.A(first.x)).flatten(1).square().mean(1).sqrt()
-    least = 0.5 * math.sqrt(1.3 / 2) * misfit
-    assert (least > 1e-3).all() and least[0] != least[1]  # more than what the solver is told, and each image's own
-    g = annealed(annealer, first.x, y, physics, sigma=least, step=1.3, data_term=LeastSquares(), steps=2)
-    again = dataclasses.replace(solver, denoiser=guided(d, g, residual_image(g, y, physics)))
-    assert torch.allclose(second.x, again.solve(y, physics, x0=g).x, atol=1e-5)
-    bare = annealed(annealer, first.x, y, physics, sigma=1e-3, step=1.3, data_term=LeastSquares(), steps=2)
+    weak = torch.tensor([1e-3, 0.3])
+    for denoiser, sigma, step in (
+        (d, 1e-3, 1.3),
+        (d, weak, 1.3),
+        (d, weak.reshape(2, 1, 1, 1), 1.3),
+        (relax(d, 0.5), 1e-3, 2.6),
+    ):
+        solver = ForwardBackward(denoiser, sigma=sigma, step=1.3, tol=1e-3)
+        first, second = refine(solver, y, physics, annealer=annealer, anneal=2)
+        misfit = (y - physics.A(first.x)).flatten(1).square().mean(1).sqrt()
+        least = 0.5 * math.sqrt(step / 2) * misfit
+        assert least[0] > 1e-3 and least[1] < 0.3 and least[0] != least[1]
+        told = torch.stack([least[0], weak[1]]) if torch.is_tensor(sigma) else least.max()
+        g = annealed(annealer, first.x, y, physics, sigma=told, step=step, data_term=LeastSquares(), steps=2)
+        again = dataclasses.replace(solver, denoiser=guided(denoiser, g, residual_image(g, y, physics)))
+        assert torch.allclose(second.x, again.solve(y, physics, x0=g).x, atol=1e-5)
+    bare = annealed(annealer, first.x, y, physics, sigma=1e-3, step=2.6, data_term=LeastSquares(), steps=2)
     assert (bare - g).abs().max() > 1e-3
+    term = WeightedLeastSquares(torch.full_like(y, 0.9))
+    solver = ForwardBackward(d, sigma=1e-3, step=1.3, tol=1e-3, data_term=term)  # whose misfit is in units of its own
+    first, second = refine(solver, y, physics, annealer=annealer, anneal=2)
+    g = annealed(annealer, first.x, y, physics, sigma=1e-3, step=1.3, data_term=term, steps=2)
+    again = dataclasses.replace(solver, denoiser=guided(d, g, residual_image(g, y, physics)))
+    assert torch.equal(second.x, again.solve(y, physics, x0=g).x)
+
+
+def test_a_physics_with_something_for_each_image_keeps_its_batch() -> None:
+    x = scene(2)[0].float()
+    filters = torch.stack([gaussian_kernel(s, size=5) for s in (0.8, 1.2)])[:, None]
+    physics = deepinv.physics.BlurFFT(img_size=SIZE, filter=filters.float())
+    y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    solver = ForwardBackward(guided_network(), sigma=1e-3, step=1.0, tol=1e-2)
+    assert refine(solver, y, physics, annealer=looking_network(), anneal=2)[1].x.shape == x.shape
 
 
 @pytest.mark.parametrize(
@@ -185,6 +209,8 @@ def test_however_weak_the_prior_annealing_is_told_of_the_noise_that_the_misfit_s
 def test_the_shipped_ones_improve_denoising_and_deblurring(image: str, base: str, priors: tuple[str, ...]) -> None:
     x = photograph(image, 256, colour=base == "colour")[..., 40:136, 70:166]
     annealer = load_annealer(x.shape[1])
+    with pytest.raises(InputError, match="ships for images of 1 and of 3 channels; got 4"):
+        load_annealer(4)
     for layer, other in zip(annealer.layers, load_pretrained(base).layers, strict=True):
         assert torch.equal(layer.weight, other.weight)
     with torch.no_grad():

@@ -45,9 +45,10 @@ def test_each_image_has_its_own_level_in_its_own_units() -> None:
     assert torch.allclose(estimate_noise(255 * y - 40), 255 * both, rtol=1e-9)
 
 
-def test_a_grey_picture_stored_in_colour_has_its_noise_once() -> None:
+def test_channels_that_are_equal_count_once_and_empty_ones_not() -> None:
     y = noisy(picture("coffee").mean(1, keepdim=True), 0.03)
     assert torch.equal(estimate_noise(y.repeat(1, 3, 1, 1)), estimate_noise(y))
+    assert torch.equal(estimate_noise(torch.cat([torch.zeros_like(y), y], 1)), estimate_noise(y))
 
 
 def test_what_is_saturated_shows_no_noise_and_is_left_out() -> None:
@@ -67,6 +68,8 @@ def test_a_large_image_is_known_by_a_part_of_its_patches() -> None:
     [
         (torch.rand(40, 40), ShapeError, r"\(B, C, H, W\); got \(40, 40\)"),
         (torch.rand(0, 1, 40, 40), ShapeError, "got"),
+        (torch.rand(1, 1, 0, 40), ShapeError, "got"),
+        (torch.zeros(1, 1, 40, 40, dtype=torch.uint8), InputError, r"got torch\.uint8\. Convert 8-bit levels"),
         (torch.rand(1, 1, 20, 20), InputError, "20 x 20 pixels have 169. State the noise level"),
         (torch.rand(1, 1, 5, 90), InputError, "5 x 90 pixels have 0"),
         (torch.ones(1, 3, 60, 60), InputError, "not saturated"),

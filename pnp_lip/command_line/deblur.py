@@ -70,12 +70,12 @@ def run(options: argparse.Namespace) -> int:
     if output.exists() and output.samefile(options.image):
         raise InputError(f"-o {output} would replace the image itself; name another file.")
     image = read_image(options.image, beyond=NOISE_REACH)
-    noise = get_noise(options.noise, image)
     kernel = parse_kernel(options.kernel)
     denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
     y = by_channel(image, denoiser)
     check_size(kernel, y)
+    noise = get_noise(options.noise, image)
     h, w = kernel.shape if options.padding == "valid" else (1, 1)
     size = (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1)
     sigma = math.sqrt(options.strength) * noise

@@ -40,10 +40,10 @@ def run(options: argparse.Namespace) -> int:
 
     check_output(options.output)
     y = read_image(options.image, beyond=NOISE_REACH)
-    noise = get_noise(options.noise, y)
     denoiser = get_denoiser(options.denoiser, channels=y.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
     noisy = by_channel(y, denoiser)
+    noise = get_noise(options.noise, y)
     if rounds:
         x_hat = denoise_guided(denoiser, noisy, noise, rounds=rounds)
         say("guided by its first result: nonexpansive with that held fixed; --rounds 0 is nonexpansive in the data")
