@@ -26,9 +26,8 @@ def estimate_noise(y: Tensor) -> Tensor:
     λ₁ ≤ λ₂ ≤ … are the eigenvalues of the covariance of the image's patches of 8 × 8 pixels, all channels together. A
     picture leaves most of them to the noise: a blurred one nearly all, and one in colour more than a grey one, whose texture
     counts as noise where that is weak. What compression, demosaicking or resampling has made of noise is no longer white, and
-    reads too low. Channels that are equal count once, empty ones not at
-    all. Patches of which more than half has the image's darkest or brightest
-    value are left out, because a saturated sensor shows no noise.
+    reads too low. Channels that are equal count once, empty ones not at all. Patches of which more than half has the image's
+    darkest or brightest value are left out, because a saturated sensor shows no noise.
 
     Shapes: y is (B, C, H, W) of any range, σ̂ (B,) in its units and dtype. Raises ShapeError for other shapes and InputError
     for integers, for numbers that are not finite and where fewer than 4 · 64 C patches are left.

@@ -17,7 +17,7 @@ __all__ = ["ANNEALING", "anneal_result", "annealed", "check_annealer"]
 
 ANNEALING = 8  # steps; four gain four fifths as much, sixteen hardly more
 STRONGER = 2**0.5  # than the solution's noise level: a little below its best one annealing takes noise for structure
-LEAST = 0.5  # times √γ and the misfit, which tells of the noise: some way above where that begins
+LEAST = 2**-1.5  # σ in units of √γ times the misfit, which tells of the noise; s = ½ in them is above where that begins
 HIGHEST = 15 / 255  # the first noise level; a solution is not noisier than that
 
 
@@ -86,7 +86,7 @@ def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: A
         misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
         told = torch.as_tensor(sigma).to(misfit).reshape(-1)
         # One level for all stays one: a physics may hold something for each image, and then a batch is not taken apart.
-        least = LEAST * step**0.5 / STRONGER * (misfit if len(told) > 1 else misfit.max())
+        least = LEAST * step**0.5 * (misfit if len(told) > 1 else misfit.max())
         sigma = told.maximum(least)
     return annealed(annealer, result.x, y, physics, sigma=sigma, step=step, data_term=term, steps=steps, box=box)
 
