@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pnp_lip import firm, load_pretrained
 from pnp_lip.images import write_atomically
-from pnp_lip.operators import Blur, FanBeamTomography, ParallelBeamTomography, gaussian_kernel
+from pnp_lip.operators import Blur, FanBeamTomography, ParallelBeamTomography, gaussian_psf
 from pnp_lip.solvers import (
     ADMM,
     RED,
@@ -35,9 +35,9 @@ from pnp_lip.solvers import (
     DouglasRachford,
     ForwardBackward,
     HalfQuadratic,
+    KrasnoselskiiMann,
     PrimalDual,
     ProximalRED,
-    Relaxed,
     Solver,
 )
 from pnp_lip.solvers.loop import Callback
@@ -74,7 +74,7 @@ class Cell:
     operator: str
     solver: str
     denoiser: str
-    acceleration: str
+    scheme: str
     status: str
     outcome: str
     iterations: int
@@ -87,13 +87,13 @@ class Cell:
 def run(config: Config, done: Sequence[Cell] = ()) -> Iterator[Cell]:
     """Every cell of the tables, those that are ``done`` without measuring them again."""
     x = test_image(config.size)
-    known = {(c.operator, c.solver, c.denoiser, c.acceleration): c for c in done}
+    known = {(c.operator, c.solver, c.denoiser, c.scheme): c for c in done}
     for name, physics in operators(config):
         y = physics.A(x)
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(config.seed))
         y = y + config.noise * y.abs().max() * noise
         for label, solver in solvers(config):
-            key = (name, type(solver).__name__, label, type(solver.acceleration).__name__)
+            key = (name, type(solver).__name__, label, type(solver.scheme).__name__)
             yield known[key] if key in known else measure(solver, y, physics, x, name, label)
 
 
@@ -102,8 +102,8 @@ def solvers(config: Config) -> Iterator[tuple[str, Solver]]:
     certified = load_pretrained("grey").eval()
     for kind in SOLVERS:
         net = firm(certified) if kind in NEED_FIRM else certified
-        for scheme in (Relaxed(), Anderson()):
-            options: dict[str, Any] = {"tol": config.tol, "max_iter": config.max_iter, "acceleration": scheme}
+        for scheme in (KrasnoselskiiMann(), Anderson()):
+            options: dict[str, Any] = {"tol": config.tol, "max_iter": config.max_iter, "scheme": scheme}
             yield "certified", kind(net, sigma=config.sigma, **options)
         for label, network in uncertified(config):
             options = {"tol": config.tol, "max_iter": config.uncertified_max_iter, "guarantee": "report"}
@@ -118,7 +118,7 @@ def measure(solver: Solver, y: Tensor, physics: Any, x: Tensor, operator: str, d
         operator=operator,
         solver=type(solver).__name__,
         denoiser=denoiser,
-        acceleration=type(solver.acceleration).__name__,
+        scheme=type(solver.scheme).__name__,
         status=result.status,
         outcome=outcome(result.status, result.history.relative, result.history.psnr[-1]),
         iterations=result.iterations,
@@ -146,7 +146,7 @@ def operators(config: Config) -> Iterator[tuple[str, Any]]:
     n = config.size
     shape = (1, n, n)
     for padding in ("circular", "zeros"):
-        yield f"blur, {padding}", Blur(gaussian_kernel(1.5), shape, padding=padding)
+        yield f"blur, {padding}", Blur(gaussian_psf(1.5), shape, padding=padding)
     for views in (32, 180):
         yield f"CT parallel, {views} views", ParallelBeamTomography(np.arange(views) * (180 / views), shape)
     distances = {"source_distance": 2.0 * n, "detector_distance": 2.0 * n, "det_spacing": 2.0}
@@ -213,9 +213,9 @@ def patches(generator: torch.Generator, count: int = 8, size: int = 40) -> Tenso
 def overhead(config: Config, *, size: int = 128, iterations: int = 30) -> dict[str, float]:
     """The share of a run's CPU time that is spent outside the denoiser and the operator, by iteration scheme."""
     shares = {}
-    for scheme in (Relaxed(), Anderson()):
+    for scheme in (KrasnoselskiiMann(), Anderson()):
         clock = Clock()
-        physics = Blur(gaussian_kernel(1.5), (1, size, size), padding="circular")
+        physics = Blur(gaussian_psf(1.5), (1, size, size), padding="circular")
         y = physics.A(test_image(size))
         for name in ("A", "A_adjoint"):
             setattr(physics, name, clock.timed(getattr(physics, name)))
@@ -226,7 +226,7 @@ def overhead(config: Config, *, size: int = 128, iterations: int = 30) -> dict[s
             tol=0,
             max_iter=iterations,
             assume_nonexpansive=True,
-            acceleration=scheme,
+            scheme=scheme,
         )
         marks: list[tuple[float, float]] = []
         solver.solve(y, physics, callback=clock.recorder(marks))
@@ -267,12 +267,12 @@ def render(record: dict[str, Any]) -> str:
     names = list(dict.fromkeys(cell.operator for cell in cells))
     text = [f"Settings: `{json.dumps(record['config'])}`, {record['versions']}.", ""]
     certified = [c for c in cells if c.denoiser == "certified"]
-    for scheme in dict.fromkeys(c.acceleration for c in certified):
+    for scheme in dict.fromkeys(c.scheme for c in certified):
         text += [
             f"**Certified denoiser, {scheme}**: iterations (CPU seconds) until it settled, or what happened instead.",
             "",
         ]
-        chosen = [c for c in certified if c.acceleration == scheme]
+        chosen = [c for c in certified if c.scheme == scheme]
         text += grid(
             chosen, names, lambda c: f"{c.iterations} ({c.cpu_seconds:.1f})" if c.outcome == "settled" else c.outcome
         )
@@ -297,8 +297,8 @@ def grid(cells: list[Cell], names: list[str], show: Callable[[Cell], str]) -> li
 
 def speedups(cells: list[Cell]) -> list[float]:
     """Iterations of the plain scheme over those of the accelerated one, for every operator and solver."""
-    plain = {(c.operator, c.solver): c.iterations for c in cells if c.acceleration == "Relaxed"}
-    return [plain[c.operator, c.solver] / c.iterations for c in cells if c.acceleration != "Relaxed"]
+    plain = {(c.operator, c.solver): c.iterations for c in cells if c.scheme == "KrasnoselskiiMann"}
+    return [plain[c.operator, c.solver] / c.iterations for c in cells if c.scheme != "KrasnoselskiiMann"]
 
 
 def measured(config: Config, path: Path) -> dict[str, Any]:

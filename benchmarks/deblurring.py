@@ -21,9 +21,9 @@ from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import Limits, measure_restoration
 from pnp_lip.errors import InputError
-from pnp_lip.operators import Blur, box_kernel, gaussian_kernel, load_kernel, shake_kernel
+from pnp_lip.operators import Blur, box_psf, gaussian_psf, load_psf, shake_psf
 
-__all__ = ["Config", "load_kernels", "run"]
+__all__ = ["Config", "load_psfs", "run"]
 
 VALIDATION_KERNEL = 0  # the shake's seed; the shakes on trial have others
 
@@ -57,7 +57,7 @@ def run(
 ) -> dict[str, Any]:
     """The record of every prior on every image, kernel and noise level; continues the one at ``path``."""
     images = load_images(config.images, crop=config.crop, limit=config.limit, colour=config.colour)
-    kernels = load_kernels(config.kernels, config.kernel_limit)
+    kernels = load_psfs(config.kernels, config.kernel_limit)
     held_out = validation_images(config.side, colour=config.colour)
     data = {
         "images": {image.name: image.sha256 for image in images},
@@ -74,7 +74,7 @@ def run(
         for name, kernel in kernels.items()
         for image in images
     ]
-    shake = shake_kernel(torch.Generator().manual_seed(VALIDATION_KERNEL), reach=7)
+    shake = shake_psf(torch.Generator().manual_seed(VALIDATION_KERNEL), reach=7)
     validation = {
         group(noise): [blurred(image, "validation shake", shake, noise, config.seed) for image in held_out]
         for noise in config.noises
@@ -114,23 +114,23 @@ def blurred(image: NamedImage, name: str, kernel: Tensor, noise: float, seed: in
     return Case(key, group(noise), make)
 
 
-def load_kernels(folder: Path | None, limit: int | None = None) -> dict[str, Tensor]:
+def load_psfs(folder: Path | None, limit: int | None = None) -> dict[str, Tensor]:
     """Camera shakes by name, the package's or those in a folder's images, npy and npz files; a Gaussian of 1.6, a box of 9.
 
     ``limit`` keeps the first of them all. Raises InputError for a folder without kernels.
     """
     if folder is None:
-        kernels = {f"shake{n}": shake_kernel(torch.Generator().manual_seed(n), reach=4 + 2 * n) for n in (1, 2, 3, 4)}
+        kernels = {f"shake{n}": shake_psf(torch.Generator().manual_seed(n), reach=4 + 2 * n) for n in (1, 2, 3, 4)}
     else:
         kernels = {}
         for path in sorted(p for p in folder.glob("*") if p.suffix.lower() in (".npz", ".npy", ".png")):
             if path.suffix.lower() == ".npz":
                 with np.load(path, allow_pickle=False) as archive:
                     names = sorted(archive.keys())
-                kernels |= {name: load_kernel(path, key=name) for name in names}
+                kernels |= {name: load_psf(path, key=name) for name in names}
             else:
-                kernels[path.stem] = load_kernel(path)
+                kernels[path.stem] = load_psf(path)
         if not kernels:
             raise InputError(f"{folder}: no kernels (.npz, .npy, .png) there.")
-    kernels |= {"gaussian 1.6": gaussian_kernel(1.6), "box 9": box_kernel(9)}
+    kernels |= {"gaussian 1.6": gaussian_psf(1.6), "box 9": box_psf(9)}
     return dict(list(kernels.items())[:limit])

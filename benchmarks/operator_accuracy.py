@@ -16,9 +16,9 @@ from pnp_lip.operators import (
     CertifiedPhysics,
     FanBeamTomography,
     ParallelBeamTomography,
-    gaussian_kernel,
+    gaussian_psf,
     hounsfield_to_attenuation,
-    motion_kernel,
+    motion_psf,
 )
 from pnp_lip.operators.phantoms import ellipse_image, ellipse_sinogram
 
@@ -67,7 +67,7 @@ def norms() -> list[Record]:
     }
     for padding in ("circular", "zeros", "replicate", "reflect", "valid"):
         bar = 1e-3 if padding == "circular" else 1e-2
-        for name, kernel in (("gaussian", gaussian_kernel(2.0)), ("motion", motion_kernel(15, 30))):
+        for name, kernel in (("gaussian", gaussian_psf(2.0)), ("motion", motion_psf(15, 30))):
             operators[f"blur 64^2, {name}, {padding}"] = Blur(kernel, (1, 64, 64), padding=padding), bar
     records = []
     for case, (physics, bar) in operators.items():
@@ -95,8 +95,8 @@ def prox_errors() -> list[Record]:
         "fan 24^2": FanBeamTomography(
             np.arange(0, 360, 8.0), (1, n, n), source_distance=40.0, detector_distance=30.0, normalize=True
         ),
-        "blur 24^2, reflect": Blur(motion_kernel(7, 20), (1, n, n), padding="reflect", normalize=True),
-        "blur 24^2, circular": Blur(motion_kernel(7, 20), (1, n, n), normalize=True),
+        "blur 24^2, reflect": Blur(motion_psf(7, 20), (1, n, n), padding="reflect", normalize=True),
+        "blur 24^2, circular": Blur(motion_psf(7, 20), (1, n, n), normalize=True),
     }
     records = []
     for case, physics in physics_list.items():

@@ -71,7 +71,7 @@ def measure_restoration(
         max_iter=limits.max_iter if prior.certified else limits.uncertified_max_iter,
         guarantee="require" if prior.certified else "report",
         box=(0, 1) if prior.solver.takes_box and (prior.certified or prior.threshold) else None,
-        acceleration=Anderson(),
+        scheme=Anderson(),
     )
     watch = Watch(None if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
 

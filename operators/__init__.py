@@ -7,8 +7,8 @@ from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.demo_data import Sinogram, demo_sinogram
 from pnp_lip.operators.fan_beam import FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
-from pnp_lip.operators.kernels import box_kernel, disk_kernel, gaussian_kernel, load_kernel, motion_kernel, shake_kernel
 from pnp_lip.operators.parallel_beam import ParallelBeamTomography
+from pnp_lip.operators.psf import box_psf, disk_psf, gaussian_psf, load_psf, motion_psf, shake_psf
 from pnp_lip.operators.sparse_operator import SparseOperator, from_scipy
 
 __all__ = [
@@ -20,14 +20,14 @@ __all__ = [
     "Sinogram",
     "SparseOperator",
     "attenuation_to_hounsfield",
-    "box_kernel",
+    "box_psf",
     "certify_norm",
     "demo_sinogram",
-    "disk_kernel",
+    "disk_psf",
     "from_scipy",
-    "gaussian_kernel",
+    "gaussian_psf",
     "hounsfield_to_attenuation",
-    "load_kernel",
-    "motion_kernel",
-    "shake_kernel",
+    "load_psf",
+    "motion_psf",
+    "shake_psf",
 ]

@@ -6,7 +6,11 @@ The names below load on first use, so that ``import pnp_lip`` stays cheap.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if not (Path(__file__).parent / "operators").is_dir():  # a checkout: operators, solvers and benchmarks stand beside us
+    __path__.append(str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
     from pnp_lip.attacker import Violation, attack

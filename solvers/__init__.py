@@ -1,36 +1,35 @@
 """Splitting algorithms that say which convergence theorem holds, with the numbers that met its hypotheses."""
 
-from pnp_lip.solvers.acceleration import Acceleration
 from pnp_lip.solvers.admm import ADMM
 from pnp_lip.solvers.anderson import Anderson
 from pnp_lip.solvers.annealing import annealed
-from pnp_lip.solvers.chambolle_dossal import ChambolleDossal
 from pnp_lip.solvers.checkpoint import Checkpoint
-from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, StatedFidelity, WeightedLeastSquares
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity, WeightedLeastSquares
 from pnp_lip.solvers.davis_yin import DavisYin
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
+from pnp_lip.solvers.fista import FISTA
 from pnp_lip.solvers.forward_backward import ForwardBackward
 from pnp_lip.solvers.guarantee import Guarantee, Hypothesis
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
 from pnp_lip.solvers.halpern import Halpern
 from pnp_lip.solvers.inertial import Inertial
 from pnp_lip.solvers.interop import fixed_map, to_deepinv
+from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
 from pnp_lip.solvers.refine import refine
-from pnp_lip.solvers.relaxed import Relaxed
 from pnp_lip.solvers.result import History, Result
+from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
 
 __all__ = [
     "ADMM",
+    "FISTA",
     "RED",
-    "Acceleration",
     "Anderson",
-    "ChambolleDossal",
     "Checkpoint",
     "Choice",
     "DataTerm",
@@ -43,13 +42,14 @@ __all__ = [
     "History",
     "Hypothesis",
     "Inertial",
+    "KrasnoselskiiMann",
     "LeastSquares",
     "PrimalDual",
     "ProximalRED",
-    "Relaxed",
     "Result",
+    "Scheme",
     "Solver",
-    "StatedFidelity",
+    "UserFidelity",
     "WeightedLeastSquares",
     "annealed",
     "choose_by_discrepancy",

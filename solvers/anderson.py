@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.acceleration import Acceleration, Memory, norms, per_image
 from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.relaxed import relaxation_below_limit
+from pnp_lip.solvers.krasnoselskii_mann import relaxation_below_limit
+from pnp_lip.solvers.scheme import Memory, Scheme, norms, per_image
 
 __all__ = ["Anderson"]
 
@@ -24,7 +24,7 @@ DECAY = 1.0 + 1e-6  # 1 + ε: makes the lengths of the accelerated steps summabl
 
 
 @dataclasses.dataclass(frozen=True)
-class Anderson(Acceleration):
+class Anderson(Scheme):
     """w = T v_k − Σ_j γ_j (T v_{j+1} − T v_j), γ minimising ‖g_k − Σ_j γ_j (g_{j+1} − g_j)‖, g = v − T v; or v ← T v_k.
 
     The last ``memory`` differences enter. The accelerated point w is taken only if ‖w − v_k‖ ≤ C‖g_k‖ and

@@ -10,7 +10,7 @@ from torch import Tensor
 from pnp_lip.denoisers import GradientFlowDenoiser, estimate, require_estimate
 from pnp_lip.denoisers.guided_denoiser import innermost
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, StatedFidelity
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity
 from pnp_lip.solvers.problem import Box
 
 __all__ = ["ANNEALING", "anneal_result", "annealed", "check_annealer"]
@@ -103,7 +103,7 @@ def check_annealer(annealer: Any, solver: Any, y: Tensor, steps: int) -> None:
         raise InputError(
             f"the annealer is of {weight.dtype} on {weight.device}, and the data of {y.dtype} on {y.device}: annealer.to(y)."
         )
-    if isinstance(solver.data_term, StatedFidelity):
+    if isinstance(solver.data_term, UserFidelity):
         raise InputError(
-            "annealing needs the data term's proximal map, which StatedFidelity has not; leave the annealer out."
+            "annealing needs the data term's proximal map, which UserFidelity has not; leave the annealer out."
         )

@@ -79,7 +79,7 @@ def origin_of(solver: Any, p: Problem, x0: Tensor | None, start: Tensor, setting
     that could be hashed: an operator's parameters, a denoiser's settings.
     """
     term = solver.data_term
-    numbers = [type(solver).__name__, plain(vars(solver)), repr(solver.acceleration)]
+    numbers = [type(solver).__name__, plain(vars(solver)), repr(solver.scheme)]
     numbers += [type(term).__name__, plain(vars(term))]
     digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
     net = solver.denoiser

@@ -15,7 +15,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import conjugate_gradient, image_norm
 from pnp_lip.solvers.guarantee import Hypothesis
 
-__all__ = ["DataTerm", "LeastSquares", "StatedFidelity", "WeightedLeastSquares"]
+__all__ = ["DataTerm", "LeastSquares", "UserFidelity", "WeightedLeastSquares"]
 
 
 class DataTerm(Protocol):
@@ -170,7 +170,7 @@ class WeightedLeastSquares:
 
 
 @dataclasses.dataclass(frozen=True)
-class StatedFidelity:
+class UserFidelity:
     """Any deepinv ``DataFidelity`` d(Ax, y), convex in Ax, with ∇d Lipschitz with the constant ``curvature_upper`` you state.
 
     L = curvature_upper · ‖A‖². Nothing here can check the constant or the convexity: the guarantee quotes them as stated.
@@ -218,7 +218,7 @@ class StatedFidelity:
         dual: Tensor = self.fidelity.prox_d_conjugate(v, y, gamma=s)
         return dual
 
-    def part(self, images: list[int], y: Tensor) -> StatedFidelity:
+    def part(self, images: list[int], y: Tensor) -> UserFidelity:
         return self
 
     def tensors(self) -> tuple[Tensor, ...]:

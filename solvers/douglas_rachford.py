@@ -27,7 +27,7 @@ class DouglasRachford(Solver):
     that is α-averaged with α > 1/2 enters as ``relax(denoiser, theta)``, θ ≤ 1/(2α), or ``firm(denoiser)``. Linear with factor
     (1 + q)/2, q = max |(1 − γs)/(1 + γs)| over s ∈ {μ, L}, when f is μ-strongly convex, μ > 0. The default γ = 1.9/L.
 
-    There is no box: clipping would cost D its firmness; use DavisYin. Over-relaxation: ``acceleration=Relaxed(λ)``, λ < 2.
+    There is no box: clipping would cost D its firmness; use DavisYin. Over-relaxation: ``scheme=KrasnoselskiiMann(λ)``, λ < 2.
     Arguments and errors are those of ``Solver``; images have shape (B, C, H, W).
 
     Source: Lions & Mercier (1979); Bauschke & Combettes (2017), Theorem 26.11; Giselsson & Boyd (2017) for the rate.

@@ -25,8 +25,8 @@ class ForwardBackward(Solver):
 
     With D averaged and 0 < γ < 2/L, L ≥ ‖A‖² an upper bound, T = P_C D(Id − γ∇f) is averaged, so that x_k converges to a
     fixed point of T if there is one; with a box C there is one (Browder, Göhde, Kirk 1965). A D that is only nonexpansive
-    needs ``acceleration=Relaxed(0.5)`` or ``Halpern()``. Linear with factor ρ max(|1 − γμ|, |1 − γL|) when that is below 1, for D
-    ρ-Lipschitz and f μ-strongly convex. The default γ = 1.9/L; the fixed points depend on γ.
+    needs ``scheme=KrasnoselskiiMann(0.5)`` or ``Halpern()``. Linear with factor ρ max(|1 − γμ|, |1 − γL|) when that is
+    below 1, for D ρ-Lipschitz and f μ-strongly convex. The default γ = 1.9/L; the fixed points depend on γ.
 
     Arguments and errors are those of ``Solver``; images have shape (B, C, H, W).
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.acceleration import Acceleration, Memory, norms, per_image
 from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.solvers.scheme import Memory, Scheme, norms, per_image
 
 __all__ = ["Halpern"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Halpern(Acceleration):
+class Halpern(Scheme):
     """v_{k+1} = v_0/(k + 2) + (1 − 1/(k + 2)) T v_k.
 
     For T nonexpansive with a fixed point, ‖v_k − T v_k‖ ≤ 2‖v_0 − v*‖/(k + 1), and v_k converges to the fixed point next to

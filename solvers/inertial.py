@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.acceleration import Acceleration, Memory, averagedness_of
 from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.solvers.scheme import Memory, Scheme, averagedness_of
 
 __all__ = ["Inertial"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Inertial(Acceleration):
+class Inertial(Scheme):
     """v_k = u_k + κ (u_k − u_{k−1}), u_{k+1} = v_k + λ (T v_k − v_k), with inertia κ and relaxation λ.
 
     For an a-averaged T with a fixed point (a = 1: nonexpansive) u_k converges to one when 0 ≤ κ < 1 and

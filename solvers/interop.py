@@ -14,8 +14,8 @@ from pnp_lip.solvers.data_terms import LeastSquares
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
 from pnp_lip.solvers.forward_backward import ForwardBackward
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
+from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.red import RED
-from pnp_lip.solvers.relaxed import Relaxed
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
@@ -92,10 +92,10 @@ def to_deepinv(solver: Solver, y: Tensor, physics: Any, *, max_iter: int | None 
     if type(solver) not in twins or solver.box is not None:
         names = ", ".join(kind.__name__ for kind in twins)
         raise InputError(f"deepinv has a twin of {names} without a box; got {type(solver).__name__}, box={solver.box}.")
-    if type(solver.data_term) is not LeastSquares or solver.acceleration != Relaxed():
+    if type(solver.data_term) is not LeastSquares or solver.scheme != KrasnoselskiiMann():
         raise InputError(
             "deepinv's twin iterates plainly, for ½‖Ax − y‖²; got data_term="
-            f"{type(solver.data_term).__name__}, acceleration={type(solver.acceleration).__name__}."
+            f"{type(solver.data_term).__name__}, scheme={type(solver.scheme).__name__}."
         )
     settings = one_step_settings(solver, y, physics)
     denoiser = fixed_map(solver.denoiser)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnp_lip.solvers.acceleration import Memory, per_image
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin
 from pnp_lip.solvers.guarantee import Guarantee
 from pnp_lip.solvers.problem import Problem
 from pnp_lip.solvers.result import ADVICE, History, Result
+from pnp_lip.solvers.scheme import Memory, per_image
 
 if TYPE_CHECKING:
     from pnp_lip.solvers.solver import Solver
@@ -82,7 +82,7 @@ def run(
     """Iterate until every image has converged, diverged or used up ``max_iter`` updates."""
     state = begin_or_resume(solver, p, x, store, origin)
     part = p.part(state.batch)
-    watch = guarantee.proved and solver.watched and solver.acceleration.monotone
+    watch = guarantee.proved and solver.watched and solver.scheme.monotone
     started = time.perf_counter() - state.seconds
     with bar(progress, solver, state.k) as shown:
         while state.running and state.k < solver.max_iter:
@@ -106,12 +106,12 @@ def begin_or_resume(solver: Solver, p: Problem, x: Tensor, store: Checkpoint | N
     stored = None if store is None else store.load(origin)
     if stored is None:
         v = solver.initial(p, x)
-        return Run.begin(v, x, solver.acceleration.start(v))
+        return Run.begin(v, x, solver.scheme.start(v))
     state = Run(**{k: value for k, value in stored.items() if k != "origin"})
     state.status = ["running" if s == "max_iter" else s for s in state.status]
     if reopen(state, solver.tol):  # the memory went on without these images; a scheme may start anywhere
         state.batch = list(range(len(state.x)))
-        state.memory = solver.acceleration.start(state.v)
+        state.memory = solver.scheme.start(state.v)
     return state
 
 
@@ -164,7 +164,7 @@ def advance(solver: Solver, p: Problem, s: Run, reference: Tensor | None, watch:
     if s.k % MISFIT_EVERY == 0:
         note_misfit(s, p.misfit(x).tolist())
     s.k += 1
-    following, s.memory = solver.acceleration.next(s.memory, v, image, s.k - 1)
+    following, s.memory = solver.scheme.next(s.memory, v, image, s.k - 1)
     following = select([m and s.status[i] != "diverged" for m, i in zip(moving, s.batch, strict=True)], following, v)
     s.v = following if whole else s.v.index_copy(0, torch.tensor(s.batch, device=x.device), following)
 

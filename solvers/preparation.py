@@ -13,7 +13,6 @@ from torch import Tensor
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, GuaranteeError, InputError
-from pnp_lip.solvers.acceleration import averagedness_of
 from pnp_lip.solvers.bounds import FIRM
 from pnp_lip.solvers.evidence import (
     Evidence,
@@ -25,6 +24,7 @@ from pnp_lip.solvers.evidence import (
 )
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee, Hypothesis
 from pnp_lip.solvers.problem import Problem, check_data, check_like, starting_point
+from pnp_lip.solvers.scheme import averagedness_of
 
 if TYPE_CHECKING:
     from pnp_lip.solvers.solver import Solver
@@ -163,18 +163,18 @@ def decide(solver: Solver, e: Evidence) -> Guarantee:
     own = (*e.shared, *solver.hypotheses(e))
     every = own
     if all(excused(h) for h in own):  # otherwise nothing is known of T, and what the scheme asks is moot
-        every = (*own, *solver.acceleration.hypotheses(bound, proximal=solver.minimises(e)))
+        every = (*own, *solver.scheme.hypotheses(bound, proximal=solver.minimises(e)))
     failed = next((h for h in every if not h.met), None)
     holds = all(h.met for h in own)
     existence, q = (solver.existence(e), solver.contraction(e)) if holds else (None, None)
     if q is not None:
         existence = "unique, as T is a contraction (Banach)"
     statement = f"x_k converges to a fixed point of {solver.equation}{'' if existence else ', if there is one'}"
-    rate = solver.acceleration.rate(bound) if q is None else solver.acceleration.linear_rate(q, bound)
+    rate = solver.scheme.rate(bound) if q is None else solver.scheme.linear_rate(q, bound)
     proved = failed is None
     return Guarantee(
         proved=proved,
-        theorem=f"{solver.theorem}; {solver.acceleration.theorem}",
+        theorem=f"{solver.theorem}; {solver.scheme.theorem}",
         statement=statement if proved else NOTHING,
         hypotheses=every,
         existence=existence or (NOT_GIVEN if not holds else BOX if solver.takes_box else BOX_ELSEWHERE),
@@ -198,7 +198,7 @@ def describe(solver: Solver, e: Evidence, certificate: Certificate | None, metho
         "weight": e.weight,
         "dual_step": e.dual_step,
         "box": solver.box,
-        "acceleration": repr(solver.acceleration),
+        "scheme": repr(solver.scheme),
         "data_term": type(solver.data_term).__name__,
         "norm_upper": e.norm_upper,
         "norm_method": method,

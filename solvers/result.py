@@ -21,7 +21,7 @@ __all__ = ["History", "Result"]
 
 ADVICE = {
     "converged": "",
-    "max_iter": "the residual is still above tol: raise max_iter or loosen tol; acceleration=Anderson() is the fastest.",
+    "max_iter": "the residual is still above tol: raise max_iter or loosen tol; scheme=Anderson() is the fastest.",
     "diverged": "the iteration left every bound; x is its last finite iterate. Use a certified denoiser and step=None.",
 }
 

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.acceleration import Acceleration
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.evidence import (
     Evidence,
 )
 from pnp_lip.solvers.guarantee import Guarantee, Hypothesis
+from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.loop import Callback, run
 from pnp_lip.solvers.preparation import prepare
 from pnp_lip.solvers.problem import Box, Problem, check_box, check_like
-from pnp_lip.solvers.relaxed import Relaxed
 from pnp_lip.solvers.result import Result
+from pnp_lip.solvers.scheme import Scheme
 
 __all__ = ["Solver", "positive_step", "step_below_limit"]
 
@@ -42,7 +42,7 @@ class Solver(abc.ABC):
     denoiser's own default; ``step`` γ, None to derive it from the certified bound; ``tol`` stops an image once
     ‖v − T v‖ ≤ tol ‖v‖; ``box`` = (low, high) constrains the image; ``guarantee`` "require" refuses to run where no
     theorem applies, "report" runs and says what failed; ``assume_nonexpansive`` runs an uncertified denoiser, and the
-    result says that nothing was proved; ``data_term`` f, least squares by default; ``acceleration`` the scheme by which
+    result says that nothing was proved; ``data_term`` f, least squares by default; ``scheme`` the scheme by which
     T is iterated, the plain iteration by default; ``norm_upper`` an upper bound of ‖A‖ that you vouch for, where
     ``certify_norm`` knows none.
     """
@@ -57,7 +57,7 @@ class Solver(abc.ABC):
     guarantee: str = "require"
     assume_nonexpansive: bool = False
     data_term: DataTerm = dataclasses.field(default_factory=LeastSquares)
-    acceleration: Acceleration = dataclasses.field(default_factory=Relaxed)
+    scheme: Scheme = dataclasses.field(default_factory=KrasnoselskiiMann)
     norm_upper: float | None = None
 
     theorem: ClassVar[str]
@@ -71,8 +71,8 @@ class Solver(abc.ABC):
             raise InputError(f"`denoiser` must be callable as denoiser(x, sigma); got {type(self.denoiser).__name__}.")
         if self.guarantee not in MODES:
             raise InputError(f"`guarantee` must be one of {MODES}; got {self.guarantee!r}.")
-        if not isinstance(self.acceleration, Acceleration):
-            raise InputError(f"`acceleration` must be a scheme such as Anderson(); got {self.acceleration!r}.")
+        if not isinstance(self.scheme, Scheme):
+            raise InputError(f"`scheme` must be a scheme such as Anderson(); got {self.scheme!r}.")
         if not 0 <= self.tol < 1:
             raise InputError(f"`tol` bounds the relative residual and must lie in [0, 1); got {self.tol}.")
         if not isinstance(self.max_iter, int) or self.max_iter < 1:

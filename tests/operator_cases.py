@@ -15,10 +15,10 @@ from pnp_lip.operators import (
     CertifiedPhysics,
     FanBeamTomography,
     ParallelBeamTomography,
-    disk_kernel,
+    disk_psf,
     from_scipy,
-    gaussian_kernel,
-    motion_kernel,
+    gaussian_psf,
+    motion_psf,
 )
 
 Build = Callable[[torch.dtype], CertifiedPhysics]
@@ -47,12 +47,12 @@ def blur(kernel: Tensor | np.ndarray, size: tuple[int, int, int], **options: obj
 
 
 def blur_cases() -> list[OperatorCase]:
-    colour = torch.stack([gaussian_kernel(s, size=5) for s in (0.8, 1.0, 1.3)])
+    colour = torch.stack([gaussian_psf(s, size=5) for s in (0.8, 1.0, 1.3)])
     cases = [
         OperatorCase("blur, colour kernels", blur(colour, (3, 9, 8)), 1e-3),
-        OperatorCase("disk, circular", blur(disk_kernel(2.2), (1, 12, 13)), 1e-3),
+        OperatorCase("disk, circular", blur(disk_psf(2.2), (1, 12, 13)), 1e-3),
         OperatorCase("signed, circular", blur(signed_kernel(3, 4), (1, 14, 15)), 1e-3),
-        OperatorCase("gaussian, zeros", blur(gaussian_kernel(1.5), (1, 16, 16), padding="zeros"), 1e-2),
+        OperatorCase("gaussian, zeros", blur(gaussian_psf(1.5), (1, 16, 16), padding="zeros"), 1e-2),
         OperatorCase("one row, zeros", blur(signed_kernel(1, 2), (1, 9, 9), padding="zeros"), 1e-2),
         OperatorCase("signed, valid", blur(signed_kernel(3, 4), (1, 14, 15), padding="valid"), 1e-2),
     ]
@@ -60,9 +60,7 @@ def blur_cases() -> list[OperatorCase]:
         gap = 1e-3 if padding == "circular" else 1e-2
         even, signed = triangular_kernel(4, 6), signed_kernel(2, 3)
         cases += [
-            OperatorCase(
-                f"motion, {padding}, odd image", blur(motion_kernel(7, 30), (1, 15, 17), padding=padding), gap
-            ),
+            OperatorCase(f"motion, {padding}, odd image", blur(motion_psf(7, 30), (1, 15, 17), padding=padding), gap),
             OperatorCase(f"asymmetric even, {padding}, two channels", blur(even, (2, 13, 12), padding=padding), gap),
             OperatorCase(f"normalised, {padding}", blur(signed, (1, 9, 10), padding=padding, normalize=True), gap),
         ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pnp_lip.certificates import MapBound, Proof, rule
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.layers import GradientFlowConv2d, Identity, project
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_psf
 
 SIZE = 8
 SHAPE = (1, SIZE, SIZE)
@@ -63,7 +63,7 @@ def linear_denoiser(*, limit: float = 0.97, seed: int = 0, dtype: torch.dtype = 
 
 
 def blur(dtype: torch.dtype = torch.float64, padding: str = "circular") -> Blur:
-    return Blur(gaussian_kernel(0.6), SHAPE, padding=padding, dtype=dtype)
+    return Blur(gaussian_psf(0.6), SHAPE, padding=padding, dtype=dtype)
 
 
 class MatrixPhysics(LinearPhysics):

@@ -19,14 +19,14 @@ from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import ClippedDenoiser, can_estimate, estimate, relax
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.pretrained import load_annealer
 from pnp_lip.solvers import (
     RED,
     Anderson,
     ForwardBackward,
     LeastSquares,
-    StatedFidelity,
+    UserFidelity,
     WeightedLeastSquares,
     annealed,
     refine,
@@ -44,7 +44,7 @@ def scene(images: int = 1) -> tuple[torch.Tensor, Blur, torch.Tensor]:
     """Images, their blur and its noisy data, in float64."""
     x = photograph("camera", 256)[..., 60 : 60 + SIZE[1] * images, 90 : 90 + SIZE[2]]
     x = x.reshape(images, *SIZE).double()
-    physics = Blur(gaussian_kernel(1.2), SIZE, dtype=torch.float64)
+    physics = Blur(gaussian_psf(1.2), SIZE, dtype=torch.float64)
     y = physics.A(x)
     return x, physics, y + 0.02 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=y.dtype)
 
@@ -103,7 +103,7 @@ def test_each_image_of_a_batch_is_annealed_by_itself() -> None:
 def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -> None:
     d, annealer = guided_network(), looking_network()
     _, _, y = scene(2)
-    physics, y = Blur(gaussian_kernel(1.2), SIZE), y.float()
+    physics, y = Blur(gaussian_psf(1.2), SIZE), y.float()
     solver = ForwardBackward(d, sigma=torch.tensor([0.02, 0.04]), box=(0, 1), tol=1e-4)
     first, second = refine(solver, y, physics, annealer=annealer)
     assert (first.settings["step"], first.settings["weight"]) == (second.settings["step"], 0)
@@ -128,7 +128,7 @@ def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -
 
 
 def test_a_denoiser_that_cannot_anneal_is_refused_before_anything_runs() -> None:
-    physics = Blur(gaussian_kernel(1.2), SIZE)
+    physics = Blur(gaussian_psf(1.2), SIZE)
     y = scene()[2].float()
     solver = ForwardBackward(guided_network(), sigma=0.02)
     for d in (guided_network(), guided_network(guide_network=(5, 3)), lambda x, s: x):
@@ -137,13 +137,13 @@ def test_a_denoiser_that_cannot_anneal_is_refused_before_anything_runs() -> None
             with pytest.raises(InputError, match=r"no guide network that looks at the data|has learned no guidance"):
                 refused()
     good, colour = looking_network(), load_pretrained("colour")
-    stated = dataclasses.replace(solver, data_term=StatedFidelity(deepinv.optim.L2(), 1.0))
+    stated = dataclasses.replace(solver, data_term=UserFidelity(deepinv.optim.L2(), 1.0))
     for with_solver, told, words in (
         (solver, {"annealer": good, "anneal": -1}, r"`anneal` counts .* got -1"),
         (solver, {"annealer": good, "anneal": 2.5}, r"`anneal` counts .* got 2\.5"),
         (solver, {"annealer": copy.deepcopy(good).double()}, r"is of torch\.float64 .*: annealer\.to\(y\)"),
         (dataclasses.replace(solver, denoiser=colour), {"annealer": good}, "takes 1 channels, and the denoiser 3"),
-        (stated, {"annealer": good}, "which StatedFidelity has not"),
+        (stated, {"annealer": good}, "which UserFidelity has not"),
     ):
         with pytest.raises(InputError, match=words):  # before the data are looked at
             refine(with_solver, y[:, :, 1:], physics, **told)
@@ -151,7 +151,7 @@ def test_a_denoiser_that_cannot_anneal_is_refused_before_anything_runs() -> None
 
 def test_the_balance_is_that_of_the_solver() -> None:
     d, annealer = guided_network(), looking_network()
-    physics = Blur(gaussian_kernel(1.2), SIZE)
+    physics = Blur(gaussian_psf(1.2), SIZE)
     y = scene()[2].float()
     for solver, sigma, step in (
         (RED(d, sigma=0.02, weight=0.4, tol=1e-4), 0.02, 2.5),
@@ -166,7 +166,7 @@ def test_the_balance_is_that_of_the_solver() -> None:
 
 def test_however_weak_the_prior_annealing_is_told_of_the_noise_that_the_misfit_shows() -> None:
     d, annealer = guided_network(), looking_network()
-    physics = Blur(gaussian_kernel(1.2), SIZE)
+    physics = Blur(gaussian_psf(1.2), SIZE)
     y = scene(2)[2].float()
     weak = torch.tensor([1e-3, 0.3])
     for denoiser, sigma, step in (
@@ -196,7 +196,7 @@ def test_however_weak_the_prior_annealing_is_told_of_the_noise_that_the_misfit_s
 
 def test_a_physics_with_something_for_each_image_keeps_its_batch() -> None:
     x = scene(2)[0].float()
-    filters = torch.stack([gaussian_kernel(s, size=5) for s in (0.8, 1.2)])[:, None]
+    filters = torch.stack([gaussian_psf(s, size=5) for s in (0.8, 1.2)])[:, None]
     physics = deepinv.physics.BlurFFT(img_size=SIZE, filter=filters.float())
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     solver = ForwardBackward(guided_network(), sigma=1e-3, step=1.0, tol=1e-2)
@@ -217,10 +217,10 @@ def test_the_shipped_ones_improve_denoising_and_deblurring(image: str, base: str
         for level in (5, 15, 25, 50):
             y = x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(level))
             assert psnr(estimate(annealer, y, level / 255), x) > psnr(annealer(y, level / 255), x) + 0.3
-    physics = Blur(gaussian_kernel(1.2), (x.shape[1], 96, 96), padding="circular")
+    physics = Blur(gaussian_psf(1.2), (x.shape[1], 96, 96), padding="circular")
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     for name in priors:
-        solver = ForwardBackward(load_pretrained(name), sigma=0.007, box=(0, 1), tol=1e-4, acceleration=Anderson())
+        solver = ForwardBackward(load_pretrained(name), sigma=0.007, box=(0, 1), tol=1e-4, scheme=Anderson())
         without, result = (refine(solver, y, physics, annealer=a)[1] for a in (None, annealer))
         assert result.guarantee.proved and psnr(result.x, x) > psnr(without.x, x)
 

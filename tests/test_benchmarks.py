@@ -26,7 +26,7 @@ from pnp_lip.benchmarks.tuning import climb
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
 from pnp_lip.layers import project
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.solvers import ADMM
 
 TINY = deblurring.Config(
@@ -250,7 +250,7 @@ def test_unusable_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot crop"):
         photographs.load_images(None, crop=1000)
     with pytest.raises(InputError, match="no kernels"):
-        deblurring.load_kernels(tmp_path)
+        deblurring.load_psfs(tmp_path)
     np.savez(tmp_path / "x.npz", other=np.zeros(2))
     with pytest.raises(InputError, match="`hu`"):
         ct.load_slices(tmp_path / "x.npz", None, 32)
@@ -259,7 +259,7 @@ def test_unusable_data_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_goes_on_where_exponentials_round_otherwise() -> None:
-    for name, kernel in deblurring.load_kernels(None).items():
+    for name, kernel in deblurring.load_psfs(None).items():
         other = torch.nextafter(kernel, torch.tensor(2.0, dtype=torch.float64))
         assert deblurring.kernel_hash(other) == deblurring.kernel_hash(kernel), name
         assert deblurring.kernel_hash(kernel * 1.001) != deblurring.kernel_hash(kernel)
@@ -268,7 +268,7 @@ def test_a_record_goes_on_where_exponentials_round_otherwise() -> None:
 def test_kernels_of_a_folder_are_read_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "shakes.npz", b=np.ones((3, 3)), a=np.ones((1, 2)))
     np.save(tmp_path / "single.npy", np.ones((2, 2)))
-    kernels = deblurring.load_kernels(tmp_path)
+    kernels = deblurring.load_psfs(tmp_path)
     assert list(kernels) == ["a", "b", "single", "gaussian 1.6", "box 9"]
     assert all(float(k.sum()) == pytest.approx(1) for k in kernels.values())
 
@@ -361,7 +361,7 @@ def test_one_failing_prior_never_loses_the_others_and_is_tried_again(tmp_path: P
 
 def scene() -> Scene:
     x = photographs.photograph("camera", 16)
-    physics = Blur(gaussian_kernel(1.0), (1, 16, 16))
+    physics = Blur(gaussian_psf(1.0), (1, 16, 16))
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     return Scene(x, y, physics, 0.01, shown=y)
 

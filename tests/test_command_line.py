@@ -17,7 +17,7 @@ from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_de
 from pnp_lip.command_line import main
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.images import psnr, read_image, write_image
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.training import add_guidance
 
 
@@ -25,7 +25,7 @@ from pnp_lip.training import add_guidance
 def blurred(tmp_path: Path) -> Path:
     """A small colour photograph, blurred without knowledge of what lies beyond the border."""
     x = photograph("camera", 256)[..., 40:111, 70:141].repeat(1, 3, 1, 1)
-    y = Blur(gaussian_kernel(1.5, size=7), (3, 71, 71), padding="valid").A(x)
+    y = Blur(gaussian_psf(1.5, size=7), (3, 71, 71), padding="valid").A(x)
     y = y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
     write_image(tmp_path / "y.png", y)
     write_image(tmp_path / "x.png", x[..., 3:-3, 3:-3])
@@ -35,7 +35,7 @@ def blurred(tmp_path: Path) -> Path:
 def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = blurred.parent / "out.png"
     arguments = ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01", "-o", str(out), "--quiet"]
-    np.save(blurred.parent / "k.npy", gaussian_kernel(1.5, size=7).numpy())
+    np.save(blurred.parent / "k.npy", gaussian_psf(1.5, size=7).numpy())
     arguments[3] = str(blurred.parent / "k.npy")
     assert main([*arguments, "--tol", "1e-3"]) == 0
     x = read_image(blurred.parent / "x.png")

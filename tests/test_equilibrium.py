@@ -14,29 +14,29 @@ from pnp_lip import GradientFlowDenoiser, certify, load_pretrained, relax
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import guided
 from pnp_lip.images import psnr
-from pnp_lip.operators import Blur, gaussian_kernel, shake_kernel
+from pnp_lip.operators import Blur, gaussian_psf, shake_psf
 from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import TrainingSettings, train
-from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_kernel
+from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_psf
 from pnp_lip.training.phantoms import BEND, bent, random_cavities, random_field, random_phantoms, random_tissue
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
-    kernels = [random_kernel(torch.Generator().manual_seed(seed)) for seed in range(200)]
+    kernels = [random_psf(torch.Generator().manual_seed(seed)) for seed in range(200)]
     assert len({tuple(k.shape) for k in kernels}) > 4
     for seed, kernel in enumerate(kernels):
         assert max(kernel.shape) <= LARGEST_KERNEL
         assert kernel.min() >= 0 and abs(kernel.sum().item() - 1) < 1e-12
-        assert torch.equal(kernel, random_kernel(torch.Generator().manual_seed(seed)))
-    shake = shake_kernel(torch.Generator().manual_seed(0), reach=6)
+        assert torch.equal(kernel, random_psf(torch.Generator().manual_seed(seed)))
+    shake = shake_psf(torch.Generator().manual_seed(0), reach=6)
     assert shake.shape == (13, 13) and (shake > 0).sum() > 13
 
 
 def test_the_approach_ends_where_the_solver_ends() -> None:
     denoiser = load_pretrained("grey")
     x = photograph("camera", 256)[..., 60:108, 90:138]
-    physics = Blur(gaussian_kernel(1.0), (1, 48, 48))
+    physics = Blur(gaussian_psf(1.0), (1, 48, 48))
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     equilibrium = Equilibrium(free=60)
     solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.014, step=STEP, tol=1e-5)
@@ -55,7 +55,7 @@ def test_only_the_differentiated_iterations_use_the_fourier_transform(monkeypatc
         raise TransformError
 
     denoiser, x = load_pretrained("tiny").requires_grad_(True), torch.rand(1, 1, 24, 24)
-    physics, equilibrium = Blur(gaussian_kernel(1.0), (1, 24, 24)), Equilibrium()
+    physics, equilibrium = Blur(gaussian_psf(1.0), (1, 24, 24)), Equilibrium()
     denoiser.use_fourier(True)
     monkeypatch.setattr("pnp_lip.layers.gradient_flow_conv2d.correlate", refuse)
     for network in (denoiser, guided(denoiser, x)):

@@ -19,7 +19,7 @@ from pnp_lip.denoisers import relax
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import psnr
 from pnp_lip.layers import GuideNetwork
-from pnp_lip.operators import Blur, ParallelBeamTomography, gaussian_kernel
+from pnp_lip.operators import Blur, ParallelBeamTomography, gaussian_psf
 from pnp_lip.solvers import ForwardBackward, refine, residual_image
 from pnp_lip.training import TrainingSettings, add_guide_network, train
 from pnp_lip.training.draws import draw
@@ -106,7 +106,7 @@ def test_denoising_makes_it_from_the_noisy_image_and_solving_by_a_step_of_steepe
     y = x + noise
     h = d(y, 1.1 * 0.1)
     assert torch.equal(denoise_guided(d, y, 0.1), guided(d, h, y - h)(y, 0.1))
-    physics = Blur(gaussian_kernel(1.0), (1, 31, 40), padding="circular")
+    physics = Blur(gaussian_psf(1.0), (1, 31, 40), padding="circular")
     y = physics.A(x) + 0.2 * noise
     solver = ForwardBackward(d, sigma=0.02, tol=1e-5, max_iter=3000)
     first, second = refine(solver, y, physics, rounds=1)
@@ -210,7 +210,7 @@ def test_a_step_of_guidance_and_a_scan_hand_it_on(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_image_that_the_physics_cannot_take_is_refused() -> None:
-    physics = Blur(gaussian_kernel(1.0), (1, 16, 16), padding="circular")
+    physics = Blur(gaussian_psf(1.0), (1, 16, 16), padding="circular")
     x = torch.rand(1, 1, 16, 16)
     with pytest.raises(ShapeError, match="`y` has shape"):
         residual_image(x, torch.rand(2, 1, 16, 16), physics)

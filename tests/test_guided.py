@@ -26,7 +26,7 @@ from pnp_lip.denoisers.guided_denoiser import CAUTION
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.images import psnr
 from pnp_lip.layers import Guidance
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.solvers import Anderson, ForwardBackward, refine
 from pnp_lip.training import TrainingSettings, add_guidance, train
 
@@ -257,9 +257,9 @@ def test_each_image_of_a_batch_keeps_its_guide(centred: bool) -> None:
 def test_refinement_runs_each_round_under_its_own_guarantee() -> None:
     d, x = network("circular"), image()
     x = torch.cat([x, 0.2 * x, x.flip(2)])
-    physics = Blur(gaussian_kernel(1.0), (1, 40, 40), padding="circular")
+    physics = Blur(gaussian_psf(1.0), (1, 40, 40), padding="circular")
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    solver = ForwardBackward(d, sigma=0.02, tol=1e-6, max_iter=3000, box=(0, 1), acceleration=Anderson())
+    solver = ForwardBackward(d, sigma=0.02, tol=1e-6, max_iter=3000, box=(0, 1), scheme=Anderson())
     results = refine(solver, y, physics, rounds=2)
     assert [r.status for r in results] == ["converged"] * 3
     assert all(r.guarantee.proved for r in results)
@@ -358,10 +358,10 @@ def test_inference_mode_is_as_good_as_no_grad() -> None:
     expected = denoise_guided(d, x, 0.1)
     with torch.inference_mode():
         assert torch.equal(denoise_guided(d, x, 0.1), expected)
-        physics = Blur(gaussian_kernel(1.0), (1, 32, 32))
+        physics = Blur(gaussian_psf(1.0), (1, 32, 32))
         y = physics.A(x)
         results = refine(ForwardBackward(d, sigma=0.05, max_iter=3), y, physics)
-    outside = refine(ForwardBackward(d, sigma=0.05, max_iter=3), y.clone(), Blur(gaussian_kernel(1.0), (1, 32, 32)))
+    outside = refine(ForwardBackward(d, sigma=0.05, max_iter=3), y.clone(), Blur(gaussian_psf(1.0), (1, 32, 32)))
     assert all(torch.equal(p.x, q.x) for p, q in zip(results, outside, strict=True))
     g = guided(d, x)
     with torch.inference_mode():
@@ -378,7 +378,7 @@ def test_no_guided_pass_is_no_guided_denoising() -> None:
 
 
 def test_a_noise_level_of_another_batch_is_refused_before_the_first_solution() -> None:
-    physics, calls = Blur(gaussian_kernel(1.0), (1, 16, 16)), []
+    physics, calls = Blur(gaussian_psf(1.0), (1, 16, 16)), []
     d = network()
     d.layers[0].forward = lambda *args: calls.append(0)  # type: ignore[method-assign, assignment]
     with pytest.raises(ShapeError, match="one per image"):

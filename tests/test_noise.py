@@ -13,7 +13,7 @@ from pnp_lip import estimate_noise
 from pnp_lip.command_line.main import main
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import psnr, read_image, write_image
-from pnp_lip.operators import Blur, motion_kernel
+from pnp_lip.operators import Blur, motion_psf
 
 
 def picture(name: str, side: int = 200) -> Tensor:
@@ -32,7 +32,7 @@ def test_the_noise_of_colour_photographs_and_of_blurred_grey_ones_is_read_off(na
     x = picture(name)
     assert estimate_noise(noisy(x, sigma)).item() == pytest.approx(sigma, abs=0.02 * sigma + 1e-3)
     grey = x.mean(1, keepdim=True)
-    blurred = Blur(motion_kernel(12, 35), (1, 200, 200), padding="valid").A(grey)
+    blurred = Blur(motion_psf(12, 35), (1, 200, 200), padding="valid").A(grey)
     assert estimate_noise(noisy(blurred, sigma)).item() == pytest.approx(sigma, abs=0.02 * sigma + 1e-3)
 
 
@@ -84,7 +84,7 @@ def test_bad_input(y: Tensor, error: type[Exception], message: str) -> None:
 def test_commands_estimate_what_is_not_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x = picture("astronaut", 64)
     write_image(tmp_path / "noisy.png", noisy(x, 0.05))
-    blurred = Blur(motion_kernel(5, 35), (3, 64, 64), padding="valid").A(x)
+    blurred = Blur(motion_psf(5, 35), (3, 64, 64), padding="valid").A(x)
     write_image(tmp_path / "blurred.png", noisy(blurred, 0.02))
     arguments = {
         "denoise": ("noisy", "0.05", []),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators import Blur, box_kernel, disk_kernel, gaussian_kernel, load_kernel, motion_kernel
+from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 
 PADDINGS = ("circular", "zeros", "replicate", "reflect", "valid")
 
@@ -32,7 +32,7 @@ def test_agrees_with_deepinv(padding: str, size: tuple[int, int]) -> None:
 
 
 def test_agrees_with_blurfft_and_its_prox() -> None:
-    kernel, x, z = gaussian_kernel(1.2), rand(1, 3, 20, 19), rand(1, 3, 20, 19, seed=1)
+    kernel, x, z = gaussian_psf(1.2), rand(1, 3, 20, 19), rand(1, 3, 20, 19, seed=1)
     ours = Blur(kernel, (3, 20, 19), dtype=torch.float64)
     theirs = deepinv.physics.BlurFFT((3, 20, 19), filter=kernel[None, None]).double()
     y = ours.A(x)
@@ -51,26 +51,26 @@ def test_is_a_convolution_by_its_definition() -> None:
 
 def test_pseudo_inverse_recovers_what_was_not_lost() -> None:
     x = rand(1, 1, 16, 15)
-    physics = Blur(gaussian_kernel(0.6), (1, 16, 15), dtype=torch.float64)
+    physics = Blur(gaussian_psf(0.6), (1, 16, 15), dtype=torch.float64)
     torch.testing.assert_close(physics.A_dagger(physics.A(x)), x, rtol=0, atol=1e-9)
-    box = Blur(box_kernel(4), (1, 16, 16), dtype=torch.float64)  # loses every fourth frequency
+    box = Blur(box_psf(4), (1, 16, 16), dtype=torch.float64)  # loses every fourth frequency
     y = box.A(rand(1, 1, 16, 16))
     torch.testing.assert_close(box.A(box.A_dagger(y)), y, rtol=0, atol=1e-10)
     assert box.A_dagger(y).norm() < 1e3
 
 
 def test_replicate_padding_of_a_unit_sum_kernel_exceeds_one() -> None:
-    assert Blur(motion_kernel(31, 20), (1, 64, 64), padding="replicate").norm_lower > 1.02
+    assert Blur(motion_psf(31, 20), (1, 64, 64), padding="replicate").norm_lower > 1.02
 
 
 def test_normalize_gives_a_norm_of_at_most_one() -> None:
     for dtype in (torch.float32, torch.float64):
-        physics = Blur(7.3 * gaussian_kernel(1.0), (1, 20, 20), padding="replicate", normalize=True, dtype=dtype)
+        physics = Blur(7.3 * gaussian_psf(1.0), (1, 20, 20), padding="replicate", normalize=True, dtype=dtype)
         assert 0.998 < physics.norm_lower <= physics.norm_upper <= 1
 
 
 def test_per_channel_kernels_stay_in_their_channel() -> None:
-    kernels = torch.stack([gaussian_kernel(1.0, size=5), 2 * box_kernel(5)])
+    kernels = torch.stack([gaussian_psf(1.0, size=5), 2 * box_psf(5)])
     physics = Blur(kernels, (2, 10, 10), dtype=torch.float64)
     assert physics.norm_upper == pytest.approx(2)
     x = rand(1, 2, 10, 10)
@@ -107,19 +107,19 @@ def test_bad_settings_are_refused() -> None:
 
 
 def test_kernels_have_unit_sum_and_the_right_spread() -> None:
-    for kernel in (gaussian_kernel((1.0, 2.0), angle=30), box_kernel((3, 4)), disk_kernel(3.3), motion_kernel(9.5, 77)):
+    for kernel in (gaussian_psf((1.0, 2.0), angle=30), box_psf((3, 4)), disk_psf(3.3), motion_psf(9.5, 77)):
         assert float(kernel.sum()) == pytest.approx(1)
         assert bool((kernel >= 0).all())
-    kernel = gaussian_kernel((2.0, 1.0), size=21)
+    kernel = gaussian_psf((2.0, 1.0), size=21)
     u = torch.arange(21) - 10
     assert float((kernel.sum(0) * u**2).sum()) == pytest.approx(4, rel=1e-3)  # σ₁ lies along the columns
     assert float((kernel.sum(1) * u**2).sum()) == pytest.approx(1, rel=1e-3)
-    turned = gaussian_kernel((2.0, 1.0), size=21, angle=90)
+    turned = gaussian_psf((2.0, 1.0), size=21, angle=90)
     torch.testing.assert_close(turned, kernel.T)
 
 
 def test_disk_has_exact_areas() -> None:
-    kernel = disk_kernel(1.0)
+    kernel = disk_psf(1.0)
     centre_row = kernel[1] * math.pi
     # The area of a unit disk beyond x = 1/2, within |y| ≤ 1/2, by elementary geometry.
     side = 2 * (0.5 * (0.5 * math.sqrt(0.75) + math.asin(0.5)) - 0.25)
@@ -130,7 +130,7 @@ def test_disk_has_exact_areas() -> None:
 
 def test_motion_has_the_moments_of_its_segment() -> None:
     for length, angle in ((6.0, 0.0), (7.3, 25.0), (11.0, 90.0), (5.0, 135.0)):
-        kernel = motion_kernel(length, angle)
+        kernel = motion_psf(length, angle)
         rows, columns = (torch.arange(n, dtype=torch.float64) - n // 2 for n in kernel.shape)
         mean = (float((kernel.sum(1) * rows).sum()), float((kernel.sum(0) * columns).sum()))
         assert mean == pytest.approx((0, 0), abs=1e-12)
@@ -148,23 +148,23 @@ def test_load_kernel_reads_images_and_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "k.npy", shake)
     np.savez(tmp_path / "k.npz", kernel=shake, other=shake[:1])
     imsave(tmp_path / "k.png", shake.astype(np.uint8), check_contrast=False)
-    torch.testing.assert_close(load_kernel(tmp_path / "k.npy"), expected)
-    torch.testing.assert_close(load_kernel(tmp_path / "k.npz", key="kernel"), expected)
-    torch.testing.assert_close(load_kernel(tmp_path / "k.png"), expected)
-    torch.testing.assert_close(load_kernel(tmp_path / "k.npy", unit=False), torch.from_numpy(shake))
+    torch.testing.assert_close(load_psf(tmp_path / "k.npy"), expected)
+    torch.testing.assert_close(load_psf(tmp_path / "k.npz", key="kernel"), expected)
+    torch.testing.assert_close(load_psf(tmp_path / "k.png"), expected)
+    torch.testing.assert_close(load_psf(tmp_path / "k.npy", unit=False), torch.from_numpy(shake))
 
 
 def test_load_kernel_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such"):
-        load_kernel(tmp_path / "missing.npy")
+        load_psf(tmp_path / "missing.npy")
     (tmp_path / "broken.npy").write_bytes(b"nothing")
     with pytest.raises(InputError, match="could not be read"):
-        load_kernel(tmp_path / "broken.npy")
+        load_psf(tmp_path / "broken.npy")
     np.savez(tmp_path / "k.npz", a=np.ones((2, 2)), b=np.ones((2, 2)))
     with pytest.raises(InputError, match="key="):
-        load_kernel(tmp_path / "k.npz")
+        load_psf(tmp_path / "k.npz")
     with pytest.raises(InputError, match="no array 'c'"):
-        load_kernel(tmp_path / "k.npz", key="c")
+        load_psf(tmp_path / "k.npz", key="c")
     for name, array, message in (
         ("cube", np.ones((2, 2, 2)), "two axes"),
         ("nan", np.full((2, 2), np.nan), "NaN"),
@@ -172,20 +172,20 @@ def test_load_kernel_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     ):
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(InputError, match=message):
-            load_kernel(tmp_path / f"{name}.npy")
+            load_psf(tmp_path / f"{name}.npy")
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: gaussian_kernel(0.0),
-        lambda: gaussian_kernel((1.0, -1.0)),
-        lambda: gaussian_kernel(1.0, size=0),
-        lambda: gaussian_kernel(1.0, angle=float("inf")),
-        lambda: box_kernel((3, 0)),
-        lambda: disk_kernel(float("nan")),
-        lambda: motion_kernel(-2.0),
-        lambda: motion_kernel(2.0, float("nan")),
+        lambda: gaussian_psf(0.0),
+        lambda: gaussian_psf((1.0, -1.0)),
+        lambda: gaussian_psf(1.0, size=0),
+        lambda: gaussian_psf(1.0, angle=float("inf")),
+        lambda: box_psf((3, 0)),
+        lambda: disk_psf(float("nan")),
+        lambda: motion_psf(-2.0),
+        lambda: motion_psf(2.0, float("nan")),
     ],
 )
 def test_kernel_builders_refuse_bad_parameters(make: object) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pnp_lip.errors import CertificateError
-from pnp_lip.operators import Blur, certify_norm, gaussian_kernel
+from pnp_lip.operators import Blur, certify_norm, gaussian_psf
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 
-FILTER = gaussian_kernel(1.0).float()[None, None]
+FILTER = gaussian_psf(1.0).float()[None, None]
 MAPS = torch.randn(1, 2, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
 
 
@@ -126,7 +126,7 @@ def test_refusals_name_the_reason() -> None:
 
 
 def test_ours_composed_with_theirs() -> None:
-    blur = Blur(gaussian_kernel(1.0), (1, 8, 8))
+    blur = Blur(gaussian_psf(1.0), (1, 8, 8))
     physics = dp.Inpainting((1, 8, 8), mask=0.5) * blur
     assert certify_norm(physics).upper == pytest.approx(1, abs=1e-6)
 

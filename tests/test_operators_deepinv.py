@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from pnp_lip.operators import Blur, CertifiedPhysics, FanBeamTomography, ParallelBeamTomography, gaussian_kernel
+from pnp_lip.operators import Blur, CertifiedPhysics, FanBeamTomography, ParallelBeamTomography, gaussian_psf
 
 SIZE = (1, 16, 16)
 CPU = torch.device("cpu")
 OPERATORS: dict[str, Callable[[], CertifiedPhysics]] = {
-    "blur circular": lambda: Blur(gaussian_kernel(1.0), SIZE),
-    "blur zeros": lambda: Blur(gaussian_kernel(1.0), SIZE, padding="zeros", normalize=True),
-    "blur reflect": lambda: Blur(gaussian_kernel(1.0), SIZE, padding="reflect", normalize=True),
+    "blur circular": lambda: Blur(gaussian_psf(1.0), SIZE),
+    "blur zeros": lambda: Blur(gaussian_psf(1.0), SIZE, padding="zeros", normalize=True),
+    "blur reflect": lambda: Blur(gaussian_psf(1.0), SIZE, padding="reflect", normalize=True),
     "parallel": lambda: ParallelBeamTomography(np.arange(0, 180, 6.0), SIZE, normalize=True),
     "fan": lambda: FanBeamTomography(
         np.arange(0, 360, 12.0), SIZE, source_distance=30.0, detector_distance=20.0, normalize=True

@@ -1,4 +1,4 @@
-"""Acceleration: the same fixed points, fewer calls, no divergence, and each scheme's hypotheses."""
+"""Scheme: the same fixed points, fewer calls, no divergence, and each scheme's hypotheses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pnp_lip import firm
 from pnp_lip.errors import GuaranteeError, InputError
 from pnp_lip.solvers import (
     ADMM,
+    FISTA,
     RED,
     Anderson,
-    ChambolleDossal,
     DavisYin,
     ForwardBackward,
     HalfQuadratic,
     Halpern,
     Inertial,
+    KrasnoselskiiMann,
     PrimalDual,
-    Relaxed,
 )
 
 SCHEMES = [Halpern(), Halpern(restart=None), Inertial(), Anderson(), Anderson(memory=2)]
@@ -40,7 +40,7 @@ def test_every_scheme_reaches_the_same_fixed_point(scheme, solver):
     net = firm(cases.denoiser(dtype=torch.float64))
     plain = solver(net, sigma=0.1, tol=1e-11, max_iter=20000).solve(y, physics)
     slow = scheme == Halpern(restart=None)
-    fast = solver(net, sigma=0.1, tol=1e-3 if slow else 1e-11, max_iter=20000, acceleration=scheme).solve(y, physics)
+    fast = solver(net, sigma=0.1, tol=1e-3 if slow else 1e-11, max_iter=20000, scheme=scheme).solve(y, physics)
     assert fast.status == "converged" and fast.guarantee.proved
     assert cases.relative(fast.x, plain.x) < (5e-2 if slow else 1e-8)
     if scheme == Anderson():
@@ -53,7 +53,7 @@ def test_anderson_needs_a_third_of_the_calls(solver):
     y = physics.A(cases.random(1, *cases.SHAPE, seed=5, dtype=torch.float32).abs())
     net = firm(cases.denoiser())
     plain = solver(net, sigma=0.1, tol=1e-6, max_iter=5000).solve(y, physics)
-    fast = solver(net, sigma=0.1, tol=1e-6, max_iter=5000, acceleration=Anderson()).solve(y, physics)
+    fast = solver(net, sigma=0.1, tol=1e-6, max_iter=5000, scheme=Anderson()).solve(y, physics)
     assert fast.status == plain.status == "converged" and 3 * fast.iterations <= plain.iterations
 
 
@@ -66,11 +66,12 @@ def test_halpern_obeys_its_bound_on_a_rotation():
         ForwardBackward(edge, **options).solve(y, physics, x0=x0)
     cycling = ForwardBackward(edge, guarantee="report", **options).solve(y, physics, x0=x0)
     assert cycling.history.residual[-1] == pytest.approx(16.0)
-    result = ForwardBackward(edge, acceleration=Halpern(restart=None), **options).solve(y, physics, x0=x0)
+    result = ForwardBackward(edge, scheme=Halpern(restart=None), **options).solve(y, physics, x0=x0)
     assert result.guarantee.proved
     assert all(r <= 2 * 8 / (k + 1) + 1e-9 for k, r in enumerate(result.history.residual))
     assert (
-        ForwardBackward(edge, acceleration=Relaxed(0.5), **options).solve(y, physics, x0=x0).history.residual[-1] < 1e-6
+        ForwardBackward(edge, scheme=KrasnoselskiiMann(0.5), **options).solve(y, physics, x0=x0).history.residual[-1]
+        < 1e-6
     )
 
 
@@ -98,7 +99,7 @@ def test_anderson_never_diverges_on_random_problems(seeds):
     for seed in seeds:
         solver, net, physics, y, start = random_problem(seed)
         options = {"sigma": 0.1, "tol": 1e-9, "max_iter": 60, "norm_upper": physics.norm}
-        fast = solver(net, acceleration=Anderson(), **options).solve(y, physics, x0=start)
+        fast = solver(net, scheme=Anderson(), **options).solve(y, physics, x0=start)
         assert fast.status != "diverged" and fast.x.isfinite().all() and fast.guarantee.proved, seed
         r = fast.history.residual
         assert min(r[-2:]) <= r[0], seed
@@ -111,7 +112,7 @@ def test_anderson_never_diverges_on_random_problems(seeds):
 def test_a_batch_is_accelerated_image_by_image(setting):
     net, physics, y = setting
     y = torch.cat([y, 20 * y.flip(-1)])
-    solver = ForwardBackward(net, sigma=0.1, acceleration=Anderson())
+    solver = ForwardBackward(net, sigma=0.1, scheme=Anderson())
     batch = solver.solve(y, physics)
     for i in range(4):
         alone = solver.solve(y[i : i + 1], physics)
@@ -123,14 +124,14 @@ def test_inertia_has_a_limit(setting):
     net, physics, y = setting
     a = ForwardBackward(net, sigma=0.1).solve(y, physics).settings["map_averagedness"]
     limit = 0.49 / (a * (0.7 + 0.18))
-    assert ForwardBackward(net, sigma=0.1, acceleration=Inertial(0.3, 0.999 * limit)).check(y, physics).proved
+    assert ForwardBackward(net, sigma=0.1, scheme=Inertial(0.3, 0.999 * limit)).check(y, physics).proved
     with pytest.raises(GuaranteeError, match=r"relaxation λ must lie in \(0, 0\.5"):
-        ForwardBackward(net, sigma=0.1, acceleration=Inertial(0.3, 1.001 * limit)).solve(y, physics)
+        ForwardBackward(net, sigma=0.1, scheme=Inertial(0.3, 1.001 * limit)).solve(y, physics)
 
 
 def test_momentum_is_unproved_but_for_a_proximal_denoiser(setting):
     net, physics, y = setting
-    momentum = {"sigma": 0.1, "acceleration": ChambolleDossal()}
+    momentum = {"sigma": 0.1, "scheme": FISTA()}
     with pytest.raises(GuaranteeError, match="Momentum is unproved"):
         ForwardBackward(net, **momentum).solve(y, physics)
     assert not ForwardBackward(net, guarantee="report", max_iter=5, **momentum).solve(y, physics).guarantee.proved
@@ -160,7 +161,7 @@ def test_the_safeguard_gives_up_bad_points():
 @pytest.mark.parametrize(
     "make",
     [lambda: Halpern(restart=1.0), lambda: Inertial(1.0), lambda: Inertial(0.1, 0.0), lambda: Anderson(memory=0),
-     lambda: Anderson(growth=0.5), lambda: Anderson(regularisation=-1.0), lambda: ChambolleDossal(2.0)],
+     lambda: Anderson(growth=0.5), lambda: Anderson(regularisation=-1.0), lambda: FISTA(2.0)],
 )  # fmt: skip
 def test_bad_settings_are_refused(make):
     with pytest.raises(InputError):

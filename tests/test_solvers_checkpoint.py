@@ -21,9 +21,9 @@ from pnp_lip.solvers import (
     ForwardBackward,
     Halpern,
     Inertial,
+    KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
-    Relaxed,
     WeightedLeastSquares,
     preparation,
 )
@@ -47,7 +47,7 @@ def setting():
 
 
 def solver_for(scheme):
-    return ForwardBackward(setting()[0], sigma=0.1, tol=1e-6, acceleration=scheme)
+    return ForwardBackward(setting()[0], sigma=0.1, tol=1e-6, scheme=scheme)
 
 
 def run_and_die(scheme, path, at):
@@ -65,7 +65,14 @@ def run_and_die(scheme, path, at):
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork, no SIGKILL")
 @pytest.mark.parametrize(
     ("scheme", "at"),
-    [(Relaxed(), 1), (Anderson(), 4), (Relaxed(), 11), (Halpern(), 11), (Inertial(), 11), (Anderson(), 11)],
+    [
+        (KrasnoselskiiMann(), 1),
+        (Anderson(), 4),
+        (KrasnoselskiiMann(), 11),
+        (Halpern(), 11),
+        (Inertial(), 11),
+        (Anderson(), 11),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_result(scheme, at, tmp_path):
     _, physics, y = setting()
@@ -130,7 +137,7 @@ def test_foreign_and_broken_files_are_refused(tmp_path):
         with pytest.raises(InputError, match="another run"):
             other.solve(data, physics, checkpoint=path)
     others = [
-        ForwardBackward(net, sigma=0.1, acceleration=Relaxed(0.9)),
+        ForwardBackward(net, sigma=0.1, scheme=KrasnoselskiiMann(0.9)),
         ForwardBackward(net, sigma=0.1, box=(0, 1)),
         ForwardBackward(net, sigma=0.1, data_term=LeastSquares(convexity=1e-9)),
         ForwardBackward(net, sigma=0.1, data_term=WeightedLeastSquares(torch.ones_like(y))),

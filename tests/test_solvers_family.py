@@ -18,11 +18,11 @@ from pnp_lip.solvers import (
     DouglasRachford,
     ForwardBackward,
     HalfQuadratic,
+    KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
     ProximalRED,
-    Relaxed,
-    StatedFidelity,
+    UserFidelity,
     WeightedLeastSquares,
 )
 
@@ -207,16 +207,16 @@ def test_linear_rates_hold(solver):
 
 def test_over_relaxation_within_its_range(setting):
     net, physics, y = setting
-    assert DouglasRachford(net, sigma=0.1, acceleration=Relaxed(1.9)).solve(y, physics).guarantee.proved
+    assert DouglasRachford(net, sigma=0.1, scheme=KrasnoselskiiMann(1.9)).solve(y, physics).guarantee.proved
     with pytest.raises(GuaranteeError, match=r"relaxation λ must lie in \(0, 1/a = 2\); got 2"):
-        DouglasRachford(net, sigma=0.1, acceleration=Relaxed(2.0)).solve(y, physics)
+        DouglasRachford(net, sigma=0.1, scheme=KrasnoselskiiMann(2.0)).solve(y, physics)
     with pytest.raises(InputError, match="relaxation"):
-        Relaxed(0.0)
+        KrasnoselskiiMann(0.0)
 
 
 def test_a_stated_fidelity_has_no_prox_but_a_dual_one(setting):
     net, physics, y = setting
-    term = StatedFidelity(deepinv.optim.L2(), 1.0)
+    term = UserFidelity(deepinv.optim.L2(), 1.0)
     dual = PrimalDual(net, sigma=0.1, data_term=term, tol=1e-6, max_iter=3000).solve(y, physics)
     plain = ForwardBackward(net, sigma=0.1, tol=1e-6, max_iter=3000).solve(y, physics)
     assert cases.relative(dual.x, plain.x) < 1e-4

@@ -11,7 +11,7 @@ import solver_cases as cases
 import torch
 
 from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
-from pnp_lip.solvers import ForwardBackward, LeastSquares, Relaxed, StatedFidelity, WeightedLeastSquares
+from pnp_lip.solvers import ForwardBackward, KrasnoselskiiMann, LeastSquares, UserFidelity, WeightedLeastSquares
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_merely_nonexpansive_denoiser_needs_relaxation(setting):
     flip = cases.Reflection()
     with pytest.raises(GuaranteeError, match=r"relax\(denoiser, 0\.5\)"):
         ForwardBackward(flip).solve(y, physics)
-    assert ForwardBackward(flip, acceleration=Relaxed(0.5)).check(y, physics).proved
+    assert ForwardBackward(flip, scheme=KrasnoselskiiMann(0.5)).check(y, physics).proved
 
 
 def test_a_missing_norm_bound_and_a_wrong_adjoint_are_refused():
@@ -225,7 +225,7 @@ def test_data_terms(setting):
     plain = ForwardBackward(net, sigma=0.1).solve(y, physics)
     weights = torch.full_like(y, 0.5)
     weighted = ForwardBackward(net, sigma=0.1, data_term=WeightedLeastSquares(weights)).solve(y, physics)
-    stated = ForwardBackward(net, sigma=0.1, data_term=StatedFidelity(deepinv.optim.L2(), 1.0)).solve(y, physics)
+    stated = ForwardBackward(net, sigma=0.1, data_term=UserFidelity(deepinv.optim.L2(), 1.0)).solve(y, physics)
     assert abs(weighted.settings["step"] / plain.settings["step"] - 2) < 1e-12
     assert cases.relative(weighted.x, plain.x) < 1e-4  # half the weight at twice the step is the same map
     assert cases.relative(stated.x, plain.x) < 1e-4
@@ -238,7 +238,7 @@ def test_data_terms(setting):
         ForwardBackward(net, data_term=WeightedLeastSquares(torch.ones(7))).solve(y, physics)
     for bad in (0.0, float("inf")):
         with pytest.raises(InputError, match="curvature_upper"):
-            StatedFidelity(deepinv.optim.L2(), bad)
+            UserFidelity(deepinv.optim.L2(), bad)
     with pytest.raises(InputError, match="convexity"):
         LeastSquares(-1.0)
 

@@ -23,9 +23,9 @@ from pnp_lip.solvers import (
     HalfQuadratic,
     Halpern,
     Inertial,
+    KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
-    Relaxed,
 )
 
 
@@ -70,12 +70,12 @@ def test_a_denoiser_that_is_averaged_but_not_firm(physics):
 
 def test_schemes_beyond_their_range(physics):
     net = cases.denoiser()
-    make = lambda scheme: lambda **o: ForwardBackward(net, sigma=0.1, acceleration=scheme, **o)  # noqa: E731
-    refused(make(Relaxed(1.9)), physics, r"relaxation λ must lie in \(0, 1/a = 1\.\d+\); got 1\.9")
+    make = lambda scheme: lambda **o: ForwardBackward(net, sigma=0.1, scheme=scheme, **o)  # noqa: E731
+    refused(make(KrasnoselskiiMann(1.9)), physics, r"relaxation λ must lie in \(0, 1/a = 1\.\d+\); got 1\.9")
     refused(make(Inertial(0.5, 0.9)), physics, r"relaxation λ must lie in \(0, 0\.\d+\); got 0\.9")
-    flip = lambda **o: ForwardBackward(cases.Reflection(), acceleration=Anderson(), **o)  # noqa: E731
+    flip = lambda **o: ForwardBackward(cases.Reflection(), scheme=Anderson(), **o)  # noqa: E731
     refused(flip, physics, r"got 1\b")
-    assert ForwardBackward(cases.Reflection(), acceleration=Halpern()).check(data(physics), physics).proved
+    assert ForwardBackward(cases.Reflection(), scheme=Halpern()).check(data(physics), physics).proved
 
 
 def test_a_tampered_certificate(tmp_path):

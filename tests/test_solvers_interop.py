@@ -19,7 +19,7 @@ from pnp_lip.solvers import (
     DouglasRachford,
     ForwardBackward,
     HalfQuadratic,
-    Relaxed,
+    KrasnoselskiiMann,
     WeightedLeastSquares,
     choose_by_discrepancy,
     choose_by_reference,
@@ -99,7 +99,7 @@ def test_discrepancy_principle_finds_the_noise():
     clean = torch.ones(1, *cases.SHAPE)
     clean[..., 4:] = 0.2
     y = physics.A(clean) + 0.05 * torch.randn(clean.shape, generator=g)
-    solver = ForwardBackward(cases.denoiser(), sigma=0.1, acceleration=Anderson())
+    solver = ForwardBackward(cases.denoiser(), sigma=0.1, scheme=Anderson())
     values = [0.2, 0.001, 0.01, 0.05, 1.0]
     choice = choose_by_discrepancy(solver, y, physics, noise=0.05, values=values)
     assert [c["sigma"] for c in choice.candidates] == sorted(values) and len(choice.scores) == 5
@@ -154,7 +154,7 @@ def test_check_refuses_what_the_denoiser_refuses(setting, other):
 def test_what_deepinv_has_no_twin_of_is_refused(setting):
     physics, y = setting
     weighted = WeightedLeastSquares(torch.rand(y.shape) + 0.5)
-    for more in ({"data_term": weighted}, {"acceleration": Anderson()}, {"acceleration": Relaxed(0.5)}):
+    for more in ({"data_term": weighted}, {"scheme": Anderson()}, {"scheme": KrasnoselskiiMann(0.5)}):
         with pytest.raises(InputError, match="iterates plainly"):
             to_deepinv(ForwardBackward(cases.denoiser(limit=0.3), sigma=0.1, **more), y, physics)
 
@@ -183,7 +183,7 @@ def test_what_is_no_scheme_box_or_physics_is_refused(setting):
     y = setting[1]
     net = cases.denoiser(limit=0.3)
     with pytest.raises(InputError, match=r"a scheme such as Anderson\(\)"):
-        ForwardBackward(net, acceleration=Anderson)
+        ForwardBackward(net, scheme=Anderson)
     with pytest.raises(InputError, match="`box` must be None or"):
         ForwardBackward(net, box=1)
     with pytest.raises(ShapeError, match="the physics refused"):

@@ -13,7 +13,7 @@ from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.check import main as check
 from pnp_lip.images import psnr
-from pnp_lip.operators import Blur, gaussian_kernel
+from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.pretrained import pretrained_names
 from pnp_lip.solvers import Anderson, ForwardBackward, refine
 
@@ -99,9 +99,9 @@ def test_a_cautious_guide_forgives_a_noise_level_told_too_small(name: str) -> No
 @pytest.mark.parametrize("name", ["grey", "tiny"])
 def test_the_first_solution_guides_to_a_better_second(name: str) -> None:
     x = photograph("camera", 256)[..., 40:136, 70:166]
-    physics = Blur(gaussian_kernel(1.2), (1, 96, 96), padding="circular")
+    physics = Blur(gaussian_psf(1.2), (1, 96, 96), padding="circular")
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    solver = ForwardBackward(load_pretrained(name), sigma=0.005, box=(0, 1), tol=1e-4, acceleration=Anderson())
+    solver = ForwardBackward(load_pretrained(name), sigma=0.005, box=(0, 1), tol=1e-4, scheme=Anderson())
     first, second = refine(solver, y, physics)
     assert first.guarantee.proved and second.guarantee.proved
     assert psnr(second.x, x) > psnr(first.x, x) + 0.2

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     y = sinogram.y / scale
     gamma = TIKHONOV / physics.norm_upper**2
     tikhonov = physics.solve_prox(torch.zeros_like(fbp), y, gamma, tol=1e-3 * math.sqrt(fbp.numel())).x
-    solver = ForwardBackward(denoiser, box=(0, 1), tol=options.tol, max_iter=options.max_iter, acceleration=Anderson())
+    solver = ForwardBackward(denoiser, box=(0, 1), tol=options.tol, max_iter=options.max_iter, scheme=Anderson())
     if not options.quiet:
         say(f"{physics.norm_bound()}")
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())

@@ -25,7 +25,7 @@ from pnp_lip.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["add_command", "parse_kernel"]
+__all__ = ["add_command", "parse_psf"]
 
 KERNELS = "a file (image, npy, npz), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if output.exists() and output.samefile(options.image):
         raise InputError(f"-o {output} would replace the image itself; name another file.")
     image = read_image(options.image, beyond=NOISE_REACH)
-    kernel = parse_kernel(options.kernel)
+    kernel = parse_psf(options.kernel)
     denoiser = get_denoiser(options.denoiser, channels=image.shape[1])
     rounds = get_rounds(options.rounds, denoiser)
     y = by_channel(image, denoiser)
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         tol=options.tol,
         max_iter=options.max_iter,
         box=(0, 1),
-        acceleration=Anderson(),
+        scheme=Anderson(),
     )
     physics = Blur(kernel, size, padding=options.padding)
     *before, result = refine(
@@ -115,19 +115,19 @@ def check_size(kernel: Tensor, y: Tensor) -> None:
         )
 
 
-def parse_kernel(text: str) -> Tensor:
+def parse_psf(text: str) -> Tensor:
     """A kernel from a file or from one of the builders' short forms."""
-    from pnp_lip.operators import box_kernel, disk_kernel, gaussian_kernel, load_kernel, motion_kernel
+    from pnp_lip.operators import box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 
     name, _, rest = text.partition(":")
     builders: dict[str, tuple[int, Callable[..., Tensor]]] = {
-        "gaussian": (1, gaussian_kernel),
-        "box": (1, lambda size: box_kernel(int(size))),
-        "disk": (1, disk_kernel),
-        "motion": (2, motion_kernel),
+        "gaussian": (1, gaussian_psf),
+        "box": (1, lambda size: box_psf(int(size))),
+        "disk": (1, disk_psf),
+        "motion": (2, motion_psf),
     }
     if Path(text).exists() or not (name in builders or rest):
-        return load_kernel(text)
+        return load_psf(text)
     if name not in builders:
         raise InputError(f"--kernel takes {KERNELS}; got {text!r}.")
     count, build = builders[name]

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     validation = [
         Scene.blurred(image.x, noise=NOISE, seed=seed) for seed, image in enumerate(validation_images(SIDE), start=1)
     ]
-    common: dict[str, Any] = {"box": (0, 1), "tol": TOLERANCE, "acceleration": Anderson()}
+    common: dict[str, Any] = {"box": (0, 1), "tol": TOLERANCE, "scheme": Anderson()}
     priors: dict[str, Callable[[float], ForwardBackward]] = {
         "total variation": lambda s: ForwardBackward(baseline, sigma=s * NOISE, guarantee="report", **common),
         "pnp-lip": lambda s: ForwardBackward(denoiser, sigma=math.sqrt(s) * NOISE, **common),

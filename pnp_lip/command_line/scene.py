@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.images import psnr
-from pnp_lip.operators import Blur, shake_kernel
+from pnp_lip.operators import Blur, shake_psf
 
 __all__ = ["STRENGTHS", "Scene", "choose_strength", "photograph", "total_variation", "validation_images"]
 
@@ -30,7 +30,7 @@ class Scene:
     @classmethod
     def blurred(cls, x: Tensor, *, noise: float, seed: int = 0) -> Scene:
         """A camera shake over some fifteen pixels, circular borders, white Gaussian noise."""
-        kernel = shake_kernel(torch.Generator().manual_seed(3), reach=7)
+        kernel = shake_psf(torch.Generator().manual_seed(3), reach=7)
         physics = Blur(kernel, (x.shape[1], x.shape[2], x.shape[3]), padding="circular")
         generator = torch.Generator().manual_seed(seed)
         return cls(x, physics, physics.A(x) + noise * torch.randn(x.shape, generator=generator), noise)

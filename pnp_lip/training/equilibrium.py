@@ -21,10 +21,10 @@ from pnp_lip.denoisers import guided
 from pnp_lip.operators import (
     Blur,
     ParallelBeamTomography,
-    disk_kernel,
-    gaussian_kernel,
-    motion_kernel,
-    shake_kernel,
+    disk_psf,
+    gaussian_psf,
+    motion_psf,
+    shake_psf,
 )
 from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.solvers.annealing import ANNEALING, annealed
@@ -33,7 +33,7 @@ from pnp_lip.solvers.problem import residual_image
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.phantoms import random_phantoms
 
-__all__ = ["Equilibrium", "ProblemPool", "random_kernel"]
+__all__ = ["Equilibrium", "ProblemPool", "random_psf"]
 
 STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 POOL = 60  # problems that are solved on from where the last visit left them
@@ -117,7 +117,7 @@ class Equilibrium:
             x = x * circle_mask(x.shape[-1]).to(x)
             physics = random_scan(x, generator)
         else:
-            physics = Blur(random_kernel(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
+            physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
         noise = draw_log(*ranges.noise, generator)
         first, second = (draw_log(*bounds, generator) * noise for bounds in (ranges.first, ranges.guided))
         y = physics.A(x)
@@ -208,14 +208,14 @@ def random_scan(x: Tensor, generator: torch.Generator) -> ParallelBeamTomography
     return physics
 
 
-def random_kernel(generator: torch.Generator) -> Tensor:
+def random_psf(generator: torch.Generator) -> Tensor:
     """A Gaussian, a disk, a straight motion or a camera shake of random size, each with the same probability."""
     kind = int(torch.randint(4, (), generator=generator))
     size, angle = torch.rand(2, generator=generator).tolist()
     if kind == 0:
-        return gaussian_kernel(0.7 + 1.8 * size)
+        return gaussian_psf(0.7 + 1.8 * size)
     if kind == 1:
-        return disk_kernel(1.0 + 3.0 * size)
+        return disk_psf(1.0 + 3.0 * size)
     if kind == 2:
-        return motion_kernel(3.0 + 12.0 * size, 180.0 * angle)
-    return shake_kernel(generator, reach=5 + round(6 * size))
+        return motion_psf(3.0 + 12.0 * size, 180.0 * angle)
+    return shake_psf(generator, reach=5 + round(6 * size))

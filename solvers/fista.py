@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.acceleration import Acceleration, Memory
 from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.solvers.scheme import Memory, Scheme
 
-__all__ = ["ChambolleDossal"]
+__all__ = ["FISTA"]
 
 
 @dataclasses.dataclass(frozen=True)
-class ChambolleDossal(Acceleration):
+class FISTA(Scheme):
     """x_{k+1} = T v_k, v_{k+1} = x_{k+1} + k/(k + 1 + a) (x_{k+1} − x_k), a > 2.
 
     Proved only for ForwardBackward with a denoiser that is the prox of a convex function (``certificate.proximal``), no box
@@ -38,7 +38,7 @@ class ChambolleDossal(Acceleration):
         name = "T"
         ask = "be a proximal gradient step with γ ≤ 1/L of a convex objective"
         found = "one" if proximal else "a map of which that is not proved"
-        advice = "Momentum is unproved here: use acceleration=Anderson(), or a single firm layer with step=1/L."
+        advice = "Momentum is unproved here: use scheme=Anderson(), or a single firm layer with step=1/L."
         return (Hypothesis(name, found, ask, proximal, advice),)
 
     def rate(self, bound: MapBound) -> str:

@@ -11,12 +11,12 @@ from torch import Tensor
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.solvers.guarantee import Hypothesis
 
-__all__ = ["Acceleration", "Memory", "averagedness_of", "per_image"]
+__all__ = ["Memory", "Scheme", "averagedness_of", "per_image"]
 
 Memory = dict[str, Tensor]  # every tensor has the batch as its first axis, so that images stay apart
 
 
-class Acceleration(abc.ABC):
+class Scheme(abc.ABC):
     """How v_{k+1} is made of v_k and T v_k.
 
     ``theorem`` completes the solver's theorem; ``monotone`` says that ‖v_k − T v_k‖ cannot grow, which the loop watches.

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.acceleration import Acceleration, Memory, averagedness_of
 from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.solvers.scheme import Memory, Scheme, averagedness_of
 
-__all__ = ["Relaxed"]
+__all__ = ["KrasnoselskiiMann"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Relaxed(Acceleration):
+class KrasnoselskiiMann(Scheme):
     """v_{k+1} = v_k + λ (T v_k − v_k).
 
     For an a-averaged T with a fixed point, 0 < λ < 1/a makes v_k converge to one and ‖v_k − T v_k‖ never grow, with
@@ -25,7 +25,7 @@ class Relaxed(Acceleration):
 
     Raises InputError for λ ≤ 0. Source: Krasnoselskii (1955); Bauschke & Combettes (2017), Proposition 5.16.
 
-    >>> Relaxed().next({}, 0.0, 1.0, 0)[0]
+    >>> KrasnoselskiiMann().next({}, 0.0, 1.0, 0)[0]
     1.0
     """
 
@@ -63,5 +63,5 @@ def relaxation_below_limit(relaxation: float, bound: MapBound) -> Hypothesis:
         f"lie in (0, {limit})",
         a is not None and relaxation * a < 1,
         "A map that is only nonexpansive may cycle under the plain iteration: pass relax(denoiser, 0.5) as the denoiser, "
-        "or acceleration=Relaxed(0.5), or acceleration=Halpern().",
+        "or scheme=KrasnoselskiiMann(0.5), or scheme=Halpern().",
     )

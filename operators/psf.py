@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 
-__all__ = ["box_kernel", "disk_kernel", "gaussian_kernel", "load_kernel", "motion_kernel", "shake_kernel"]
+__all__ = ["box_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "shake_psf"]
 
 Array = NDArray[np.float64]
 
 
-def gaussian_kernel(
+def gaussian_psf(
     sigma: float | tuple[float, float], *, size: int | tuple[int, int] | None = None, angle: float = 0.0
 ) -> Tensor:
     """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
@@ -26,7 +26,7 @@ def gaussian_kernel(
     height and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum
     1.
 
-    >>> k = gaussian_kernel(1.0)
+    >>> k = gaussian_psf(1.0)
     >>> tuple(k.shape), round(k.sum().item(), 12)
     ((7, 7), 1.0)
     """
@@ -43,21 +43,21 @@ def gaussian_kernel(
     return unit_sum(np.exp(-0.5 * ((u / sigma_1) ** 2 + (v / sigma_2) ** 2)))
 
 
-def box_kernel(size: int | tuple[int, int]) -> Tensor:
+def box_psf(size: int | tuple[int, int]) -> Tensor:
     """Mean over a rectangle of height × width pixels, as float64 of sum 1.
 
-    >>> box_kernel((1, 2))
+    >>> box_psf((1, 2))
     tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     return unit_sum(np.ones(as_size(size)))
 
 
-def disk_kernel(radius: float) -> Tensor:
+def disk_psf(radius: float) -> Tensor:
     """Out-of-focus blur: the exact area of each pixel inside a disk of ``radius`` > 0 pixels, divided by πr².
 
     Returns float64 of odd side 2⌈r − ½⌉ + 1 and sum 1.
 
-    >>> disk_kernel(0.5).tolist()
+    >>> disk_psf(0.5).tolist()
     [[1.0]]
     """
     require_positive(radius=radius)
@@ -80,14 +80,14 @@ def disk_corner_area(x: Array, y: Array, radius: float) -> Array:
     return np.asarray(sign * (y * flat + primitive(x) - primitive(flat)))
 
 
-def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
+def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     """Straight motion: a segment of ``length`` > 0 pixels through the centre, spread bilinearly on the grid.
 
     ``angle`` in degrees counts anticlockwise from the horizontal. Between crossings of grid lines the bilinear
     weights are quadratic along the segment, so that two Gauss points integrate them exactly. Returns float64 of odd
     sides and sum 1.
 
-    >>> motion_kernel(2.0).tolist()
+    >>> motion_psf(2.0).tolist()
     [[0.25, 0.5, 0.25]]
     """
     require_positive(length=length)
@@ -113,7 +113,7 @@ def motion_kernel(length: float, angle: float = 0.0) -> Tensor:
     return unit_sum(kernel)
 
 
-def shake_kernel(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
+def shake_psf(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
     """A hand-held camera's shake: a path with random, slowly changing velocity, spread bilinearly on the grid.
 
     Returns float64 (2·reach + 1, 2·reach + 1), nonnegative and of sum one.
@@ -134,7 +134,7 @@ def shake_kernel(generator: torch.Generator, *, reach: int = 8, points: int = 25
     return unit_sum(kernel.numpy())
 
 
-def load_kernel(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:
+def load_psf(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:
     """Read a kernel (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
 
     Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
