@@ -15,6 +15,8 @@ FOLDERS = {"pnp_lip": ROOT / "pnp_lip", **{f"pnp_lip.{n}": ROOT / n for n in ("o
 # A part may import parts of a lower level, or of its own. Images, errors, snapshots and version stand below everything.
 LEVELS = {
     "errors": 0,
+    "protocols": 0,
+    "renamed": 0,
     "version": 0,
     "images": 0,
     "noise": 0,
