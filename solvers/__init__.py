@@ -20,7 +20,7 @@ from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
-from pnp_lip.solvers.refine import refine
+from pnp_lip.solvers.refine import denoise_guided, refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
@@ -54,6 +54,7 @@ __all__ = [
     "annealed",
     "choose_by_discrepancy",
     "choose_by_reference",
+    "denoise_guided",
     "fixed_map",
     "refine",
     "residual_image",

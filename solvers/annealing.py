@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import GradientFlowDenoiser, estimate, require_estimate
-from pnp_lip.denoisers.guided_denoiser import innermost
+from pnp_lip.denoisers import GradientFlowDenoiser, innermost
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity
 from pnp_lip.solvers.problem import Box
@@ -61,7 +60,7 @@ def annealed(
     highest = max(1.0, HIGHEST / float(s)) if s else 1.0
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))
-        x = estimate(denoiser, data_term.prox(x, y, physics, step * ratio**2), ratio * s)
+        x = denoiser(data_term.prox(x, y, physics, step * ratio**2), ratio * s)
         x = x if box is None else x.clamp(*box)
     return x
 
@@ -95,7 +94,7 @@ def check_annealer(annealer: Any, solver: Any, y: Tensor, steps: int) -> None:
     """Raise InputError unless ``anneal_result`` will take the annealer with this solver and these data."""
     if not isinstance(steps, int) or steps < 0:
         raise InputError(f"`anneal` counts the steps that improve a guide and is an integer >= 0; got {steps}.")
-    own, like = require_estimate(annealer), innermost(solver.denoiser)
+    own, like = annealer, innermost(solver.denoiser)
     if own.in_channels != like.in_channels:
         raise InputError(f"the annealer takes {own.in_channels} channels, and the denoiser {like.in_channels}.")
     weight = next(own.parameters())

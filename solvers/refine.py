@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import guided, require_guidance
+from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, guided, require_guidance
 from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.annealing import ANNEALING, anneal_result, check_annealer
-from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
-__all__ = ["refine"]
+__all__ = ["denoise_guided", "refine"]
 
 
 def refine(
@@ -34,8 +34,6 @@ def refine(
     """Solve, then solve ``rounds`` times more with the denoiser guided by the result before; the last is the best.
 
     x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹ or ``annealed(xᵏ⁻¹)``
-
-    A guide network that looks at it is told what the data hold beyond g, r = ``residual_image(g, y, physics)``.
 
     Each T_k is nonexpansive in x with g held fixed and each run carries a guarantee of its own, under the same theorem and
     with the same numbers as the first. Of the limit of many rounds nothing is claimed, nor is anything of x¹ as a function
@@ -67,6 +65,14 @@ def refine(
         g = results[-1].x
         if annealer is not None:
             g = anneal_result(annealer, solver, results[-1], y, physics, anneal)
-        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g, residual_image(g, y, physics)))
+        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g))
         results.append(again.solve(y, physics, x0=g, reference=reference, progress=progress))
     return tuple(results)
+
+
+@torch.no_grad()
+def denoise_guided(denoiser: Any, y: Tensor, sigma: float) -> Tensor:
+    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ)."""
+    require_guidance(denoiser)
+    x_hat: Tensor = guided(denoiser, denoiser(y, GUIDE_SIGMA_FACTOR * sigma))(y, sigma)
+    return x_hat
