@@ -62,7 +62,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         hidden_channels: int = 32,
         dilations: Sequence[int] = DILATIONS,
         kernel_size: int = 9,
-        padding_mode: str = "symmetric",
+        padding_mode: str = "zeros",
         default_sigma: float = 0.05,
         guidance: bool = False,
         centred: bool = False,

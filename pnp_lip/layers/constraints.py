@@ -17,7 +17,6 @@ from pnp_lip.errors import InputError
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.mirror import MirrorPairs, Repeated, mirror_pairs
-from pnp_lip.spectral.border_norm import mirror_closed
 from pnp_lip.spectral.symbol import grid_factor, half_torus, symbol
 
 __all__ = [
@@ -203,17 +202,8 @@ def project(module: nn.Module, *, limit: float = 0.985, grid: int | None = None)
     for _, layer in gradient_flow_layers(module):
         unit = UnitNorm(grid=grid).eval()(layer.weight)
         norm = layer.weight.norm() / unit.norm().clamp_min(torch.finfo(unit.dtype).tiny)
-        if unpaired(layer):
-            norm = 2 * norm
         layer.tau.clamp_(0, float(2 * limit / norm.clamp_min(SMALLEST) ** 2))
     return module
-
-
-def unpaired(layer: GradientFlowLayer) -> bool:
-    """Whether the border of symmetric padding may add to the norm of the filters, at most doubling it."""
-    if not isinstance(layer, GradientFlowConv2d) or layer.padding_mode != "symmetric":
-        return False
-    return not parametrize.is_parametrized(layer, "weight") and not mirror_closed(layer.weight)
 
 
 def check_limit(limit: float) -> None:

@@ -25,14 +25,13 @@ def norm_lower(
 ) -> tuple[float, Tensor]:
     """The largest ‖A v_k‖ over unit vectors v_{k+1} = AᵀA v_k/‖AᵀA v_k‖ from v_0 ∝ ``start``, and the last v_k.
 
-    ‖A v‖ ≤ ‖A‖ for every unit v, so the number is a lower bound of ‖A‖ up to the rounding of its own evaluation,
-    whatever ``apply_adjoint`` does. It certifies nothing and is never an upper bound: subtract your rounding before you
-    call it a bound. The values grow towards ‖A‖ if ``apply_adjoint`` is the adjoint and ``start`` is not orthogonal to
-    the leading singular vectors; for A ≥ 0 entrywise and ``start`` > 0 the last v_k is a start for Collatz-Wielandt.
+    It certifies nothing: a lower bound of ‖A‖, up to the rounding of its own evaluation, whatever ``apply_adjoint`` does,
+    and never an upper bound. With the adjoint the values grow towards ‖A‖, unless ``start`` is orthogonal to the leading
+    singular vectors; for A ≥ 0 entrywise and ``start`` > 0, the last v_k is a start for Collatz-Wielandt.
 
-    Parameters: ``iterations`` pairs of products at most; ``tol``, where given, ends the iteration once a step raises the
-    bound by at most ``tol`` relatively. Lengths are taken in float64. A ``start`` that vanishes, or that A maps to zero,
-    gives 0. Source: Golub & Van Loan (2013), Section 8.2.
+    Parameters: at most ``iterations`` products with A; ``tol``, where given, ends the iteration once a step raises the
+    bound by at most ``tol`` relatively. Lengths are taken in float64. Gives 0 for a ``start`` that vanishes, or that A
+    maps to zero. Source: Golub & Van Loan (2013), Section 8.2.
 
     >>> A = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
     >>> bound, v = norm_lower(lambda x: A @ x, lambda y: A.T @ y, torch.ones(2, dtype=torch.float64), iterations=20)
