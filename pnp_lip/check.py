@@ -9,12 +9,11 @@ compose to an S/(1 + S)-averaged map, S = Σ αᵢ/(1 − αᵢ) (Combettes & Ya
 channels. ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U for K̂(p) = Σ_ab K_ab exp(−2πi(a p₁ + b p₂)) and all p: a cell with centre
 c and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U cos(π Σ (k_i − 1) h_i) (Duffin & Schaeffer
 1938), and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
-not be trusted. This holds for zero and circular padding and every image size, which is what a certificate must claim:
-the padding of the configuration, a smallest image of 1 x 1, sides divisible by 1.
+not be trusted. This holds for zero and circular padding and every image size. So a certificate must name the padding
+of the configuration, a smallest image of 1 x 1 and sides divisible by 1.
 
-The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. What the
-certificate says in words (kinds, methods, scopes, version) is not checked, nor are sine and cosine of numpy, taken to be
-accurate within 4e-15.
+The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. The layers' kinds,
+the number of cells, the version and texts are not checked. Sine and cosine of numpy are taken as accurate within 4e-15.
 """
 
 from __future__ import annotations
@@ -178,9 +177,9 @@ def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> 
         f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
         "the lower bound exceeds the norm at the witness": float(number(norm["lower"]))
         <= norm_at(weight, norm["witness"]) * (1 + 1e-10),
-        f"the padding is {padding_mode}": norm["padding_mode"] == padding_mode,
-        "the bound holds for every image size": norm["smallest_image"] == norm["divisible_by"] == [1, 1],
-        f"the method is {method_of(weight)}": norm["method"] == method_of(weight),
+        f"the padding is not {padding_mode}": norm["padding_mode"] == padding_mode,
+        "the smallest image is not 1 x 1, with any divisor": norm["smallest_image"] == norm["divisible_by"] == [1, 1],
+        f"the method is not {method_of(weight)}": norm["method"] == method_of(weight),
         "τ differs from the weights": layer["tau"] is not None and number(layer["tau"]) == tau,
         "τ is negative": tau >= 0,
         "the slopes are not a clip's, [0, 1]": slopes == [0, 1],
