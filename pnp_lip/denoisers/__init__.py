@@ -3,6 +3,7 @@
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
 from pnp_lip.denoisers.guided_denoiser import (
+    GUIDE_SIGMA_FACTOR,
     GuidedDenoiser,
     can_be_guided,
     can_estimate,
@@ -15,6 +16,7 @@ from pnp_lip.denoisers.guided_denoiser import (
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
 
 __all__ = [
+    "GUIDE_SIGMA_FACTOR",
     "ClippedDenoiser",
     "GradientFlowDenoiser",
     "GuidedDenoiser",

@@ -34,7 +34,9 @@ __all__ = [
 # Thresholds and centres held between calls (2 GB in float32); more of them are computed at every call, window by window.
 KEPT_NUMBERS = 2**29
 GUIDE_TILE = (512, 512)  # whole blocks, of the windows in which a network improves a guide
-CAUTION = 1.1  # what a guide is told of the noise level: noise left in it would pass for structure, and be kept
+GUIDE_SIGMA_FACTOR = (
+    1.1  # noise level assumed for a guide, in units of the data's: noise left in a guide passes for structure
+)
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -188,7 +190,7 @@ def estimate(denoiser: Any, y: Tensor, sigma: Sigma) -> Tensor:
     """
     inner = require_estimate(denoiser)
     s = noise_level(inner.default_sigma if sigma is None else sigma, y.shape[0]).to(y.device)
-    g: Tensor = inner(y, CAUTION * s)
+    g: Tensor = inner(y, GUIDE_SIGMA_FACTOR * s)
     return GuidedDenoiser(inner, g, y - g).improved(y, s)
 
 
@@ -281,7 +283,7 @@ def denoise_guided(denoiser: nn.Module, y: Tensor, sigma: float, *, rounds: int 
     require_guidance(denoiser)
     if rounds < 1:
         raise InputError(f"`rounds` counts the guided passes and is >= 1; got {rounds}.")
-    x_hat: Tensor = denoiser(y, CAUTION * sigma)
+    x_hat: Tensor = denoiser(y, GUIDE_SIGMA_FACTOR * sigma)
     for k in range(rounds):
-        x_hat = guided(denoiser, x_hat, y - x_hat)(y, (CAUTION if k + 1 < rounds else 1) * sigma)
+        x_hat = guided(denoiser, x_hat, y - x_hat)(y, (GUIDE_SIGMA_FACTOR if k + 1 < rounds else 1) * sigma)
     return x_hat
