@@ -120,10 +120,9 @@ class Certificate:
 
     def to_json(self) -> str:
         """A JSON text, in which every number that is not an integer is a hexadecimal float, so that no digit is lost."""
-        head = {"schema": SCHEMA, "version": self.version, "lipschitz_upper": self.lipschitz_upper}
-        head |= {name: getattr(self, name) for name in ("averagedness", "proximal", "box", "rounding", "dtype")}
-        tail = {"failures": self.failures, "layers": self.layers, "weights": self.weights}
-        return json.dumps(encode({**head, **tail}), indent=1)
+        head = {"schema": SCHEMA, "version": self.version, "dtype": self.dtype, "failures": self.failures}
+        proved = {name: getattr(self, name) for name in ("lipschitz_upper", "averagedness", "proximal", "box", "rounding")}
+        return json.dumps(encode({**head, **proved, "layers": self.layers, "weights": self.weights}), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
@@ -182,6 +181,8 @@ def encode(value: object) -> object:
     """What JSON can hold: floats in hexadecimal, methods by their names, records as dictionaries."""
     if dataclasses.is_dataclass(value):
         return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: encode(entry) for key, entry in value.items()}
     if isinstance(value, tuple):
         return [encode(entry) for entry in value]
     if isinstance(value, Method):
