@@ -150,7 +150,7 @@ def rounding_upper(tensors: dict[str, Array], paths: list[str], channels: int, u
 def method_of(weight: Array) -> str:
     """The certifier's method: branch and bound where more than one tap is used, otherwise one factorisation."""
     taps = np.abs(weight).reshape(*weight.shape[:2], -1).max((0, 1))
-    return "branch-and-bound" if np.count_nonzero(taps) > 1 else "cholesky"
+    return "BRANCH_AND_BOUND" if np.count_nonzero(taps) > 1 else "CHOLESKY"
 
 
 def norm_at(weight: Array, witness: list[str]) -> float:

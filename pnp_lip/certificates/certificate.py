@@ -133,14 +133,14 @@ class Certificate:
                 raise CertificateError(
                     f"expected the schema {SCHEMA!r}; got {data.get('schema')!r}. Certify the weights anew to replace it."
                 )
-            alpha = number(data["averagedness"])
+            alpha, box = number(data["averagedness"]), data["box"]
             return cls(
                 layers=tuple(map(decode_layer, data["layers"])),
                 bound=MapBound(
                     Fraction(float.fromhex(data["lipschitz_upper"])),
                     None if alpha is None else Fraction(alpha),
                     data["proximal"],
-                    None if data["box"] is None else tuple(map(float.fromhex, data["box"])),
+                    None if box is None else (float.fromhex(box[0]), float.fromhex(box[1])),
                 ),
                 weights=data["weights"],
                 dtype=data["dtype"],
@@ -186,7 +186,7 @@ def encode(value: object) -> object:
     if isinstance(value, tuple):
         return [encode(entry) for entry in value]
     if isinstance(value, Method):
-        return value.value
+        return value.name
     return value.hex() if isinstance(value, float) else value
 
 
@@ -203,7 +203,7 @@ def decode_layer(data: dict[str, Any]) -> LayerCertificate:
     bound = NormBound(
         float.fromhex(norm["upper"]),
         float.fromhex(norm["lower"]),
-        Method(norm["method"]),
+        Method[norm["method"]],
         padding_mode=norm["padding_mode"],
         smallest_image=tuple(norm["smallest_image"]),
         divisible_by=tuple(norm["divisible_by"]),

@@ -25,36 +25,25 @@ Found = tuple[float, float, tuple[float, ...], int]  # upper, lower, witness, ce
 
 
 class Method(enum.Enum):
-    """The argument that proves an upper bound: a short name, which files hold, and a description for people."""
+    """The argument that proves an upper bound: its name stands in files, its value describes it to people."""
 
-    description: str
-
-    def __new__(cls, name: str, description: str) -> Method:
-        """A member whose value is the short name alone."""
-        member = object.__new__(cls)
-        member._value_, member.description = name, description
-        return member
-
-    CHOLESKY = "cholesky", "Cholesky factorisation of λI − WᵀW with Rump's rounding bound"
-    BRANCH_AND_BOUND = (
-        "branch-and-bound",
-        "branch and bound over the torus, each cell discarded by such a factorisation",
-    )
-    EXTENSION = "extension", "the kernel's bound times the norm of the extension of the border"
-    SCHUR = "schur", "Schur test on the norms of the kernel's taps, repeated pixels counted"
-    CLOSED_FORM = "closed-form", "largest singular value in closed form"
-    COLUMNS = "columns", "Cholesky factorisation of the matrix of the columns as computed"
-    SYMBOL = "symbol", "largest symbol on the image's grid"
-    PADDED_SYMBOL = "padded-symbol", "largest symbol on the padded grid times the norm of the padding"
-    ALIASED_SYMBOL = "aliased-symbol", "largest symbol of the aliased frequencies"
-    COLLATZ_WIELANDT = "collatz-wielandt", "Collatz-Wielandt for nonnegative entries"
-    COLLATZ_WIELANDT_ABSOLUTE = "collatz-wielandt-absolute", "Collatz-Wielandt on the entries' absolute values"
-    UNITARY = "unitary", "unitary transform between a mask and the coil maps"
-    PRODUCT = "product", "product of the factors' bounds"
-    STACK = "stack", "root of the sum of the blocks' squares"
+    CHOLESKY = "Cholesky factorisation of λI − WᵀW with Rump's rounding bound"
+    BRANCH_AND_BOUND = "branch and bound over the torus, cells discarded by verified Cholesky factorisations"
+    EXTENSION = "the kernel's bound times the norm of the extension of the border"
+    SCHUR = "Schur test on the norms of the kernel's taps, repeated pixels counted"
+    CLOSED_FORM = "largest singular value in closed form"
+    COLUMNS = "Cholesky factorisation of the matrix of the columns as computed"
+    SYMBOL = "largest symbol on the image's grid"
+    PADDED_SYMBOL = "largest symbol on the padded grid times the norm of the padding"
+    ALIASED_SYMBOL = "largest symbol of the aliased frequencies"
+    COLLATZ_WIELANDT = "Collatz-Wielandt for nonnegative entries"
+    COLLATZ_WIELANDT_ABSOLUTE = "Collatz-Wielandt on the entries' absolute values"
+    UNITARY = "unitary transform between a mask and the coil maps"
+    PRODUCT = "product of the factors' bounds"
+    STACK = "root of the sum of the blocks' squares"
 
     def __str__(self) -> str:
-        return self.description
+        return str(self.value)
 
 
 @dataclasses.dataclass(frozen=True)
