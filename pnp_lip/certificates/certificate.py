@@ -121,7 +121,9 @@ class Certificate:
     def to_json(self) -> str:
         """A JSON text, in which every number that is not an integer is a hexadecimal float, so that no digit is lost."""
         head = {"schema": SCHEMA, "version": self.version, "dtype": self.dtype, "failures": self.failures}
-        proved = {name: getattr(self, name) for name in ("lipschitz_upper", "averagedness", "proximal", "box", "rounding")}
+        proved = {
+            name: getattr(self, name) for name in ("lipschitz_upper", "averagedness", "proximal", "box", "rounding")
+        }
         return json.dumps(encode({**head, **proved, "layers": self.layers, "weights": self.weights}), indent=1)
 
     @classmethod
