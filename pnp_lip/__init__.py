@@ -9,12 +9,14 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pnp_lip.renamed import renamed
+
 if not (Path(__file__).parent / "operators").is_dir():  # a checkout: operators, solvers and benchmarks stand beside us
     __path__.append(str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
     from pnp_lip.attacker import Violation, attack
-    from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
+    from pnp_lip.certificates import Certificate, certify, enforce, firm
     from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, denoise_guided, guided, relax
     from pnp_lip.noise import estimate_noise
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
@@ -27,7 +29,6 @@ __all__ = [
     "Violation",
     "__version__",
     "attack",
-    "certified_radius",
     "certify",
     "denoise_guided",
     "enforce",
@@ -48,7 +49,6 @@ HOMES = {
     "Violation": "attacker",
     "__version__": "version",
     "attack": "attacker",
-    "certified_radius": "certificates",
     "certify": "certificates",
     "denoise_guided": "denoisers",
     "enforce": "certificates",
@@ -63,10 +63,18 @@ HOMES = {
 }
 
 
+RENAMED = {
+    "certified_radius": "pnp_lip.theory:certified_radius",
+    "exact": "pnp_lip.theory:",
+    "experiments": "pnp_lip.theory.experiments:",
+    "networks": "pnp_lip.theory:",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name in HOMES:
         return getattr(importlib.import_module(f"pnp_lip.{HOMES[name]}"), name)
-    raise AttributeError(f"module 'pnp_lip' has no attribute {name!r}")
+    return renamed(__name__, RENAMED)(name)
 
 
 def __dir__() -> list[str]:

@@ -14,12 +14,12 @@ from torch import nn
 
 from pnp_lip.command_line import main
 from pnp_lip.errors import InputError
-from pnp_lip.experiments import Cell, Experiment, insert_table, run_experiment
-from pnp_lip.experiments.approximation_rate import circle_distance, extend, interpolate
-from pnp_lip.experiments.data import load_digits, two_moons
-from pnp_lip.experiments.evaluation import accuracy, gradient_norms, largest_gradient_norm, robust_accuracy
-from pnp_lip.experiments.side_by_side import Protocol, TrainingSettings, train_side_by_side
-from pnp_lip.networks import FixedWidthNetwork, UnboundedWidthNetwork, seal
+from pnp_lip.theory import FixedWidthNetwork, UnboundedWidthNetwork, seal
+from pnp_lip.theory.experiments import Cell, Experiment, insert_table, run_experiment
+from pnp_lip.theory.experiments.approximation_rate import circle_distance, extend, interpolate
+from pnp_lip.theory.experiments.data import load_digits, two_moons
+from pnp_lip.theory.experiments.evaluation import accuracy, gradient_norms, largest_gradient_norm, robust_accuracy
+from pnp_lip.theory.experiments.side_by_side import Protocol, TrainingSettings, train_side_by_side
 
 
 def test_two_moons_are_stratified_standardised_and_disjoint() -> None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip import attack, certify
-from pnp_lip.certificates import output_lipschitz_upper
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowLinear, ReLU, SoftThreshold
-from pnp_lip.networks import (
+from pnp_lip.theory import (
     BlockAffine,
     FixedWidthNetwork,
     MaxMinLayer,
@@ -23,7 +22,8 @@ from pnp_lip.networks import (
     plain,
     seal,
 )
-from pnp_lip.networks.constraints import dual_norm, power_method, retract
+from pnp_lip.theory.certificates import output_lipschitz_upper
+from pnp_lip.theory.projection import dual_norm, power_method, retract
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
 FAMILIES = {

@@ -10,9 +10,10 @@ import torch
 from scipy.optimize import linear_sum_assignment, linprog
 from torch import Tensor
 
-from pnp_lip import certified_radius, certify
+from pnp_lip import certify
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.networks import FixedWidthNetwork, Projector, UnboundedWidthNetwork, seal, wasserstein1
+from pnp_lip.theory import FixedWidthNetwork, Projector, UnboundedWidthNetwork, seal, wasserstein1
+from pnp_lip.theory.radius import certified_radius
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
 

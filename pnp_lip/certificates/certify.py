@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from pnp_lip.certificates import calculus
-from pnp_lip.certificates.block_calculus import square_upper
 from pnp_lip.certificates.calculus import MapBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
 from pnp_lip.spectral import NormBound, border_norm_bound, execution_error_upper, mirror_closed, norm_bound
+from pnp_lip.spectral.square_upper import square_upper
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "layer_norm_bound", "rule"]
 

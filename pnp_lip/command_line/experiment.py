@@ -10,7 +10,7 @@ from pnp_lip.command_line.common import Commands, say
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
-    from pnp_lip.experiments import Experiment
+    from pnp_lip.theory.experiments import Experiment
 
 __all__ = ["add_command"]
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Compute the cells that are missing under --out, then the table and the figure."""
     from tqdm import tqdm
 
-    from pnp_lip.experiments import insert_table, run_experiment
+    from pnp_lip.theory.experiments import insert_table, run_experiment
 
     experiment = choose(options)
     out = Path(options.out)
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 def choose(options: argparse.Namespace) -> Experiment:
     """The experiment by its name."""
-    from pnp_lip import experiments
+    from pnp_lip.theory import experiments
 
     if options.data is not None and options.name != "mnist":
         raise InputError(f"--data is for mnist; {options.name} makes its own data.")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.networks.max_min_layer import SCALARS
+from pnp_lip.theory.max_min_layer import SCALARS
 
 __all__ = ["BlockAffine", "exponential_of_skew"]
 

@@ -8,10 +8,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from pnp_lip.certificates.block_calculus import Affine
 from pnp_lip.certificates.calculus import round_up
-from pnp_lip.certificates.networks import Network, check, output_lipschitz_upper, partitions, states
 from pnp_lip.errors import InputError
+from pnp_lip.theory.block_calculus import Affine
+from pnp_lip.theory.certificates import Network, check, output_lipschitz_upper, partitions, states
 
 __all__ = ["certified_radius"]
 
@@ -35,14 +35,14 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
 
     Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
 
-    >>> from pnp_lip.networks import UnboundedWidthNetwork, seal
+    >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> network = seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3))
     >>> margin = network(torch.ones(1, 2)).sort().values.diff()[0, -1]
     >>> bool(certified_radius(network, torch.ones(1, 2))[0] >= margin / 2**0.5 * (1 - 1e-5))
     True
     """
     if not isinstance(network, Network):
-        raise InputError(f"expected a network of pnp_lip.networks; got {type(network).__name__}.")
+        raise InputError(f"expected a network of pnp_lip.theory; got {type(network).__name__}.")
     if x.ndim != 2:
         raise InputError(f"expected inputs (N, {network.lift.weight.shape[1]}); got {tuple(x.shape)}.")
     outputs: Tensor = copy.deepcopy(network).double()(x.double())

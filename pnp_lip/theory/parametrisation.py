@@ -10,10 +10,10 @@ from torch.nn.utils import parametrizations, parametrize
 
 from pnp_lip.layers import constrain
 from pnp_lip.layers.constraints import UnitNorm
-from pnp_lip.networks.constraints import dual_norm
-from pnp_lip.networks.fixed_width_network import FixedWidthNetwork
-from pnp_lip.networks.max_min_layer import SCALARS
-from pnp_lip.networks.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.max_min_layer import SCALARS
+from pnp_lip.theory.projection import dual_norm
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["parametrise", "plain"]
 

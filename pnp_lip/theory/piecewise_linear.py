@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.exact.max_min import EXCESS, MaxMin
+from pnp_lip.theory.max_min import EXCESS, MaxMin
 
 __all__ = ["piecewise_linear"]
 

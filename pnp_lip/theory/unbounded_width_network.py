@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Activation, GradientFlowLinear
-from pnp_lip.networks.block_affine import exponential_of_skew
-from pnp_lip.networks.constraints import Constraints
+from pnp_lip.theory.block_affine import exponential_of_skew
+from pnp_lip.theory.projection import Constraints
 
 __all__ = ["UnboundedWidthNetwork", "isometric_layer"]
 

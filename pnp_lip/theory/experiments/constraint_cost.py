@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pnp_lip.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
-from pnp_lip.experiments.data import two_moons
-from pnp_lip.networks import FixedWidthNetwork, Projector, UnboundedWidthNetwork, parametrise
+from pnp_lip.theory.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
+from pnp_lip.theory.experiments.data import two_moons
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.parametrisation import parametrise
+from pnp_lip.theory.projection import Projector
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["constraint_cost_experiment"]
 

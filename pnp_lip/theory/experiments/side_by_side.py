@@ -11,7 +11,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
-from pnp_lip.networks import FixedWidthNetwork, Projector, UnboundedWidthNetwork
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.projection import Projector
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["Protocol", "TrainingSettings", "train_side_by_side"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.layers import Activation
-from pnp_lip.networks.block_affine import BlockAffine
-from pnp_lip.networks.constraints import Constraints
-from pnp_lip.networks.max_min_layer import SCALARS, MaxMinLayer
-from pnp_lip.networks.unbounded_width_network import check_input, check_network, isometric_layer
+from pnp_lip.theory.block_affine import BlockAffine
+from pnp_lip.theory.max_min_layer import SCALARS, MaxMinLayer
+from pnp_lip.theory.projection import Constraints
+from pnp_lip.theory.unbounded_width_network import check_input, check_network, isometric_layer
 
 __all__ = ["FixedWidthNetwork"]
 

@@ -9,11 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pnp_lip.certificates import output_lipschitz_upper
-from pnp_lip.exact import MaxMin, lipschitz_extension, piecewise_linear, to_fixed_width, to_unbounded_width
-from pnp_lip.exact.directions import sphere_directions
-from pnp_lip.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
-from pnp_lip.networks import FixedWidthNetwork, Projector, UnboundedWidthNetwork, seal
+from pnp_lip.theory.certificates import output_lipschitz_upper
+from pnp_lip.theory.directions import sphere_directions
+from pnp_lip.theory.exact_networks import to_unbounded_width
+from pnp_lip.theory.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
+from pnp_lip.theory.extension import lipschitz_extension
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.max_min import MaxMin
+from pnp_lip.theory.piecewise_linear import piecewise_linear
+from pnp_lip.theory.projection import Projector, seal
+from pnp_lip.theory.to_fixed_width import to_fixed_width
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["approximation_rate_experiment", "fitted_slope"]
 

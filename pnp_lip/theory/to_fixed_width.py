@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pnp_lip.exact.max_min import MaxMin
 from pnp_lip.layers import GradientFlowLinear
-from pnp_lip.networks import BlockAffine, FixedWidthNetwork, MaxMinLayer
-from pnp_lip.networks.max_min_layer import SCALARS
+from pnp_lip.theory.block_affine import BlockAffine
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.max_min import MaxMin
+from pnp_lip.theory.max_min_layer import SCALARS, MaxMinLayer
 
 __all__ = ["to_fixed_width"]
 

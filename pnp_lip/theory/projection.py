@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.errors import InputError
-from pnp_lip.networks.max_min_layer import SCALARS
 from pnp_lip.spectral import norm_bound
+from pnp_lip.theory.max_min_layer import SCALARS
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -50,7 +50,7 @@ class Projector:
 
     Raises InputError when ``iterations`` is below 1. Source: Murari, Furuya & Schönlieb (2025), Section 5.
 
-    >>> from pnp_lip.networks import UnboundedWidthNetwork
+    >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = UnboundedWidthNetwork(2, width=5, depth=2)
     >>> optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     >>> project = Projector(network.constraints())
@@ -109,7 +109,7 @@ def seal(network: Network) -> Network:
     ``network`` is an ``UnboundedWidthNetwork`` or a ``FixedWidthNetwork``, without parametrisations. Raises InputError
     for weights that are NaN or infinite.
 
-    >>> from pnp_lip.networks import UnboundedWidthNetwork
+    >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = UnboundedWidthNetwork(2, width=5, depth=2)
     >>> _ = network.lift.weight.data.mul_(7)
     >>> bool(torch.linalg.matrix_norm(seal(network).lift.weight, 2) <= 1)

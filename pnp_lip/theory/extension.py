@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.exact.directions import sphere_directions
-from pnp_lip.exact.max_min import EXCESS, MaxMin, inside_ball
+from pnp_lip.theory.directions import sphere_directions
+from pnp_lip.theory.max_min import EXCESS, MaxMin, inside_ball
 
 __all__ = ["distance_to_points", "lipschitz_extension"]
 

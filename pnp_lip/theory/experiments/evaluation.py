@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates import certified_radius
-from pnp_lip.networks import FixedWidthNetwork, UnboundedWidthNetwork
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.radius import certified_radius
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["accuracy", "gradient_norms", "largest_gradient_norm", "robust_accuracy"]
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from pnp_lip.certificates import output_lipschitz_upper
-from pnp_lip.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
-from pnp_lip.experiments.data import Split, load_digits
-from pnp_lip.experiments.evaluation import accuracy, largest_gradient_norm, robust_accuracy
-from pnp_lip.experiments.side_by_side import Protocol, TrainingSettings, train_side_by_side
-from pnp_lip.networks import FixedWidthNetwork, seal
+from pnp_lip.theory.certificates import output_lipschitz_upper
+from pnp_lip.theory.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
+from pnp_lip.theory.experiments.data import Split, load_digits
+from pnp_lip.theory.experiments.evaluation import accuracy, largest_gradient_norm, robust_accuracy
+from pnp_lip.theory.experiments.side_by_side import Protocol, TrainingSettings, train_side_by_side
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.projection import seal
 
 __all__ = ["mnist_experiment"]
 

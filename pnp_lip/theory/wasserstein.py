@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.networks.constraints import Projector, seal
-from pnp_lip.networks.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.projection import Projector, seal
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["Wasserstein1", "wasserstein1"]
 

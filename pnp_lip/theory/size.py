@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from pnp_lip.exact.max_min import MaxMin
-from pnp_lip.networks import FixedWidthNetwork, UnboundedWidthNetwork
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.max_min import MaxMin
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["ConstructionSize", "construction_size"]
 
@@ -36,7 +37,7 @@ def construction_size(network: UnboundedWidthNetwork | FixedWidthNetwork, f: Max
     """The size of a network that ``to_unbounded_width`` or ``to_fixed_width`` made of ``f``.
 
     >>> import torch
-    >>> from pnp_lip.exact import to_fixed_width
+    >>> from pnp_lip.theory import to_fixed_width
     >>> f = MaxMin(torch.eye(2), torch.zeros(2), [[0], [1]])
     >>> print(construction_size(to_fixed_width(f), f))
     fixed width: depth 1 (at least 1, promised 1), width 5 (promised 5)

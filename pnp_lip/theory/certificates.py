@@ -14,15 +14,17 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates.block_calculus import Affine, Blocks, Flow, State, start
 from pnp_lip.certificates.calculus import MapBound, round_up, sqrt_up
 from pnp_lip.certificates.certify import Proof, check_slopes, describe, join, kind_of, rule
 from pnp_lip.certificates.plain import affine
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import GradientFlowLinear
-from pnp_lip.networks import BlockAffine, FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork
-from pnp_lip.networks.max_min_layer import SCALARS
 from pnp_lip.spectral import norm_bound
+from pnp_lip.theory.block_affine import BlockAffine
+from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.max_min_layer import SCALARS, MaxMinLayer
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["output_lipschitz_upper"]
 
@@ -36,7 +38,7 @@ def output_lipschitz_upper(network: Network) -> tuple[float, ...]:
 
     Raises CertificateError for children of unknown type or with hooks.
 
-    >>> from pnp_lip.networks import UnboundedWidthNetwork, seal
+    >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> max(output_lipschitz_upper(seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3)))) <= 1
     True
     """

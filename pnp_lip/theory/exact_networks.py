@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pnp_lip.exact.max_min import MaxMin
 from pnp_lip.layers import GradientFlowLinear
-from pnp_lip.networks import UnboundedWidthNetwork
+from pnp_lip.theory.max_min import MaxMin
+from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["to_unbounded_width"]
 

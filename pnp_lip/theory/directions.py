@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
-from pnp_lip.exact.max_min import inside_ball
+from pnp_lip.theory.max_min import inside_ball
 
 __all__ = ["covering_cosine_lower", "sphere_directions"]
 
