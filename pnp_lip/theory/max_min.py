@@ -12,7 +12,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.spectral.square_upper import sum_of_squares
 
-__all__ = ["MaxMin", "inside_ball"]
+__all__ = ["EXCESS", "MaxMin", "inside_ball"]
 
 EXCESS = 1e-12  # a norm above 1 by no more than this counts as rounding
 
@@ -24,9 +24,9 @@ class MaxMin:
     Every continuous piecewise-affine function has this form, with its own affine pieces (Ovchinnikov 2002; Tarela &
     Martínez 1999). With ``sign`` = −1 it is the min-max form of −f, and ``-f`` changes the sign.
 
-    ``slopes`` (n, d) holds the a_j, ``offsets`` (n,) the b_j, ``groups`` the S_i as indices of pieces, of which one may
-    be in several groups. All is kept in float64; a row whose norm exceeds 1 by at most 1e-12 is taken for a rounded unit
-    vector and shortened by the least amount, so that ‖a_j‖ ≤ 1 holds exactly for the stored numbers.
+    ``slopes`` (n, d) holds the a_j, ``offsets`` (n,) the b_j, ``groups`` the S_i as indices of pieces. A piece may be in
+    several groups. All is kept in float64. A row whose norm exceeds 1 by at most 1e-12 counts as a rounded unit vector
+    and is shortened by the least amount, so that ‖a_j‖ ≤ 1 holds exactly for the stored numbers.
 
     Calling f with x of shape (..., d) gives (...).
 
@@ -83,9 +83,7 @@ def check(slopes: Tensor, offsets: Tensor, groups: Sequence[Sequence[int]], sign
     if not groups or any(len(group) == 0 for group in groups):
         raise InputError("`groups` needs at least one group, and each at least one piece; got an empty one.")
     if any(not 0 <= int(j) < len(slopes) for group in groups for j in group):
-        raise InputError(
-            f"`groups` holds indices of the {len(slopes)} pieces, 0 to {len(slopes) - 1}; got another one."
-        )
+        raise InputError(f"`groups` holds indices of the {len(slopes)} pieces, from 0; got one out of range.")
     if sign not in (1, -1):
         raise InputError(f"`sign` must be 1 or -1; got {sign}.")
     longest = float(slopes.norm(dim=1).max())
@@ -96,18 +94,15 @@ def check(slopes: Tensor, offsets: Tensor, groups: Sequence[Sequence[int]], sign
 
 
 def inside_ball(rows: Tensor) -> Tensor:
-    """The rows, those of norm above 1 drawn towards zero in steps of one unit in the last place until ‖row‖ ≤ 1 exactly.
+    """The rows; those of norm above 1 move towards zero in steps of one unit in the last place until ‖row‖ ≤ 1 exactly.
 
     >>> row = torch.full((1, 3), 3.0, dtype=torch.float64).rsqrt()
     >>> sum_of_squares(inside_ball(row)[0].tolist()) <= 1
     True
     """
-    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1)
-    return torch.tensor([shortened(row) for row in rows.tolist()], dtype=torch.float64)
-
-
-def shortened(row: list[float]) -> list[float]:
-    """One row of ``inside_ball``."""
-    while sum_of_squares(row) > 1:
-        row = [math.nextafter(value, 0.0) for value in row]
-    return row
+    shortened = (rows / rows.norm(dim=1, keepdim=True).clamp_min(1)).tolist()
+    for i, row in enumerate(shortened):
+        while sum_of_squares(row) > 1:
+            row = [math.nextafter(value, 0.0) for value in row]
+        shortened[i] = row
+    return torch.tensor(shortened, dtype=torch.float64)

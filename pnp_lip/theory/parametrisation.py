@@ -11,8 +11,7 @@ from torch.nn.utils import parametrizations, parametrize
 from pnp_lip.layers import constrain
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
-from pnp_lip.theory.max_min_layer import SCALARS
-from pnp_lip.theory.projection import dual_norm
+from pnp_lip.theory.projection import SCALARS, dual_norm
 from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["parametrise", "plain"]
@@ -37,12 +36,12 @@ class LiftRows(nn.Module):
 
 
 def parametrise(network: Network) -> Network:
-    """Reparametrise every constrained tensor in place: the network is 1-Lipschitz whatever an optimiser does.
+    """Reparametrise every constrained tensor in place: the network is 1-Lipschitz after every optimiser step.
 
     W/‖W‖ and τ = 2·sigmoid(t) in the residual layers (``pnp_lip.layers.constrain``); lift and readout divided by their
     norms; the lower blocks the exponential of a skew matrix, as in the code that accompanies the paper; rows divided by
-    their dual norms. The norms are singular values of the whole matrix in floating point, differentiated through:
-    dearer than ``Projector``, and exact up to rounding. ``plain`` turns the result back into plain weights.
+    their dual norms. The norms are singular values of the whole matrix in floating point, differentiated through: this
+    costs more than ``Projector`` and is exact up to rounding. ``plain`` turns the result back into plain weights.
 
     Source: Murari, Furuya & Schönlieb (2025), Section 5, for the exponential.
 
@@ -51,13 +50,10 @@ def parametrise(network: Network) -> Network:
     True
     """
     constrain(network, limit=1.0)
-    if isinstance(network, UnboundedWidthNetwork):
-        parametrize.register_parametrization(network.lift, "weight", UnitNorm())
-        parametrize.register_parametrization(network.readout, "weight", UnitNorm())
-        return network
-    parametrize.register_parametrization(network.lift, "weight", LiftRows())
-    parametrize.register_parametrization(network.readout, "weight", MixedRows())
-    for affine in network.affines:
+    fixed = isinstance(network, FixedWidthNetwork)
+    parametrize.register_parametrization(network.lift, "weight", LiftRows() if fixed else UnitNorm())
+    parametrize.register_parametrization(network.readout, "weight", MixedRows() if fixed else UnitNorm())
+    for affine in network.affines if isinstance(network, FixedWidthNetwork) else ():
         parametrize.register_parametrization(affine, "rows", MixedRows())
         parametrizations.orthogonal(affine, "lower", orthogonal_map="matrix_exp")
     return network

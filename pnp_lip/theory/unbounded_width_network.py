@@ -9,29 +9,28 @@ from torch import Tensor, nn
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Activation, GradientFlowLinear
-from pnp_lip.theory.block_affine import exponential_of_skew
 from pnp_lip.theory.projection import Constraints
 
-__all__ = ["UnboundedWidthNetwork", "isometric_layer"]
+__all__ = ["UnboundedWidthNetwork", "exponential_of_skew", "isometric_layer"]
 
 
 class UnboundedWidthNetwork(nn.Module):
     """f(x) = V Φ_L ∘ … ∘ Φ_1 (Qx + q), Φ_ℓ(z) = z − τ_ℓ W_ℓᵀ σ(W_ℓ z + b_ℓ) on R^h.
 
-    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². That suffices and is what
-    training keeps; a lift of a larger norm may be stored, and f is then 1-Lipschitz if an argument by coordinates proves
-    it (an exact construction stacks n unit rows, ‖Q‖ ≤ √n). Nothing here enforces a range: ``Projector`` keeps it in
-    training, ``seal`` makes it hold with certainty at the end, ``certify`` proves it.
+    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². Training keeps these ranges.
+    A lift of a larger norm is allowed; f is then 1-Lipschitz if an argument by coordinates proves it (an exact
+    construction stacks n unit rows, ‖Q‖ ≤ √n). The class itself enforces no range: ``Projector`` keeps it in training,
+    ``seal`` makes it certain at the end, ``certify`` proves it.
 
-    With σ = ReLU and one output these functions, over all widths h and depths L, are dense in the scalar 1-Lipschitz
-    functions on compact sets (Theorem 3.1). With another activation of slopes in [0, 1] the network stays 1-Lipschitz but
-    that theorem no longer speaks of it, nor does its exact representation of piecewise affine functions (Theorem 3.2);
-    ``Identity`` leaves only affine maps.
+    With σ = ReLU and one output, these functions, over all widths h and depths L, are dense in the scalar 1-Lipschitz
+    functions on compact sets (Theorem 3.1). Another activation of slopes in [0, 1] keeps f 1-Lipschitz. That theorem and
+    the exact representation of piecewise affine functions (Theorem 3.2) then no longer apply; ``Identity`` leaves only
+    affine maps.
 
-    Shapes: (..., features) to (..., out_features), any float dtype; images are flattened by the caller. ``lift`` is Q, q;
-    ``layers`` holds the Φ_ℓ, each with ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At
-    the start Q and V are isometries where the shapes permit, W_ℓ is the exponential of a random skew matrix when it is
-    square, and τ_ℓ = 2 = 2/‖W_ℓ‖², so that every Jacobian is orthogonal (dynamical isometry).
+    Shapes: (..., features) to (..., out_features), any float dtype; flatten images first. ``lift`` is Q, q; ``layers``
+    holds the Φ_ℓ, each with ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At the start
+    Q and V are isometries where the shapes permit, a square W_ℓ is the exponential of a random skew matrix, and
+    τ_ℓ = 2 = 2/‖W_ℓ‖². So every Jacobian is orthogonal (dynamical isometry).
 
     Raises InputError for sizes below 1 (depth below 0), ShapeError for inputs with another number of columns.
 
@@ -79,11 +78,18 @@ class UnboundedWidthNetwork(nn.Module):
 
 
 def isometric_layer(width: int, hidden: int | None = None, activation: Activation | None = None) -> GradientFlowLinear:
-    """A gradient-flow layer at the limit τ = 2/‖W‖², W an exponential of a skew matrix if it is square."""
+    """A gradient-flow layer at the limit τ = 2/‖W‖²; a square W is the exponential of a skew matrix."""
     layer = GradientFlowLinear(width, hidden, activation=activation, step_fraction=1.0)
     if layer.weight.shape[0] == width:
         layer.weight.data.copy_(exponential_of_skew(width))
     return layer
+
+
+def exponential_of_skew(size: int) -> Tensor:
+    """exp(½(G − Gᵀ)), an orthogonal matrix, G of independent standard normal entries."""
+    g = torch.randn(size, size, dtype=torch.float64)
+    orthogonal: Tensor = torch.linalg.matrix_exp((g - g.mT) / 2)
+    return orthogonal.to(torch.get_default_dtype())
 
 
 def check_network(features: int, width: int, depth: int, out_features: int) -> None:

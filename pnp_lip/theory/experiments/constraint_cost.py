@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pnp_lip.theory.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
 from pnp_lip.theory.experiments.data import two_moons
-from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Line, Panel, Values, markdown
+from pnp_lip.theory.fixed_width_network import FixedWidthNetwork, Network
 from pnp_lip.theory.parametrisation import parametrise
 from pnp_lip.theory.projection import Projector
 from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
 
 __all__ = ["constraint_cost_experiment"]
 
-Network = UnboundedWidthNetwork | FixedWidthNetwork
 FAMILIES: dict[str, Callable[[int, int], Network]] = {
     "without affine layers": lambda width, depth: UnboundedWidthNetwork(2, width=width, depth=depth),
     "with affine layers": lambda width, depth: FixedWidthNetwork(2, width=width, depth=depth),
@@ -36,19 +35,16 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
     """
     depths, widths, repeats = ((2,), (8,), 3) if quick else ((2, 4, 8, 16, 32, 64), (5, 50), 15)
     cells = {
-        f"{family}, width {width}, L = {depth}": Cell(
-            repeats + 1,
-            lambda tick, family=family, width=width, depth=depth: compute(family, width, depth, repeats, tick),  # type: ignore[misc]
-        )
+        f"{family}, width {width}, L = {depth}": functools.partial(compute, family, width, depth, repeats)
         for family in FAMILIES
         for width in widths
         for depth in depths
     }
     settings = {"depths": depths, "widths": widths, "repeats": repeats, "batch": BATCH, "batches": BATCHES}
-    return Experiment("constraint-cost", settings, cells, table, draw)
+    return Experiment("constraint-cost", settings, cells, table, panels)
 
 
-def compute(family: str, width: int, depth: int, repeats: int, tick: Tick) -> Record:
+def compute(family: str, width: int, depth: int, repeats: int) -> Values:
     """Median CPU milliseconds of an epoch."""
     split = two_moons()
     torch.manual_seed(0)
@@ -59,7 +55,6 @@ def compute(family: str, width: int, depth: int, repeats: int, tick: Tick) -> Re
             start = time.process_time()
             epochs[way]()
             times[way].append(1e3 * (time.process_time() - start))
-        tick()
     medians = {way: statistics.median(values[1:]) for way, values in times.items()}  # the first is a warm-up
     return {"family": family, "width": width, "depth": depth, "milliseconds": medians}
 
@@ -68,7 +63,7 @@ def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None
     """A function that trains for one epoch."""
     if way == "parametrisation":
         parametrise(network)
-    project = Projector(network.constraints()) if way == "projection" else None
+    project = Projector(network.constraints()) if way == "projection" else lambda: None
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, foreach=True)
 
     def run() -> None:
@@ -77,45 +72,40 @@ def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None
             loss = F.binary_cross_entropy_with_logits(20 * network(x[chosen])[:, 0], y[chosen].float())
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            if project is not None:
-                project()
+            project()
 
     return run
 
 
-def table(records: Records) -> str:
+def table(cells: Cells) -> str:
     """Milliseconds for an epoch, one row for each network."""
-    header = ["family", "width", "L", *(f"{way}, ms" for way in WAYS), *(f"{way}, ratio" for way in WAYS[1:])]
-    rows = []
-    for r in records.values():
-        ms = r["milliseconds"]
-        rows.append(
-            [r["family"], str(r["width"]), str(r["depth"])]
-            + [f"{ms[way]:.1f}" for way in WAYS]
-            + [f"{ms[way] / ms[WAYS[0]]:.2f}" for way in WAYS[1:]]
-        )
-    return markdown(header, rows)
+    columns: list[tuple[str, Callable[[Values], str]]] = [
+        ("family", lambda r: str(r["family"])),
+        ("width", lambda r: str(r["width"])),
+        ("L", lambda r: str(r["depth"])),
+    ]
+    for way in WAYS:
+        columns.append((f"{way}, ms", lambda r, way=way: f"{r['milliseconds'][way]:.1f}"))  # type: ignore[misc]
+    for way in WAYS[1:]:
+        columns.append((f"{way}, ratio", functools.partial(ratio, way)))
+    return markdown(columns, list(cells.values()))
 
 
-def draw(path: Path, records: Records) -> None:
+def ratio(way: str, cell: Values) -> str:
+    """The time of a way over that without a constraint."""
+    return f"{cell['milliseconds'][way] / cell['milliseconds'][WAYS[0]]:.2f}"
+
+
+def panels(cells: Cells) -> list[Panel]:
     """Time for an epoch against depth, a panel for each width."""
-    from matplotlib.figure import Figure
-
-    widths = sorted({r["width"] for r in records.values()})
-    figure = Figure(figsize=(5.5 * len(widths), 4.2), layout="constrained")
-    for axis, width in zip(figure.subplots(1, len(widths), squeeze=False)[0], widths, strict=True):
-        for family, marker in zip(FAMILIES, ("o", "s"), strict=True):
-            chosen = [r for r in records.values() if (r["family"], r["width"]) == (family, width)]
+    found = []
+    for width in sorted({int(r["width"]) for r in cells.values()}):
+        lines = []
+        for family, style in zip(FAMILIES, ("o-", "s-"), strict=True):
+            chosen = [r for r in cells.values() if (r["family"], r["width"]) == (family, width)]
+            depths = [r["depth"] for r in chosen]
             for i, way in enumerate(WAYS):
-                axis.loglog(
-                    [r["depth"] for r in chosen],
-                    [r["milliseconds"][way] for r in chosen],
-                    f"{marker}-",
-                    color=f"C{i}",
-                    mfc="w" if marker == "s" else None,
-                    label=f"{way}, {family}",
-                )
-        axis.set(xlabel="depth L", ylabel="CPU ms for an epoch", title=f"width {width}")
-        axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7)
-    figure.savefig(path, dpi=90)
+                times = [r["milliseconds"][way] for r in chosen]
+                lines.append(Line(depths, times, f"{way}, {family}", style, f"C{i}"))
+        found.append(Panel(f"width {width}", "depth L", "CPU ms for an epoch", lines))
+    return found
