@@ -15,9 +15,8 @@ from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import Clip, GradientFlowLinear
 from pnp_lip.spectral import norm_lower
 from pnp_lip.spectral.square_upper import square_upper
-from pnp_lip.theory import FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork, seal
+from pnp_lip.theory import FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork, output_lipschitz_upper, seal
 from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
-from pnp_lip.theory.certificates import output_lipschitz_upper
 
 PARTITIONS: dict[str, Blocks] = {
     "alone": [[k] for k in range(6)],

@@ -4,8 +4,8 @@
 """
 
 from pnp_lip.theory.certificates import certified_radius, output_lipschitz_upper
-from pnp_lip.theory.exact_networks import to_fixed_width, to_unbounded_width
-from pnp_lip.theory.fixed_width_network import BlockAffine, FixedWidthNetwork, MaxMinLayer
+from pnp_lip.theory.constraints import Projector, parametrise, plain, seal
+from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
 from pnp_lip.theory.interpolation import (
     covering_cosine_lower,
     distance_to_points,
@@ -13,10 +13,7 @@ from pnp_lip.theory.interpolation import (
     piecewise_linear,
     sphere_directions,
 )
-from pnp_lip.theory.max_min import MaxMin
-from pnp_lip.theory.parametrisation import parametrise, plain
-from pnp_lip.theory.projection import Constraints, Projector, seal
-from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.networks import BlockAffine, Constraints, FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork
 from pnp_lip.theory.wasserstein import Wasserstein1, wasserstein1
 
 __all__ = [

@@ -23,9 +23,7 @@ from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowLinear
 from pnp_lip.spectral import norm_bound
 from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
-from pnp_lip.theory.fixed_width_network import BlockAffine, FixedWidthNetwork, MaxMinLayer, Network
-from pnp_lip.theory.projection import SCALARS
-from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.networks import SCALARS, BlockAffine, FixedWidthNetwork, MaxMinLayer, Network, UnboundedWidthNetwork
 
 __all__ = ["certified_radius", "output_lipschitz_upper"]
 

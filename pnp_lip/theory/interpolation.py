@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.theory.max_min import EXCESS, MaxMin, inside_ball
+from pnp_lip.theory.exact import EXCESS, MaxMin, inside_ball
 
 __all__ = [
     "covering_cosine_lower",

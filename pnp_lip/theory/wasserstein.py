@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.theory.projection import Projector, descend, seal
-from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.constraints import Projector, descend, seal
+from pnp_lip.theory.networks import UnboundedWidthNetwork
 
 __all__ = ["Wasserstein1", "wasserstein1"]
 

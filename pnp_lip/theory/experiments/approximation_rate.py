@@ -6,18 +6,20 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pnp_lip.theory.certificates import output_lipschitz_upper
-from pnp_lip.theory.exact_networks import to_fixed_width, to_unbounded_width
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Line, Panel, Values, markdown
-from pnp_lip.theory.fixed_width_network import FixedWidthNetwork, Network
+from pnp_lip.theory.constraints import Projector, descend, seal
+from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
 from pnp_lip.theory.interpolation import lipschitz_extension, piecewise_linear, sphere_directions
-from pnp_lip.theory.max_min import MaxMin
-from pnp_lip.theory.projection import Projector, descend, seal
-from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["approximation_rate_experiment", "fitted_slope"]
 
@@ -41,7 +43,7 @@ def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
         for size in sizes[name]
     }
     settings = {"steps": steps, "seeds": seeds, "sizes": list(sizes.values()), "batch": BATCH, "rate": RATE}
-    return Experiment("approximation-rate", settings, cells, table, panels)
+    return Experiment("approximation-rate", settings, cells, table, draw)
 
 
 def compute(name: str, size: int, steps: int, seeds: int) -> Values:
@@ -173,17 +175,13 @@ def table(cells: Cells) -> str:
     return markdown(columns, [{"name": name, "cells": by_size(cells, name)} for name in CURVES])
 
 
-def panels(cells: Cells) -> list[Panel]:
+def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Error against size, both axes logarithmic, with the fitted lines."""
-    lines = []
-    for i, name in enumerate(CURVES):
+    for i, (axis, name) in enumerate(zip((left, left, right, right), CURVES, strict=True)):
         chosen = by_size(cells, name)
         sizes, errors, exponent = [r["size"] for r in chosen], [r["error"] for r in chosen], slope(chosen, "size")
         centre, middle = (math.exp(sum(map(math.log, values)) / len(values)) for values in (sizes, errors))
-        fitted = [middle * (size / centre) ** exponent for size in sizes]
-        lines.append(Line(sizes, errors, f"{name}: slope {exponent:.2f}", "o", f"C{i}"))
-        lines.append(Line(sizes, fitted, None, "-", f"C{i}"))
-    return [
-        Panel("exact constructions", "knots or samples N", "largest error", lines[:4]),
-        Panel("trained", "width or depth", "root mean square error", lines[4:]),
-    ]
+        axis.loglog(sizes, errors, "o", color=f"C{i}", label=f"{name}: slope {exponent:.2f}")
+        axis.loglog(sizes, [middle * (size / centre) ** exponent for size in sizes], "-", color=f"C{i}", lw=1)
+    left.set(xlabel="knots or samples N", ylabel="largest error", title="exact constructions")
+    right.set(xlabel="width or depth", ylabel="root mean square error", title="trained")

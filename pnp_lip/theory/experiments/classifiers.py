@@ -13,12 +13,22 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
 from pnp_lip.theory.certificates import certified_radius, output_lipschitz_upper
-from pnp_lip.theory.experiments.data import Split
+from pnp_lip.theory.constraints import Projector, descend
 from pnp_lip.theory.experiments.experiment import Values
-from pnp_lip.theory.fixed_width_network import Network
-from pnp_lip.theory.projection import Projector, descend
+from pnp_lip.theory.networks import Network
 
-__all__ = ["Objective", "Schedule", "evaluate", "train_side_by_side"]
+__all__ = ["Objective", "Schedule", "Split", "evaluate", "train_side_by_side"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Inputs (N, d), float32, with labels (N), int64, for training and for testing; ``name`` says which data these are."""
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
 
 
 @dataclasses.dataclass(frozen=True)

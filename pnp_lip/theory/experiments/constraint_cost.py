@@ -6,17 +6,19 @@ import functools
 import statistics
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pnp_lip.theory.experiments.data import two_moons
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Line, Panel, Values, markdown
-from pnp_lip.theory.fixed_width_network import FixedWidthNetwork, Network
-from pnp_lip.theory.parametrisation import parametrise
-from pnp_lip.theory.projection import Projector
-from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.constraints import Projector, parametrise
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.experiments.two_moons import two_moons
+from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["constraint_cost_experiment"]
 
@@ -33,7 +35,7 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
 
     The three ways take turns within one process; medians of the repeats. ``quick``: one depth, few repeats.
     """
-    depths, widths, repeats = ((2,), (8,), 3) if quick else ((2, 4, 8, 16, 32, 64), (5, 50), 15)
+    depths, widths, repeats = ((2,), (8, 16), 3) if quick else ((2, 4, 8, 16, 32, 64), (5, 50), 15)
     cells = {
         f"{family}, width {width}, L = {depth}": functools.partial(compute, family, width, depth, repeats)
         for family in FAMILIES
@@ -41,7 +43,7 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
         for depth in depths
     }
     settings = {"depths": depths, "widths": widths, "repeats": repeats, "batch": BATCH, "batches": BATCHES}
-    return Experiment("constraint-cost", settings, cells, table, panels)
+    return Experiment("constraint-cost", settings, cells, table, draw)
 
 
 def compute(family: str, width: int, depth: int, repeats: int) -> Values:
@@ -79,33 +81,30 @@ def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None
 
 def table(cells: Cells) -> str:
     """Milliseconds for an epoch, one row for each network."""
+
+    def milliseconds(way: str, cell: Values) -> str:
+        return f"{cell['milliseconds'][way]:.1f}"
+
+    def ratio(way: str, cell: Values) -> str:
+        return f"{cell['milliseconds'][way] / cell['milliseconds'][WAYS[0]]:.2f}"
+
     columns: list[tuple[str, Callable[[Values], str]]] = [
         ("family", lambda r: str(r["family"])),
         ("width", lambda r: str(r["width"])),
         ("L", lambda r: str(r["depth"])),
+        *((f"{way}, ms", functools.partial(milliseconds, way)) for way in WAYS),
+        *((f"{way}, ratio", functools.partial(ratio, way)) for way in WAYS[1:]),
     ]
-    for way in WAYS:
-        columns.append((f"{way}, ms", lambda r, way=way: f"{r['milliseconds'][way]:.1f}"))  # type: ignore[misc]
-    for way in WAYS[1:]:
-        columns.append((f"{way}, ratio", functools.partial(ratio, way)))
     return markdown(columns, list(cells.values()))
 
 
-def ratio(way: str, cell: Values) -> str:
-    """The time of a way over that without a constraint."""
-    return f"{cell['milliseconds'][way] / cell['milliseconds'][WAYS[0]]:.2f}"
-
-
-def panels(cells: Cells) -> list[Panel]:
+def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Time for an epoch against depth, a panel for each width."""
-    found = []
-    for width in sorted({int(r["width"]) for r in cells.values()}):
-        lines = []
-        for family, style in zip(FAMILIES, ("o-", "s-"), strict=True):
+    for axis, width in zip((left, right), sorted({int(r["width"]) for r in cells.values()}), strict=False):
+        for family, style, face in zip(FAMILIES, ("o-", "s-"), (None, "w"), strict=True):
             chosen = [r for r in cells.values() if (r["family"], r["width"]) == (family, width)]
-            depths = [r["depth"] for r in chosen]
             for i, way in enumerate(WAYS):
                 times = [r["milliseconds"][way] for r in chosen]
-                lines.append(Line(depths, times, f"{way}, {family}", style, f"C{i}"))
-        found.append(Panel(f"width {width}", "depth L", "CPU ms for an epoch", lines))
-    return found
+                look = {"color": f"C{i}", "mfc": face, "label": f"{way}, {family}"}
+                axis.loglog([r["depth"] for r in chosen], times, style, **look)
+        axis.set(xlabel="depth L", ylabel="CPU ms for an epoch", title=f"width {width}")

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,43 +16,27 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.version import __version__
 
-__all__ = ["Experiment", "Line", "Panel", "markdown", "run_experiment"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Cells", "Experiment", "Values", "markdown", "run_experiment"]
 
 Values = dict[str, Any]  # one cell, as JSON holds it
 Cells = Mapping[str, Values]
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """A curve of a figure, in matplotlib's styles and colours."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    label: str | None
-    style: str = "o-"
-    colour: str = "C0"
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """One diagram of a figure; ``logarithmic`` names its logarithmic axes, the horizontal one to the base 2."""
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: Sequence[Line]
-    logarithmic: str = "xy"
-
-
-@dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Cells by key, the settings that decide them, and how their values become a table (Markdown) and a figure."""
+    """Cells by key, the settings that decide them, and how their values become a table (Markdown) and a figure.
+
+    ``draw`` is called with the figure's two panels, side by side.
+    """
 
     name: str
     settings: Values
     cells: Mapping[str, Callable[[], Values]]
     table: Callable[[Cells], str]
-    panels: Callable[[Cells], Sequence[Panel]]
+    draw: Callable[[Axes, Axes, Cells], None]
 
 
 def run_experiment(experiment: Experiment, out: Path, progress: Callable[[int, int, str], None]) -> Cells:
@@ -61,6 +45,8 @@ def run_experiment(experiment: Experiment, out: Path, progress: Callable[[int, i
     ``progress(number, total, key)`` is called before each cell. Raises InputError when the file holds cells of other
     settings.
     """
+    from matplotlib.figure import Figure
+
     path = out / f"{experiment.name}.json"
     cells = stored(path, experiment.settings)
     missing = [key for key in experiment.cells if key not in cells]
@@ -82,8 +68,14 @@ def run_experiment(experiment: Experiment, out: Path, progress: Callable[[int, i
     cells = {key: cells[key] for key in experiment.cells}
     with write_atomically(out / f"{experiment.name}.md") as temporary:
         temporary.write_text(experiment.table(cells), encoding="utf-8")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    experiment.draw(left, right, cells)
+    for axis in (left, right):
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=8)
     with write_atomically(out / f"{experiment.name}.png") as temporary:
-        draw(temporary, experiment.panels(cells))
+        figure.savefig(temporary, dpi=90, format="png")
     return cells
 
 
@@ -99,25 +91,6 @@ def stored(path: Path, settings: Values) -> dict[str, Values]:
     if found != json.loads(json.dumps(settings)):
         raise InputError(f"{path} holds cells of other settings; choose another --out, or delete the file.")
     return dict(cells)
-
-
-def draw(path: Path, panels: Sequence[Panel]) -> None:
-    """The panels side by side."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
-    for axis, panel in zip(figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels, strict=False):
-        for line in panel.lines:
-            hollow = {"mfc": "w"} if line.style.startswith("s") else {}
-            axis.plot(line.x, line.y, line.style, color=line.colour, label=line.label, **hollow)
-        axis.set(xlabel=panel.x_label, ylabel=panel.y_label, title=panel.title)
-        if "x" in panel.logarithmic:
-            axis.set_xscale("log", base=2)
-        if "y" in panel.logarithmic:
-            axis.set_yscale("log")
-        axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=90, format="png")
 
 
 def markdown(columns: Sequence[tuple[str, Callable[[Values], str]]], rows: Sequence[Values]) -> str:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from pnp_lip.theory.experiments.classifiers import Objective, Schedule, evaluate, train_side_by_side
-from pnp_lip.theory.experiments.data import Split, load_digits
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Line, Panel, Values, markdown
-from pnp_lip.theory.fixed_width_network import FixedWidthNetwork
-from pnp_lip.theory.projection import seal
+from pnp_lip.errors import InputError
+from pnp_lip.theory.constraints import seal
+from pnp_lip.theory.experiments.classifiers import Objective, Schedule, Split, evaluate, train_side_by_side
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.networks import FixedWidthNetwork
 
-__all__ = ["mnist_experiment"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["load_digits", "mnist_experiment"]
 
 OBJECTIVE = Objective(temperature=5.0)
 SHALLOW, RATES = 10, (5e-3, 2e-3)  # up to this depth, and beyond: at 5e-3 wide networks of depth 20 train badly
@@ -38,7 +46,7 @@ def mnist_experiment(data: Path | None = None, *, quick: bool = False) -> Experi
     training = {str(depth): dataclasses.asdict(schedule) for depth, schedule in schedules.items()}
     settings = {"data": split.name, "sizes": sizes, "training": training, "attacked": attacked}
     settings |= {"protocol": dataclasses.asdict(OBJECTIVE), "radii": RADII}
-    return Experiment("mnist", settings, cells, table, panels)
+    return Experiment("mnist", settings, cells, table, draw)
 
 
 def compute(split: Split, width: int, depth: int, schedule: Schedule, attacked: int) -> Values:
@@ -67,18 +75,66 @@ def table(cells: Cells) -> str:
     )
 
 
-def panels(cells: Cells) -> list[Panel]:
+def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Accuracy against depth, and certified accuracy against the radius."""
-    accuracies, robust = [], []
     for i, width in enumerate(sorted({int(r["width"]) for r in cells.values()})):
         chosen = [r for r in cells.values() if r["width"] == width]
-        accuracy = [100 * r["accuracy"] for r in chosen]
-        accuracies.append(Line([r["depth"] for r in chosen], accuracy, f"width {width}", "o-", f"C{i}"))
+        accuracies = [100 * r["accuracy"] for r in chosen]
+        left.plot([r["depth"] for r in chosen], accuracies, "o-", color=f"C{i}", label=f"width {width}")
         for r, style in zip(chosen, ("-", "--", ":"), strict=False):
             shares = [100 * share for share in r["robust_accuracy"]]
-            robust.append(Line(RADII, shares, f"width {width}, L = {r['depth']}", style, f"C{i}"))
-    data = next(iter(cells.values()))["data"]
-    return [
-        Panel(data, "depth L", "test accuracy, %", accuracies, ""),
-        Panel("certified robustness", "radius (Euclidean)", "certified accuracy, %", robust, ""),
+            right.plot(RADII, shares, style, color=f"C{i}", label=f"width {width}, L = {r['depth']}")
+    left.set(xlabel="depth L", ylabel="test accuracy, %", title=next(iter(cells.values()))["data"])
+    right.set(xlabel="radius (Euclidean)", ylabel="certified accuracy, %", title="certified robustness")
+
+
+def load_digits(path: Path | None) -> Split:
+    """Digits as (N, 784) on [0, 1]: an .npz with ``images`` and ``labels``, or the folder with MNIST's original files.
+
+    An .npz is split in file order, four fifths for training. A folder is searched for the files as torchvision
+    stores them (``MNIST/raw/train-images-idx3-ubyte``, perhaps with .gz), 60,000 for training and 10,000 for testing; without a
+    path the folder ``data`` is taken. Raises InputError when nothing is found or the arrays do not fit.
+    """
+    path = Path("data") if path is None else path
+    if path.suffix == ".npz":
+        if not path.is_file():
+            raise InputError(f"{path}: no such file.")
+        with np.load(path, allow_pickle=False) as file:
+            if not {"images", "labels"} <= set(file):
+                raise InputError(f"{path}: expected the arrays `images` and `labels`; got {sorted(file)}.")
+            x, y = as_tensors(file["images"], file["labels"], path)
+        count = len(x) * 4 // 5
+        return Split(f"{path.name}, {count} to train", x[:count], y[:count], x[count:], y[count:])
+    parts = [
+        as_tensors(read_idx(path, f"{part}-images-idx3-ubyte"), read_idx(path, f"{part}-labels-idx1-ubyte"), path)
+        for part in ("train", "t10k")
     ]
+    return Split("MNIST", *parts[0], *parts[1])
+
+
+def as_tensors(images: np.ndarray, labels: np.ndarray, path: Path) -> tuple[Tensor, Tensor]:
+    """(N, h, w) bytes and N labels as flat floats on [0, 1] and integers."""
+    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise InputError(
+            f"{path}: expected uint8 images (N, h, w) with N labels; got {images.dtype} {images.shape} and {labels.shape}."
+        )
+    x = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
+    return x, torch.from_numpy(labels.astype(np.int64))
+
+
+def read_idx(folder: Path, name: str) -> np.ndarray:
+    """An array of bytes in MNIST's format: 0, 0, 8, dimensions, then big-endian sizes, then the data."""
+    found = [p for base in (folder, folder / "raw", folder / "MNIST" / "raw") for p in sorted(base.glob(f"{name}*"))]
+    if not found:
+        raise InputError(
+            f"no {name} under {folder}; pass --data with the folder that holds torchvision's MNIST files or with an .npz "
+            "file of `images` and `labels`."
+        )
+    data = gzip.decompress(found[0].read_bytes()) if found[0].suffix == ".gz" else found[0].read_bytes()
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+        raise InputError(f"{found[0]}: not a file of bytes in MNIST's format.")
+    shape = tuple(int(n) for n in np.frombuffer(data, ">u4", count=data[3], offset=4))
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    if len(values) != math.prod(shape):
+        raise InputError(f"{found[0]}: expected {shape} bytes; got {len(values)}. The file is cut off.")
+    return values.reshape(shape)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from pnp_lip.theory.experiments.classifiers import Objective, Schedule, evaluate, train_side_by_side
-from pnp_lip.theory.experiments.data import two_moons
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Line, Panel, Values, markdown
-from pnp_lip.theory.fixed_width_network import FixedWidthNetwork, Network
-from pnp_lip.theory.projection import seal
-from pnp_lip.theory.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.errors import InputError
+from pnp_lip.theory.constraints import seal
+from pnp_lip.theory.experiments.classifiers import Objective, Schedule, Split, evaluate, train_side_by_side
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
-__all__ = ["two_moons_experiment"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["two_moons", "two_moons_experiment"]
 
 FAMILIES: dict[str, Callable[[int], Network]] = {
     "Theorem 3.1": lambda depth: UnboundedWidthNetwork(2, width=5, depth=depth),
@@ -41,7 +45,7 @@ def two_moons_experiment(*, quick: bool = False) -> Experiment:
     protocols = {name: dataclasses.asdict(objective) for name, objective in OBJECTIVES.items()}
     settings = {"depths": depths, "epochs": epochs, "seeds": seeds, "rates": RATES, "radius": RADIUS}
     settings |= {"attacked": attacked, "protocols": protocols}
-    return Experiment("two-moons", settings, cells, table, panels)
+    return Experiment("two-moons", settings, cells, table, draw)
 
 
 def compute(family: str, depth: int, epochs: int, seeds: int, attacked: int) -> Values:
@@ -96,18 +100,41 @@ def table(cells: Cells) -> str:
     return "\n".join(f"**{family}**\n\n" + markdown(columns, by_depth(cells, family)) for family in FAMILIES)
 
 
-def panels(cells: Cells) -> list[Panel]:
+def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Accuracy and the largest gradient against depth."""
-    accuracies, gradients = [], []
     for i, family in enumerate(FAMILIES):
         chosen = by_depth(cells, family)
         depths = [r["depth"] for r in chosen]
         for kind, style, suffix in (("constrained", "o-", ""), ("paper", "s:", ", paper's protocol")):
-            look = (f"{family}{suffix}", style, f"C{i}")
-            accuracies.append(Line(depths, [mean(r[kind], "accuracy") for r in chosen], *look))
-            gradients.append(Line(depths, [largest(r[kind], "gradient_found") for r in chosen], *look))
-    gradients.append(Line(depths, [1.0] * len(depths), "the constraint", "-", "grey"))
-    return [
-        Panel("two moons, 800 points to train", "depth L", "test accuracy, %", accuracies, "x"),
-        Panel("the constraint", "depth L", "largest ‖∇f‖ found", gradients),
-    ]
+            look = {"color": f"C{i}", "label": family + suffix}
+            left.plot(depths, [mean(r[kind], "accuracy") for r in chosen], style, **look)
+            right.plot(depths, [largest(r[kind], "gradient_found") for r in chosen], style, **look)
+    left.set(xlabel="depth L", ylabel="test accuracy, %", xscale="log", title="two moons, 800 points to train")
+    right.set(xlabel="depth L", ylabel="largest ‖∇f‖ found", xscale="log", yscale="log", title="the constraint")
+    right.axhline(1, color="grey", lw=1)
+
+
+def two_moons(points: int = 4000, *, noise: float = 0.1, train: float = 0.2, seed: int = 0) -> Split:
+    """Two half circles of radius 1, (cos t, sin t) and (1 − cos t, ½ − sin t), with normal noise, standardised.
+
+    Each coordinate has mean 0 and standard deviation 1 over all points. ``train`` is the share of each class for training.
+    Raises InputError unless 0 < ``train`` < 1, ``noise`` ≥ 0 and there are at least ten points.
+
+    >>> split = two_moons(100)
+    >>> split.train_x.shape, split.test_x.shape, int(split.train_y.sum())
+    (torch.Size([20, 2]), torch.Size([80, 2]), 10)
+    """
+    if not 0 < train < 1 or points < 10 or not noise >= 0:
+        raise InputError(f"two moons need 0 < train < 1, noise >= 0, points >= 10; got {train}, {noise}, {points}.")
+    generator = torch.Generator().manual_seed(seed)
+    half = points // 2
+    t = torch.linspace(0, math.pi, half, dtype=torch.float64)
+    moons = torch.stack([t.cos(), t.sin()], 1), torch.stack([1 - t.cos(), 0.5 - t.sin()], 1)
+    x = torch.cat(moons)
+    x = x + noise * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    x = ((x - x.mean(0)) / x.std(0, correction=0)).float()
+    y = torch.arange(2).repeat_interleave(half)
+    count = round(train * half)
+    order = torch.stack([torch.randperm(half, generator=generator) + k * half for k in range(2)])
+    inside, outside = order[:, :count].flatten(), order[:, count:].flatten()
+    return Split("two moons", x[inside], y[inside], x[outside], y[outside])

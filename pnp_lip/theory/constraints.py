@@ -1,50 +1,27 @@
-"""Keeping a network 1-Lipschitz: projected gradient in training, and ``seal``, which makes it certain at the end."""
+"""Keeping a network 1-Lipschitz: projected gradient or a parametrisation in training, ``seal`` at the end."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from pnp_lip.errors import InputError
+from pnp_lip.layers import constrain
+from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.spectral import norm_bound
+from pnp_lip.theory.networks import SCALARS, Constraints, FixedWidthNetwork, Network
 
-__all__ = ["SCALARS", "Constraints", "Projector", "descend", "retract", "seal"]
+__all__ = ["Projector", "descend", "parametrise", "plain", "retract", "seal"]
 
-SCALARS = 3  # coordinates of the fixed-width state before its block: a maximum, a minimum, a term that waits
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 SLACK = 1e-6  # relative room left by ``seal``: several roundings of float32, 6e-8 each
 START_ITERATIONS = 30  # of the power method before training; later calls improve the same vector
 SMALLEST_SQUARE = 1e-12  # of ‖W‖² in training, so that τ stays finite at W = 0
 LARGEST_STEP = 1e30  # of τ after ``seal``, so that τ stays finite at W = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Constraints:
-    """The tensors of a network that must stay in a range. Leading axes hold copies that are trained side by side.
-
-    ``steps``: pairs W (..., m, n) and τ (...) with 0 ≤ τ ≤ 2/‖W‖². ``contractions``: matrices with ‖A‖ ≤ 1, the lift's
-    first. ``unit_rows``: matrices whose rows have length at most 1. ``mixed_rows``: |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1 for
-    each row.
-    """
-
-    steps: Sequence[tuple[Tensor, Tensor]] = ()
-    contractions: Sequence[Tensor] = ()
-    unit_rows: Sequence[Tensor] = ()
-    mixed_rows: Sequence[Tensor] = ()
-
-
-class Constrained(Protocol):
-    """A network that lists its constraints, on its own parameters or on others of the same names."""
-
-    def constraints(self, parameters: Mapping[str, Tensor] | None = None) -> Constraints: ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-
-Network = TypeVar("Network", bound=Constrained)
 
 
 class Projector:
@@ -104,7 +81,7 @@ class Projector:
 
 
 @torch.no_grad()
-def seal(network: Network) -> Network:
+def seal(network: AnyNetwork) -> AnyNetwork:
     """Make the constraint hold with certainty, in place, by the least scaling of what violates it; return the network.
 
     Every matrix, row and step is divided by a rigorous upper bound of its norm where that exceeds 1 − 1e-6. Then
@@ -205,3 +182,58 @@ def by_shape(*columns: Sequence[Tensor]) -> list[list[list[Tensor]]]:
 def update(tensors: list[Tensor], function: Callable[[Tensor], Tensor]) -> None:
     """Replace the tensors, in place, by what the function makes of their stack."""
     torch._foreach_copy_(tensors, list(function(torch.stack(tensors)).unbind(0)))
+
+
+def parametrise(network: AnyNetwork) -> AnyNetwork:
+    """Reparametrise every constrained tensor in place: the network is 1-Lipschitz after every optimiser step.
+
+    W/‖W‖ and τ = 2·sigmoid(t) in the residual layers (``pnp_lip.layers.constrain``); lift and readout divided by their
+    norms; the lower blocks the exponential of a skew matrix, as in the code that accompanies the paper; rows divided by
+    their dual norms. The norms are singular values of the whole matrix in floating point, differentiated through: this
+    costs more than ``Projector`` and is exact up to rounding. ``plain`` turns the result back into plain weights.
+
+    Source: Murari, Furuya & Schönlieb (2025), Section 5, for the exponential.
+
+    >>> from pnp_lip.theory import UnboundedWidthNetwork
+    >>> network = parametrise(UnboundedWidthNetwork(2, width=4, depth=2))
+    >>> bool((torch.linalg.matrix_norm(network.lift.weight, 2) - 1).abs() < 1e-5)
+    True
+    """
+    constrain(network, limit=1.0)
+    fixed = isinstance(network, FixedWidthNetwork)
+    parametrize.register_parametrization(network.lift, "weight", LiftRows() if fixed else UnitNorm())
+    parametrize.register_parametrization(network.readout, "weight", MixedRows() if fixed else UnitNorm())
+    for affine in network.affines if isinstance(network, FixedWidthNetwork) else ():
+        parametrize.register_parametrization(affine, "rows", MixedRows())
+        parametrizations.orthogonal(affine, "lower", orthogonal_map="matrix_exp")
+    return network
+
+
+def plain(network: AnyNetwork) -> AnyNetwork:
+    """Undo ``parametrise`` in place, keeping the constrained values.
+
+    >>> network = plain(parametrise(FixedWidthNetwork(2, depth=2)))
+    >>> sorted(name for name, _ in network.affines[0].named_parameters())
+    ['bias', 'lower', 'rows']
+    """
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return network
+
+
+class MixedRows(nn.Module):
+    """Divide each row by max(1, |r₁| + |r₂| + |r₃| + ‖r₄:‖₂)."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows / dual_norm(rows).clamp_min(1)
+
+
+class LiftRows(nn.Module):
+    """Divide the first three rows by their lengths where these exceed 1, and the block below by its norm."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        upper, lower = weight[:SCALARS], weight[SCALARS:]
+        upper = upper / upper.norm(dim=1, keepdim=True).clamp_min(1)
+        return torch.cat([upper, lower / torch.linalg.matrix_norm(lower, 2)])
