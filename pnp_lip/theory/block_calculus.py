@@ -126,21 +126,14 @@ class Flow:
 def components(blocks: Blocks, entries: Sequence[Sequence[tuple[int, float]]]) -> Iterable[tuple[list[int], list[int]]]:
     """The connected components: the numbers of their blocks, and of the rows that connect these."""
     home = {j: k for k, block in enumerate(blocks) for j in block}
-    parent = list(range(len(blocks)))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for row in entries:
-        for j, _ in row[1:]:
-            parent[root(home[j])] = root(home[row[0][0]])
-    found: dict[int, tuple[list[int], list[int]]] = {}
-    for k in range(len(blocks)):
-        found.setdefault(root(k), ([], []))[0].append(k)
+    groups = {k: ([k], list[int]()) for k in range(len(blocks))}  # by block; connected blocks share one
     for i, row in enumerate(entries):
         if row:
-            found[root(home[row[0][0]])][1].append(i)
-    return found.values()
+            members, rows = groups[home[row[0][0]]]
+            rows.append(i)
+            for other in (groups[home[j]] for j, _ in row[1:]):
+                if other[0] is not members:
+                    members += other[0]
+                    rows += other[1]
+                    groups |= dict.fromkeys(other[0], (members, rows))
+    return sorted((sorted(members), sorted(rows)) for k, (members, rows) in groups.items() if members[0] == k)

@@ -185,13 +185,11 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
     """
     if kind_of(network) not in (UnboundedWidthNetwork, FixedWidthNetwork):
         raise CertificateError(
-            f"expected an UnboundedWidthNetwork or a FixedWidthNetwork of pnp_lip.theory itself; got {type(network).__name__}. "
-            "A subclass may override `forward`, so nothing is proved of it."
+            f"expected an UnboundedWidthNetwork or a FixedWidthNetwork itself; got {type(network).__name__}. A subclass is "
+            "refused because it may override `forward`."
         )
     if network._forward_hooks or network._forward_pre_hooks or "forward" in vars(network):
-        raise CertificateError(
-            "the network has forward hooks or a replaced forward, which may change the map; remove them."
-        )
+        raise CertificateError("the network has forward hooks or a replaced forward; remove them.")
     expected: dict[str, type[nn.Module]] = {"lift": nn.Linear}
     if isinstance(network, FixedWidthNetwork):
         expected |= {f"layers.{i}": MaxMinLayer for i in range(len(network.layers))}
@@ -202,8 +200,6 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
     for name, kind in expected.items():
         child = network.get_submodule(name)
         if kind_of(child) is not kind:
-            raise CertificateError(
-                f"`{join(path, name)}` is a {type(child).__name__} where the family has a {kind.__name__}; nothing is "
-                "proved of such a network."
-            )
+            where = f"`{join(path, name)}` is a {type(child).__name__}"
+            raise CertificateError(f"{where} where the family has a {kind.__name__}; no rule covers such a network.")
     return [describe(network.get_submodule(name), join(path, name), rtol) for name in expected]

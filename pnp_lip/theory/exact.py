@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowLinear
@@ -55,7 +54,6 @@ class MaxMin:
         object.__setattr__(self, "groups", tuple(tuple(int(j) for j in group) for group in self.groups))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """f(x)."""
         if x.shape[-1] != self.dimension:
             raise ShapeError(f"this function takes (..., {self.dimension}) tensors; got {tuple(x.shape)}.")
         pieces = x.to(self.slopes) @ self.slopes.mT + self.offsets
@@ -66,7 +64,6 @@ class MaxMin:
 
     @property
     def dimension(self) -> int:
-        """d."""
         return self.slopes.shape[1]
 
     @property
@@ -76,12 +73,9 @@ class MaxMin:
 
 
 def check(slopes: Tensor, offsets: Tensor, groups: Sequence[Sequence[int]], sign: int) -> None:
-    """Refuse what is no max-min form."""
     if slopes.ndim != 2 or 0 in slopes.shape or offsets.shape != slopes.shape[:1]:
-        raise ShapeError(
-            f"expected slopes (n, d) and offsets (n,), n and d at least 1; got {tuple(slopes.shape)} and "
-            f"{tuple(offsets.shape)}."
-        )
+        shapes = f"{tuple(slopes.shape)} and {tuple(offsets.shape)}"
+        raise ShapeError(f"expected slopes (n, d) and offsets (n,), n and d at least 1; got {shapes}.")
     if not (torch.isfinite(slopes).all() and torch.isfinite(offsets).all()):
         raise InputError("slopes and offsets must be finite; got NaN or infinity.")
     if not groups or any(len(group) == 0 for group in groups):
@@ -92,9 +86,7 @@ def check(slopes: Tensor, offsets: Tensor, groups: Sequence[Sequence[int]], sign
         raise InputError(f"`sign` must be 1 or -1; got {sign}.")
     longest = float(slopes.norm(dim=1).max())
     if longest > 1 + EXCESS:
-        raise InputError(
-            f"every slope must have norm at most 1 for f to be 1-Lipschitz; got {longest:.15g}. Divide f by that number."
-        )
+        raise InputError(f"every slope must have norm at most 1 for this form; got {longest:.15g}. Divide f by it.")
 
 
 def inside_ball(rows: Tensor) -> Tensor:
@@ -172,13 +164,6 @@ def sorting_layer(width: int, pairs: Sequence[Pair]) -> GradientFlowLinear:
     return layer
 
 
-class Load(NamedTuple):
-    """What one register takes from the state (z₁, z₂, z₃, x): a row and an offset."""
-
-    row: Tensor
-    offset: float = 0.0
-
-
 @torch.no_grad()
 def to_fixed_width(f: MaxMin) -> FixedWidthNetwork:
     """The network ± e_1ᵀ A_L Ψ_L ∘ … ∘ A_1 Ψ_1 ∘ Q on R^{d+3} that equals f, in float64: three registers beside x.
@@ -206,37 +191,34 @@ def to_fixed_width(f: MaxMin) -> FixedWidthNetwork:
             layer.inner.weight.copy_(torch.eye(d))
             layer.inner.bias = None
             layer.inner.tau.zero_()
-            affine.rows.copy_(torch.stack([load.row for load in loads]))
+            affine.rows.copy_(loads[:, :-1])
             affine.lower.copy_(torch.eye(d))
-            affine.bias.copy_(offsets(loads, d))
-    network.lift.weight[:SCALARS].copy_(torch.stack([load.row[SCALARS:] for load in first]))
-    network.lift.weight[SCALARS:].copy_(torch.eye(d))
-    network.lift.bias.copy_(offsets(first, d))
+            affine.bias.copy_(nn.functional.pad(loads[:, -1], (0, d)))
+    network.lift.weight.copy_(torch.cat([first[:, SCALARS:-1], torch.eye(d)]))
+    network.lift.bias.copy_(nn.functional.pad(first[:, -1], (0, d)))
     network.readout.weight.zero_()[0, 0] = f.sign
     return network
 
 
-def program(f: MaxMin) -> list[tuple[Load, Load, Load]]:
-    """What the registers take: from the input, before each sort, and at the end, where the first holds the result."""
-    size = f.dimension + SCALARS
-    nothing = Load(torch.zeros(size, dtype=torch.float64))
-    larger, smaller, kept = (Load(row) for row in torch.eye(SCALARS, size, dtype=torch.float64))
-    terms = torch.nn.functional.pad(f.slopes, (SCALARS, 0))
-    loads: list[tuple[Load, Load, Load]] = []
+def program(f: MaxMin) -> list[Tensor]:
+    """What the registers take: from the input, before each sort, and at the end, where the first holds the result.
+
+    Each step has three rows, (z₁, z₂, z₃, x, 1) ↦ the registers.
+    """
+    size = SCALARS + f.dimension + 1
+    nothing = torch.zeros(size, dtype=torch.float64)
+    larger, smaller, kept = torch.eye(SCALARS, size, dtype=torch.float64)
+    terms = nn.functional.pad(torch.cat([f.slopes, f.offsets[:, None]], 1), (SCALARS, 0))
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
     maximum = nothing
     for i, group in enumerate(f.groups):
-        minimum, *others = (Load(terms[j], float(f.offsets[j])) for j in group)
+        minimum, *others = terms[list(group)]
         for term in others:
-            loads.append((minimum, term, maximum))
+            steps.append((minimum, term, maximum))
             minimum, maximum = smaller, kept
         if i == 0:
             maximum = minimum
         else:
-            loads.append((maximum, minimum, nothing))
+            steps.append((maximum, minimum, nothing))
             maximum = larger
-    return [*loads, (maximum, nothing, nothing)]
-
-
-def offsets(loads: Sequence[Load], d: int) -> Tensor:
-    """The bias on R^{d+3}."""
-    return torch.tensor([load.offset for load in loads] + [0.0] * d, dtype=torch.float64)
+    return [torch.stack(step) for step in [*steps, (maximum, nothing, nothing)]]

@@ -62,19 +62,13 @@ def piecewise_linear(knots: Tensor, values: Tensor) -> MaxMin:
 def slopes_between(t: Tensor, y: Tensor) -> Tensor:
     """The slopes of the pieces, or an error."""
     if t.ndim != 1 or t.shape != y.shape or len(t) < 2:
-        raise ShapeError(
-            f"expected knots and values of one shape (n + 1,), n >= 1; got {tuple(t.shape)}, {tuple(y.shape)}."
-        )
+        raise ShapeError(f"expected knots and values (n + 1,), n >= 1; got {tuple(t.shape)} and {tuple(y.shape)}.")
     if not (torch.isfinite(t).all() and torch.isfinite(y).all() and (t.diff() > 0).all()):
-        raise InputError(
-            "knots must be finite and strictly increasing, values finite; sort the knots and drop repeated ones."
-        )
+        raise InputError("knots must be finite and strictly increasing, values finite; sort and drop repeated ones.")
     m = y.diff() / t.diff()
     steepest = float(m.abs().max())
     if steepest > 1 + EXCESS:
-        raise InputError(
-            f"every slope must lie in [-1, 1]; got {steepest:.15g} in size. Divide the values by that number."
-        )
+        raise InputError(f"every slope must lie in [-1, 1]; got {steepest:.15g} in size. Divide the values by it.")
     return m.clamp(-1, 1)
 
 
@@ -134,10 +128,10 @@ def check_samples(x: Tensor, y: Tensor) -> None:
     excess = (y[:, None] - y).abs() - (1 + EXCESS) * torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     i, k = divmod(int(excess.argmax()), len(x))
     if excess[i, k] > 0:
+        difference, distance = float((y[i] - y[k]).abs()), float((x[i] - x[k]).norm())
         raise InputError(
-            f"samples {i} and {k} differ by {float((y[i] - y[k]).abs()):.9g} at a distance of "
-            f"{float((x[i] - x[k]).norm()):.9g}, so no 1-Lipschitz function passes through both; divide the values by "
-            "their Lipschitz constant."
+            f"samples {i} and {k} differ by {difference:.9g} at a distance of {distance:.9g}, so no 1-Lipschitz function "
+            "passes through both; divide the values by their Lipschitz constant."
         )
 
 
@@ -201,13 +195,8 @@ def covering_cosine_lower(dimension: int, level: int = 0) -> float:
 
 
 def check_level(dimension: int, level: int) -> None:
-    """Refuse sizes that make no sense or do not fit into memory."""
     if dimension < 1 or level < 0:
-        raise InputError(
-            f"directions need a dimension of at least 1 and a level of at least 0; got {dimension}, {level}."
-        )
-    if level and dimension > 1 and (2 * level + 1) ** dimension > MAX_DIRECTIONS:
-        raise InputError(
-            f"level {level} in dimension {dimension} needs a grid of {(2 * level + 1) ** dimension} points, more than "
-            f"{MAX_DIRECTIONS}; lower the level, or pass directions of your own."
-        )
+        raise InputError(f"expected a dimension of at least 1 and a level of at least 0; got {dimension} and {level}.")
+    points = (2 * level + 1) ** dimension
+    if dimension > 1 and points > MAX_DIRECTIONS:
+        raise InputError(f"`level` must give at most {MAX_DIRECTIONS} points; got {points}. Lower it.")

@@ -70,7 +70,6 @@ class UnboundedWidthNetwork(nn.Module):
         nn.init.orthogonal_(self.readout.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x)."""
         check_input(x, self.lift)
         z = self.lift(x)
         for layer in self.layers:
@@ -143,7 +142,6 @@ class FixedWidthNetwork(nn.Module):
         self.readout.weight.copy_(v / dual[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x)."""
         check_input(x, self.lift)
         z = self.lift(x)
         for layer, affine in zip(self.layers, self.affines, strict=True):
@@ -185,7 +183,6 @@ class MaxMinLayer(nn.Module):
         self.inner = inner
 
     def forward(self, z: Tensor) -> Tensor:
-        """Ψ(z)."""
         check_state(z, self.inner.weight)
         first, second, third = z[..., :SCALARS].split(1, -1)
         pair = torch.maximum(first, second), torch.minimum(first, second)
@@ -217,13 +214,9 @@ class BlockAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width + SCALARS).uniform_(-1, 1) / (width + SCALARS) ** 0.5)
 
     def forward(self, z: Tensor) -> Tensor:
-        """A(z)."""
         check_state(z, self.lower)
         linear: Tensor = torch.cat([z @ self.rows.mT, z[..., SCALARS:] @ self.lower.mT], -1)
         return linear + self.bias
-
-    def extra_repr(self) -> str:
-        return f"width={self.lower.shape[-1]}"
 
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
@@ -260,20 +253,17 @@ def exponential_of_skew(size: int) -> Tensor:
 
 
 def check_network(features: int, width: int, depth: int, out_features: int) -> None:
-    """Refuse empty networks."""
     if min(features, width, out_features) < 1 or depth < 0:
-        raise InputError(
-            "a network needs features, width and out_features of at least 1 and depth of at least 0; "
-            f"got {features}, {width}, {out_features} and {depth}."
-        )
+        sizes = f"{features}, {width}, {out_features} and {depth}"
+        raise InputError(f"features, width and out_features must be at least 1, depth at least 0; got {sizes}.")
 
 
 def check_input(x: Tensor, lift: nn.Linear) -> None:
-    """Refuse inputs with another number of columns."""
     columns = lift.weight.shape[-1]
     if x.shape[-1] != columns or not torch.is_floating_point(x):
+        found = f"{tuple(x.shape)} {x.dtype}"
         raise ShapeError(
-            f"this network takes floating-point (..., {columns}) tensors; got {tuple(x.shape)} {x.dtype}. Flatten images first."
+            f"this network takes floating-point (..., {columns}) tensors; got {found}. Flatten images first."
         )
 
 

@@ -85,7 +85,6 @@ def wasserstein1(
 
 
 def check(p: Tensor, q: Tensor, steps: int, rates: Sequence[float]) -> None:
-    """Refuse what is no pair of clouds."""
     if p.ndim != 2 or q.ndim != 2 or p.shape[1] != q.shape[1] or 0 in (*p.shape, *q.shape):
         raise ShapeError(f"expected point clouds (n, d) and (m, d); got {tuple(p.shape)} and {tuple(q.shape)}.")
     if not (torch.isfinite(p).all() and torch.isfinite(q).all()):

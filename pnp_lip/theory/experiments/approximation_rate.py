@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pnp_lip.theory.certificates import output_lipschitz_upper
 from pnp_lip.theory.constraints import Projector, descend, seal
 from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
 from pnp_lip.theory.interpolation import lipschitz_extension, piecewise_linear, sphere_directions
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["approximation_rate_experiment", "fitted_slope"]
+__all__ = ["approximation_rate_experiment"]
 
 BATCH, RATE = 256, 2e-2  # points of a step, Adam's learning rate
 DEEPEST = 256  # terms up to which the fixed-width network is built; its depth is known to be one less
@@ -47,7 +47,6 @@ def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
 
 
 def compute(name: str, size: int, steps: int, seeds: int) -> Values:
-    """One point of a curve."""
     return {"curve": name, "size": size, **CURVES[name].measure(size, steps, seeds)}
 
 
@@ -71,7 +70,6 @@ def interpolate(knots: int) -> Values:
 
 
 def extend(side: int) -> Values:
-    """The extension of side² samples."""
     samples, points = square_grid(side), square_grid(101)
     directions = sphere_directions(2, math.ceil(math.sqrt(side)))
     f = lipschitz_extension(samples, circle_distance(samples), directions)
@@ -118,8 +116,7 @@ def variance(network: Network) -> Tensor:
     return residual.var()
 
 
-@dataclasses.dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """Errors of one kind of networks: what its sizes count, the sizes, the quick ones, ``measure(size, steps, seeds)``."""
 
     unit: str
@@ -128,40 +125,27 @@ class Curve:
     measure: Callable[[int, int, int], Values]
 
 
-DOUBLING = (2, 4, 8, 16, 32)
 WIDE = functools.partial(train, lambda width: UnboundedWidthNetwork(2, width=width, depth=4))
 DEEP = functools.partial(train, lambda depth: FixedWidthNetwork(2, depth=depth))
 CURVES = {
     "interpolation of sin": Curve("knots", (4, 8, 16, 32, 64, 128), (4, 8), lambda size, *_: interpolate(size)),
     "extension of the distance to a circle": Curve("samples", (3, 5, 7, 9), (3, 5), lambda size, *_: extend(size)),
-    "trained, Theorem 3.1, L = 4": Curve("width", DOUBLING, (4, 8), WIDE),
-    "trained, Theorem 4.1": Curve("depth", DOUBLING, (2, 4), DEEP),
+    "trained, Theorem 3.1, L = 4": Curve("width", (2, 4, 8, 16, 32), (4, 8), WIDE),
+    "trained, Theorem 4.1": Curve("depth", (2, 4, 8, 16, 32), (2, 4), DEEP),
 }
 
 
-def fitted_slope(sizes: list[float], errors: list[float]) -> float:
+def slope(cells: list[Values], against: str) -> float:
     """The slope of the least-squares line through (log size, log error).
 
-    >>> round(fitted_slope([1.0, 2.0, 4.0], [1.0, 0.25, 0.0625]), 6)
+    >>> round(slope([{"n": 1, "error": 1.0}, {"n": 2, "error": 0.25}, {"n": 4, "error": 0.0625}], "n"), 6)
     -2.0
     """
-    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (sizes, errors))
-    x, y = x - x.mean(), y - y.mean()
-    return float((x @ y) / (x @ x))
-
-
-def slope(cells: list[Values], against: str) -> float:
-    """The fitted slope of the error of a curve."""
-    return fitted_slope([r[against] for r in cells], [r["error"] for r in cells])
-
-
-def by_size(cells: Cells, name: str) -> list[Values]:
-    """The cells of a curve."""
-    return sorted((r for r in cells.values() if r["curve"] == name), key=lambda r: int(r["size"]))
+    x, y = (np.log([r[name] for r in cells]) for name in (against, "error"))
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def table(cells: Cells) -> str:
-    """Errors and slopes."""
     columns: list[tuple[str, Callable[[Values], str]]] = [
         ("networks", lambda row: str(row["name"])),
         ("size", lambda row: CURVES[row["name"]].unit),
@@ -172,13 +156,13 @@ def table(cells: Cells) -> str:
             lambda row: f"{slope(row['cells'], 'width'):.2f}" if "width" in row["cells"][0] else "-",
         ),
     ]
-    return markdown(columns, [{"name": name, "cells": by_size(cells, name)} for name in CURVES])
+    return markdown(columns, [{"name": name, "cells": where(cells, "size", curve=name)} for name in CURVES])
 
 
 def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Error against size, both axes logarithmic, with the fitted lines."""
     for i, (axis, name) in enumerate(zip((left, left, right, right), CURVES, strict=True)):
-        chosen = by_size(cells, name)
+        chosen = where(cells, "size", curve=name)
         sizes, errors, exponent = [r["size"] for r in chosen], [r["error"] for r in chosen], slope(chosen, "size")
         centre, middle = (math.exp(sum(map(math.log, values)) / len(values)) for values in (sizes, errors))
         axis.loglog(sizes, errors, "o", color=f"C{i}", label=f"{name}: slope {exponent:.2f}")

@@ -70,10 +70,8 @@ def train_side_by_side(
     trained as if it were alone. Raises InputError when there are not as many objectives as networks or too few samples.
     """
     if len(networks) != len(objectives) or schedule.batch > len(x):
-        raise InputError(
-            f"expected an objective for each of {len(networks)} networks and at least {schedule.batch} samples; "
-            f"got {len(objectives)} and {len(x)}."
-        )
+        expected = f"{len(networks)} objectives, one for each network, and at least {schedule.batch} samples"
+        raise InputError(f"expected {expected}; got {len(objectives)} and {len(x)}.")
     parameters, _ = stack_module_state(list(networks))
     forward = vmap(lambda p, inputs: functional_call(networks[0], p, (inputs,)))
     temperature = torch.tensor([objective.temperature for objective in objectives], dtype=x.dtype)[:, None, None]

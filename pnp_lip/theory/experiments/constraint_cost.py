@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.theory.constraints import Projector, parametrise
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
 from pnp_lip.theory.experiments.two_moons import two_moons
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
@@ -62,7 +62,6 @@ def compute(family: str, width: int, depth: int, repeats: int) -> Values:
 
 
 def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """A function that trains for one epoch."""
     if way == "parametrisation":
         parametrise(network)
     project = Projector(network.constraints()) if way == "projection" else lambda: None
@@ -80,8 +79,6 @@ def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None
 
 
 def table(cells: Cells) -> str:
-    """Milliseconds for an epoch, one row for each network."""
-
     def milliseconds(way: str, cell: Values) -> str:
         return f"{cell['milliseconds'][way]:.1f}"
 
@@ -102,7 +99,7 @@ def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Time for an epoch against depth, a panel for each width."""
     for axis, width in zip((left, right), sorted({int(r["width"]) for r in cells.values()}), strict=False):
         for family, style, face in zip(FAMILIES, ("o-", "s-"), (None, "w"), strict=True):
-            chosen = [r for r in cells.values() if (r["family"], r["width"]) == (family, width)]
+            chosen = where(cells, "depth", family=family, width=width)
             for i, way in enumerate(WAYS):
                 times = [r["milliseconds"][way] for r in chosen]
                 look = {"color": f"C{i}", "mfc": face, "label": f"{way}, {family}"}

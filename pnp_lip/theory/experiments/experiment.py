@@ -19,7 +19,7 @@ from pnp_lip.version import __version__
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Cells", "Experiment", "Values", "markdown", "run_experiment"]
+__all__ = ["Cells", "Experiment", "Values", "markdown", "run_experiment", "where"]
 
 Values = dict[str, Any]  # one cell, as JSON holds it
 Cells = Mapping[str, Values]
@@ -91,6 +91,15 @@ def stored(path: Path, settings: Values) -> dict[str, Values]:
     if found != json.loads(json.dumps(settings)):
         raise InputError(f"{path} holds cells of other settings; choose another --out, or delete the file.")
     return dict(cells)
+
+
+def where(cells: Cells, order: str, **fields: object) -> list[Values]:
+    """The cells with these values, in the order of another one.
+
+    >>> where({"b": {"n": 2, "k": 0}, "a": {"n": 1, "k": 0}, "c": {"n": 0, "k": 1}}, "n", k=0)
+    [{'n': 1, 'k': 0}, {'n': 2, 'k': 0}]
+    """
+    return sorted((r for r in cells.values() if fields.items() <= r.items()), key=lambda r: float(r[order]))
 
 
 def markdown(columns: Sequence[tuple[str, Callable[[Values], str]]], rows: Sequence[Values]) -> str:

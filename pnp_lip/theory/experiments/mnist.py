@@ -16,7 +16,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError
 from pnp_lip.theory.constraints import seal
 from pnp_lip.theory.experiments.classifiers import Objective, Schedule, Split, evaluate, train_side_by_side
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
 from pnp_lip.theory.networks import FixedWidthNetwork
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ def mnist_experiment(data: Path | None = None, *, quick: bool = False) -> Experi
 
 
 def compute(split: Split, width: int, depth: int, schedule: Schedule, attacked: int) -> Values:
-    """Train and evaluate one network."""
     schedule = dataclasses.replace(schedule, batch=min(schedule.batch, len(split.train_x)))
     torch.manual_seed(0)
     classes = int(split.train_y.max()) + 1
@@ -61,7 +60,6 @@ def compute(split: Split, width: int, depth: int, schedule: Schedule, attacked: 
 
 
 def table(cells: Cells) -> str:
-    """One row for each cell."""
     return markdown(
         [
             ("width", lambda r: str(r["width"])),
@@ -78,7 +76,7 @@ def table(cells: Cells) -> str:
 def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Accuracy against depth, and certified accuracy against the radius."""
     for i, width in enumerate(sorted({int(r["width"]) for r in cells.values()})):
-        chosen = [r for r in cells.values() if r["width"] == width]
+        chosen = where(cells, "depth", width=width)
         accuracies = [100 * r["accuracy"] for r in chosen]
         left.plot([r["depth"] for r in chosen], accuracies, "o-", color=f"C{i}", label=f"width {width}")
         for r, style in zip(chosen, ("-", "--", ":"), strict=False):
@@ -115,9 +113,8 @@ def load_digits(path: Path | None) -> Split:
 def as_tensors(images: np.ndarray, labels: np.ndarray, path: Path) -> tuple[Tensor, Tensor]:
     """(N, h, w) bytes and N labels as flat floats on [0, 1] and integers."""
     if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise InputError(
-            f"{path}: expected uint8 images (N, h, w) with N labels; got {images.dtype} {images.shape} and {labels.shape}."
-        )
+        found = f"{images.dtype} {images.shape} and {labels.shape}"
+        raise InputError(f"{path}: expected uint8 images (N, h, w) with N labels; got {found}.")
     x = torch.from_numpy(images.reshape(len(images), -1).astype(np.float32) / 255)
     return x, torch.from_numpy(labels.astype(np.int64))
 
@@ -126,10 +123,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
     """An array of bytes in MNIST's format: 0, 0, 8, dimensions, then big-endian sizes, then the data."""
     found = [p for base in (folder, folder / "raw", folder / "MNIST" / "raw") for p in sorted(base.glob(f"{name}*"))]
     if not found:
-        raise InputError(
-            f"no {name} under {folder}; pass --data with the folder that holds torchvision's MNIST files or with an .npz "
-            "file of `images` and `labels`."
-        )
+        raise InputError(f"no {name} under {folder}; pass --data with torchvision's folder of MNIST, or an .npz file.")
     data = gzip.decompress(found[0].read_bytes()) if found[0].suffix == ".gz" else found[0].read_bytes()
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise InputError(f"{found[0]}: not a file of bytes in MNIST's format.")

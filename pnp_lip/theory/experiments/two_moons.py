@@ -13,7 +13,7 @@ import torch
 from pnp_lip.errors import InputError
 from pnp_lip.theory.constraints import seal
 from pnp_lip.theory.experiments.classifiers import Objective, Schedule, Split, evaluate, train_side_by_side
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ def compute(family: str, depth: int, epochs: int, seeds: int, attacked: int) -> 
     return {**values, "family": family, "depth": depth}
 
 
-def by_depth(cells: Cells, family: str) -> list[Values]:
-    """The cells of one family."""
-    return sorted((r for r in cells.values() if r["family"] == family), key=lambda r: int(r["depth"]))
-
-
 def mean(seeds: Sequence[Values], name: str) -> float:
     """In per cent."""
     return 100 * sum(float(r[name]) for r in seeds) / len(seeds)
@@ -97,13 +92,15 @@ def table(cells: Cells) -> str:
         ("certified ≤", lambda r: f"{largest(r['paper'], 'lipschitz_upper'):.2f}"),
         ("gradient found", lambda r: f"{largest(r['paper'], 'gradient_found'):.2f}"),
     ]
-    return "\n".join(f"**{family}**\n\n" + markdown(columns, by_depth(cells, family)) for family in FAMILIES)
+    return "\n".join(
+        f"**{family}**\n\n" + markdown(columns, where(cells, "depth", family=family)) for family in FAMILIES
+    )
 
 
 def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Accuracy and the largest gradient against depth."""
     for i, family in enumerate(FAMILIES):
-        chosen = by_depth(cells, family)
+        chosen = where(cells, "depth", family=family)
         depths = [r["depth"] for r in chosen]
         for kind, style, suffix in (("constrained", "o-", ""), ("paper", "s:", ", paper's protocol")):
             look = {"color": f"C{i}", "label": family + suffix}
