@@ -11,6 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment, linprog
 from torch import Tensor
 
+import pnp_lip.certificates
+import pnp_lip.theory.experiments
 from pnp_lip import certify
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.theory import (
@@ -26,6 +28,18 @@ from pnp_lip.theory import (
 )
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
+
+
+@pytest.mark.parametrize("name", ["certified_radius", "networks", "exact", "experiments"])
+def test_old_names_warn(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"pnp_lip\.{name} is now pnp_lip\.theory"):
+        found = getattr(pnp_lip, name)
+    new = {"certified_radius": certified_radius, "experiments": pnp_lip.theory.experiments}.get(name, pnp_lip.theory)
+    assert found is new
+    with pytest.warns(
+        DeprecationWarning, match=r"pnp_lip\.certificates\.output_lipschitz_upper is now pnp_lip\.theory"
+    ):
+        assert pnp_lip.certificates.output_lipschitz_upper is output_lipschitz_upper
 
 
 def affine(weight: Tensor) -> UnboundedWidthNetwork:

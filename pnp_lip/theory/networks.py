@@ -184,9 +184,9 @@ class MaxMinLayer(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         check_state(z, self.inner.weight)
-        first, second, third = z[..., :SCALARS].split(1, -1)
+        first, second = z[..., :1], z[..., 1:2]
         pair = torch.maximum(first, second), torch.minimum(first, second)
-        return torch.cat([*pair, third, self.inner(z[..., SCALARS:])], -1)
+        return torch.cat([*pair, z[..., 2:SCALARS], self.inner(z[..., SCALARS:])], -1)
 
 
 class BlockAffine(nn.Module):

@@ -71,7 +71,8 @@ def wasserstein1(
         z, w = x.float(), weights.float()
 
         def loss() -> Tensor:
-            return -(w @ critic(z)[:, 0])
+            value: Tensor = -(w @ critic(z)[:, 0])
+            return value
 
         project = Projector(critic.constraints(), isometric=True)
         descend(critic.parameters(), loss, project, steps=steps, learning_rate=learning_rate)

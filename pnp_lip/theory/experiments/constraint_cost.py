@@ -64,7 +64,7 @@ def compute(family: str, width: int, depth: int, repeats: int) -> Values:
 def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None]:
     if way == "parametrisation":
         parametrise(network)
-    project = Projector(network.constraints()) if way == "projection" else lambda: None
+    project: Callable[[], None] = Projector(network.constraints()) if way == "projection" else lambda: None
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, foreach=True)
 
     def run() -> None:
@@ -102,6 +102,6 @@ def draw(left: Axes, right: Axes, cells: Cells) -> None:
             chosen = where(cells, "depth", family=family, width=width)
             for i, way in enumerate(WAYS):
                 times = [r["milliseconds"][way] for r in chosen]
-                look = {"color": f"C{i}", "mfc": face, "label": f"{way}, {family}"}
-                axis.loglog([r["depth"] for r in chosen], times, style, **look)
+                depths, label = [r["depth"] for r in chosen], f"{way}, {family}"
+                axis.loglog(depths, times, style, color=f"C{i}", mfc=face, label=label)
         axis.set(xlabel="depth L", ylabel="CPU ms for an epoch", title=f"width {width}")

@@ -43,7 +43,7 @@ def two_moons_experiment(*, quick: bool = False) -> Experiment:
         for family in FAMILIES
     }
     protocols = {name: dataclasses.asdict(objective) for name, objective in OBJECTIVES.items()}
-    settings = {"depths": depths, "epochs": epochs, "seeds": seeds, "rates": RATES, "radius": RADIUS}
+    settings: Values = {"depths": depths, "epochs": epochs, "seeds": seeds, "rates": RATES, "radius": RADIUS}
     settings |= {"attacked": attacked, "protocols": protocols}
     return Experiment("two-moons", settings, cells, table, draw)
 
@@ -103,9 +103,10 @@ def draw(left: Axes, right: Axes, cells: Cells) -> None:
         chosen = where(cells, "depth", family=family)
         depths = [r["depth"] for r in chosen]
         for kind, style, suffix in (("constrained", "o-", ""), ("paper", "s:", ", paper's protocol")):
-            look = {"color": f"C{i}", "label": family + suffix}
-            left.plot(depths, [mean(r[kind], "accuracy") for r in chosen], style, **look)
-            right.plot(depths, [largest(r[kind], "gradient_found") for r in chosen], style, **look)
+            accuracies = [mean(r[kind], "accuracy") for r in chosen]
+            gradients = [largest(r[kind], "gradient_found") for r in chosen]
+            for axis, values in ((left, accuracies), (right, gradients)):
+                axis.plot(depths, values, style, color=f"C{i}", label=family + suffix)
     left.set(xlabel="depth L", ylabel="test accuracy, %", xscale="log", title="two moons, 800 points to train")
     right.set(xlabel="depth L", ylabel="largest ‖∇f‖ found", xscale="log", yscale="log", title="the constraint")
     right.axhline(1, color="grey", lw=1)
