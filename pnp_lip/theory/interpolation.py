@@ -199,4 +199,4 @@ def check_level(dimension: int, level: int) -> None:
         raise InputError(f"expected a dimension of at least 1 and a level of at least 0; got {dimension} and {level}.")
     points = (2 * level + 1) ** dimension
     if dimension > 1 and points > MAX_DIRECTIONS:
-        raise InputError(f"`level` must give at most {MAX_DIRECTIONS} points; got {points}. Lower it.")
+        raise InputError(f"level {level} needs a grid of {points} points, more than {MAX_DIRECTIONS}; lower the level.")
