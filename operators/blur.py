@@ -179,7 +179,7 @@ class Blur(CertifiedPhysics):
         self.check(z, self.img_size, "image")
         return self.closed_form(z.double(), y.double(), as_gamma(gamma, z).double()).to(y.dtype)
 
-    def A_dagger(self, y: Tensor, *args: object, rcond: float | None = None, **kwargs: object) -> Tensor:  # noqa: N802
+    def A_dagger(self, y: Tensor, *args: object, rcond: float | None = None, **kwargs: object) -> Tensor:
         """Pseudo-inverse A⁺y; circular in closed form, frequencies with |k̂| ≤ rcond max |k̂| count as lost.
 
         ``rcond`` defaults to 100 times the rounding unit of y's dtype. Other paddings use deepinv's iterative solver.

@@ -82,12 +82,12 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     # What deepinv and our solvers call.
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802 (deepinv's name; it passes noise parameters along)
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """A x for x of shape (B, C, H, W)."""
         self.check(x, self.img_size, "image")
         return self.forward_map(x)
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """Aᵀ y for y of shape (B, *data_size), the exact transpose of ``A``."""
         self.check(y, self.data_size, "data")
         return self.adjoint_map(y)

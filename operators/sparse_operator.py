@@ -49,13 +49,13 @@ class SparseOperator(CertifiedPhysics):
         """The stored entries of M and of Mᵀ."""
         return self.matrix.forward_values, self.matrix.adjoint_values
 
-    def A(self, x: Tensor, **kwargs: object) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor, **kwargs: object) -> Tensor:
         """M x."""
         self.check(x, self.img_size, "image")
         y: Tensor = LinearMap.apply(x, self, False)
         return y
 
-    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:
         """Mᵀ y."""
         self.check(y, self.data_size, "data")
         x: Tensor = LinearMap.apply(y, self, True)

@@ -172,13 +172,13 @@ class SymmetricTomography(CertifiedPhysics):
         optional = tuple(t for t in (self.image_mask, self.root_weights) if t is not None)
         return (self.unit, *stored, *optional)
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """The sinogram (B, C, detectors, views) of images (B, C, n, n)."""
         self.check(x, self.img_size, "image")
         y: Tensor = LinearMap.apply(x, self, False)
         return y
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """Back-projection, the exact transpose of ``A``."""
         self.check(y, self.data_size, "data")
         x: Tensor = LinearMap.apply(y, self, True)
