@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import abc
+import functools
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import torch
 from deepinv.physics import LinearPhysics, NoiseModel
@@ -19,23 +22,44 @@ from pnp_lip.operators.conjugate_gradient import (
     solve_normal_equations,
 )
 from pnp_lip.operators.woodbury import DenseGram
-from pnp_lip.snapshot import Snapshot
+from pnp_lip.snapshot import Snapshot, lasting
 from pnp_lip.spectral import NormBound
 
-__all__ = ["CertifiedPhysics", "LinearMap", "as_gamma", "as_img_size", "round_up"]
+__all__ = ["MOST_DENSE_PIXELS", "CertifiedPhysics", "Shape", "as_gamma", "as_img_size", "check_dtype", "kept"]
 
 Shape = tuple[int, int, int]
+T = TypeVar("T")
+
+MOST_DENSE_PIXELS = 1024  # columns; up to here a dense factorisation of A takes well below a second
+PROX_TOLERANCE = 1e-5  # default error of a prox, root mean square per pixel, for images on [0, 1]
+MOST_STEPS = 1000  # default limit of conjugate gradient steps
 
 
-class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
+def kept(compute: Callable[..., T]) -> Callable[..., T]:
+    """Make a method of an operator keep its results until a tensor that defines A is replaced or written to."""
+
+    @functools.wraps(compute)
+    def method(self: CertifiedPhysics, *arguments: object) -> T:
+        if not self._snapshot.holds(self.tensors):
+            self._snapshot, self._kept = Snapshot(self.tensors), {}
+        key = (compute.__name__, *arguments)
+        if key not in self._kept:
+            with lasting():
+                self._kept[key] = compute(self, *arguments)
+        return cast(T, self._kept[key])
+
+    return method
+
+
+class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
     A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
-    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A) and
-    ``bound_norm``.
+    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A), ``bound_norm`` and
+    ``product_rounding``.
 
-    The certificate speaks of the real operator with the stored weights; it is computed at first use and again whenever
-    the weights have been replaced or written to. Wrong shape, dtype or device raise ShapeError.
+    The certificate speaks of the real operator with the stored weights. It is computed at first use, and again when a
+    weight has been replaced or written to. Wrong shape, dtype or device raise ShapeError.
 
     ``dense_prox = True`` (an attribute to be set) solves the prox by a dense factorisation in the space of the data, exact to
     rounding for every γ: for at most some thousand data, such as few views, and large γ.
@@ -46,35 +70,37 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     img_size: Shape
     data_size: Shape
 
-    def __init__(self, img_size: Shape, *, noise_model: NoiseModel | None, device: torch.device | str) -> None:
+    def __init__(
+        self, img_size: Shape, *, noise_model: NoiseModel | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         options = {} if noise_model is None else {"noise_model": noise_model}
-        super().__init__(img_size=img_size, device=device, **options)
-        self._norm_cache: tuple[Snapshot, NormBound] | None = None
-        self._gram_cache: tuple[Snapshot, DenseGram] | None = None
+        super().__init__(img_size=as_img_size(img_size), device=device, **options)
+        self._snapshot = Snapshot(())
+        self._kept: dict[tuple[object, ...], object] = {}
 
     # What a subclass defines.
 
     @property
+    @abc.abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that define A; the first one's dtype and device are the operator's."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward_map(self, x: Tensor) -> Tensor:
         """A x, unchecked, in the dtype of x."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def adjoint_map(self, y: Tensor) -> Tensor:
         """Aᵀ y, unchecked, in the dtype of y."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def bound_norm(self) -> NormBound:
         """A new certificate of ‖A‖."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def product_rounding(self) -> float:
         """A bound of the relative error, in the 2-norm, of a product with A or Aᵀ carried out in float64."""
-        raise NotImplementedError
 
     def preconditioner(self, gamma: Tensor) -> Map | None:
         """A symmetric positive definite approximation of (I + γ AᵀA)⁻¹, or None."""
@@ -82,15 +108,17 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     # What deepinv and our solvers call.
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802 (deepinv's name; it passes noise parameters along)
+    def A(self, x: Tensor, **kwargs: object) -> Tensor:  # noqa: N802 (deepinv's name; it passes noise parameters along)
         """A x for x of shape (B, C, H, W)."""
         self.check(x, self.img_size, "image")
-        return self.forward_map(x)
+        y: Tensor = LinearMap.apply(x, self, False)
+        return y
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:  # noqa: N802
         """Aᵀ y for y of shape (B, *data_size), the exact transpose of ``A``."""
         self.check(y, self.data_size, "data")
-        return self.adjoint_map(y)
+        x: Tensor = LinearMap.apply(y, self, True)
+        return x
 
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
@@ -99,19 +127,16 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
             raise ShapeError(f"expected {name} as a torch tensor; got {type(tensor).__name__}. Use torch.from_numpy.")
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
-        if tensor.dtype != weight.dtype:
-            raise ShapeError(
-                f"the operator is stored in {weight.dtype}, the {name} in {tensor.dtype}; convert one of them."
-            )
-        if tensor.device != weight.device:
-            raise ShapeError(f"the operator is on {weight.device}, the {name} on {tensor.device}; move one of them.")
+        for what, mine, theirs in (("dtype", weight.dtype, tensor.dtype), ("device", weight.device, tensor.device)):
+            if mine != theirs:
+                raise ShapeError(
+                    f"the {what} of the operator is {mine}, that of the {name} {theirs}; convert one of them."
+                )
 
+    @kept
     def norm_bound(self) -> NormBound:
-        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; cached."""
-        if self._norm_cache is None or not self._norm_cache[0].holds(self.tensors):
-            bound = self.bound_norm()
-            self._norm_cache = Snapshot(self.tensors), bound
-        return self._norm_cache[1]
+        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; kept until the weights change."""
+        return self.bound_norm()
 
     @property
     def norm_upper(self) -> float:
@@ -123,11 +148,11 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         """A lower bound of ‖A‖ (not squared)."""
         return self.norm_bound().lower
 
-    def compute_sqnorm(self, x0: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def compute_sqnorm(self, x0: Tensor | None = None, **kwargs: object) -> Tensor:
         """deepinv's name for ‖A‖²; here the certified upper bound, rounded upwards (deepinv's own is a lower bound)."""
         return round_up(self.norm_upper**2 * (1 + 1e-15), torch.float64 if x0 is None else x0.dtype)
 
-    def compute_norm(self, x0: Tensor | None = None, *, squared: bool = False, **kwargs: Any) -> Tensor:
+    def compute_norm(self, x0: Tensor | None = None, *, squared: bool = False, **kwargs: object) -> Tensor:
         """The certified upper bound of ‖A‖, or of ‖A‖² with ``squared``; deepinv's default there is still squared."""
         if squared:
             return self.compute_sqnorm(x0)
@@ -141,7 +166,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         *,
         x0: Tensor | None = None,
         tol: float | None = None,
-        max_iter: int = 1000,
+        max_iter: int = MOST_STEPS,
     ) -> ProxResult:
         """argmin_x γ/2 ‖Ax − y‖² + ½ ‖x − z‖² with a certified bound of the error of each image of the batch.
 
@@ -150,14 +175,14 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         per pixel in the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of
         1 or B numbers.
         """
+        start = z if x0 is None else x0
         self.check(z, self.img_size, "image")
         self.check(y, self.data_size, "data")
+        self.check(start, self.img_size, "image")
         step = as_gamma(gamma, z)
-        if x0 is not None:
-            self.check(x0, self.img_size, "image")
-        if len(y) != len(z) or (x0 is not None and len(x0) != len(z)):
+        if not len(y) == len(z) == len(start):
             raise ShapeError(f"z, y and x0 must hold the same number of images; got {len(z)} and {len(y)}.")
-        tol = 1e-5 * math.sqrt(math.prod(self.img_size)) if tol is None else tol
+        tol = PROX_TOLERANCE * math.sqrt(math.prod(self.img_size)) if tol is None else tol
         if not tol > 0:
             raise InputError(f"`tol` is an absolute error and must be positive; got {tol}.")
         with torch.no_grad():
@@ -165,16 +190,13 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
                 self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding
             )
             if self.dense_prox:
-                x = self.dense_gram().solve(system)
-                return certified_result(x, system.error_bound(x, system.residual(x)), z.dtype, tol, 0)
-            return self.solve_system(system, z if x0 is None else x0, tol, max_iter)
+                return certified_result(system, self.dense_gram().solve(system), z.dtype, tol)
+            return self.solve_system(system, start, tol, max_iter)
 
+    @kept
     def dense_gram(self) -> DenseGram:
-        """A Aᵀ as a dense matrix; cached."""
-        if self._gram_cache is None or not self._gram_cache[0].holds(self.tensors):
-            gram = DenseGram(self.forward_map, self.adjoint_map, self.data_size, self.tensors[0].device)
-            self._gram_cache = Snapshot(self.tensors), gram
-        return self._gram_cache[1]
+        """A Aᵀ as a dense matrix; kept until the weights change."""
+        return DenseGram(self.forward_map, self.adjoint_map, self.data_size, self.tensors[0].device)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
         """Preconditioned conjugate gradients; operators with a closed form override it."""
@@ -189,24 +211,33 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         max_iter: int | None = None,
         tol: float | None = None,
         verbose: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Tensor:
         """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; ``solver`` and ``verbose`` are ignored.
 
         Differentiable once in z, y and γ by the implicit function theorem. Warns if the tolerance was not reached.
         """
-        if not isinstance(z, Tensor):
-            z = y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
-        step = as_gamma(gamma, z)
-        settings = (self, tol, 1000 if max_iter is None else max_iter)
-        x: Tensor = ImplicitProx.apply(z, y, step, settings)
+        z = self.as_image(z, y)
+        limit = MOST_STEPS if max_iter is None else max_iter
+        x: Tensor = ImplicitProx.apply(z, y, as_gamma(gamma, z), self, tol, limit)
         return x
+
+    def as_image(self, z: Tensor | float | None, y: Tensor) -> Tensor:
+        """deepinv's z: an image, or a number (None for 0) in every pixel."""
+        return z if isinstance(z, Tensor) else y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
+
+
+class MapContext(torch.autograd.function.FunctionCtx):
+    """What ``LinearMap`` keeps for its backward."""
+
+    physics: CertifiedPhysics
+    transpose: bool
 
 
 class LinearMap(torch.autograd.Function):
     """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times.
 
-    Works under torch.func as well (vmap joins the mapped axis to the batch).
+    Works under torch.func too (vmap joins the mapped axis to the batch).
     """
 
     @staticmethod
@@ -214,31 +245,49 @@ class LinearMap(torch.autograd.Function):
         return physics.adjoint_map(x) if transpose else physics.forward_map(x)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, CertifiedPhysics, bool], output: Tensor) -> None:
+    def setup_context(ctx: MapContext, inputs: tuple[Tensor, CertifiedPhysics, bool], output: Tensor) -> None:
         _, ctx.physics, ctx.transpose = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: MapContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return LinearMap.apply(gradient, ctx.physics, not ctx.transpose), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
+    def jvp(ctx: MapContext, tangent: Tensor, *others: None) -> Tensor:
         image: Tensor = LinearMap.apply(tangent, ctx.physics, ctx.transpose)
         return image
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> tuple[Tensor, int]:
+    def vmap(
+        info: object, in_dims: tuple[int, None, None], x: Tensor, physics: CertifiedPhysics, transpose: bool
+    ) -> tuple[Tensor, int]:
         joined = x.movedim(in_dims[0], 0)
         image: Tensor = LinearMap.apply(joined.flatten(0, 1), physics, transpose)
         return image.reshape(*joined.shape[:2], *image.shape[1:]), 0
+
+
+class ProxContext(torch.autograd.function.FunctionCtx):
+    """What ``ImplicitProx`` keeps for its backward."""
+
+    saved_tensors: tuple[Tensor, Tensor, Tensor]
+    physics: CertifiedPhysics
+    tol: float | None
+    max_iter: int
 
 
 class ImplicitProx(torch.autograd.Function):
     """x = H⁻¹(z + γAᵀy), H = I + γAᵀA; with w = H⁻¹ g the gradients are w, γAw and ⟨w, Aᵀ(y − Ax)⟩."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, y: Tensor, gamma: Tensor, settings: tuple[CertifiedPhysics, Any, int]) -> Tensor:
-        physics, tol, max_iter = settings
+    def forward(
+        ctx: ProxContext,
+        z: Tensor,
+        y: Tensor,
+        gamma: Tensor,
+        physics: CertifiedPhysics,
+        tol: float | None,
+        max_iter: int,
+    ) -> Tensor:
         result = physics.solve_prox(z, y, gamma, tol=tol, max_iter=max_iter)
         if not result.converged:
             warnings.warn(
@@ -248,19 +297,18 @@ class ImplicitProx(torch.autograd.Function):
                 stacklevel=3,
             )
         ctx.save_for_backward(result.x, y, gamma)
-        ctx.settings = settings
+        ctx.physics, ctx.tol, ctx.max_iter = physics, tol, max_iter
         return result.x
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        physics, tol, max_iter = ctx.settings
+    def backward(ctx: ProxContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, gamma = ctx.saved_tensors
-        w = physics.solve_prox(gradient, torch.zeros_like(y), gamma, tol=tol, max_iter=max_iter).x
-        a_w = physics.forward_map(w)
-        in_gamma = (a_w * (y - physics.forward_map(x))).sum((1, 2, 3), keepdim=True)
+        A, nothing = ctx.physics.forward_map, torch.zeros_like(y)
+        w = ctx.physics.solve_prox(gradient, nothing, gamma, tol=ctx.tol, max_iter=ctx.max_iter).x
+        in_gamma = (A(w) * (y - A(x))).sum((1, 2, 3), keepdim=True)
         in_gamma = in_gamma if gamma.numel() > 1 else in_gamma.sum().reshape(gamma.shape)
-        return w, gamma * a_w, in_gamma, None
+        return w, gamma * A(w), in_gamma, None, None, None
 
 
 def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
@@ -275,13 +323,16 @@ def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
 
 def as_img_size(img_size: tuple[int, ...]) -> Shape:
     """(C, H, W) of positive integers."""
-    if (
-        not isinstance(img_size, (tuple, list))
-        or len(img_size) != 3
-        or any(not isinstance(side, int) or side < 1 for side in img_size)
-    ):
+    sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else ()
+    if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides):
         raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
-    return img_size[0], img_size[1], img_size[2]
+    return sides[0], sides[1], sides[2]
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise ShapeError unless ``dtype`` is one that an operator may be stored in."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")
 
 
 def round_up(value: float, dtype: torch.dtype) -> Tensor:

@@ -99,11 +99,19 @@ def solve_normal_equations(
         if float(bound_new.max()) >= float(bound.max()) and iterations > steps:
             break  # the correction made things worse: keep what was proved before
         x, r, bound = candidate, r_new, bound_new
-    return certified_result(x, bound, dtype, tol, iterations)
+    return certified_result(system, x, dtype, tol, iterations, bound)
 
 
-def certified_result(x: Tensor, bound: Tensor, dtype: torch.dtype, tol: float, iterations: int) -> ProxResult:
-    """Round ``x`` from float64 to ``dtype`` and add what that costs to its error bound."""
+def certified_result(
+    system: NormalEquations,
+    x: Tensor,
+    dtype: torch.dtype,
+    tol: float,
+    iterations: int = 0,
+    bound: Tensor | None = None,
+) -> ProxResult:
+    """Round ``x`` from float64 to ``dtype``; ``bound``, that of its error (computed if not given), grows by what that costs."""
+    bound = system.error_bound(x, system.residual(x)) if bound is None else bound
     rounded = x.to(dtype)
     error = bound + image_norm(x - rounded.to(torch.float64)).nan_to_num(nan=float("inf"))
     return ProxResult(rounded, error, iterations, bool((error <= tol).all()))

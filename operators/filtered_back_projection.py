@@ -63,48 +63,33 @@ def view_angles_weight(angles: Tensor, period: float) -> Tensor:
 
 def parallel_fbp(physics: SymmetricTomography, y: Tensor, name: str) -> Tensor:
     """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
-    data = plain_data(physics, y)
-    weight = view_angles_weight(physics.angles.cpu(), 180.0).to(y)
-    views = filtered(data, physics.detector.spacing, name) * weight
-    images = torch.cat([physics.back_project(part) for part in torch.split(flat(views), physics.images_at_once)])
-    factor = physics.detector.spacing / (physics.pixel**2 * float(physics.unit))
-    x = images.reshape(*y.shape[:2], *physics.img_size[1:]) * factor
+    scan = physics.geometry
+    weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(y)
+    views = filtered(physics.remove_weights(y), scan.det_spacing, name) * weight
+    factor = scan.det_spacing / (scan.pixel_size**2 * float(physics.unit))
+    x = physics.in_parts(physics.back_project, views, physics.img_size) * factor
     return x if physics.image_mask is None else x * (physics.image_mask > 0)
 
 
-def plain_data(physics: SymmetricTomography, y: Tensor) -> Tensor:
-    """The line integrals behind weighted, scaled data; bins of weight zero count as zero."""
-    y = y / float(physics.unit)
-    if physics.root_weights is None:
-        return y
-    root = physics.root_weights
-    return torch.where(root > 0, y / torch.where(root > 0, root, torch.ones_like(root)), torch.zeros_like(y))
-
-
-def flat(y: Tensor) -> Tensor:
-    """Sinograms as rows."""
-    return y.reshape(y.shape[0] * y.shape[1], -1)
-
-
-def fan_fbp(physics: SymmetricTomography, y: Tensor, name: str, source: float, distance: float) -> Tensor:
+def fan_fbp(physics: SymmetricTomography, source: float, distance: float, y: Tensor, name: str) -> Tensor:
     """Fan-beam FBP for a flat detector (Kak & Slaney 1988, section 3.4.2), full turn or short scan.
 
     With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
     p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
     """
-    data = plain_data(physics, y)
-    spacing = physics.detector.spacing * source / distance
-    s = (physics.detector.centres() * source / distance).to(y)
-    data = data * (source / torch.sqrt(source**2 + s**2))[:, None]
-    radius = physics.img_size[1] * physics.pixel / math.sqrt(2)
+    n, scan = physics.img_size[1], physics.geometry
+    angles = torch.from_numpy(scan.degrees)
+    spacing = scan.det_spacing * source / distance
+    s = (scan.bin_centres * source / distance).to(y)
+    data = physics.remove_weights(y) * (source / torch.sqrt(source**2 + s**2))[:, None]
+    radius = n * scan.pixel_size / math.sqrt(2)
     seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
-    step, share = fan_weights(physics.angles.cpu(), torch.atan(s.cpu().double() / source), seen)
-    views = flat_views(filtered(data * share.to(y), spacing, name) * step.to(y))
-    n = physics.img_size[1]
-    line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * physics.pixel
+    step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
+    views = (filtered(data * share.to(y), spacing, name) * step.to(y)).flatten(0, -3)
+    line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * scan.pixel_size
     x, up = line[None, :], -line[:, None]
     total = y.new_zeros(len(views), n * n)
-    for number, angle in enumerate(torch.deg2rad(physics.angles + physics.turn).tolist()):
+    for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
         cosine, sine = math.cos(angle), math.sin(angle)
         depth = 1 + (up * cosine - x * sine) / source
         position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
@@ -142,11 +127,6 @@ def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tenso
     rising = beta / (half + gamma).clamp_min(1e-9)
     falling = (math.pi + 2 * half - beta) / (half - gamma).clamp_min(1e-9)
     return step, torch.sin(0.25 * math.pi * torch.minimum(rising, falling).clamp(0, 2)).square()
-
-
-def flat_views(y: Tensor) -> Tensor:
-    """(B, C, bins, views) as (B·C, bins, views)."""
-    return y.reshape(-1, *y.shape[-2:])
 
 
 def sampled(rows: Tensor, position: Tensor) -> Tensor:

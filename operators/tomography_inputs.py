@@ -1,36 +1,16 @@
-"""Checked angles, masks and weights of a tomography operator, and the machine's memory."""
+"""Checked masks and weights of a tomography operator, and the machine's memory."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 
-__all__ = ["as_angles", "as_mask", "as_root_weights", "circle_mask", "physical_memory"]
-
-
-def as_angles(angles: Sequence[float] | NDArray[Any] | Tensor) -> NDArray[np.float64]:
-    """A non-empty list of finite angles in degrees."""
-    if np.ndim(angles) == 0:
-        raise InputError(
-            f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
-            "[180 * k / n for k in range(n)]."
-        )
-    listed = angles.detach().cpu().numpy() if isinstance(angles, Tensor) else angles
-    degrees = np.asarray(listed, dtype=np.float64)
-    if degrees.ndim != 1 or degrees.size == 0:
-        raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
-    if not np.isfinite(degrees).all():
-        raise InputError("`angles` holds NaN or infinite values.")
-    return np.array(degrees, dtype=np.float64)
+__all__ = ["as_mask", "as_root_weights", "circle_mask", "physical_memory"]
 
 
 def as_mask(mask: str | Tensor | None, n: int, dtype: torch.dtype) -> Tensor | None:
