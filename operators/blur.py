@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,19 +12,17 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.borders import PADDINGS, extend, extension_index, fold
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhysics, as_gamma, check_dtype, kept
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, check_dtype, kept
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
-from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, certified_result
+from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
 from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
-from pnp_lip.spectral import NormBound, norm_bound
-from pnp_lip.spectral.power_iteration import norm_lower
+from pnp_lip.spectral import NormBound
 
 __all__ = ["Blur"]
 
 MOST_CERTIFIED_WORK = 2e10  # multiplications, half a minute: above it the symbol bound stands without Collatz-Wielandt
-TIGHT = 1.001  # upper/lower of a norm from which on no sharper proof is tried
-POWER_SLACK = 1e-9  # relative; covers the rounding of fast transforms in the lower bound by power iteration
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
+FLOOR = 1e-10  # of (Σ|k|)², which bounds every entry of AᵀA 1: far below the entries that matter
 LOST = 100  # rounding units: frequencies with |k̂| below this part of max |k̂| count as lost
 
 
@@ -76,11 +73,11 @@ class Blur(CertifiedPhysics):
         check_dtype(dtype)
         self.padding = padding
         self.register_buffer("psf", as_psf(psf, self.img_size, dtype).to(device))
-        rows, columns = (as_axis(*axis, padding) for axis in zip(self.img_size[1:], self.psf.shape[1:], strict=True))
-        self.grid, self.shift = (rows.grid, columns.grid), (rows.shift, columns.shift)
-        self.data_size = (self.img_size[0], rows.kept, columns.kept)
-        self.register_buffer("rows_index", rows.index, persistent=False)
-        self.register_buffer("columns_index", columns.index, persistent=False)
+        rows, columns = (geometry(*axis, padding) for axis in zip(self.img_size[1:], self.psf.shape[1:], strict=True))
+        self.grid, self.shift = (rows[0], columns[0]), (rows[1], columns[1])
+        self.data_size = (self.img_size[0], rows[2], columns[2])
+        self.register_buffer("rows_index", rows[3], persistent=False)
+        self.register_buffer("columns_index", columns[3], persistent=False)
         if normalize:
             self.normalise()
 
@@ -148,7 +145,7 @@ class Blur(CertifiedPhysics):
         if not self.closed_form_prox:
             return super().solve_system(system, x0, tol, max_iter)
         x = self.closed_form(system.z.double(), system.y.double(), system.gamma.double())
-        return certified_result(system, x, x0.dtype, tol)
+        return system.result(x, x0.dtype, tol)
 
     def closed_form(self, z: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
         """x̂ = (ẑ + γ k̂* ŷ) / (1 + γ|k̂|²), the prox of circular padding, in the dtype of its arguments."""
@@ -184,7 +181,8 @@ class Blur(CertifiedPhysics):
         x: Tensor = torch.fft.irfft2(torch.fft.rfft2(y) * inverse, s=self.grid)
         return x
 
-    def bound_norm(self) -> NormBound:
+    @kept
+    def norm_bound(self) -> NormBound:
         """The largest of the channels' norms, as the channels do not mix."""
         bounds = [self.bound_channel(psf) for psf in self.psf.detach().cpu().double()]
         largest = max(bounds, key=lambda bound: bound.upper)
@@ -202,78 +200,55 @@ class Blur(CertifiedPhysics):
         if self.padding == "circular":
             method = "largest symbol on the image's grid"
             return NormBound(upper=upper, lower=lower, method=method, scope="", witness=omega)
-        convolution = PaddedConvolution(psf.abs(), self.img_size[1:], *self.extension(psf))
-        repeats = multiplicity(convolution.rows, self.img_size[1]) * multiplicity(convolution.columns, self.img_size[2])
+        size, signed, single = self.img_size[1:], bool((psf < 0).any()), self.single_channel(psf)
+        rows, columns = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
+        repeats = multiplicity(rows, size[0]) * multiplicity(columns, size[1])
         upper *= math.sqrt(repeats) * (1 + ROOT_SLACK) if repeats > 1 else 1
         method = f"largest symbol on a grid of {self.grid[0]}x{self.grid[1]} times the norm of the padding"
-        sharp, below = self.bound_nonnegative(convolution)
-        signed = bool((psf < 0).any())
-        single = self.single_channel(psf)
-        if signed:
-            below = single.rayleigh_lower()
-        if sharp < upper:
-            upper, method = sharp, "Collatz-Wielandt on |k|" if signed else "Collatz-Wielandt"
-        if upper > TIGHT * below and math.prod(self.img_size[1:]) <= MOST_DENSE_PIXELS:
-            sharp = single.bound_dense(upper)
+        if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
+            found = self.bound_nonnegative(PaddedConvolution(psf.abs(), size, rows, columns))
+            lower = found.lower
+            if found.upper < upper:
+                upper, method = found.upper, "Collatz-Wielandt on |k|" if signed else "Collatz-Wielandt"
+        else:
+            lower = 0.0
+        lower = single.power_lower() if signed else lower
+        if upper > TIGHT * lower and math.prod(size) <= MOST_DENSE_PIXELS:
+            # The fast transforms may be wrong in every column.
+            sharp = single.dense_bound().upper + math.sqrt(math.prod(size)) * single.product_rounding * upper
             upper, method = (sharp, "Cholesky factorisation of the dense matrix") if sharp < upper else (upper, method)
-        return NormBound(upper=upper, lower=below, method=method, scope="")
+        return NormBound(upper=upper, lower=lower, method=method, scope="")
 
-    def extension(self, psf: Tensor) -> list[Tensor]:
-        """The extension of each axis in the tap-by-tap form of this operator."""
-        return [extension_index(*axis, self.padding) for axis in zip(self.img_size[1:], psf.shape, strict=True)]
-
-    def bound_nonnegative(self, convolution: PaddedConvolution) -> tuple[float, float]:
+    def bound_nonnegative(self, convolution: PaddedConvolution) -> NormBound:
         """Collatz-Wielandt for k ≥ 0: a good v by fast transforms, then two certified products."""
-        psf = convolution.psf
-        if 4.0 * psf.numel() * self.grid[0] * self.grid[1] > MOST_CERTIFIED_WORK:
-            return float("inf"), 0.0
-        single = self.single_channel(psf)
+        single = self.single_channel(convolution.psf)
         # The fast products may be slightly negative where the true ones are tiny; any positive v is admissible.
-        floor = 1e-10 * psf.numpy().sum() ** 2
+        floor = FLOOR * convolution.psf.numpy().sum() ** 2
 
         def fast_gram(v: Tensor) -> Tensor:
             return single.adjoint_map(single.forward_map(v[None, None]))[0, 0].clamp_min(floor)
 
         start = torch.ones(self.img_size[1:], dtype=torch.float64)
-        found = collatz_wielandt(fast_gram, start, rounding=0.0, tol=2e-4, max_iter=500)
-        bound = convolution.bound_norm(found.v)
-        return bound.upper, bound.lower
-
-    def bound_dense(self, upper: float) -> float:
-        """The verified norm of A as a dense matrix, plus what the fast transforms may have got wrong in its columns."""
-        units = torch.eye(math.prod(self.img_size), dtype=torch.float64)
-        columns = self.forward_map(units.reshape(-1, *self.img_size)).flatten(1)
-        return norm_bound(columns).upper + math.sqrt(len(units)) * self.product_rounding * upper
-
-    def rayleigh_lower(self) -> float:
-        """The largest ‖Av‖/‖v‖ along a power iteration, less what the transforms round."""
-        start = torch.randn(1, *self.img_size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        return norm_lower(self.forward_map, self.adjoint_map, start)[0] * (1 - POWER_SLACK)
+        return convolution.bound_norm(collatz_wielandt(fast_gram, start, rounding=0.0, tol=2e-4, max_iter=500).v)
 
     def single_channel(self, psf: Tensor) -> Blur:
         """The same geometry for one grey channel in float64."""
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)
 
 
-class Axis(NamedTuple):
-    """One axis of a blur: length of the grid, tap at the grid's origin, length of the data, extension or None."""
+def geometry(size: int, taps: int, padding: str) -> tuple[int, int, int, Tensor | None]:
+    """Length of the grid, tap at the grid's origin, length of the data, extension or None: of one axis.
 
-    grid: int
-    shift: int
-    kept: int
-    index: Tensor | None
-
-
-def as_axis(size: int, taps: int, padding: str) -> Axis:
-    """A grid long enough that what wraps around falls outside the samples that are kept."""
+    The grid is long enough that what wraps around falls outside the samples that are kept.
+    """
     centre = taps // 2
     if padding == "circular":
-        return Axis(size, centre, size, None)
+        return size, centre, size, None
     if padding == "zeros":
-        return Axis(next_fast_len(size + max(centre, taps - 1 - centre), real=True), centre, size, None)
+        return next_fast_len(size + max(centre, taps - 1 - centre), real=True), centre, size, None
     if padding == "valid":
-        return Axis(next_fast_len(size, real=True), taps - 1, size - taps + 1, None)
-    return Axis(next_fast_len(size + taps - 1, real=True), taps - 1, size, extension_index(size, taps, padding))
+        return next_fast_len(size, real=True), taps - 1, size - taps + 1, None
+    return next_fast_len(size + taps - 1, real=True), taps - 1, size, extension_index(size, taps, padding)
 
 
 def fourier(psf: Tensor, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:

@@ -7,30 +7,27 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.conjugate_gradient import (
-    Map,
-    NormalEquations,
-    ProxResult,
-    certified_result,
-    solve_normal_equations,
-)
+from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.operators.woodbury import DenseGram
 from pnp_lip.snapshot import Snapshot, lasting
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.spectral.power_iteration import norm_lower
 
-__all__ = ["MOST_DENSE_PIXELS", "CertifiedPhysics", "Shape", "as_gamma", "as_img_size", "check_dtype", "kept"]
+__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "as_img_size", "check_dtype", "kept"]
 
 Shape = tuple[int, int, int]
 T = TypeVar("T")
 
-MOST_DENSE_PIXELS = 1024  # columns; up to here a dense factorisation of A takes well below a second
+MOST_DENSE_PIXELS = 1024  # of one channel; up to here a dense factorisation of A takes well below a second
+TIGHT = 1.001  # upper/lower of a norm up to which no sharper proof is tried
+POWER_SLACK = 1e-9  # relative; covers the rounding of A's products in float64 in a lower bound by power iteration
 PROX_TOLERANCE = 1e-5  # default error of a prox, root mean square per pixel, for images on [0, 1]
 MOST_STEPS = 1000  # default limit of conjugate gradient steps
 
@@ -55,7 +52,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
     A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
-    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A), ``bound_norm`` and
+    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A), ``norm_bound`` and
     ``product_rounding``.
 
     The certificate speaks of the real operator with the stored weights. It is computed at first use, and again when a
@@ -94,8 +91,8 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         """Aᵀ y, unchecked, in the dtype of y."""
 
     @abc.abstractmethod
-    def bound_norm(self) -> NormBound:
-        """A new certificate of ‖A‖."""
+    def norm_bound(self) -> NormBound:
+        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; to be ``kept``."""
 
     @property
     @abc.abstractmethod
@@ -133,11 +130,6 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
                     f"the {what} of the operator is {mine}, that of the {name} {theirs}; convert one of them."
                 )
 
-    @kept
-    def norm_bound(self) -> NormBound:
-        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; kept until the weights change."""
-        return self.bound_norm()
-
     @property
     def norm_upper(self) -> float:
         """A proved upper bound of ‖A‖ (not squared)."""
@@ -148,15 +140,26 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         """A lower bound of ‖A‖ (not squared)."""
         return self.norm_bound().lower
 
-    def compute_sqnorm(self, x0: Tensor | None = None, **kwargs: object) -> Tensor:
-        """deepinv's name for ‖A‖²; here the certified upper bound, rounded upwards (deepinv's own is a lower bound)."""
-        return round_up(self.norm_upper**2 * (1 + 1e-15), torch.float64 if x0 is None else x0.dtype)
+    def power_lower(self) -> float:
+        """A lower bound of ‖A‖: the largest ‖Av‖/‖v‖ along a power iteration on one channel in float64, less its rounding."""
+        size, generator = (1, 1, *self.img_size[1:]), torch.Generator().manual_seed(0)
+        start = torch.randn(size, dtype=torch.float64, generator=generator).to(self.tensors[0].device)
+        return norm_lower(self.forward_map, self.adjoint_map, start)[0] * (1 - POWER_SLACK)
+
+    def dense_bound(self) -> NormBound:
+        """The verified norm of the matrix whose columns are A eᵢ for one channel, computed in float64."""
+        units = torch.eye(math.prod(self.img_size[1:]), dtype=torch.float64, device=self.tensors[0].device)
+        return norm_bound(self.forward_map(units.reshape(-1, 1, *self.img_size[1:])).flatten(1).cpu())
 
     def compute_norm(self, x0: Tensor | None = None, *, squared: bool = False, **kwargs: object) -> Tensor:
-        """The certified upper bound of ‖A‖, or of ‖A‖² with ``squared``; deepinv's default there is still squared."""
-        if squared:
-            return self.compute_sqnorm(x0)
-        return round_up(self.norm_upper, torch.float64 if x0 is None else x0.dtype)
+        """The certified upper bound of ‖A‖, or of ‖A‖² with ``squared``, rounded upwards (deepinv's own is a lower bound)."""
+        value = self.norm_upper**2 * (1 + 1e-15) if squared else self.norm_upper
+        rounded = torch.tensor(value, dtype=torch.float64 if x0 is None else x0.dtype)
+        return rounded if float(rounded) >= value else rounded.nextafter(torch.full_like(rounded, math.inf))
+
+    def compute_sqnorm(self, x0: Tensor | None = None, **kwargs: object) -> Tensor:
+        """deepinv's name for the bound of ‖A‖²."""
+        return self.compute_norm(x0, squared=True)
 
     def solve_prox(
         self,
@@ -190,7 +193,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
                 self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding
             )
             if self.dense_prox:
-                return certified_result(system, self.dense_gram().solve(system), z.dtype, tol)
+                return system.result(self.dense_gram().solve(system), z.dtype, tol)
             return self.solve_system(system, start, tol, max_iter)
 
     @kept
@@ -218,20 +221,22 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         Differentiable once in z, y and γ by the implicit function theorem. Warns if the tolerance was not reached.
         """
         z = self.as_image(z, y)
-        limit = MOST_STEPS if max_iter is None else max_iter
-        x: Tensor = ImplicitProx.apply(z, y, as_gamma(gamma, z), self, tol, limit)
+        step = as_gamma(gamma, z)
+        solve = functools.partial(self.solve_prox, tol=tol, max_iter=MOST_STEPS if max_iter is None else max_iter)
+        result = solve(z, y, step)
+        if not result.converged:
+            warnings.warn(
+                f"prox_l2 stopped after {result.iterations} steps with an error of at most "
+                f"{float(result.error_bound.max()):.3g}; raise `max_iter` or `tol`, or use `solve_prox`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        x: Tensor = ImplicitProx.apply(z, y, step, result.x, self.forward_map, solve)
         return x
 
     def as_image(self, z: Tensor | float | None, y: Tensor) -> Tensor:
         """deepinv's z: an image, or a number (None for 0) in every pixel."""
         return z if isinstance(z, Tensor) else y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
-
-
-class MapContext(torch.autograd.function.FunctionCtx):
-    """What ``LinearMap`` keeps for its backward."""
-
-    physics: CertifiedPhysics
-    transpose: bool
 
 
 class LinearMap(torch.autograd.Function):
@@ -245,15 +250,15 @@ class LinearMap(torch.autograd.Function):
         return physics.adjoint_map(x) if transpose else physics.forward_map(x)
 
     @staticmethod
-    def setup_context(ctx: MapContext, inputs: tuple[Tensor, CertifiedPhysics, bool], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, CertifiedPhysics, bool], output: Tensor) -> None:
         _, ctx.physics, ctx.transpose = inputs
 
     @staticmethod
-    def backward(ctx: MapContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return LinearMap.apply(gradient, ctx.physics, not ctx.transpose), None, None
 
     @staticmethod
-    def jvp(ctx: MapContext, tangent: Tensor, *others: None) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor, *others: None) -> Tensor:
         image: Tensor = LinearMap.apply(tangent, ctx.physics, ctx.transpose)
         return image
 
@@ -266,49 +271,29 @@ class LinearMap(torch.autograd.Function):
         return image.reshape(*joined.shape[:2], *image.shape[1:]), 0
 
 
-class ProxContext(torch.autograd.function.FunctionCtx):
-    """What ``ImplicitProx`` keeps for its backward."""
-
-    saved_tensors: tuple[Tensor, Tensor, Tensor]
-    physics: CertifiedPhysics
-    tol: float | None
-    max_iter: int
-
-
 class ImplicitProx(torch.autograd.Function):
-    """x = H⁻¹(z + γAᵀy), H = I + γAᵀA; with w = H⁻¹ g the gradients are w, γAw and ⟨w, Aᵀ(y − Ax)⟩."""
+    """x = H⁻¹(z + γAᵀy), H = I + γAᵀA; with w = H⁻¹ g the gradients are w, γAw and ⟨w, Aᵀ(y − Ax)⟩.
+
+    ``x`` is given; ``solve`` is the physics' ``solve_prox`` with the tolerance that was used for it.
+    """
 
     @staticmethod
     def forward(
-        ctx: ProxContext,
-        z: Tensor,
-        y: Tensor,
-        gamma: Tensor,
-        physics: CertifiedPhysics,
-        tol: float | None,
-        max_iter: int,
+        ctx: Any, z: Tensor, y: Tensor, gamma: Tensor, x: Tensor, forward_map: Map, solve: Callable[..., ProxResult]
     ) -> Tensor:
-        result = physics.solve_prox(z, y, gamma, tol=tol, max_iter=max_iter)
-        if not result.converged:
-            warnings.warn(
-                f"prox_l2 stopped after {result.iterations} steps with an error of at most "
-                f"{float(result.error_bound.max()):.3g}; raise `max_iter` or `tol`, or use `solve_prox`.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        ctx.save_for_backward(result.x, y, gamma)
-        ctx.physics, ctx.tol, ctx.max_iter = physics, tol, max_iter
-        return result.x
+        ctx.save_for_backward(x, y, gamma)
+        ctx.forward_map, ctx.solve = forward_map, solve
+        return x
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: ProxContext, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, gamma = ctx.saved_tensors
-        A, nothing = ctx.physics.forward_map, torch.zeros_like(y)
-        w = ctx.physics.solve_prox(gradient, nothing, gamma, tol=ctx.tol, max_iter=ctx.max_iter).x
-        in_gamma = (A(w) * (y - A(x))).sum((1, 2, 3), keepdim=True)
+        w = ctx.solve(gradient, torch.zeros_like(y), gamma).x
+        a_w = ctx.forward_map(w)
+        in_gamma = (a_w * (y - ctx.forward_map(x))).sum((1, 2, 3), keepdim=True)
         in_gamma = in_gamma if gamma.numel() > 1 else in_gamma.sum().reshape(gamma.shape)
-        return w, gamma * A(w), in_gamma, None, None, None
+        return w, gamma * a_w, in_gamma, None, None, None
 
 
 def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
@@ -333,9 +318,3 @@ def check_dtype(dtype: torch.dtype) -> None:
     """Raise ShapeError unless ``dtype`` is one that an operator may be stored in."""
     if dtype not in (torch.float32, torch.float64):
         raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")
-
-
-def round_up(value: float, dtype: torch.dtype) -> Tensor:
-    """The smallest number of ``dtype`` that is at least ``value``."""
-    rounded = torch.tensor(value, dtype=dtype)
-    return rounded if float(rounded) >= value else torch.nextafter(rounded, torch.full_like(rounded, float("inf")))

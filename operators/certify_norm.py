@@ -15,7 +15,7 @@ from pnp_lip.operators.blur import Blur
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
 from pnp_lip.operators.convolution_norm import aliased_maximum
-from pnp_lip.operators.foreign import Foreign, dense_norm, nonnegative_norm, rayleigh_lower
+from pnp_lip.operators.foreign import blank_image, dense_norm, nonnegative_norm, rayleigh_lower
 from pnp_lip.spectral import NormBound
 
 __all__ = ["certify_norm"]
@@ -52,23 +52,23 @@ def certify_norm(
     stored = img_size if img_size is not None else getattr(physics, "img_size", None)
     size: Size = None if stored is None else tuple(int(side) for side in stored)
     if nonnegative:
-        return nonnegative_norm(required(physics, size))
+        return nonnegative_norm(physics, blank_image(physics, required(physics, size)))
     rule = RULES.get(type(physics))
     if rule is not None:
         return rule(physics, size)
     if size is not None and math.prod(size) <= MOST_DENSE_PIXELS:
-        return dense_norm(Foreign(physics, size))
+        return dense_norm(physics, blank_image(physics, size))
     raise CertificateError(
         f"{type(physics).__name__} has no structure that this package knows. If every entry of its matrix is "
         "nonnegative, say so with nonnegative=True; if not, give a bound that you can prove."
     )
 
 
-def required(physics: dp.LinearPhysics, size: Size) -> Foreign:
-    """The physics with its image size, or a CertificateError if that is unknown."""
+def required(physics: dp.LinearPhysics, size: Size) -> tuple[int, ...]:
+    """``size``, or a CertificateError if it is unknown."""
     if size is None:
         raise CertificateError(f"{type(physics).__name__} does not store its image size; pass img_size=(C, H, W).")
-    return Foreign(physics, size)
+    return size
 
 
 def bound_of(upper: float, lower: float, method: str, scope: str = "any image") -> NormBound:
@@ -103,7 +103,7 @@ def convolution(physics: dp.LinearPhysics, size: Size, padding: str) -> NormBoun
         raise CertificateError(f"{type(physics).__name__} has no filter yet; set it first.")
     if physics.filter.ndim != 4:
         raise CertificateError("three-dimensional blurs have no certified norm here.")
-    sides = required(physics, size).img_size[-2:]
+    sides = required(physics, size)[-2:]
     padding = "zeros" if padding == "constant" else padding
     bounds = [as_blur(taps, (sides[0], sides[1]), padding).norm_bound() for taps in physics.filter]
     largest = max(bounds, key=lambda bound: bound.upper)
@@ -120,31 +120,30 @@ def downsampling(physics: dp.Downsampling, size: Size) -> NormBound:
     """S C, a convolution of which every s-th sample is kept: exact by aliasing if circular, at most ‖C‖ otherwise."""
     if physics.filter is None:
         return bound_of(1.0, 1.0, "a selection of pixels")
-    size = required(physics, size if physics.imsize is None else tuple(physics.imsize)).img_size
+    size = required(physics, size if physics.imsize is None else tuple(physics.imsize))
     factor, downwards = int(physics.factor), type(physics) is dp.Downsampling
     if physics.padding == "circular" and size[-2] % factor == 0 and size[-1] % factor == 0:
         filters = physics.filter.detach().cpu().double().flatten(0, 1)
         uppers, lowers = zip(*(aliased_maximum(taps, (size[-2], size[-1]), factor) for taps in filters), strict=True)
         return bound_of(max(uppers), max(lowers), "aliased symbol", f"images of {size}")
     if downwards and bool((physics.filter >= 0).all()):
-        return nonnegative_norm(Foreign(physics, size))
+        return nonnegative_norm(physics, blank_image(physics, size))
     whole = convolution(physics, size, physics.padding)
     size = size if downwards else (size[0], size[1] // factor, size[2] // factor)
-    lower = rayleigh_lower(Foreign(physics, size))
+    lower = rayleigh_lower(physics, blank_image(physics, size))
     return bound_of(whole.upper, lower, f"{whole.method}, before downsampling", whole.scope)
 
 
 def composed(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """‖A_k … A₁‖ ≤ Π ‖A_i‖; the image size is passed along from factor to factor."""
     size = size if size is not None else getattr(physics.physics_list[0], "img_size", None)
-    whole = None if size is None else Foreign(physics, tuple(size))
-    probe = None if whole is None else torch.zeros(1, *whole.img_size, dtype=whole.dtype, device=whole.device)
+    blank = probe = None if size is None else blank_image(physics, tuple(size))
     upper = 1.0
     for part in physics.physics_list:
         known = None if probe is None else tuple(probe.shape[1:])
         upper *= certify_norm(part, img_size=known).upper * (1 + ROOT_SLACK)
         probe = None if probe is None else part.A(probe)
-    lower = 0.0 if whole is None else rayleigh_lower(whole)
+    lower = 0.0 if blank is None else rayleigh_lower(physics, blank)
     return bound_of(upper, lower, "product of the factors' bounds", "as its factors")
 
 
@@ -164,7 +163,7 @@ def tomography(physics: dp.Tomography, size: Size) -> NormBound:
             "its norm follows from it and no convergence theorem covers it. Build it with adjoint_via_backprop=True."
         )
     channels = 1 if size is None else size[0]
-    return nonnegative_norm(Foreign(physics, (channels, physics.img_width, physics.img_width)))
+    return nonnegative_norm(physics, blank_image(physics, (channels, physics.img_width, physics.img_width)))
 
 
 RULES: dict[type, Callable[[dp.LinearPhysics, Size], NormBound]] = {

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
-from pnp_lip.operators.filtered_back_projection import fan_fbp
+from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
 from pnp_lip.operators.footprints import pixel_centres
-from pnp_lip.operators.scan_geometry import Angles, ScanGeometry, axes, require_length
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes, require_length
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["FanBeam", "FanBeamTomography"]
@@ -119,23 +119,34 @@ class FanBeamTomography(SymmetricTomography):
     True
     """
 
+    beam: ClassVar[type[ScanGeometry]] = FanBeam
     geometry: FanBeam
-
-    @staticmethod
-    def as_geometry(geometry: ScanGeometry | Angles) -> FanBeam:
-        """A fan beam as it is."""
-        if not isinstance(geometry, FanBeam):
-            raise InputError(
-                f"`geometry` must be FanBeam(angles, source_distance=..., detector_distance=...); "
-                f"got {type(geometry).__name__}."
-            )
-        return geometry
 
     def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann".
 
-        The views must cover a full turn or an arc of at least 180° and the fan's opening (Parker's weights); InputError
-        otherwise.
+        With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
+        p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
+        The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise.
+
+        Source: Kak & Slaney (1988), section 3.4.2; Parker (1982) for w.
         """
         self.check(y, self.data_size, "data")
-        return fan_fbp(self, self.geometry.source_distance, self.geometry.distance, y, filter)
+        n, scan, source = self.img_size[1], self.geometry, self.geometry.source_distance
+        angles = torch.from_numpy(scan.degrees)
+        spacing = scan.det_spacing * source / scan.distance
+        s = (scan.bin_centres * source / scan.distance).to(y)
+        data = self.remove_weights(y) * (source / torch.sqrt(source**2 + s**2))[:, None]
+        radius = n * scan.pixel_size / math.sqrt(2)
+        seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
+        step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
+        views = (filtered(data * share.to(y), spacing, filter) * step.to(y)).flatten(0, -3)
+        line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * scan.pixel_size
+        x, up = line[None, :], -line[:, None]
+        total = y.new_zeros(len(views), n * n)
+        for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
+            cosine, sine = math.cos(angle), math.sin(angle)
+            depth = 1 + (up * cosine - x * sine) / source
+            position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
+            total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
+        return self.in_view(total.reshape(*y.shape[:2], n, n))

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-if TYPE_CHECKING:
-    from pnp_lip.operators.tomography import SymmetricTomography
-
-__all__ = ["fan_fbp", "filtered", "parallel_fbp", "view_angles_weight"]
+__all__ = ["fan_weights", "filtered", "sampled", "view_angles_weight"]
 
 FILTERS = ("ramp", "shepp-logan", "hann")
 
@@ -59,43 +55,6 @@ def view_angles_weight(angles: Tensor, period: float) -> Tensor:
     weight = torch.empty_like(gaps)
     weight[order] = 0.5 * (gaps + gaps.roll(1))
     return torch.deg2rad(weight)
-
-
-def parallel_fbp(physics: SymmetricTomography, y: Tensor, name: str) -> Tensor:
-    """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
-    scan = physics.geometry
-    weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(y)
-    views = filtered(physics.remove_weights(y), scan.det_spacing, name) * weight
-    factor = scan.det_spacing / (scan.pixel_size**2 * float(physics.unit))
-    x = physics.in_parts(physics.back_project, views, physics.img_size) * factor
-    return x if physics.image_mask is None else x * (physics.image_mask > 0)
-
-
-def fan_fbp(physics: SymmetricTomography, source: float, distance: float, y: Tensor, name: str) -> Tensor:
-    """Fan-beam FBP for a flat detector (Kak & Slaney 1988, section 3.4.2), full turn or short scan.
-
-    With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
-    p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
-    """
-    n, scan = physics.img_size[1], physics.geometry
-    angles = torch.from_numpy(scan.degrees)
-    spacing = scan.det_spacing * source / distance
-    s = (scan.bin_centres * source / distance).to(y)
-    data = physics.remove_weights(y) * (source / torch.sqrt(source**2 + s**2))[:, None]
-    radius = n * scan.pixel_size / math.sqrt(2)
-    seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
-    step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
-    views = (filtered(data * share.to(y), spacing, name) * step.to(y)).flatten(0, -3)
-    line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * scan.pixel_size
-    x, up = line[None, :], -line[:, None]
-    total = y.new_zeros(len(views), n * n)
-    for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
-        cosine, sine = math.cos(angle), math.sin(angle)
-        depth = 1 + (up * cosine - x * sine) / source
-        position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
-        total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-    result = total.reshape(*y.shape[:2], n, n)
-    return result if physics.image_mask is None else result * (physics.image_mask > 0)
 
 
 def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tensor]:

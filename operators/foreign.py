@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -14,7 +13,7 @@ from pnp_lip.operators.collatz_wielandt import collatz_wielandt
 from pnp_lip.spectral import NormBound, norm_bound
 from pnp_lip.spectral.power_iteration import norm_lower
 
-__all__ = ["Foreign", "dense_norm", "nonnegative_norm", "rayleigh_lower"]
+__all__ = ["blank_image", "dense_norm", "nonnegative_norm", "rayleigh_lower"]
 
 PROBES = 4  # entries of A that are compared with those of A_adjoint
 POWER_STEPS = 30  # of a power iteration for a lower bound
@@ -28,87 +27,58 @@ SLACK = {torch.float32: 1e-3, torch.float64: 1e-9}
 DOT_PART, ENTRY_PART, ZERO_PART = 0.05, 0.5, 1e-6
 
 
-@dataclasses.dataclass(frozen=True)
-class Foreign:
-    """A physics on images (C, H, W) of one size; dtype and device in which it computes are read off its buffers."""
-
-    physics: LinearPhysics
-    img_size: tuple[int, ...]
-
-    @property
-    def buffers(self) -> list[Tensor]:
-        """Its floating-point buffers."""
-        named = self.physics.named_buffers()
-        return [b for n, b in named if b.is_floating_point() and not n.endswith("_device_holder")]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """float32 if nothing else is known."""
-        found: torch.dtype | None = getattr(self.physics, "dtype", None)
-        return found or (self.buffers[0].dtype if self.buffers else torch.float32)
-
-    @property
-    def device(self) -> torch.device:
-        """The CPU if nothing else is known."""
-        return self.buffers[0].device if self.buffers else torch.device("cpu")
-
-    @property
-    def slack(self) -> float:
-        """See ``SLACK``."""
-        return SLACK.get(self.dtype, SLACK[torch.float64])
-
-    def random(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Standard normal numbers."""
-        return torch.randn(size, generator=generator).to(self.device, self.dtype)
+def blank_image(physics: LinearPhysics, img_size: tuple[int, ...]) -> Tensor:
+    """Zeros (1, C, H, W) of the dtype and on the device in which the physics computes, read off its buffers."""
+    named = physics.named_buffers()
+    buffers = [b for n, b in named if b.is_floating_point() and not n.endswith("_device_holder")]
+    dtype = getattr(physics, "dtype", None) or (buffers[0].dtype if buffers else torch.float32)
+    return torch.zeros(1, *img_size, dtype=dtype, device=buffers[0].device if buffers else "cpu")
 
 
 @torch.no_grad()
-def dense_norm(foreign: Foreign) -> NormBound:
-    """The matrix of the columns A eᵢ, verified."""
-    n = math.prod(foreign.img_size)
-    unit = torch.eye(n, dtype=foreign.dtype, device=foreign.device)
-    columns = foreign.physics.A(unit.reshape(n, *foreign.img_size))
+def dense_norm(physics: LinearPhysics, blank: Tensor) -> NormBound:
+    """The matrix of the columns A eᵢ, verified, for images like ``blank``."""
+    columns = physics.A(torch.eye(blank.numel(), dtype=blank.dtype, device=blank.device).reshape(-1, *blank.shape[1:]))
     parts = [columns] if isinstance(columns, Tensor) else list(columns)
     real = [torch.view_as_real(part) if part.is_complex() else part for part in parts]
     bound = norm_bound(torch.cat([part.flatten(1).cpu() for part in real], 1))
-    scope = f"images of {foreign.img_size}, the columns as computed in {foreign.dtype}"
+    scope = f"images of {tuple(blank.shape[1:])}, the columns as computed in {blank.dtype}"
     return dataclasses.replace(bound, scope=scope)
 
 
 @torch.no_grad()
-def nonnegative_norm(foreign: Foreign) -> NormBound:
+def nonnegative_norm(physics: LinearPhysics, blank: Tensor) -> NormBound:
     """Collatz-Wielandt bounds of ‖A‖ for a nonnegative operator, after checking that A_adjoint is the transpose.
 
     Compares single columns of A with single rows of A_adjoint and both sides of ⟨Ax, y⟩ = ⟨x, Aᵀy⟩ for signed random
     x, y. Raises CertificateError where they disagree or an entry is negative: ‖A‖² could then not be read off AᵀA.
     """
-    physics, slack = foreign.physics, foreign.slack
-    check_transpose(foreign)
+    slack = slack_of(blank)
+    check_transpose(physics, blank)
 
     def gram(v: Tensor) -> Tensor:
         w: Tensor = physics.A_adjoint(physics.A(v))
         # Entries that are zero up to rounding may come out as tiny negative numbers of a fast transform.
         return torch.where(w.abs() < ZERO_PART * slack * w.abs().max(), torch.zeros_like(w), w)
 
-    start = torch.ones((1, *foreign.img_size), dtype=foreign.dtype, device=foreign.device)
     method = f"Collatz-Wielandt with a slack of {slack:g} for the rounding of the products"
-    return collatz_wielandt(gram, start, rounding=slack).bound(method, f"images of {foreign.img_size}")
+    found = collatz_wielandt(gram, torch.ones_like(blank), rounding=slack)
+    return found.bound(method, f"images of {tuple(blank.shape[1:])}")
 
 
-def check_transpose(foreign: Foreign) -> None:
+def check_transpose(physics: LinearPhysics, blank: Tensor) -> None:
     """Raise CertificateError unless sampled entries and dot products say that A ≥ 0 and A_adjoint = Aᵀ."""
-    physics, slack, shape = foreign.physics, foreign.slack, (1, *foreign.img_size)
-    generator = torch.Generator().manual_seed(0)
-    x = foreign.random(shape, generator)
+    slack, generator = slack_of(blank), torch.Generator().manual_seed(0)
+    x = torch.randn(blank.shape, generator=generator).to(blank)
     ax = physics.A(x)
-    y = foreign.random(ax.shape, generator)
+    y = torch.randn(ax.shape, generator=generator).to(blank)
     difference = abs(float((ax * y).sum(dtype=torch.float64) - (x * physics.A_adjoint(y)).sum(dtype=torch.float64)))
     if difference > DOT_PART * slack * float(ax.norm()) * float(y.norm()):
         raise CertificateError(
             f"⟨Ax, y⟩ and ⟨x, Aᵀy⟩ differ by {difference:.3g}: A_adjoint is not the transpose of A, so that no "
             "bound of ‖A‖ follows from it. Use an operator with an exact adjoint (adjoint_via_backprop=True, say)."
         )
-    for pixel in torch.randint(math.prod(shape), (PROBES,), generator=generator).tolist():
+    for pixel in torch.randint(blank.numel(), (PROBES,), generator=generator).tolist():
         unit = torch.zeros_like(x)
         unit.view(-1)[pixel] = 1
         column = physics.A(unit).flatten()
@@ -124,8 +94,12 @@ def check_transpose(foreign: Foreign) -> None:
             )
 
 
-def rayleigh_lower(foreign: Foreign) -> float:
+def rayleigh_lower(physics: LinearPhysics, blank: Tensor) -> float:
     """max ‖Av‖/‖v‖ over a short power iteration, less a slack for rounding; true whatever A_adjoint does."""
-    start = foreign.random((1, *foreign.img_size), torch.Generator().manual_seed(0))
-    physics = foreign.physics
-    return norm_lower(physics.A, physics.A_adjoint, start, iterations=POWER_STEPS)[0] * (1 - foreign.slack)
+    start = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0)).to(blank)
+    return norm_lower(physics.A, physics.A_adjoint, start, iterations=POWER_STEPS)[0] * (1 - slack_of(blank))
+
+
+def slack_of(blank: Tensor) -> float:
+    """See ``SLACK``; as for float64 in other dtypes."""
+    return SLACK.get(blank.dtype, SLACK[torch.float64])

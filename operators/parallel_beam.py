@@ -9,10 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_lip.errors import InputError
-from pnp_lip.operators.filtered_back_projection import parallel_fbp
+from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
 from pnp_lip.operators.footprints import pixel_centres
-from pnp_lip.operators.scan_geometry import Angles, ScanGeometry, axes
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["ParallelBeam", "ParallelBeamTomography"]
@@ -83,16 +82,15 @@ class ParallelBeamTomography(SymmetricTomography):
     (1, 6, 180)
     """
 
+    beam: ClassVar[type[ScanGeometry]] = ParallelBeam
     geometry: ParallelBeam
-
-    @staticmethod
-    def as_geometry(geometry: ScanGeometry | Angles) -> ParallelBeam:
-        """A parallel beam as it is, bare angles with the defaults."""
-        if isinstance(geometry, ScanGeometry) and not isinstance(geometry, ParallelBeam):
-            raise InputError(f"`geometry` must be a ParallelBeam or a list of angles; got {type(geometry).__name__}.")
-        return geometry if isinstance(geometry, ParallelBeam) else ParallelBeam(geometry)
 
     def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann"."""
         self.check(y, self.data_size, "data")
-        return parallel_fbp(self, y, filter)
+        # f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view.
+        scan = self.geometry
+        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(y)
+        views = filtered(self.remove_weights(y), scan.det_spacing, filter) * weight
+        factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
+        return self.in_view(self.in_parts(self.back_project, views, self.img_size) * factor)

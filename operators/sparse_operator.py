@@ -12,17 +12,14 @@ from deepinv.physics import NoiseModel
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhysics, check_dtype, kept
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, check_dtype, kept
 from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt, gamma_factor
 from pnp_lip.operators.sparse_pair import SparsePair
-from pnp_lip.spectral import NormBound, norm_bound
-from pnp_lip.spectral.power_iteration import norm_lower
+from pnp_lip.spectral import NormBound
 
 __all__ = ["SparseOperator", "from_scipy"]
 
 SCOPE = "this matrix, any number of channels"
-POWER_SLACK = 1e-9  # relative; covers the rounding of sparse products in the lower bound by power iteration
-TIGHT = 1.001  # upper/lower of a norm from which on no dense proof is tried
 EXTRA_ROUNDINGS = 4  # of a product, beside those of its sums
 
 
@@ -105,19 +102,14 @@ class SparseOperator(CertifiedPhysics):
         start = torch.ones(self.matrix.shape[1], 1, dtype=torch.float64, device=self.tensors[0].device)
         return collatz_wielandt(gram, start, rounding=self.entry_rounding)
 
-    def bound_norm(self) -> NormBound:
+    @kept
+    def norm_bound(self) -> NormBound:
         """See the class."""
         if not bool((self.matrix.forward_values < 0).any()):
             return self.absolute_norm().bound("Collatz-Wielandt", SCOPE)
-        columns, device = self.matrix.shape[1], self.tensors[0].device
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randn(columns, 1, dtype=torch.float64, generator=generator).to(device)
-        product = self.matrix.product
-        lower = norm_lower(product, lambda y: product(y, transpose=True), start)[0] * (1 - POWER_SLACK)
-        bound = self.absolute_norm().bound("Collatz-Wielandt on |M|", SCOPE)
-        if bound.upper > TIGHT * lower and columns <= MOST_DENSE_PIXELS:
-            dense = norm_bound(product(torch.eye(columns, dtype=torch.float64, device=device)).cpu())
-            return dataclasses.replace(dense, scope=SCOPE)
+        bound, lower = self.absolute_norm().bound("Collatz-Wielandt on |M|", SCOPE), self.power_lower()
+        if bound.upper > TIGHT * lower and self.matrix.shape[1] <= MOST_DENSE_PIXELS:
+            return dataclasses.replace(self.dense_bound(), scope=SCOPE)
         return dataclasses.replace(bound, lower=lower)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import abc
 import math
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -27,7 +27,7 @@ from pnp_lip.operators.dihedral import (
 )
 from pnp_lip.operators.scan_geometry import Angles, ScanGeometry
 from pnp_lip.operators.sparse_pair import SparsePair
-from pnp_lip.operators.tomography_inputs import as_mask, as_root_weights, physical_memory
+from pnp_lip.operators.tomography_inputs import as_mask, as_nonnegative, physical_memory
 from pnp_lip.operators.tomography_spectrum import measured_spectrum, ramp_spectrum
 from pnp_lip.spectral import NormBound
 
@@ -48,6 +48,7 @@ class SymmetricTomography(CertifiedPhysics):
     Not to be used directly: see ``ParallelBeamTomography`` and ``FanBeamTomography``.
     """
 
+    beam: ClassVar[type[ScanGeometry]]
     geometry: ScanGeometry
     image_mask: Tensor | None
     root_weights: Tensor | None
@@ -71,7 +72,10 @@ class SymmetricTomography(CertifiedPhysics):
         check_dtype(dtype)
         if storage not in STORAGES:
             raise InputError(f"`storage` must be one of {', '.join(STORAGES)}; got {storage!r}.")
-        self.geometry = self.as_geometry(geometry).fitted(n)
+        scanner = geometry if isinstance(geometry, ScanGeometry) else self.beam(geometry)
+        if not isinstance(scanner, self.beam):
+            raise InputError(f"`geometry` must be a {self.beam.__name__}; got {type(geometry).__name__}.")
+        self.geometry = scanner.fitted(n)
         self.data_size = (self.img_size[0], self.geometry.count, len(self.geometry.degrees))
         self.plan = choose_plan(self.geometry)
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
@@ -80,19 +84,15 @@ class SymmetricTomography(CertifiedPhysics):
         for name, index in (indices | {"position": position}).items():
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
         self.register_buffer("image_mask", as_mask(mask, n, dtype), persistent=False)
-        self.register_buffer("root_weights", as_root_weights(weights, self.data_size, dtype), persistent=False)
+        if weights is not None:  # (detectors, views)
+            weights = as_nonnegative("weights", weights, self.data_size[1:], dtype).sqrt()
+        self.register_buffer("root_weights", weights, persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         self.matrix: SparsePair | None = None
         if storage == "sparse":
-            self.check_memory()
             self.matrix = SparsePair(self.build(dtype, position), dtype=dtype)
         if normalize:
             self.normalise()
-
-    @staticmethod
-    @abc.abstractmethod
-    def as_geometry(geometry: ScanGeometry | Angles) -> ScanGeometry:
-        """The scanner, checked to be of this operator's kind."""
 
     # Building
 
@@ -110,8 +110,11 @@ class SymmetricTomography(CertifiedPhysics):
         share = self.bins / scan.count
         return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * seen * share)
 
-    def check_memory(self) -> None:
-        """Raise InputError before allocating more than half of the machine's memory."""
+    def build(self, dtype: torch.dtype, position: NDArray[np.int32]) -> scipy.sparse.csr_array:
+        """The rows of the base views, one block for each view, each pixel at its position in memory.
+
+        Raises InputError before it allocates more than half of the machine's memory.
+        """
         limit = physical_memory() / 2
         if self.bytes_needed > limit:
             raise InputError(
@@ -119,9 +122,6 @@ class SymmetricTomography(CertifiedPhysics):
                 f"{limit / 1e9:.2f} GB. Use fewer views or pixels, angles that share symmetries, or "
                 'storage="free", which computes the entries anew in every product.'
             )
-
-    def build(self, dtype: torch.dtype, position: NDArray[np.int32]) -> scipy.sparse.csr_array:
-        """The rows of the base views, one block for each view, each pixel at its position in memory."""
         n, first = self.img_size[1], self.plan.first_bin
         number = np.float32 if dtype == torch.float32 else np.float64
         blocks = []
@@ -203,7 +203,8 @@ class SymmetricTomography(CertifiedPhysics):
 
     # Norm and prox
 
-    def bound_norm(self) -> NormBound:
+    @kept
+    def norm_bound(self) -> NormBound:
         """Collatz-Wielandt in the working precision; every product is a sum of nonnegative terms."""
         start = torch.ones((1, 1, *self.img_size[1:]), dtype=self.unit.dtype, device=self.unit.device)
         rounding = gamma_factor(self.terms, self.unit.dtype)
@@ -277,6 +278,10 @@ class SymmetricTomography(CertifiedPhysics):
             return y
         root = self.root_weights
         return torch.where(root > 0, y / torch.where(root > 0, root, torch.ones_like(root)), torch.zeros_like(y))
+
+    def in_view(self, x: Tensor) -> Tensor:
+        """An image with zeros where the mask has them."""
+        return x if self.image_mask is None else x * (self.image_mask > 0)
 
 
 def choose_plan(scan: ScanGeometry) -> SymmetryPlan:
