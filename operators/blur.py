@@ -16,7 +16,7 @@ from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, Certif
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
 from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["Blur"]
 
@@ -165,7 +165,7 @@ class Blur(CertifiedPhysics):
         self.check(z, self.img_size, "image")
         return self.closed_form(z.double(), y.double(), as_gamma(gamma, z).double()).to(y.dtype)
 
-    def A_dagger(self, y: Tensor, *args: object, rcond: float | None = None, **kwargs: object) -> Tensor:  # noqa: N802
+    def A_dagger(self, y: Tensor, *args: object, rcond: float | None = None, **kwargs: object) -> Tensor:
         """Pseudo-inverse A⁺y; circular in closed form, frequencies with |k̂| ≤ rcond max |k̂| count as lost.
 
         ``rcond`` defaults to 100 times the rounding unit of y's dtype. Other paddings use deepinv's iterative solver.
@@ -190,7 +190,6 @@ class Blur(CertifiedPhysics):
             upper=largest.upper,
             lower=max(bound.lower for bound in bounds),
             method=largest.method,
-            scope=f"{self.padding} padding, {self.img_size[1]}x{self.img_size[2]} images",
             witness=largest.witness,
         )
 
@@ -198,26 +197,25 @@ class Blur(CertifiedPhysics):
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""
         upper, lower, omega = symbol_maximum(psf, self.grid)
         if self.padding == "circular":
-            method = "largest symbol on the image's grid"
-            return NormBound(upper=upper, lower=lower, method=method, scope="", witness=omega)
+            return NormBound(upper, lower, Method.SYMBOL, witness=omega)
         size, signed, single = self.img_size[1:], bool((psf < 0).any()), self.single_channel(psf)
         rows, columns = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
         repeats = multiplicity(rows, size[0]) * multiplicity(columns, size[1])
         upper *= math.sqrt(repeats) * (1 + ROOT_SLACK) if repeats > 1 else 1
-        method = f"largest symbol on a grid of {self.grid[0]}x{self.grid[1]} times the norm of the padding"
+        method = Method.PADDED_SYMBOL
         if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
             found = self.bound_nonnegative(PaddedConvolution(psf.abs(), size, rows, columns))
             lower = found.lower
             if found.upper < upper:
-                upper, method = found.upper, "Collatz-Wielandt on |k|" if signed else "Collatz-Wielandt"
+                upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method
         else:
             lower = 0.0
         lower = single.power_lower() if signed else lower
         if upper > TIGHT * lower and math.prod(size) <= MOST_DENSE_PIXELS:
             # The fast transforms may be wrong in every column.
             sharp = single.dense_bound().upper + math.sqrt(math.prod(size)) * single.product_rounding * upper
-            upper, method = (sharp, "Cholesky factorisation of the dense matrix") if sharp < upper else (upper, method)
-        return NormBound(upper=upper, lower=lower, method=method, scope="")
+            upper, method = (sharp, Method.COLUMNS) if sharp < upper else (upper, method)
+        return NormBound(upper, lower, method)
 
     def bound_nonnegative(self, convolution: PaddedConvolution) -> NormBound:
         """Collatz-Wielandt for k ≥ 0: a good v by fast transforms, then two certified products."""

@@ -105,13 +105,13 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
 
     # What deepinv and our solvers call.
 
-    def A(self, x: Tensor, **kwargs: object) -> Tensor:  # noqa: N802 (deepinv's name; it passes noise parameters along)
+    def A(self, x: Tensor, **kwargs: object) -> Tensor:
         """A x for x of shape (B, C, H, W)."""
         self.check(x, self.img_size, "image")
         y: Tensor = LinearMap.apply(x, self, False)
         return y
 
-    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:
         """Aᵀ y for y of shape (B, *data_size), the exact transpose of ``A``."""
         self.check(y, self.data_size, "data")
         x: Tensor = LinearMap.apply(y, self, True)

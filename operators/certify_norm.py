@@ -16,7 +16,7 @@ from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhys
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
 from pnp_lip.operators.convolution_norm import aliased_maximum
 from pnp_lip.operators.foreign import blank_image, dense_norm, nonnegative_norm, rayleigh_lower
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["certify_norm"]
 
@@ -71,30 +71,25 @@ def required(physics: dp.LinearPhysics, size: Size) -> tuple[int, ...]:
     return size
 
 
-def bound_of(upper: float, lower: float, method: str, scope: str = "any image") -> NormBound:
-    """A bound by structure."""
-    return NormBound(upper=upper, lower=lower, method=method, scope=scope)
-
-
 def diagonal(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """A = U diag(m) Vᵀ with U and V unitary: ‖A‖ = max |m|."""
     if physics.mask is None:
         raise CertificateError(f"{type(physics).__name__} has no mask yet; set it first.")
     largest = float(torch.as_tensor(physics.mask).abs().max())
-    return bound_of(largest, largest, "largest singular value in closed form")
+    return NormBound(largest, largest, Method.CLOSED_FORM)
 
 
 def decolorize(physics: dp.Decolorize, size: Size) -> NormBound:
     """A = sᵀ in every pixel: ‖A‖ = ‖s‖."""
     norm = float(physics.srf.double().norm())
-    return bound_of(norm * (1 + SUM_SLACK), norm * (1 - SUM_SLACK), "norm of the spectral response")
+    return NormBound(norm * (1 + SUM_SLACK), norm * (1 - SUM_SLACK), Method.CLOSED_FORM)
 
 
 def multi_coil(physics: dp.MultiCoilMRI, size: Size) -> NormBound:
     """A = M F diag(s₁ … s_N): ‖A‖ ≤ max |M| max_pixel √Σ|s_n|²."""
     maps = physics.coil_maps.abs().double().square().sum(1).max().sqrt()
     upper = float(maps) * float(physics.mask.abs().max()) * (1 + SUM_SLACK)
-    return bound_of(upper, 0.0, "unitary transform between a mask and the coil maps", "these coil maps")
+    return NormBound(upper, 0.0, Method.UNITARY)
 
 
 def convolution(physics: dp.LinearPhysics, size: Size, padding: str) -> NormBound:
@@ -119,19 +114,18 @@ def as_blur(taps: Tensor, sides: tuple[int, int], padding: str) -> Blur:
 def downsampling(physics: dp.Downsampling, size: Size) -> NormBound:
     """S C, a convolution of which every s-th sample is kept: exact by aliasing if circular, at most ‖C‖ otherwise."""
     if physics.filter is None:
-        return bound_of(1.0, 1.0, "a selection of pixels")
+        return NormBound(1.0, 1.0, Method.CLOSED_FORM)
     size = required(physics, size if physics.imsize is None else tuple(physics.imsize))
     factor, downwards = int(physics.factor), type(physics) is dp.Downsampling
     if physics.padding == "circular" and size[-2] % factor == 0 and size[-1] % factor == 0:
         filters = physics.filter.detach().cpu().double().flatten(0, 1)
         uppers, lowers = zip(*(aliased_maximum(taps, (size[-2], size[-1]), factor) for taps in filters), strict=True)
-        return bound_of(max(uppers), max(lowers), "aliased symbol", f"images of {size}")
+        return NormBound(max(uppers), max(lowers), Method.ALIASED_SYMBOL)
     if downwards and bool((physics.filter >= 0).all()):
         return nonnegative_norm(physics, blank_image(physics, size))
-    whole = convolution(physics, size, physics.padding)
+    whole = convolution(physics, size, physics.padding)  # before downsampling
     size = size if downwards else (size[0], size[1] // factor, size[2] // factor)
-    lower = rayleigh_lower(physics, blank_image(physics, size))
-    return bound_of(whole.upper, lower, f"{whole.method}, before downsampling", whole.scope)
+    return NormBound(whole.upper, rayleigh_lower(physics, blank_image(physics, size)), whole.method)
 
 
 def composed(physics: dp.LinearPhysics, size: Size) -> NormBound:
@@ -144,15 +138,14 @@ def composed(physics: dp.LinearPhysics, size: Size) -> NormBound:
         upper *= certify_norm(part, img_size=known).upper * (1 + ROOT_SLACK)
         probe = None if probe is None else part.A(probe)
     lower = 0.0 if blank is None else rayleigh_lower(physics, blank)
-    return bound_of(upper, lower, "product of the factors' bounds", "as its factors")
+    return NormBound(upper, lower, Method.PRODUCT)
 
 
 def stacked(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """‖(A₁; …; A_k)‖² ≤ Σ ‖A_i‖², and at least the largest of them."""
     bounds = [certify_norm(part, img_size=size) for part in physics.physics_list]
     upper = math.sqrt(math.fsum(bound.upper**2 for bound in bounds)) * (1 + ROOT_SLACK)
-    lower = max(bound.lower for bound in bounds)
-    return bound_of(upper, lower, "root of the sum of the blocks' squares", "as its blocks")
+    return NormBound(upper, max(bound.lower for bound in bounds), Method.STACK)
 
 
 def tomography(physics: dp.Tomography, size: Size) -> NormBound:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["ROOT_SLACK", "CollatzWielandt", "collatz_wielandt", "gamma_factor"]
 
@@ -28,10 +28,10 @@ class CollatzWielandt:
     v: Tensor
     iterations: int
 
-    def bound(self, method: str, scope: str) -> NormBound:
+    def bound(self, method: Method = Method.COLLATZ_WIELANDT) -> NormBound:
         """The bounds of ‖A‖ itself."""
         upper, lower = math.sqrt(self.upper_sq) * (1 + ROOT_SLACK), math.sqrt(self.lower_sq) * (1 - ROOT_SLACK)
-        return NormBound(upper=upper, lower=lower, method=method, scope=scope)
+        return NormBound(upper, lower, method)
 
 
 def gamma_factor(operations: int, dtype: torch.dtype) -> float:

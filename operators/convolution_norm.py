@@ -109,7 +109,7 @@ class PaddedConvolution:
         found = collatz_wielandt(
             lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=tol, max_iter=max_iter
         )
-        return found.bound("Collatz-Wielandt", "")
+        return found.bound()
 
 
 def multiplicity(index: Tensor, size: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_lip.errors import CertificateError
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt
-from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.spectral import Method, NormBound, norm_bound
 from pnp_lip.spectral.power_iteration import norm_lower
 
 __all__ = ["blank_image", "dense_norm", "nonnegative_norm", "rayleigh_lower"]
@@ -42,8 +42,7 @@ def dense_norm(physics: LinearPhysics, blank: Tensor) -> NormBound:
     parts = [columns] if isinstance(columns, Tensor) else list(columns)
     real = [torch.view_as_real(part) if part.is_complex() else part for part in parts]
     bound = norm_bound(torch.cat([part.flatten(1).cpu() for part in real], 1))
-    scope = f"images of {tuple(blank.shape[1:])}, the columns as computed in {blank.dtype}"
-    return dataclasses.replace(bound, scope=scope)
+    return dataclasses.replace(bound, method=Method.COLUMNS)
 
 
 @torch.no_grad()
@@ -61,9 +60,7 @@ def nonnegative_norm(physics: LinearPhysics, blank: Tensor) -> NormBound:
         # Entries that are zero up to rounding may come out as tiny negative numbers of a fast transform.
         return torch.where(w.abs() < ZERO_PART * slack * w.abs().max(), torch.zeros_like(w), w)
 
-    method = f"Collatz-Wielandt with a slack of {slack:g} for the rounding of the products"
-    found = collatz_wielandt(gram, torch.ones_like(blank), rounding=slack)
-    return found.bound(method, f"images of {tuple(blank.shape[1:])}")
+    return collatz_wielandt(gram, torch.ones_like(blank), rounding=slack).bound()
 
 
 def check_transpose(physics: LinearPhysics, blank: Tensor) -> None:

@@ -15,11 +15,10 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, check_dtype, kept
 from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt, gamma_factor
 from pnp_lip.operators.sparse_pair import SparsePair
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["SparseOperator", "from_scipy"]
 
-SCOPE = "this matrix, any number of channels"
 EXTRA_ROUNDINGS = 4  # of a product, beside those of its sums
 
 
@@ -84,7 +83,7 @@ class SparseOperator(CertifiedPhysics):
     def product_rounding(self) -> float:
         """γ_k ‖|M|‖/‖M‖ bounds the relative error of a product in the 2-norm."""
         upper = self.norm_bound().upper
-        absolute = self.absolute_norm().bound("", "").upper
+        absolute = self.absolute_norm().bound().upper
         return self.entry_rounding * max(1.0, absolute / upper if upper else 1.0)
 
     @property
@@ -106,10 +105,10 @@ class SparseOperator(CertifiedPhysics):
     def norm_bound(self) -> NormBound:
         """See the class."""
         if not bool((self.matrix.forward_values < 0).any()):
-            return self.absolute_norm().bound("Collatz-Wielandt", SCOPE)
-        bound, lower = self.absolute_norm().bound("Collatz-Wielandt on |M|", SCOPE), self.power_lower()
+            return self.absolute_norm().bound()
+        bound, lower = self.absolute_norm().bound(Method.COLLATZ_WIELANDT_ABSOLUTE), self.power_lower()
         if bound.upper > TIGHT * lower and self.matrix.shape[1] <= MOST_DENSE_PIXELS:
-            return dataclasses.replace(self.dense_bound(), scope=SCOPE)
+            return self.dense_bound()
         return dataclasses.replace(bound, lower=lower)
 
 

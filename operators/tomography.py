@@ -208,10 +208,7 @@ class SymmetricTomography(CertifiedPhysics):
         """Collatz-Wielandt in the working precision; every product is a sum of nonnegative terms."""
         start = torch.ones((1, 1, *self.img_size[1:]), dtype=self.unit.dtype, device=self.unit.device)
         rounding = gamma_factor(self.terms, self.unit.dtype)
-        found = collatz_wielandt(lambda v: self.adjoint_map(self.forward_map(v)), start, rounding=rounding)
-        return found.bound(
-            f"Collatz-Wielandt after {found.iterations} products", "this geometry, any number of channels"
-        )
+        return collatz_wielandt(lambda v: self.adjoint_map(self.forward_map(v)), start, rounding=rounding).bound()
 
     @property
     def terms(self) -> int:

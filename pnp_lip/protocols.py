@@ -6,7 +6,15 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["DenoiserLike", "PhysicsLike"]
+__all__ = [
+    "ClosedFormProx",
+    "DenoiserLike",
+    "DistanceLike",
+    "FidelityLike",
+    "PhysicsLike",
+    "ProxAnswer",
+    "SolvesProx",
+]
 
 
 @runtime_checkable
@@ -21,8 +29,52 @@ class DenoiserLike(Protocol):
 class PhysicsLike(Protocol):
     """A linear forward model, as deepinv's ``LinearPhysics``."""
 
-    def A(self, x: Tensor, /) -> Tensor:  # noqa: N802 (deepinv's name)
+    def A(self, x: Tensor, /) -> Tensor:
         """A x, from images (B, C, H, W) to data (B, ...)."""
 
-    def A_adjoint(self, y: Tensor, /) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
         """Aᵀ y."""
+
+
+class ProxAnswer(Protocol):
+    """What ``solve_prox`` returns, of which solvers use the image."""
+
+    @property
+    def x(self) -> Tensor:
+        """argmin_x γ f(x) + ½‖x − z‖²."""
+
+
+@runtime_checkable
+class SolvesProx(Protocol):
+    """A physics that solves its least-squares prox to a certified accuracy, as our operators do."""
+
+    def solve_prox(self, z: Tensor, y: Tensor, gamma: float, *, tol: float) -> ProxAnswer:
+        """argmin_x γ/2 ‖Ax − y‖² + ½‖x − z‖², off by at most ``tol``."""
+
+
+class ClosedFormProx(Protocol):
+    """A physics whose ``prox_l2`` is exact."""
+
+    def prox_l2(self, z: Tensor, y: Tensor, gamma: float, /) -> Tensor:
+        """argmin_x γ/2 ‖Ax − y‖² + ½‖x − z‖²."""
+
+
+class DistanceLike(Protocol):
+    """deepinv's ``Distance``: d(u, y) in the space of the data."""
+
+    def grad(self, u: Tensor, y: Tensor, /) -> Tensor:
+        """∇_u d(u, y)."""
+
+
+class FidelityLike(Protocol):
+    """deepinv's ``DataFidelity``: d(Ax, y)."""
+
+    @property
+    def d(self) -> DistanceLike:
+        """The distance in the space of the data."""
+
+    def fn(self, x: Tensor, y: Tensor, physics: PhysicsLike, /) -> Tensor:
+        """d(Ax, y), one number per image."""
+
+    def prox_d_conjugate(self, u: Tensor, y: Tensor, /, *, gamma: float) -> Tensor:
+        """The prox of γ d*."""

@@ -1,39 +1,48 @@
 """Splitting algorithms that say which convergence theorem holds, with the numbers that met its hypotheses."""
 
+from pnp_lip.renamed import renamed
 from pnp_lip.solvers.admm import ADMM
 from pnp_lip.solvers.anderson import Anderson
-from pnp_lip.solvers.annealing import annealed
+from pnp_lip.solvers.annealing import Anneal, annealed
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity, WeightedLeastSquares
 from pnp_lip.solvers.davis_yin import DavisYin
+from pnp_lip.solvers.denoising import Denoising, denoise_guided
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
 from pnp_lip.solvers.fista import FISTA
+from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.forward_backward import ForwardBackward
-from pnp_lip.solvers.guarantee import Guarantee, Hypothesis
+from pnp_lip.solvers.guarantee import Guarantee
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
 from pnp_lip.solvers.halpern import Halpern
+from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.inertial import Inertial
-from pnp_lip.solvers.interop import fixed_map, to_deepinv
+from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
+from pnp_lip.solvers.licences import licensed
+from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
 from pnp_lip.solvers.primal_dual import PrimalDual
-from pnp_lip.solvers.problem import residual_image
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
 from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
+from pnp_lip.solvers.to_deepinv import to_deepinv
 
 __all__ = [
     "ADMM",
     "FISTA",
     "RED",
     "Anderson",
+    "Anneal",
     "Checkpoint",
     "Choice",
     "DataTerm",
     "DavisYin",
+    "Denoising",
     "DouglasRachford",
     "ForwardBackward",
     "Guarantee",
@@ -42,8 +51,11 @@ __all__ = [
     "History",
     "Hypothesis",
     "Inertial",
+    "Iteration",
+    "Known",
     "KrasnoselskiiMann",
     "LeastSquares",
+    "Maps",
     "PrimalDual",
     "ProximalRED",
     "Result",
@@ -54,8 +66,19 @@ __all__ = [
     "annealed",
     "choose_by_discrepancy",
     "choose_by_reference",
+    "denoise_guided",
     "fixed_map",
+    "licensed",
     "refine",
-    "residual_image",
     "to_deepinv",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "Acceleration": "Scheme",
+        "ChambolleDossal": "FISTA",
+        "Relaxed": "KrasnoselskiiMann",
+        "StatedFidelity": "UserFidelity",
+    },
+)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
-from pnp_lip.solvers.problem import Problem
+from pnp_lip.solvers.maps import Maps
 
 __all__ = ["ADMM"]
 
@@ -28,7 +28,9 @@ class ADMM(DouglasRachford):
 
     theorem: ClassVar[str] = "ADMM with a firmly nonexpansive denoiser (Eckstein & Bertsekas 1992, Theorem 8)"
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = p.denoise(v)
-        u = p.prox(2 * x - v)
+    @staticmethod
+    def T(m: Maps, v: Tensor, γ: float) -> tuple[Tensor, Tensor]:
+        """T v and the image D(v)."""
+        x = m.D(v)
+        u = m.prox(2 * x - v, γ)
         return v + u - x, x

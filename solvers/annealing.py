@@ -1,58 +1,125 @@
-"""Better guides: a few steps of a splitting method whose noise level falls, with a network of which nothing is proved."""
+"""Better guides: a few steps of a splitting method at falling noise levels, with any denoiser."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import GradientFlowDenoiser, estimate, require_estimate
-from pnp_lip.denoisers.guided_denoiser import innermost
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity
-from pnp_lip.solvers.problem import Box
+from pnp_lip.protocols import DenoiserLike, PhysicsLike
+from pnp_lip.solvers.data_terms import DataTerm, HasProx, LeastSquares
+from pnp_lip.solvers.maps import Box
+from pnp_lip.solvers.result import Result
+from pnp_lip.solvers.solver import Solver
 
-__all__ = ["ANNEALING", "anneal_result", "annealed", "check_annealer"]
+__all__ = ["Anneal", "annealed"]
 
-ANNEALING = 8  # steps; four gain four fifths as much, sixteen hardly more
-STRONGER = 2**0.5  # than the solution's noise level: a little below its best one annealing takes noise for structure
-LEAST = 2**-1.5  # σ in units of √γ times the misfit, which tells of the noise; s = ½ in them is above where that begins
-HIGHEST = 15 / 255  # the first noise level; a solution is not noisier than that
+STEPS = 8  # four gain four fifths as much, sixteen hardly more (deblurring, held-out photographs)
+STRONGER = 2**0.5  # the last noise level in units of the solution's: below it annealing took noise for structure
+LEAST = 2**-1.5  # the least σ in units of √γ times the misfit, which shows the noise (same photographs)
+HIGHEST = 15 / 255  # the first noise level, on the scale of images: a solution is not noisier
+
+
+@dataclasses.dataclass(frozen=True)
+class Anneal:
+    """Improves a result by ``annealed`` with any ``denoiser`` D(x, σ): an ``improve`` of ``refine``.
+
+    Data and prior are balanced as in the solver: at a fixed point with a relaxed denoiser, (1 − θ) Id + θ D, the prior weighs
+    as at a step of γ/θ; at a zero of ∇f + λ(Id − D) as at a step of 1/λ. With least squares σ is at least
+    ½ √(γ/2) ‖y − Ax‖/√m, m numbers y: the noise level as the misfit shows it, however weak the prior was (of the noisiest
+    image of the batch where one σ serves all).
+
+    ``steps`` ≥ 0 are counted beforehand. Raises InputError for a denoiser that cannot be called as D(x, σ).
+    """
+
+    denoiser: DenoiserLike
+    steps: int = STEPS
+
+    def __post_init__(self) -> None:
+        if not callable(self.denoiser):
+            raise InputError(f"`denoiser` must be callable as denoiser(x, sigma); got {type(self.denoiser).__name__}.")
+        if not isinstance(self.steps, int) or self.steps < 0:
+            raise InputError(f"`steps` of annealing are counted and an integer >= 0; got {self.steps}.")
+
+    def __call__(self, result: Result, y: Tensor, physics: PhysicsLike) -> Tensor:
+        """The annealed image of a ``result``, (B, C, H, W)."""
+        used, maps = result.settings, result.maps
+        theta, default = unwrapped(maps.denoiser)
+        balance = used["step"] if used.get("weight") is None else 1 / number(used["weight"])
+        step = number(balance) / theta
+        sigma = default if maps.sigma is None else maps.sigma
+        if isinstance(maps.data_term, LeastSquares):
+            misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
+            assumed = torch.as_tensor(sigma).to(misfit).reshape(-1)
+            # One level for all stays one: a physics may hold something for each image, and then a batch is not taken apart.
+            sigma = assumed.maximum(LEAST * step**0.5 * (misfit if len(assumed) > 1 else misfit.max()))
+        return annealed(
+            self.denoiser, result.x, y, physics, sigma=sigma, step=step,
+            data_term=maps.data_term, steps=self.steps, box=maps.box,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def check(self, solver: Solver, y: Tensor) -> None:
+        """Raise InputError unless results of this solver can be annealed."""
+        if not isinstance(solver.data_term, HasProx):
+            raise InputError(
+                f"annealing needs the proximal map of the data term, and {type(solver.data_term).__name__} has none; "
+                "leave `improve` out."
+            )
+        default = unwrapped(solver.denoiser)[1]
+        if solver.sigma is None and default is None:
+            raise InputError(
+                "annealing needs the noise level that the solver's denoiser assumes; pass sigma= to the solver."
+            )
+        channels = getattr(solver.denoiser, "in_channels", y.shape[1])
+        image = y.new_zeros(1, channels, 16, 16)
+        try:
+            shape = self.denoiser(image, HIGHEST).shape
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f"the annealing denoiser refused an image of {channels} channels, {y.dtype} on {y.device} ({error})."
+            ) from error
+        if shape != image.shape:
+            raise InputError(
+                f"the annealing denoiser turned an image of shape {tuple(image.shape)} into {tuple(shape)}."
+            )
 
 
 @torch.no_grad()
 def annealed(
-    denoiser: Any,
+    denoiser: DenoiserLike,
     x: Tensor,
     y: Tensor,
-    physics: Any,
+    physics: PhysicsLike,
     *,
     sigma: float | Tensor,
     step: float,
-    data_term: DataTerm,
-    steps: int,
+    data_term: DataTerm | None = None,
+    steps: int = STEPS,
     box: Box = None,
 ) -> Tensor:
-    """x after ``steps`` steps of half-quadratic splitting with what a guide network makes of noisy images.
+    """x after ``steps`` steps of half-quadratic splitting.
 
-    x ← E(prox_{γr²f}(x), rs), E(v, σ) = U(D(v, 1.1 σ), σ, v − D(v, 1.1 σ)), s = √2 σ, r from max(1, 15/(255 s)) down to 1 in
-    equal ratios, γ the ``step``
+    x ← P_C D(prox_{γr²f}(x), rs), s = √2 σ, r from max(1, 15/(255 s)) down to 1 in equal ratios, γ the ``step``
 
-    At r = 1 data and prior are balanced as at a fixed point of x ↦ D(x − γ∇f(x), s). E is not nonexpansive and nothing is
-    proved: the steps are counted beforehand, and the result is a guide, whatever it is (``refine``). Without noise, σ = 0,
-    the steps are proximal ones. ``sigma`` is a number or one for each image. Raises what ``require_estimate`` and the data
-    term raise.
+    At r = 1 data and prior are balanced as at a fixed point of x ↦ D(x − γ∇f(x), s). D need not be nonexpansive and nothing
+    is proved: the steps are counted beforehand, and the result is a guide (``refine``). Without noise, σ = 0, the steps are
+    proximal ones. ``sigma`` is a number or one for each image; ``data_term`` f is least squares by default. Raises InputError
+    for a data term without a prox, and what the denoiser raises.
 
-    Source: Zhang, Li, Zuo, Zhang, Van Gool & Timofte (2022), "Plug-and-play image restoration with deep denoiser prior"; here
-    the denoiser begins with a certified one.
+    Source: Zhang, Li, Zuo, Zhang, Van Gool & Timofte (2022), "Plug-and-play image restoration with deep denoiser prior".
     """
+    term = LeastSquares() if data_term is None else data_term
+    if not isinstance(term, HasProx):
+        raise InputError(f"annealing needs the proximal map of the data term, and {type(term).__name__} has none.")
     levels = torch.as_tensor(sigma).reshape(-1)
     if len(levels) > 1:  # each image has a schedule of its own
         parts = [
             annealed(
                 denoiser, x[i : i + 1], y[i : i + 1], physics, sigma=level, step=step,
-                data_term=data_term.part([i], y), steps=steps, box=box,
+                data_term=term.part([i], y), steps=steps, box=box,
             )
             for i, level in enumerate(levels)
         ]  # fmt: skip
@@ -61,49 +128,23 @@ def annealed(
     highest = max(1.0, HIGHEST / float(s)) if s else 1.0
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))
-        x = estimate(denoiser, data_term.prox(x, y, physics, step * ratio**2), ratio * s)
+        x = denoiser(term.prox(x, y, physics, step * ratio**2), ratio * s)
         x = x if box is None else x.clamp(*box)
     return x
 
 
-def anneal_result(annealer: Any, solver: Any, result: Any, y: Tensor, physics: Any, steps: int) -> Tensor:
-    """A ``Result``'s image annealed with the balance of data and prior that the solver strikes.
-
-    With least squares it is told at least ½ √γ ‖y − Ax‖/√m, m numbers y: the noise level as x shows it, however weak the prior
-    (that of the noisiest image where one σ is told for all).
-    At a fixed point with a relaxed denoiser, (1 − θ) Id + θ D, the prior weighs as at a step of γ/θ; at a zero of
-    ∇f + λ(Id − D) as at a step of 1/λ. It is that of a first solution: a guided one is best at a smaller σ, at which annealing
-    takes noise for structure.
-    """
-    used, inner = result.settings, solver.denoiser
-    step = 1 / used["weight"] if used["weight"] else used["step"]
-    while not isinstance(inner, GradientFlowDenoiser):
-        step /= float(getattr(inner, "theta", 1))
-        inner = inner.denoiser
-    sigma = inner.default_sigma if solver.sigma is None else solver.sigma
-    term, box = solver.data_term, solver.box
-    if isinstance(term, LeastSquares):
-        misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
-        told = torch.as_tensor(sigma).to(misfit).reshape(-1)
-        # One level for all stays one: a physics may hold something for each image, and then a batch is not taken apart.
-        least = LEAST * step**0.5 * (misfit if len(told) > 1 else misfit.max())
-        sigma = told.maximum(least)
-    return annealed(annealer, result.x, y, physics, sigma=sigma, step=step, data_term=term, steps=steps, box=box)
+def unwrapped(denoiser: object) -> tuple[float, float | None]:
+    """The product of the relaxations around a denoiser, and its default noise level where it has one."""
+    theta = 1.0
+    while (inner := getattr(denoiser, "denoiser", None)) is not None:
+        theta *= float(getattr(denoiser, "theta", 1.0))
+        denoiser = inner
+    default = getattr(denoiser, "default_sigma", None)
+    return theta, None if default is None else float(default)
 
 
-def check_annealer(annealer: Any, solver: Any, y: Tensor, steps: int) -> None:
-    """Raise InputError unless ``anneal_result`` will take the annealer with this solver and these data."""
-    if not isinstance(steps, int) or steps < 0:
-        raise InputError(f"`anneal` counts the steps that improve a guide and is an integer >= 0; got {steps}.")
-    own, like = require_estimate(annealer), innermost(solver.denoiser)
-    if own.in_channels != like.in_channels:
-        raise InputError(f"the annealer takes {own.in_channels} channels, and the denoiser {like.in_channels}.")
-    weight = next(own.parameters())
-    if (weight.dtype, weight.device) != (y.dtype, y.device):
-        raise InputError(
-            f"the annealer is of {weight.dtype} on {weight.device}, and the data of {y.dtype} on {y.device}: annealer.to(y)."
-        )
-    if isinstance(solver.data_term, UserFidelity):
-        raise InputError(
-            "annealing needs the data term's proximal map, which UserFidelity has not; leave the annealer out."
-        )
+def number(value: object) -> float:
+    """A setting that is a number."""
+    if not isinstance(value, (int, float)):
+        raise InputError(f"expected a number among the settings of the result; got {value!r}.")
+    return float(value)

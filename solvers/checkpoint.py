@@ -7,22 +7,28 @@ import hashlib
 import json
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-
-if TYPE_CHECKING:
-    from pnp_lip.solvers.problem import Problem
+from pnp_lip.solvers.maps import Maps
 
 __all__ = ["Checkpoint", "Origin", "origin_of"]
 
-Origin = dict[str, Any]
-FREE = ("tol", "max_iter", "guarantee")  # what may differ between a run and its continuation
+FREE = ("tol",)  # what may differ between a run and its continuation
+
+
+class Origin(TypedDict):
+    """Where a run comes from, see ``origin_of``."""
+
+    chosen: str
+    derived: dict[str, float]
+    images: list[Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,37 +71,37 @@ class Checkpoint:
             )
         return state
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: Mapping[str, object]) -> None:
         """Replace the file in one atomic step."""
         with write_atomically(self.path) as temporary:
-            torch.save(state, temporary)
+            torch.save(dict(state), temporary)
 
 
-def origin_of(solver: Any, p: Problem, x0: Tensor | None, start: Tensor, settings: dict[str, Any]) -> Origin:
+def origin_of(
+    chosen: Mapping[str, object], maps: Maps, x0: Tensor | None, start: Tensor, settings: Mapping[str, object]
+) -> Origin:
     """Where a run comes from: what the user chose, hashed, and what follows from it, to be compared to rounding.
 
-    Derived numbers (the start, the step, bounds of norms) carry the rounding of the machine and of its number of threads.
-    Operators and denoisers are also known by what they make of one image, because not all that they depend on has a name
-    that could be hashed: an operator's parameters, a denoiser's settings.
+    ``chosen`` are the solver's fields by name. Derived numbers (the start, the step, bounds of norms) carry the rounding of
+    the machine and of its number of threads. Operators and denoisers are also known by what they make of one image, because
+    not all that they depend on has a name that could be hashed: an operator's parameters, a denoiser's settings.
     """
-    term = solver.data_term
-    numbers = [type(solver).__name__, plain(vars(solver)), repr(solver.scheme)]
-    numbers += [type(term).__name__, plain(vars(term))]
+    term, net = maps.data_term, chosen["denoiser"]
+    numbers = [plain(chosen), repr(chosen["scheme"]), type(term).__name__, plain(vars(term))]
     digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
-    net = solver.denoiser
     weights = list(net.state_dict().values()) if isinstance(net, torch.nn.Module) else []
-    sigma = [solver.sigma] if isinstance(solver.sigma, Tensor) else []
-    for tensor in (p.y, *([] if x0 is None else [x0]), *sigma, *term.tensors(), *weights):
+    sigma = [maps.sigma] if isinstance(maps.sigma, Tensor) else []
+    for tensor in (maps.y, *([] if x0 is None else [x0]), *sigma, *term.tensors(), *weights):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
     derived = {name: value for name, value in plain(settings).items() if isinstance(value, float)}
     noise = torch.rand(start.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     probe = (2 * noise - 0.5).to(start)  # also outside of [0, 1], where a range shows
-    return {"chosen": digest.hexdigest(), "derived": derived, "images": [start, p.physics.A(probe), p.denoise(probe)]}
+    return {"chosen": digest.hexdigest(), "derived": derived, "images": [start, maps.physics.A(probe), maps.D(probe)]}
 
 
-def plain(values: dict[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, object]) -> dict[str, object]:
     """Those of the values that are numbers, text or tuples of them, less what a continued run may change."""
     kinds = (bool, int, float, str, tuple, type(None))
     return {name: value for name, value in values.items() if isinstance(value, kinds) and name not in FREE}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,105 +14,111 @@ from torch import Tensor
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import conjugate_gradient, image_norm
-from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, SolvesProx
+from pnp_lip.solvers.hypothesis import Hypothesis
 
-__all__ = ["DataTerm", "LeastSquares", "UserFidelity", "WeightedLeastSquares"]
-
-
-class DataTerm(Protocol):
-    """A convex function f(x) = h(Ax) of the image, with ∇f Lipschitz."""
-
-    def check(self, y: Tensor) -> None:
-        """Raise InputError or ShapeError when the term does not fit the data."""
-
-    def lipschitz_upper(self, norm_upper: float) -> float:
-        """An upper bound L of the Lipschitz constant of ∇f when ‖A‖ ≤ norm_upper."""
-
-    def convexity_lower(self) -> float:
-        """A lower bound μ ≥ 0 of the strong convexity of f."""
-
-    def stated(self) -> tuple[Hypothesis, ...]:
-        """What nobody but the user vouches for."""
-
-    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        """f(x), one number per image."""
-
-    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        """∇f(x)."""
-
-    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
-        """argmin_x γ f(x) + ½‖x − z‖²."""
-
-    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
-        """argmin_u s h*(u) + ½‖u − v‖², in the space of the data."""
-
-    def part(self, images: list[int], y: Tensor) -> DataTerm:
-        """The term of these images alone, out of those behind ``y``."""
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """What the term holds beside its numbers, for the fingerprint of a checkpoint."""
+__all__ = ["DataTerm", "HasProx", "LeastSquares", "UserFidelity", "WeightedLeastSquares"]
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastSquares:
+class DataTerm(abc.ABC):
+    """A convex function f(x) = h(Ax) of the image, with ∇f Lipschitz.
+
+    ``convexity`` is a lower bound of f's strong convexity μ and ``norm_upper`` an upper bound of ‖A‖ that you vouch for;
+    0 and None, the defaults, claim nothing. A subclass with a method ``prox`` serves the solvers that need prox_γf.
+
+    Raises InputError for a ``convexity`` that is negative or not finite and a ``norm_upper`` that is not positive.
+    """
+
+    _: dataclasses.KW_ONLY
+    convexity: float = 0.0
+    norm_upper: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.convexity < math.inf:
+            raise InputError(f"`convexity` bounds the strong convexity of f and is >= 0; got {self.convexity}.")
+        if self.norm_upper is not None and not 0 < self.norm_upper < math.inf:
+            raise InputError(
+                f"`norm_upper` must be positive and finite; got {self.norm_upper}. Pass None to derive it."
+            )
+
+    @abc.abstractmethod
+    def lipschitz_upper(self, norm_upper: float) -> float:
+        """An upper bound L of the Lipschitz constant of ∇f when ‖A‖ ≤ norm_upper."""
+
+    @abc.abstractmethod
+    def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        """f(x), one number per image."""
+
+    @abc.abstractmethod
+    def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        """∇f(x)."""
+
+    @abc.abstractmethod
+    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
+        """argmin_u s h*(u) + ½‖u − v‖², in the space of the data."""
+
+    def check(self, y: Tensor) -> None:  # noqa: B027 (most terms fit all data)
+        """Raise InputError or ShapeError when the term does not fit the data."""
+
+    def stated(self) -> tuple[Hypothesis, ...]:
+        """What nobody but the user vouches for, the norm of A excepted."""
+        if self.convexity == 0:
+            return ()
+        return (Hypothesis("convexity μ of f", self.convexity, "be a lower bound (stated by the user)", True),)
+
+    def part(self, images: list[int], y: Tensor) -> DataTerm:
+        """The term of these images alone, out of those behind ``y``."""
+        return self
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the term holds besides its numbers, for the fingerprint of a checkpoint."""
+        return ()
+
+
+@runtime_checkable
+class HasProx(Protocol):
+    """A data term whose proximal map can be computed."""
+
+    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float, /) -> Tensor:
+        """argmin_x γ f(x) + ½‖x − z‖²."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastSquares(DataTerm):
     """f(x) = ½‖Ax − y‖², with L = ‖A‖² and μ the smallest eigenvalue of AᵀA.
 
-    ``convexity``, a lower bound of μ that you can vouch for, gives linear rates; 0 is always true. The proximal map uses
-    ``solve_prox`` of our operators, ``physics.prox_l2`` where a physics declares a closed form (see ``has_closed_form``)
-    and conjugate gradients otherwise, each to rounding accuracy.
+    A ``convexity`` that you can vouch for gives linear rates. The proximal map uses ``solve_prox`` of our operators,
+    ``physics.prox_l2`` where a physics declares a closed form (see ``has_closed_form``) and conjugate gradients
+    otherwise, each to rounding accuracy.
 
     >>> LeastSquares().lipschitz_upper(2.0)
     4.0
     """
 
-    convexity: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.convexity < math.inf:
-            raise InputError(f"`convexity` bounds the smallest eigenvalue of AᵀA and is >= 0; got {self.convexity}.")
-
-    def check(self, y: Tensor) -> None:
-        pass
-
     def lipschitz_upper(self, norm_upper: float) -> float:
         return round_up(Fraction(norm_upper) ** 2)
 
-    def convexity_lower(self) -> float:
-        return self.convexity
+    def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        return 0.5 * (physics.A(x) - y).flatten(1).square().sum(1)
 
-    def stated(self) -> tuple[Hypothesis, ...]:
-        return stated_convexity(self.convexity)
+    def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        return physics.A_adjoint(physics.A(x) - y)
 
-    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        misfit: Tensor = physics.A(x) - y
-        return 0.5 * misfit.flatten(1).square().sum(1)
-
-    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        gradient: Tensor = physics.A_adjoint(physics.A(x) - y)
-        return gradient
-
-    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
-        if hasattr(physics, "solve_prox"):  # one of our operators: a prox whose error is certified
+    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> Tensor:
+        if isinstance(physics, SolvesProx):  # one of our operators: a prox whose error is certified
             sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
-            certified: Tensor = physics.solve_prox(z, y, gamma, tol=4 * rounding(z) * max(float(sizes.min()), 1e-30)).x
-            return certified
+            return physics.solve_prox(z, y, gamma, tol=4 * rounding(z) * max(float(sizes.min()), 1e-30)).x
         if has_closed_form(physics):
-            closed: Tensor = physics.prox_l2(z, y, gamma)
-            return closed
+            return physics.prox_l2(z, y, gamma)
         return quadratic_prox(z, y, physics, gamma)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return (v - s * y) / (1 + s)
 
-    def part(self, images: list[int], y: Tensor) -> LeastSquares:
-        return self
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return ()
-
 
 @dataclasses.dataclass(frozen=True)
-class WeightedLeastSquares:
+class WeightedLeastSquares(DataTerm):
     """f(x) = ½ Σ_i w_i ((Ax)_i − y_i)², w ≥ 0, with L = max w · ‖A‖².
 
     ``weights`` broadcasts against y. In transmission tomography with Poisson noise w_i is the photon count of ray i, the
@@ -122,13 +129,12 @@ class WeightedLeastSquares:
     """
 
     weights: Tensor
-    convexity: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         w = self.weights
         if not bool(torch.isfinite(w).all() and (w >= 0).all() and (w > 0).any()):
             raise InputError("`weights` must be finite, not negative and not all zero.")
-        LeastSquares(self.convexity)
 
     def check(self, y: Tensor) -> None:
         sides = zip(reversed(self.weights.shape), reversed(y.shape), strict=False)
@@ -142,113 +148,71 @@ class WeightedLeastSquares:
     def lipschitz_upper(self, norm_upper: float) -> float:
         return round_up(Fraction(norm_upper) ** 2 * Fraction(float(self.weights.max())))
 
-    def convexity_lower(self) -> float:
-        return self.convexity
+    def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        return 0.5 * (self.weights * (physics.A(x) - y).square()).flatten(1).sum(1)
 
-    def stated(self) -> tuple[Hypothesis, ...]:
-        return stated_convexity(self.convexity)
+    def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        return physics.A_adjoint(self.weights * (physics.A(x) - y))
 
-    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        misfit: Tensor = physics.A(x) - y
-        return 0.5 * (self.weights * misfit.square()).flatten(1).sum(1)
-
-    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        gradient: Tensor = physics.A_adjoint(self.weights * (physics.A(x) - y))
-        return gradient
-
-    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
+    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> Tensor:
         return quadratic_prox(z, y, physics, gamma * self.weights)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.weights * (v - s * y) / (self.weights + s)
 
     def part(self, images: list[int], y: Tensor) -> WeightedLeastSquares:
-        return dataclasses.replace(self, weights=rows(self.weights, images, y))
+        alone = self.weights.ndim == y.ndim and len(self.weights) == len(y)
+        return dataclasses.replace(self, weights=self.weights[images]) if alone else self
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.weights,)
 
 
 @dataclasses.dataclass(frozen=True)
-class UserFidelity:
+class UserFidelity(DataTerm):
     """Any deepinv ``DataFidelity`` d(Ax, y), convex in Ax, with ∇d Lipschitz with the constant ``curvature_upper`` you state.
 
     L = curvature_upper · ‖A‖². Nothing here can check the constant or the convexity: the guarantee quotes them as stated.
-    The dual prox is deepinv's ``prox_d_conjugate``; f's own prox has no reliable generic form and is refused.
+    The dual prox is deepinv's ``prox_d_conjugate``; f's own prox has no reliable general form, so there is none.
     """
 
-    fidelity: Any
+    fidelity: FidelityLike
     curvature_upper: float
-    convexity: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.curvature_upper < math.inf:
             raise InputError(f"`curvature_upper` must be positive and finite; got {self.curvature_upper}.")
-        LeastSquares(self.convexity)
-
-    def check(self, y: Tensor) -> None:
-        pass
 
     def lipschitz_upper(self, norm_upper: float) -> float:
         return round_up(Fraction(norm_upper) ** 2 * Fraction(self.curvature_upper))
 
-    def convexity_lower(self) -> float:
-        return self.convexity
-
     def stated(self) -> tuple[Hypothesis, ...]:
         name = "Lipschitz constant of the gradient of the convex data distance"
         bound = "be at most that (stated by the user)"
-        return (Hypothesis(name, self.curvature_upper, bound, True), *stated_convexity(self.convexity))
+        return (Hypothesis(name, self.curvature_upper, bound, True), *super().stated())
 
-    def value(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        value: Tensor = self.fidelity.fn(x, y, physics)
-        return value.reshape(-1)
+    def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        return self.fidelity.fn(x, y, physics).reshape(-1)
 
-    def gradient(self, x: Tensor, y: Tensor, physics: Any) -> Tensor:
-        gradient: Tensor = physics.A_adjoint(self.fidelity.d.grad(physics.A(x), y))
-        return gradient
-
-    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
-        raise InputError(
-            f"the proximal map of {type(self.fidelity).__name__} composed with a forward model has no reliable general "
-            "form. Use ForwardBackward, RED or PrimalDual, which do not need it."
-        )
+    def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
+        return physics.A_adjoint(self.fidelity.d.grad(physics.A(x), y))
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
-        dual: Tensor = self.fidelity.prox_d_conjugate(v, y, gamma=s)
-        return dual
-
-    def part(self, images: list[int], y: Tensor) -> UserFidelity:
-        return self
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return ()
+        return self.fidelity.prox_d_conjugate(v, y, gamma=s)
 
 
-def stated_convexity(convexity: float) -> tuple[Hypothesis, ...]:
-    """A positive μ as a hypothesis."""
-    if convexity == 0:
-        return ()
-    return (Hypothesis("convexity μ of f", convexity, "be a lower bound (stated by the user)", True),)
-
-
-def rows(value: Tensor, images: list[int], y: Tensor) -> Tensor:
-    """What belongs to these images of the batch, where ``value`` has an entry for each datum; itself otherwise."""
-    return value[images] if value.ndim == y.ndim and len(value) == len(y) else value
-
-
-def quadratic_prox(z: Tensor, y: Tensor, physics: Any, w: float | Tensor) -> Tensor:
+def quadratic_prox(z: Tensor, y: Tensor, physics: PhysicsLike, w: float | Tensor) -> Tensor:
     """argmin_x ½⟨Ax − y, w(Ax − y)⟩ + ½‖x − z‖² by conjugate gradients, to rounding accuracy.
 
     With H = Id + AᵀwA ≥ Id the error is at most ‖b − Hx‖, b = z + Aᵀwy, which is driven to 4 roundings of ‖b‖. Below that the
     recursion only stirs rounding errors, so an image also stops when its residual has not halved in 30 steps.
     """
     b = z + physics.A_adjoint(w * y)
-    goal = 4 * rounding(z) * image_norm(b)
     d, _ = conjugate_gradient(
         lambda d: d + physics.A_adjoint(w * physics.A(d)),
         physics.A_adjoint(w * (y - physics.A(z))),
-        goal,
+        4 * rounding(z) * image_norm(b),
         500,
         patience=30,
     )
@@ -260,7 +224,7 @@ def rounding(z: Tensor) -> float:
     return float(torch.finfo(z.dtype).eps)
 
 
-def has_closed_form(physics: Any) -> bool:
+def has_closed_form(physics: object) -> TypeGuard[ClosedFormProx]:
     """Whether ``physics.prox_l2`` is a closed form: deepinv's decomposable physics, or a physics that says so itself.
 
     deepinv's general ``prox_l2`` is fifty conjugate gradient steps with an error floor (10 % at γ = 1e4), so it is not

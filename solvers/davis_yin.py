@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.solvers.bounds import UNKNOWN
-from pnp_lip.solvers.douglas_rachford import firm_denoiser
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.solver import Solver, step_below_limit
+from pnp_lip.solvers.iteration import UNKNOWN, Iteration
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.solver import Solver
 
 __all__ = ["DavisYin"]
 
@@ -38,25 +36,30 @@ class DavisYin(Solver):
     theorem: ClassVar[str] = "Davis-Yin with a firmly nonexpansive denoiser (Davis & Yin 2017, Theorem 2.1)"
     equation: ClassVar[str] = "0 ∈ N_C(x) + γ∇f(x) + M(x), D = (Id + M)⁻¹"
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = p.project(v)
-        z = p.denoise(2 * x - v - p.gamma * p.gradient(x))
-        return v + z - x, x
+    def bind(self, known: Known) -> Iteration:
+        γ = known.default_step if self.step is None else self.step
 
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        return (step_below_limit(e), firm_denoiser(e))
+        def T(m: Maps, v: Tensor) -> tuple[Tensor, Tensor]:
+            x = m.project(v)
+            z = m.D(2 * x - v - γ * m.grad(x))
+            return v + z - x, x
 
-    def map_bound(self, e: Evidence) -> MapBound:
-        if e.lipschitz is None or Fraction(e.gamma) * Fraction(e.lipschitz) >= 2:
-            return UNKNOWN
-        return MapBound(Fraction(1), 2 / (4 - Fraction(e.gamma) * Fraction(e.lipschitz)))
+        step = known.step_below(γ)
+        return Iteration(
+            T,
+            bound=MapBound(Fraction(1), 2 / (4 - Fraction(γ) * known.L)) if known.L and step.met else UNKNOWN,
+            asks=(*known.needs_norm, step, known.firm_denoiser()),
+            parameters={"step": γ},
+            exists=interior_image,
+        )
 
-    def look(self, e: Evidence, p: Problem, x: Tensor) -> Evidence:
-        if self.box is None:
-            return e
-        low, high = self.box
-        image = p.denoise(torch.full_like(x, 0.5 * (low + high)))
-        return dataclasses.replace(e, inside=bool(((image > low) & (image < high)).all()))
 
-    def existence(self, e: Evidence) -> str | None:
-        return "proved: C is bounded and D maps an image into its interior (Rockafellar 1970)" if e.inside else None
+def interior_image(m: Maps, x: Tensor) -> str | None:
+    """Whether D maps the constant image in the middle of the box into its interior."""
+    if m.box is None:
+        return None
+    low, high = m.box
+    image = m.D(torch.full_like(x, 0.5 * (low + high)))
+    if not bool(((image > low) & (image < high)).all()):
+        return None
+    return "proved: C is bounded and D maps an image into its interior (Rockafellar 1970)"

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_lip.certificates.calculus import MapBound, round_up
-from pnp_lip.solvers.bounds import FIRM
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.solver import Solver, positive_step
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.solvers.hypothesis import positive
+from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.solver import Solver
 
-__all__ = ["DouglasRachford", "firm_denoiser"]
+__all__ = ["DouglasRachford"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,37 +40,27 @@ class DouglasRachford(Solver):
     uses_prox: ClassVar[bool] = True
     takes_box: ClassVar[bool] = False
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = p.prox(v)
-        z = p.denoise(2 * x - v)
+    @staticmethod
+    def T(m: Maps, v: Tensor, γ: float) -> tuple[Tensor, Tensor]:
+        """T v and the image D(2x − v)."""
+        x = m.prox(v, γ)
+        z = m.D(2 * x - v)
         return v + z - x, z
 
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        return (positive_step(e), firm_denoiser(e))
-
-    def map_bound(self, e: Evidence) -> MapBound:
-        return FIRM
-
-    def existence(self, e: Evidence) -> str | None:
-        if e.denoiser is None or e.denoiser.box is None:
-            return None
-        return (
-            "proved: D(Id − γ∇f) maps the denoiser's range, a box, into itself (Brouwer), and its fixed points give T's"
+    def bind(self, known: Known) -> Iteration:
+        γ = known.default_step if self.step is None else self.step
+        return Iteration(
+            lambda m, v: self.T(m, v, γ),
+            bound=reflected(γ, known),
+            asks=(positive("`step`", γ), known.firm_denoiser()),
+            parameters={"step": γ},
+            exists=lambda m, x: known.range_of_denoiser(),
         )
 
-    def contraction(self, e: Evidence) -> float | None:
-        if e.lipschitz is None or e.convexity <= 0 or not firm_denoiser(e).met:
-            return None
-        steps = [Fraction(e.gamma) * Fraction(s) for s in (e.convexity, e.lipschitz)]
-        q = max(abs((1 - s) / (1 + s)) for s in steps)
-        return round_up((1 + q) / 2) if q < 1 else None
 
-
-def firm_denoiser(e: Evidence) -> Hypothesis:
-    """D is firmly nonexpansive: α ≤ 1/2."""
-    name, bound = "averagedness α of the denoiser", "be at most 1/2, that is D firmly nonexpansive"
-    if e.alpha is None:
-        return Hypothesis(name, "unknown", bound, False)
-    theta = int(5000 / max(float(e.alpha), 0.5)) / 10000  # 1/(2α), rounded down
-    advice = f"Pass relax(denoiser, {theta:g}) or firm(denoiser) as the denoiser."
-    return Hypothesis(name, round_up(e.alpha), bound, e.alpha <= Fraction(1, 2), advice)
+def reflected(step: float, known: Known) -> MapBound:
+    """½(Id + (2D − Id)(2 prox_γf − Id)) for a firm D, with the Lipschitz constant (1 + q)/2 of ``DouglasRachford``."""
+    if known.L is None or known.μ <= 0:
+        return MapBound(Fraction(1), Fraction(1, 2))
+    q = max(abs((1 - Fraction(step) * s) / (1 + Fraction(step) * s)) for s in (known.μ, known.L))
+    return MapBound((1 + q) / 2, Fraction(1, 2))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.scheme import Memory, Scheme
 
 __all__ = ["FISTA"]

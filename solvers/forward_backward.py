@@ -8,13 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_lip.certificates import calculus
-from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.solvers.bounds import UNKNOWN, forward_step, projection_bound, range_in_box
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.solver import Solver, step_below_limit
+from pnp_lip.solvers.iteration import Iteration, chain, forward_step
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.solver import Solver
 
 __all__ = ["ForwardBackward"]
 
@@ -36,31 +33,18 @@ class ForwardBackward(Solver):
     theorem: ClassVar[str] = "forward-backward with an averaged denoiser (Combettes & Yamada 2015, Proposition 2.5)"
     equation: ClassVar[str] = "x = P_C D(x − γ∇f(x))"
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = v
-        x = p.project(p.denoise(x - p.gamma * p.gradient(x)))
-        return x, x
+    def bind(self, known: Known) -> Iteration:
+        γ = known.default_step if self.step is None else self.step
 
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        return (step_below_limit(e),)
+        def T(m: Maps, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = m.project(m.D(x - γ * m.grad(x)))
+            return x, x
 
-    def map_bound(self, e: Evidence) -> MapBound:
-        if e.denoiser is None or e.lipschitz is None:
-            return UNKNOWN
-        step = forward_step(Fraction(e.gamma) * Fraction(e.lipschitz))
-        return calculus.compose([step, e.denoiser, *projection_bound(e)])
-
-    def existence(self, e: Evidence) -> str | None:
-        return range_in_box(e)
-
-    def contraction(self, e: Evidence) -> float | None:
-        if e.denoiser is None or e.lipschitz is None:
-            return None
-        g = Fraction(e.gamma)
-        step = max(abs(1 - g * Fraction(e.convexity)), abs(1 - g * Fraction(e.lipschitz)))
-        q = calculus.round_up(e.denoiser.lipschitz * step)
-        return q if q < 1 else None
-
-    def minimises(self, e: Evidence) -> bool:
-        proximal = e.denoiser is not None and e.denoiser.proximal and e.box is None
-        return proximal and e.lipschitz is not None and Fraction(e.gamma) * Fraction(e.lipschitz) <= 1
+        return Iteration(
+            T,
+            bound=chain(forward_step(γ, known.μ, known.L), known.denoiser, *known.projection),
+            asks=(*known.needs_norm, known.step_below(γ)),
+            parameters={"step": γ},
+            exists=lambda m, x: known.range_in_box(),
+            minimises=known.is_proximal and known.L is not None and Fraction(γ) * known.L <= 1,
+        )

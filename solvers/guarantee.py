@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-__all__ = ["Guarantee", "Hypothesis"]
+from pnp_lip.solvers.hypothesis import Hypothesis, show
 
+__all__ = ["NOTHING", "Guarantee"]
 
-@dataclasses.dataclass(frozen=True)
-class Hypothesis:
-    """One hypothesis of a theorem: what it asks (``bound``, a verb phrase), what was found, and whether that suffices.
-
-    ``advice`` is what to do when it fails.
-
-    >>> print(Hypothesis("`step`", 2.5, "lie in (0, 2)", False, "Pass step=None to derive it."))
-    `step` must lie in (0, 2); got 2.5. Pass step=None to derive it.
-    """
-
-    name: str
-    value: float | str | None
-    bound: str
-    met: bool
-    advice: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name} must {self.bound}; got {show(self.value)}. {self.advice}".rstrip()
+NOTHING = "nothing is proved of this run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +32,7 @@ class Guarantee:
         """The same claim withdrawn, because the run contradicted it."""
         return dataclasses.replace(self, proved=False, failure=failure, statement=NOTHING)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return dataclasses.asdict(self)
 
@@ -58,11 +41,3 @@ class Guarantee:
         rows += [f"  [{'x' if h.met else ' '}] {h.name} = {show(h.value)} (must {h.bound})" for h in self.hypotheses]
         rows += [f"existence: {self.existence}", f"rate: {self.rate}"]
         return "\n".join(rows + ([f"failure: {self.failure}"] if self.failure else []))
-
-
-NOTHING = "nothing is proved of this run"
-
-
-def show(value: float | str | None) -> str:
-    """A number with six digits, text as it is."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from fractions import Fraction
 from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_lip.certificates import calculus
-from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.solvers.bounds import FIRM, UNKNOWN, projection_bound, range_in_box
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.solver import Solver, positive_step
+from pnp_lip.solvers.hypothesis import positive
+from pnp_lip.solvers.iteration import Iteration, chain, prox_step
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.solver import Solver
 
 __all__ = ["HalfQuadratic"]
 
@@ -37,24 +34,17 @@ class HalfQuadratic(Solver):
     equation: ClassVar[str] = "x = P_C D(prox_γf(x))"
     uses_prox: ClassVar[bool] = True
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = v
-        x = p.project(p.denoise(p.prox(x)))
-        return x, x
+    def bind(self, known: Known) -> Iteration:
+        γ = known.default_step if self.step is None else self.step
 
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        return (positive_step(e),)
+        def T(m: Maps, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = m.project(m.D(m.prox(x, γ)))
+            return x, x
 
-    def map_bound(self, e: Evidence) -> MapBound:
-        if e.denoiser is None:
-            return UNKNOWN
-        return calculus.compose([FIRM, e.denoiser, *projection_bound(e)])
-
-    def existence(self, e: Evidence) -> str | None:
-        return range_in_box(e)
-
-    def contraction(self, e: Evidence) -> float | None:
-        if e.denoiser is None:
-            return None
-        q = calculus.round_up(e.denoiser.lipschitz / (1 + Fraction(e.gamma) * Fraction(e.convexity)))
-        return q if q < 1 else None
+        return Iteration(
+            T,
+            bound=chain(prox_step(γ, known.μ), known.denoiser, *known.projection),
+            asks=(positive("`step`", γ),),
+            parameters={"step": γ},
+            exists=lambda m, x: known.range_in_box(),
+        )

@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.solvers.problem import check_like, starting_point
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers.maps import check_like, starting_point
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
@@ -37,13 +37,22 @@ class Choice:
 
 
 def choose_by_discrepancy(
-    solver: Solver, y: Tensor, physics: Any, *, noise: float, values: Sequence[float], parameter: str = "sigma"
+    solver: Solver,
+    y: Tensor,
+    physics: PhysicsLike,
+    *,
+    noise: float,
+    values: Sequence[float],
+    parameter: str = "sigma",
+    x0: Tensor | None = None,
+    max_iter: int = 1000,
 ) -> Choice:
     """The largest value whose reconstruction fits the data to the noise: ‖Ax − y‖ ≤ ``noise``·√m, m data per batch.
 
     ``noise`` is the standard deviation of white noise in y; ``parameter`` a setting of which more means smoother, "sigma" or
-    RED's "weight". The score is ‖Ax − y‖/(noise √m). If no value fits, the one that comes closest. Each run starts at
-    the result of the one before. Raises InputError for noise ≤ 0, no values, or an unknown parameter.
+    RED's "weight". The score is ‖Ax − y‖/(noise √m). If no value fits, the one that comes closest. The first run starts at
+    ``x0``, each later one at the result before, and ``max_iter`` bounds each. Raises InputError for noise ≤ 0, no values, or
+    an unknown parameter.
 
     Source: Morozov (1966).
     """
@@ -51,7 +60,7 @@ def choose_by_discrepancy(
         raise InputError(f"`noise` is a standard deviation and must be positive and finite; got {noise}.")
     scale = noise * math.sqrt(y.numel())
     candidates = [{parameter: float(value)} for value in sorted(values)]
-    results = runs(solver, y, physics, candidates)
+    results = runs(solver, y, physics, candidates, x0=x0, max_iter=max_iter)
     scores = [float((physics.A(r.x) - y).double().norm()) / scale for r in results]
     fitting = [i for i, score in enumerate(scores) if score <= 1]
     best = fitting[-1] if fitting else min(range(len(scores)), key=scores.__getitem__)
@@ -59,24 +68,40 @@ def choose_by_discrepancy(
 
 
 def choose_by_reference(
-    solver: Solver, y: Tensor, physics: Any, reference: Tensor, grid: Mapping[str, Sequence[float]]
+    solver: Solver,
+    y: Tensor,
+    physics: PhysicsLike,
+    reference: Tensor,
+    grid: Mapping[str, Sequence[float]],
+    *,
+    max_iter: int = 1000,
+    guarantee: str = "require",
 ) -> Choice:
     """The point of a small grid with the highest PSNR against a known image, for later use on images like it.
 
     ``grid`` maps settings ("sigma", "step", "weight") to values; all combinations are run, each from the result of the one
-    before. Raises InputError for an empty grid or an unknown setting.
+    before, with ``max_iter`` and ``guarantee`` as in ``Solver.solve``. Raises InputError for an empty grid or an unknown setting.
     """
     candidates = [
         dict(zip(grid, map(float, point), strict=True)) for point in itertools.product(*map(sorted, grid.values()))
     ]
     check_like("reference", reference, starting_point(y, physics))
-    results = runs(solver, y, physics, candidates if grid else [])
+    results = runs(solver, y, physics, candidates if grid else [], max_iter=max_iter, guarantee=guarantee)
     scores = [psnr(r.x, reference) if r.status != "diverged" else -math.inf for r in results]
     best = max(range(len(scores)), key=scores.__getitem__)
     return conclude(solver, results, candidates, scores, best, "PSNR in dB, to be large")
 
 
-def runs(solver: Solver, y: Tensor, physics: Any, candidates: Sequence[dict[str, float]]) -> list[Result]:
+def runs(
+    solver: Solver,
+    y: Tensor,
+    physics: PhysicsLike,
+    candidates: Sequence[dict[str, float]],
+    *,
+    x0: Tensor | None = None,
+    max_iter: int,
+    guarantee: str = "require",
+) -> list[Result]:
     """The reconstruction for every candidate; none is begun unless ``solve`` would take them all."""
     allowed = {f.name for f in dataclasses.fields(solver)} & {"sigma", "step", "weight", "dual_step"}
     if not candidates:
@@ -86,11 +111,11 @@ def runs(solver: Solver, y: Tensor, physics: Any, candidates: Sequence[dict[str,
         raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
     solvers = [dataclasses.replace(solver, **candidate) for candidate in candidates]  # type: ignore[arg-type]
     for varied in solvers:  # all of them before the first long run
-        varied.require(y, physics)
+        varied.require(y, physics, guarantee=guarantee)
     results: list[Result] = []
     for varied in solvers:
-        start = results[-1].x if results and results[-1].status != "diverged" else None
-        results.append(varied.solve(y, physics, x0=start))
+        start = results[-1].x if results and results[-1].status != "diverged" else x0 if not results else None
+        results.append(varied.solve(y, physics, x0=start, max_iter=max_iter, guarantee=guarantee))
     return results
 
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from fractions import Fraction
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.errors import InputError
-from pnp_lip.solvers.bounds import FIRM
-from pnp_lip.solvers.douglas_rachford import firm_denoiser
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.solver import Solver, positive_step
+from pnp_lip.solvers.hypothesis import Hypothesis, positive
+from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.known import FIRM, Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.solver import Solver, check_positive
 
 __all__ = ["PrimalDual"]
 
@@ -41,52 +37,47 @@ class PrimalDual(Solver):
     theorem: ClassVar[str] = "primal-dual with a firmly nonexpansive denoiser (Vũ 2013, Theorem 3.1)"
     equation: ClassVar[str] = "x = D(x − γ∇f(x))"
     takes_box: ClassVar[bool] = False
-    watched: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dual_step is not None and not 0 < self.dual_step < math.inf:
-            raise InputError(f"`dual_step` must be positive and finite; got {self.dual_step}. Pass None to derive it.")
+        check_positive("dual_step", self.dual_step)
 
-    def initial(self, p: Problem, x: Tensor) -> Tensor:
-        return torch.cat([x.flatten(1), torch.zeros_like(p.y).flatten(1)], dim=1)
+    def bind(self, known: Known) -> Iteration:
+        γ = known.default_step if self.step is None else self.step
+        norm = known.scale**0.5 if known.norm_upper is None else known.norm_upper
+        s = 0.99 / (γ * norm**2) if self.dual_step is None else self.dual_step
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x, u = self.split(p, v)
-        s = p.dual_step
-        new = p.denoise(x - p.gamma * p.physics.A_adjoint(u))
-        u = p.term.dual_prox(u + s * p.physics.A(2 * new - x), p.y, s)
-        return torch.cat([new.flatten(1), u.flatten(1)], dim=1), new
+        def T(m: Maps, v: Tensor) -> tuple[Tensor, Tensor]:
+            x, u = split(m, v)
+            new = m.D(x - γ * m.physics.A_adjoint(u))
+            u = m.data_term.dual_prox(u + s * m.physics.A(2 * new - x), m.y, s)
+            return join(new, u), new
 
-    def split(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The image and the dual variable of a state."""
-        n = v.shape[1] - p.y[0].numel()
-        return v[:, :n].reshape(-1, *p.image_shape), v[:, n:].reshape(-1, *p.y.shape[1:])
+        def norm_of(m: Maps, v: Tensor) -> Tensor:
+            x, u = (part.flatten(1).square().sum(1) for part in split(m, v))
+            return (x + γ / s * u).sqrt()
 
-    def norm(self, p: Problem, v: Tensor) -> Tensor:
-        n = v.shape[1] - p.y[0].numel()
-        primal, dual = v[:, :n].square().sum(1), v[:, n:].square().sum(1)
-        return (primal + p.gamma / p.dual_step * dual).sqrt()
-
-    def derived_dual_step(self, e: Evidence) -> float:
-        norm = e.norm_upper if e.norm_upper is not None else e.scale**0.5
-        return 0.99 / (e.gamma * norm**2) if self.dual_step is None else self.dual_step
-
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        if e.norm_upper is None:
-            return (positive_step(e), firm_denoiser(e))  # the missing bound of ‖A‖ is among the shared hypotheses
-        product = Fraction(e.gamma) * Fraction(e.dual_step) * Fraction(e.norm_upper) ** 2
+        product = Fraction(γ) * Fraction(s) * Fraction(norm) ** 2
         advice = "Pass dual_step=None to derive it."
-        return (
-            positive_step(e),
-            firm_denoiser(e),
-            Hypothesis("`step` · `dual_step` · ‖A‖²", float(product), "be below 1", product < 1, advice),
+        below = Hypothesis("`step` · `dual_step` · ‖A‖²", float(product), "be below 1", product < 1, advice)
+        return Iteration(
+            T,
+            bound=FIRM,
+            asks=(*known.needs_norm, positive("`step`", γ), known.firm_denoiser(), below),
+            parameters={"step": γ, "dual_step": s},
+            exists=lambda m, x: known.range_of_denoiser(),
+            start=lambda m, x: join(x, torch.zeros_like(m.y)),
+            norm=norm_of,
+            residual_is_monotone=False,
         )
 
-    def map_bound(self, e: Evidence) -> MapBound:
-        return FIRM
 
-    def existence(self, e: Evidence) -> str | None:
-        if e.denoiser is None or e.denoiser.box is None:
-            return None
-        return "proved: D(Id − γ∇f) maps the denoiser's range, a box, into itself (Brouwer)"
+def join(x: Tensor, u: Tensor) -> Tensor:
+    """The pair of an image and a dual variable as one state."""
+    return torch.cat([x.flatten(1), u.flatten(1)], dim=1)
+
+
+def split(m: Maps, v: Tensor) -> tuple[Tensor, Tensor]:
+    """The image and the dual variable of a state."""
+    n = v.shape[1] - m.y[0].numel()
+    return v[:, :n].reshape(-1, *m.image_shape), v[:, n:].reshape(-1, *m.y.shape[1:])

@@ -8,14 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_lip.certificates import calculus
-from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.solvers.bounds import FIRM, UNKNOWN, forward_step, projection_bound
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.red import RED
-from pnp_lip.solvers.solver import step_below_limit
+from pnp_lip.solvers.hypothesis import interval
+from pnp_lip.solvers.iteration import Iteration, chain, prox_step
+from pnp_lip.solvers.known import TYPICAL, Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.red import RED, residual_step
 
 __all__ = ["ProximalRED"]
 
@@ -38,32 +35,19 @@ class ProximalRED(RED):
     equation: ClassVar[str] = "x = P_C prox_γf(x − γλ(x − D(x)))"
     uses_prox: ClassVar[bool] = True
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = v
-        x = p.project(p.prox(x - p.gamma * p.weight * (x - p.denoise(x))))
-        return x, x
+    def bind(self, known: Known) -> Iteration:
+        λ = known.scale / TYPICAL if self.weight is None else self.weight
+        γ = 0.5 * TYPICAL / (max(float(known.α or 1), 0.5) * λ) if self.step is None else self.step
+        K = None if known.α is None else 2 * known.α * Fraction(λ)
 
-    def derived_step(self, e: Evidence) -> float:
-        return 0.95 / (max(float(e.alpha or 1), 0.5) * e.weight)
+        def T(m: Maps, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = m.project(m.prox(x - γ * λ * (x - m.D(x)), γ))
+            return x, x
 
-    def curvature(self, e: Evidence) -> Fraction | None:
-        """2αλ."""
-        return None if e.alpha is None else 2 * e.alpha * Fraction(e.weight)
-
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        return (step_below_limit(e, "1/(αλ)", self.curvature(e)),)
-
-    def map_bound(self, e: Evidence) -> MapBound:
-        k = self.curvature(e)
-        if k is None:
-            return UNKNOWN
-        forward = forward_step(Fraction(e.gamma) * k)
-        return calculus.compose([forward, FIRM, *projection_bound(e)])
-
-    def contraction(self, e: Evidence) -> float | None:
-        if e.denoiser is None:
-            return None
-        g, w = Fraction(e.gamma), Fraction(e.weight)
-        forward = abs(1 - g * w) + g * w * e.denoiser.lipschitz
-        q = calculus.round_up(forward / (1 + g * Fraction(e.convexity)))
-        return q if q < 1 else None
+        return Iteration(
+            T,
+            bound=chain(residual_step(γ, λ, K, known, (Fraction(0),)), prox_step(γ, known.μ), *known.projection),
+            asks=(interval("`step`", γ, K, "1/(αλ)"),),
+            parameters={"step": γ, "weight": λ},
+            exists=lambda m, x: known.range_in_box(denoised=False),
+        )

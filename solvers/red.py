@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from fractions import Fraction
 from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_lip.certificates import calculus
 from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.errors import InputError
-from pnp_lip.solvers.bounds import UNKNOWN, forward_step, projection_bound, range_in_box
-from pnp_lip.solvers.evidence import Evidence
-from pnp_lip.solvers.guarantee import Hypothesis
-from pnp_lip.solvers.problem import Problem
-from pnp_lip.solvers.solver import Solver, step_below_limit
+from pnp_lip.solvers.hypothesis import interval
+from pnp_lip.solvers.iteration import Iteration, chain
+from pnp_lip.solvers.known import TYPICAL, Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.solver import Solver, check_positive
 
-__all__ = ["RED"]
+__all__ = ["RED", "residual_step"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,42 +41,36 @@ class RED(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise InputError(f"`weight` must be positive and finite; got {self.weight}. Pass None to derive it.")
+        check_positive("weight", self.weight)
 
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        x = v
-        x = p.project(x - p.gamma * (p.gradient(x) + p.weight * (x - p.denoise(x))))
-        return x, x
+    def bind(self, known: Known) -> Iteration:
+        λ = known.scale / TYPICAL if self.weight is None else self.weight
+        γ = TYPICAL / (known.scale + 2 * float(known.α or 1) * λ) if self.step is None else self.step
+        K = None if known.L is None or known.α is None else known.L + 2 * known.α * Fraction(λ)
 
-    def derived_weight(self, e: Evidence) -> float:
-        return e.scale / 1.9 if self.weight is None else self.weight
+        def T(m: Maps, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = m.project(x - γ * (m.grad(x) + λ * (x - m.D(x))))
+            return x, x
 
-    def derived_step(self, e: Evidence) -> float:
-        return 1.9 / (e.scale + 2 * float(e.alpha or 1) * e.weight)
+        return Iteration(
+            T,
+            bound=chain(residual_step(γ, λ, K, known, (known.μ, known.L or known.μ)), *known.projection),
+            asks=(*known.needs_norm, interval("`step`", γ, K, "2/(L + 2αλ)")),
+            parameters={"step": γ, "weight": λ},
+            exists=lambda m, x: known.range_in_box(denoised=False),
+        )
 
-    def curvature(self, e: Evidence) -> Fraction | None:
-        """L + 2αλ."""
-        if e.lipschitz is None or e.alpha is None:
-            return None
-        return Fraction(e.lipschitz) + 2 * e.alpha * Fraction(e.weight)
 
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        return (step_below_limit(e, "2/(L + 2αλ)", self.curvature(e)),)
+def residual_step(
+    step: float, weight: float, curvature: Fraction | None, known: Known, slopes: tuple[Fraction, ...]
+) -> MapBound | None:
+    """Id − γ(B + λ(Id − D)), 1/K-cocoercive in the bracket, B the gradient of a function with slopes between ``slopes``.
 
-    def map_bound(self, e: Evidence) -> MapBound:
-        k = self.curvature(e)
-        if k is None:
-            return UNKNOWN
-        return calculus.compose([forward_step(Fraction(e.gamma) * k), *projection_bound(e)])
-
-    def existence(self, e: Evidence) -> str | None:
-        return range_in_box(e, denoised=False)
-
-    def contraction(self, e: Evidence) -> float | None:
-        if e.denoiser is None or e.lipschitz is None:
-            return None
-        g, w = Fraction(e.gamma), Fraction(e.weight)
-        ends = [abs(1 - g * w - g * Fraction(s)) for s in (e.convexity, e.lipschitz)]
-        q = calculus.round_up(max(ends) + g * w * e.denoiser.lipschitz)
-        return q if q < 1 else None
+    γK/2-averaged when γK < 2; with the Lipschitz constant max |1 − γλ − γs| + γλρ when that is below 1.
+    """
+    if curvature is None or known.denoiser is None:
+        return None
+    γ, λ = Fraction(step), Fraction(weight)
+    q = max(abs(1 - γ * λ - γ * s) for s in slopes) + γ * λ * known.denoiser.lipschitz
+    averaged = γ * curvature < 2
+    return MapBound(min(q, Fraction(1)) if averaged else q, γ * curvature / 2 if averaged else None)

@@ -1,55 +1,66 @@
-"""Reconstructing again with a prior that knows the first reconstruction."""
+"""Solve, improve the solution, solve again: a second prior that knows the first reconstruction."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from pnp_lip.denoisers import guided, require_guidance
 from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.annealing import ANNEALING, anneal_result, check_annealer
-from pnp_lip.solvers.problem import residual_image
+from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
-__all__ = ["refine"]
+__all__ = ["Improve", "refine"]
+
+Improve = Callable[[Result, Tensor, PhysicsLike], Tensor]
+
+
+class Solve(Protocol):
+    """How each of the solutions is found: ``Solver.solve``, or a search that solves several times."""
+
+    def __call__(self, solver: Solver, y: Tensor, physics: PhysicsLike, /, *, x0: Tensor | None) -> Result:
+        """The result of ``solver`` for these data."""
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """An ``improve`` that can say beforehand whether it fits."""
+
+    def check(self, solver: Solver, y: Tensor) -> None:
+        """Raise InputError unless it can improve results of this solver."""
 
 
 def refine(
     solver: Solver,
     y: Tensor,
-    physics: Any,
-    *,
+    physics: PhysicsLike,
     rounds: int = 1,
+    improve: Improve | None = None,
+    *,
     sigma: float | Tensor | None = None,
-    annealer: Any = None,
-    anneal: int = ANNEALING,
     x0: Tensor | None = None,
-    reference: Tensor | None = None,
-    progress: bool = False,
+    solve: Solve = Solver.solve,
 ) -> tuple[Result, ...]:
     """Solve, then solve ``rounds`` times more with the denoiser guided by the result before; the last is the best.
 
-    x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹ or ``annealed(xᵏ⁻¹)``
+    x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹ or ``improve(result, y, physics)``
 
-    A guide network that looks at it is told what the data hold beyond g, r = ``residual_image(g, y, physics)``.
+    Each T_k is nonexpansive in x with g held fixed, so that each run converges, under the same theorem and with the same
+    numbers as the first. Of the limit of many rounds nothing is claimed, nor of x¹ as a function of y: g depends on the data.
 
-    Each T_k is nonexpansive in x with g held fixed and each run carries a guarantee of its own, under the same theorem and
-    with the same numbers as the first. Of the limit of many rounds nothing is claimed, nor is anything of x¹ as a function
-    of y: g depends on the data. The first round gains most; a second gains where σ is well chosen, and loses where it is
-    too small (docs/training.md).
+    ``improve`` is any function of a ``Result``, the data and the physics that gives an image of the same shape; nothing needs
+    to be proved of it. ``Anneal(denoiser)`` is one. ``rounds`` ≥ 0; ``sigma`` is the noise level that the guided denoiser
+    assumes, by default the solver's; ``x0`` the start of the first solution; each solution is found by
+    ``solve(solver, y, physics, x0=...)``, for instance ``functools.partial(Solver.solve, max_iter=300)``.
 
-    Parameters as in ``Solver.solve``; ``rounds`` ≥ 0; ``sigma`` the noise level that the guided denoiser is told, by default
-    the solver's: deblurring needs no other, in tomography, where the first solution is noisy, three times as much is better;
-    ``annealer``, a denoiser with a guide network that looks at the data, such as ``load_pretrained("annealer")``, improves each
-    guide in ``anneal`` ≥ 0 steps of half-quadratic splitting with the solver's own noise level, or that which the misfit shows
-    if it is higher; meant for blurs (what it gives and where it loses: docs/training.md). Returns the results of all rounds in
-    order, their number rounds + 1. Raises what ``solve`` raises, InputError for a denoiser without guidance and for an
-    annealer without such a network or of other channels, dtype or device, and ShapeError for a ``sigma`` of another batch,
-    before anything runs.
+    Returns the results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, and before anything
+    runs InputError for a denoiser without guidance and for what ``improve`` cannot take, ShapeError for a ``sigma`` of
+    another batch.
 
     Source: Pourya, Neumayer & Unser (2024).
     """
@@ -57,16 +68,14 @@ def refine(
         raise InputError(f"`rounds` counts the solutions after the first and is >= 0; got {rounds}.")
     if rounds:
         require_guidance(solver.denoiser)
-        if annealer is not None:
-            check_annealer(annealer, solver, y, anneal)
+        if isinstance(improve, Checks):
+            improve.check(solver, y)
     if sigma is not None:
         noise_level(sigma, len(y))
     later = solver if sigma is None else dataclasses.replace(solver, sigma=sigma)
-    results = [solver.solve(y, physics, x0=x0, reference=reference, progress=progress)]
+    results = [solve(solver, y, physics, x0=x0)]
     for _ in range(rounds):
-        g = results[-1].x
-        if annealer is not None:
-            g = anneal_result(annealer, solver, results[-1], y, physics, anneal)
-        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, g, residual_image(g, y, physics)))
-        results.append(again.solve(y, physics, x0=g, reference=reference, progress=progress))
+        guide = results[-1].x if improve is None else improve(results[-1], y, physics)
+        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, guide))
+        results.append(solve(again, y, physics, x0=guide))
     return tuple(results)

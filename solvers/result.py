@@ -7,17 +7,23 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.guarantee import Guarantee
+from pnp_lip.solvers.maps import Maps
 
-__all__ = ["History", "Result"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["History", "Result", "Settings"]
+
+Settings = Mapping[str, bool | float | str | Sequence[float] | None]  # the parameters of a run by name
 
 ADVICE = {
     "converged": "",
@@ -55,7 +61,8 @@ class Result:
     ``x`` the reconstruction, shape (B, C, H, W); ``status`` "converged" (every image's relative residual fell to tol),
     "max_iter" or "diverged" (some image's iteration became non-finite or left every bound); ``advice`` what to do then;
     ``iterations`` the largest number over the batch; ``histories`` one record per image and ``history`` the first of
-    them; ``guarantee`` what was proved; ``settings`` every parameter of the run, the derived ones included.
+    them; ``guarantee`` what was proved; ``settings`` every parameter of the run, the derived ones included; ``maps`` the
+    denoiser, forward model and data term that were used.
     """
 
     x: Tensor
@@ -64,8 +71,25 @@ class Result:
     iterations: int
     histories: tuple[History, ...]
     guarantee: Guarantee
-    settings: dict[str, Any]
+    settings: Settings
+    maps: Maps
     seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        histories: tuple[History, ...],
+        guarantee: Guarantee,
+        settings: Settings,
+        maps: Maps,
+        seconds: float,
+    ) -> Result:
+        """The result of a batch, which ends as its worst image does."""
+        statuses = {history.status for history in histories}
+        worst = next((kind for kind in ("diverged", "max_iter") if kind in statuses), "converged")
+        count = max(history.iterations for history in histories)
+        return cls(x, worst, ADVICE[worst], count, histories, guarantee, settings, maps, seconds)
 
     @property
     def history(self) -> History:
@@ -80,7 +104,7 @@ class Result:
             "iterations": self.iterations,
             "seconds": self.seconds,
             "guarantee": self.guarantee.as_dict(),
-            "settings": self.settings,
+            "settings": dict(self.settings),
             "histories": [dataclasses.asdict(h) for h in self.histories],
         }
         return json.dumps(finite(record), indent=1)
@@ -102,7 +126,7 @@ class Result:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def plot(self, path: str | Path | None = None) -> Any:
+    def plot(self, path: str | Path | None = None) -> Figure:
         """The residual, the data misfit and (with a reference) the PSNR against the iterations; returns the figure.
 
         Written to ``path`` when one is given.
@@ -130,7 +154,7 @@ class Result:
         return "\n".join([head, str(self.guarantee)] + ([f"advice: {self.advice}"] if self.advice else []))
 
 
-def finite(record: Any) -> Any:
+def finite(record: object) -> object:
     """Replace non-finite numbers by None, which JSON can hold."""
     if isinstance(record, dict):
         return {key: finite(value) for key, value in record.items()}

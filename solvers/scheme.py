@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.solvers.guarantee import Hypothesis
+from pnp_lip.certificates.calculus import MapBound, round_up
+from pnp_lip.solvers.hypothesis import Hypothesis
 
 __all__ = ["Memory", "Scheme", "averagedness_of", "per_image"]
 
@@ -48,8 +48,6 @@ class Scheme(abc.ABC):
 
 def averagedness_of(bound: MapBound) -> float | None:
     """T's averagedness as a float rounded up; 1.0 when T is only nonexpansive, None when not even that is known."""
-    from pnp_lip.certificates.calculus import round_up
-
     if bound.averagedness is not None:
         return round_up(bound.averagedness)
     return 1.0 if bound.lipschitz <= 1 else None

@@ -1,4 +1,4 @@
-"""The base of every solver: settings checked once, evidence collected before the first step, and the run."""
+"""The base of every solver: settings checked once, and the way of the data: examine, bind, judge, iterate."""
 
 from __future__ import annotations
 
@@ -6,81 +6,84 @@ import abc
 import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.errors import InputError
+from pnp_lip.errors import GuaranteeError, InputError
+from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
-from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.evidence import (
-    Evidence,
-)
-from pnp_lip.solvers.guarantee import Guarantee, Hypothesis
+from pnp_lip.solvers.data_terms import DataTerm, HasProx, LeastSquares
+from pnp_lip.solvers.fixed_map import fixed_map
+from pnp_lip.solvers.guarantee import Guarantee
+from pnp_lip.solvers.hypothesis import Hypothesis
+from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.judge import judge
+from pnp_lip.solvers.known import Known, examine
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
-from pnp_lip.solvers.loop import Callback, run
-from pnp_lip.solvers.preparation import prepare
-from pnp_lip.solvers.problem import Box, Problem, check_box, check_like
-from pnp_lip.solvers.result import Result
-from pnp_lip.solvers.scheme import Scheme
+from pnp_lip.solvers.loop import Callback, Monitor, iterate
+from pnp_lip.solvers.maps import Box, Maps, check_box, check_data, check_like, starting_point
+from pnp_lip.solvers.result import Result, Settings
+from pnp_lip.solvers.scheme import Scheme, averagedness_of
 
-__all__ = ["Solver", "positive_step", "step_below_limit"]
+__all__ = ["Prepared", "Solver"]
 
-MODES = ("require", "report")
+GUARANTEES = ("require", "assume", "report")
+FAR = 3.0  # times the box: images of this mean size are not inside it but for a mistaken unit
+BOX = "assumed; pass box=(0, 1) to have it proved"
+BOX_ELSEWHERE = "assumed; DavisYin with box=(0, 1) to have it proved"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A solver bound to data: its maps, what is known of them, its iteration, the guarantee and the first image."""
+
+    maps: Maps
+    known: Known
+    iteration: Iteration
+    guarantee: Guarantee
+    x: Tensor
+    settings: Settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solver(abc.ABC):
-    """Settings shared by every solver; a subclass gives the fixed-point map T and the theorem that makes it converge.
+    """Settings shared by every solver; a subclass binds the fixed-point map T and the theorem that makes it converge.
 
     ``denoiser`` D(x, σ), or any callable (x, σ) ↦ x; ``sigma`` its noise level on the scale of [0, 1], None for the
-    denoiser's own default; ``step`` γ, None to derive it from the certified bound; ``tol`` stops an image once
-    ‖v − T v‖ ≤ tol ‖v‖; ``box`` = (low, high) constrains the image; ``guarantee`` "require" refuses to run where no
-    theorem applies, "report" runs and says what failed; ``assume_nonexpansive`` runs an uncertified denoiser, and the
-    result says that nothing was proved; ``data_term`` f, least squares by default; ``scheme`` the scheme by which
-    T is iterated, the plain iteration by default; ``norm_upper`` an upper bound of ‖A‖ that you vouch for, where
-    ``certify_norm`` knows none.
+    denoiser's own default; ``step`` γ, None to derive it from the certified bound; ``box`` = (low, high) constrains the
+    image; ``data_term`` f, least squares by default; ``scheme`` how T is iterated, the plain iteration by default; ``tol``
+    stops an image once ‖v − T v‖ ≤ tol ‖v‖.
+
+    Raises InputError for a setting out of its range.
     """
 
-    denoiser: Any
+    denoiser: DenoiserLike
     _: dataclasses.KW_ONLY
     sigma: float | Tensor | None = None
     step: float | None = None
-    tol: float = 1e-5
-    max_iter: int = 1000
     box: Box = None
-    guarantee: str = "require"
-    assume_nonexpansive: bool = False
     data_term: DataTerm = dataclasses.field(default_factory=LeastSquares)
     scheme: Scheme = dataclasses.field(default_factory=KrasnoselskiiMann)
-    norm_upper: float | None = None
+    tol: float = 1e-5
 
     theorem: ClassVar[str]
     equation: ClassVar[str]
     uses_prox: ClassVar[bool] = False  # of f; otherwise ∇f, whose Lipschitz constant must then be known
     takes_box: ClassVar[bool] = True
-    watched: ClassVar[bool] = True  # whether ``norm`` is the norm in which T is nonexpansive
 
     def __post_init__(self) -> None:
         if not callable(self.denoiser):
             raise InputError(f"`denoiser` must be callable as denoiser(x, sigma); got {type(self.denoiser).__name__}.")
-        if self.guarantee not in MODES:
-            raise InputError(f"`guarantee` must be one of {MODES}; got {self.guarantee!r}.")
         if not isinstance(self.scheme, Scheme):
             raise InputError(f"`scheme` must be a scheme such as Anderson(); got {self.scheme!r}.")
         if not 0 <= self.tol < 1:
             raise InputError(f"`tol` bounds the relative residual and must lie in [0, 1); got {self.tol}.")
-        if not isinstance(self.max_iter, int) or self.max_iter < 1:
-            raise InputError(f"`max_iter` must be a positive integer; got {self.max_iter}.")
-        for name in ("step", "norm_upper"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"`{name}` must be positive and finite; got {value}. Pass None to derive it.")
+        check_positive("step", self.step)
         if self.sigma is not None:
             s = torch.as_tensor(self.sigma)
             if not bool(torch.isfinite(s).all() and (s >= 0).all()):
@@ -90,59 +93,25 @@ class Solver(abc.ABC):
             raise InputError(
                 f"{type(self).__name__} takes no box, because clipping would cost the denoiser its firmness. Use DavisYin."
             )
-
-    # what a subclass says of itself
-
-    @abc.abstractmethod
-    def update(self, p: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
-        """T v, and the image that belongs to the state v."""
-
-    @abc.abstractmethod
-    def hypotheses(self, e: Evidence) -> tuple[Hypothesis, ...]:
-        """What the theorem asks, so that T is nonexpansive."""
+        if self.uses_prox and not isinstance(self.data_term, HasProx):
+            raise InputError(
+                f"{type(self).__name__} needs the proximal map of f, and {type(self.data_term).__name__} has none. "
+                "Use ForwardBackward, RED or PrimalDual, which do not need it."
+            )
 
     @abc.abstractmethod
-    def map_bound(self, e: Evidence) -> MapBound:
-        """T's Lipschitz constant and averagedness when the hypotheses hold."""
-
-    @abc.abstractmethod
-    def existence(self, e: Evidence) -> str | None:
-        """Why T has a fixed point, or None."""
-
-    def contraction(self, e: Evidence) -> float | None:
-        """An upper bound q < 1 of T's Lipschitz constant, where there is one."""
-        return None
-
-    def derived_step(self, e: Evidence) -> float:
-        """γ from L: 1.9/L, inside (0, 2/L)."""
-        return 1.9 / e.scale
-
-    def derived_weight(self, e: Evidence) -> float:
-        """RED's λ; 0 for the solvers that have none."""
-        return 0.0
-
-    def derived_dual_step(self, e: Evidence) -> float:
-        """PrimalDual's s; 0 for the solvers that have none."""
-        return 0.0
-
-    def initial(self, p: Problem, x: Tensor) -> Tensor:
-        """The first state from the first image."""
-        return x
-
-    def norm(self, p: Problem, v: Tensor) -> Tensor:
-        """The norm of a state, one number per image; T is nonexpansive in it where ``watched``."""
-        norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
-        return norms
-
-    # the run
+    def bind(self, known: Known) -> Iteration:
+        """The fixed-point map T with its bound, what its theorem asks, and the parameters, given or derived."""
 
     def solve(
         self,
         y: Tensor,
-        physics: Any,
+        physics: PhysicsLike,
         *,
         x0: Tensor | None = None,
         reference: Tensor | None = None,
+        max_iter: int = 1000,
+        guarantee: str = "require",
         progress: bool = False,
         callback: Callback | None = None,
         checkpoint: Checkpoint | str | Path | None = None,
@@ -150,67 +119,127 @@ class Solver(abc.ABC):
         """Reconstruct the images behind ``y``.
 
         ``y`` (B, ...) are the data of ``physics``, a deepinv linear physics or any object with A and A_adjoint; ``x0``
-        (B, C, H, W) the start, by default a scaled Aᵀy; ``reference`` the true images, for the PSNR curve; ``progress``
-        shows a bar; ``callback(iteration, x, relative_residuals)`` is called after every update; ``checkpoint`` a file
-        from which an interrupted run goes on.
+        (B, C, H, W) the start, by default a scaled Aᵀy; ``reference`` the true images, for the PSNR curve; ``max_iter``
+        updates at most; ``guarantee`` "require" refuses to run where no theorem applies, "assume" takes the denoiser as
+        firmly nonexpansive on your word, "report" runs in any case: the result says what was proved. ``progress`` shows a
+        bar; ``callback(iteration, x, relative_residuals)`` is called after every update; ``checkpoint`` is a file from
+        which an interrupted run goes on.
 
         Raises InputError or ShapeError for unusable data, CertificateError for a denoiser that is not certified and
-        GuaranteeError when no convergence theorem applies, unless ``guarantee="report"``.
+        GuaranteeError when no convergence theorem applies, unless ``guarantee`` allows it.
         """
+        if not isinstance(max_iter, int) or max_iter < 1:
+            raise InputError(f"`max_iter` must be a positive integer; got {max_iter}.")
         with torch.no_grad(), evaluating(self.denoiser):
-            problem, guarantee, x, settings = prepare(self, y, physics, x0)
+            p = self.prepare(y, physics, x0=x0, guarantee=guarantee)
             if reference is not None:
-                reference = check_like("reference", reference, x)
+                reference = check_like("reference", reference, p.x)
             store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-            origin = {} if store is None else origin_of(self, problem, x0, x, settings)
-            return run(self, problem, x, guarantee, settings, reference, progress, callback, store, origin)
+            origin = {} if store is None else origin_of(fields_of(self), p.maps, x0, p.x, p.settings)
+            watch = p.guarantee.proved and p.iteration.residual_is_monotone and self.scheme.monotone
+            name = type(self).__name__ if progress else None
+            monitor = Monitor(self.tol, max_iter, watch, reference, name, callback, store, origin)
+            state = iterate(p.iteration, p.maps, self.scheme, p.x, monitor)
+            return state.result(p.guarantee, p.settings, p.maps)
 
-    def check(self, y: Tensor, physics: Any) -> Guarantee:
+    def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
         """As ``require``, but that no theorem applies is reported, and not refused."""
-        return dataclasses.replace(self, guarantee="report").require(y, physics)
+        return self.require(y, physics, guarantee="report")
 
-    def require(self, y: Tensor, physics: Any) -> Guarantee:
+    def require(self, y: Tensor, physics: PhysicsLike, *, guarantee: str = "require") -> Guarantee:
         """The guarantee that ``solve`` would run under, after one pass of the denoiser; raises what ``solve`` would at once."""
         with torch.no_grad(), evaluating(self.denoiser):
-            problem, guarantee, x, _ = prepare(self, y, physics, None)
-            problem.denoise(x)  # which refuses, say, other channels or another dtype
-            return guarantee
+            p = self.prepare(y, physics, guarantee=guarantee)
+            p.maps.D(p.x)  # which refuses, say, other channels or another dtype
+            return p.guarantee
 
-    def look(self, e: Evidence, p: Problem, x: Tensor) -> Evidence:
-        """Evidence that takes evaluating a map: where the prox is used, that it is one."""
-        if not self.uses_prox:
-            return e
-        z = p.prox(x)
-        size = (1 + e.gamma * e.scale) * x.norm()  # of the terms that cancel, and so of their rounding
-        gap = float((z - x + p.gamma * p.gradient(z)).norm() / size.clamp_min(torch.finfo(x.dtype).tiny))
-        limit = 1e-9 if x.dtype == torch.float64 else 1e-4
-        advice = "physics.prox_l2 does not solve its problem; set physics.closed_form_prox = False to replace it."
-        tested = Hypothesis("relative optimality gap of prox_γf", gap, f"be at most {limit:.0e}", gap <= limit, advice)
-        return dataclasses.replace(e, shared=(*e.shared, tested))
+    def prepare(
+        self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require"
+    ) -> Prepared:
+        """Examine, bind and judge: everything before the first update. Raises what ``solve`` raises."""
+        if guarantee not in GUARANTEES:
+            raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
+        check_data(y)
+        self.data_term.check(y)
+        start = starting_point(y, physics)
+        x = start if x0 is None else check_like("x0", x0, start)
+        warn_of_units(self.box, start)
+        prior = fixed_map(self.denoiser)
+        maps = Maps(y, physics, prior, self.sigma, self.data_term, self.box, tuple(x.shape[1:]))
+        known = examine(maps, start, self.denoiser, guarantee)
+        iteration = self.bind(known)
+        tested = (verify_prox(maps, start, iteration.parameters["step"], known.scale),) if self.uses_prox else ()
+        advice = BOX if self.takes_box else BOX_ELSEWHERE
+        judged = judge(
+            iteration, self.scheme, (*known.hypotheses, *tested),
+            theorem=self.theorem, equation=self.equation, box_advice=advice, maps=maps, x=start,
+        )  # fmt: skip
+        refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
+        if guarantee != "report" and refused is not None:
+            raise GuaranteeError(f"{type(self).__name__}: {refused}")
+        return Prepared(maps, known, iteration, judged, maps.project(x), describe(self, known, iteration, y))
 
-    def minimises(self, e: Evidence) -> bool:
-        """Whether T is a proximal gradient step of an objective with γ ≤ 1/L, as momentum asks."""
-        return False
+
+def check_positive(name: str, value: float | None) -> None:
+    """A parameter is positive and finite, or None."""
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"`{name}` must be positive and finite; got {value}. Pass None to derive it.")
 
 
-def step_below_limit(e: Evidence, limit: str = "2/||A||^2", curvature: Fraction | None = None) -> Hypothesis:
-    """0 < γ < 2/K, where K is L unless a ``curvature`` is given, and ``limit`` is how 2/K is written."""
-    k = curvature if curvature is not None or e.lipschitz is None else Fraction(e.lipschitz)
-    if k is None:
-        return Hypothesis("`step`", e.gamma, f"lie in (0, {limit}), for which no bound is known", False)
-    number = f"{float(2 / k):.6g}" if k > 0 else "inf"
-    inside = Fraction(e.gamma) * k < 2
-    bound = f"lie in (0, {limit}) = (0, {number})"
-    return Hypothesis("`step`", e.gamma, bound, inside, "Pass step=None to derive it.")
+def warn_of_units(box: Box, start: Tensor) -> None:
+    """Say so when the data are those of images far outside of the box, which then cuts everything off."""
+    if box is None:
+        return
+    size, reach = float(start.abs().mean()), max(map(abs, box))
+    if size > FAR * reach:
+        warnings.warn(
+            f"the data are those of images of about {size:.3g}, far outside of box={box}: divide them and the noise level "
+            "by 255 if they are 8-bit levels, or rescale them otherwise.",
+            stacklevel=4,
+        )
 
 
-def positive_step(e: Evidence) -> Hypothesis:
-    """γ > 0, which the constructor has checked."""
-    return Hypothesis("`step`", e.gamma, "be positive", e.gamma > 0)
+def verify_prox(maps: Maps, x: Tensor, step: float, scale: float) -> Hypothesis:
+    """The hypothesis that the prox solves its problem: z = prox_γf(x) has z − x + γ∇f(z) = 0, to rounding."""
+    z = maps.prox(x, step)
+    size = (1 + step * scale) * x.norm()  # of the terms that cancel, and so of their rounding
+    gap = float((z - x + step * maps.grad(z)).norm() / size.clamp_min(torch.finfo(x.dtype).tiny))
+    limit = 1e-9 if x.dtype == torch.float64 else 1e-4
+    advice = "physics.prox_l2 does not solve its problem; set physics.closed_form_prox = False to replace it."
+    return Hypothesis("relative optimality gap of prox_γf", gap, f"be at most {limit:.0e}", gap <= limit, advice)
+
+
+def fields_of(solver: Solver) -> dict[str, object]:
+    """What was chosen, by name."""
+    return {"solver": type(solver).__name__} | {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}
+
+
+def describe(solver: Solver, known: Known, iteration: Iteration, y: Tensor) -> Settings:
+    """Every parameter of the run in plain data."""
+    sigma = solver.sigma.tolist() if isinstance(solver.sigma, Tensor) else solver.sigma
+    plain = {k: v for k, v in fields_of(solver).items() if v is None or isinstance(v, (bool, int, float, str))}
+    certificate = known.certificate
+    return {
+        **plain,
+        "denoiser": type(solver.denoiser).__name__,
+        "sigma": sigma,
+        **iteration.parameters,
+        "step_derived": solver.step is None,
+        "box": solver.box,
+        "scheme": repr(solver.scheme),
+        "data_term": type(solver.data_term).__name__,
+        "norm_upper": known.norm_upper,
+        "norm_method": known.norm_method,
+        "lipschitz_upper": None if known.L is None else float(known.L),
+        "denoiser_lipschitz_upper": None if certificate is None else certificate.lipschitz_upper,
+        "denoiser_averagedness": None if certificate is None else certificate.averagedness,
+        "map_averagedness": averagedness_of(iteration.bound),
+        "dtype": str(y.dtype).removeprefix("torch."),
+    }
 
 
 @contextlib.contextmanager
-def evaluating(denoiser: Any) -> Iterator[None]:
+def evaluating(denoiser: object) -> Iterator[None]:
     """The denoiser in evaluation mode, put back afterwards."""
     modules = [m for m in denoiser.modules() if m.training] if isinstance(denoiser, nn.Module) else []
     for m in modules:

@@ -1,72 +1,69 @@
-"""What a solver's update works on: data, forward model, denoiser, and the step size, bound together and checked once."""
+"""The maps of which every update is composed: D, ∇f, prox_γf and the projection onto the box, bound to the data."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.solvers.data_terms import DataTerm
+from pnp_lip.protocols import DenoiserLike, PhysicsLike
+from pnp_lip.solvers.data_terms import DataTerm, HasProx
 
-__all__ = ["Box", "Problem", "check_box", "check_data", "check_like", "residual_image", "starting_point"]
+__all__ = ["Box", "Maps", "check_box", "check_data", "check_like", "starting_point"]
 
 Box = tuple[float, float] | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """The maps of which every update is composed: D, ∇f, prox_γf, the projection P_C; γ is the step, λ RED's weight."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Maps:
+    """The data y, the forward model A, the denoiser D with its noise level σ, the data term f and the box C."""
 
     y: Tensor
-    physics: Any
-    denoiser: Any
-    sigma: Any
-    term: DataTerm
+    physics: PhysicsLike
+    denoiser: DenoiserLike
+    sigma: float | Tensor | None
+    data_term: DataTerm
     box: Box
-    gamma: float
     image_shape: tuple[int, ...]
-    weight: float = 0.0
-    dual_step: float = 0.0
 
-    def denoise(self, x: Tensor) -> Tensor:
+    def D(self, x: Tensor) -> Tensor:
         """D(x, σ)."""
         try:
-            denoised: Tensor = self.denoiser(x, self.sigma)
+            return self.denoiser(x, self.sigma)
         except TypeError as error:
             raise InputError(f"the denoiser refused to be called as denoiser(x, sigma): {error}") from error
-        return denoised
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def grad(self, x: Tensor) -> Tensor:
         """∇f(x)."""
-        return self.term.gradient(x, self.y, self.physics)
+        return self.data_term.gradient(x, self.y, self.physics)
 
-    def prox(self, z: Tensor) -> Tensor:
+    def prox(self, z: Tensor, gamma: float) -> Tensor:
         """prox_γf(z)."""
-        return self.term.prox(z, self.y, self.physics, self.gamma)
+        return cast(HasProx, self.data_term).prox(z, self.y, self.physics, gamma)
 
     def project(self, x: Tensor) -> Tensor:
         """P_C(x), the identity without a box."""
         return x if self.box is None else x.clamp(*self.box)
 
-    def part(self, images: list[int]) -> Problem:
-        """The problem of these images of the batch alone; the physics is taken to treat all alike, and so is a denoiser
+    def misfit(self, x: Tensor) -> Tensor:
+        """f(x), one number per image."""
+        return self.data_term.value(x, self.y, self.physics)
+
+    def part(self, images: list[int]) -> Maps:
+        """The maps of these images of the batch alone; the physics is taken to treat all alike, and so is a denoiser
         without a ``part``."""
         sigma = self.sigma
         if isinstance(sigma, Tensor) and sigma.ndim and len(sigma) == len(self.y):
             sigma = sigma[images]
         part = getattr(self.denoiser, "part", None)
         denoiser = self.denoiser if part is None else part(images)
-        term = self.term.part(images, self.y)
-        return dataclasses.replace(self, y=self.y[images], denoiser=denoiser, sigma=sigma, term=term)
-
-    def misfit(self, x: Tensor) -> Tensor:
-        """f(x), one number per image."""
-        return self.term.value(x, self.y, self.physics)
+        term = self.data_term.part(images, self.y)
+        return dataclasses.replace(self, y=self.y[images], denoiser=denoiser, sigma=sigma, data_term=term)
 
 
 def check_box(box: Box) -> None:
@@ -109,7 +106,7 @@ def refusal(name: str, value: Tensor) -> Iterator[None]:
         raise ShapeError(f"the physics refused {came} ({error}).") from error
 
 
-def starting_point(y: Tensor, physics: Any) -> Tensor:
+def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
     """t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A.
 
     Raises ShapeError when the physics refuses y or maps Aᵀy to another shape.
@@ -126,17 +123,4 @@ def starting_point(y: Tensor, physics: Any) -> Tensor:
     check_like("A_adjoint(y)", back, back.to(y.dtype))
     square = forth.flatten(1).square().sum(1)
     t = back.flatten(1).square().sum(1) / square.clamp_min(torch.finfo(y.dtype).tiny)
-    start: Tensor = t.reshape(-1, *([1] * (back.ndim - 1))) * back
-    return start
-
-
-def residual_image(x: Tensor, y: Tensor, physics: Any) -> Tensor:
-    """t Aᵀ(y − Ax), what the data y hold beyond the image x, with the t of steepest descent: y − x where A is the identity.
-
-    Raises ShapeError when the physics refuses x, or maps it to data of another shape than y.
-    """
-    with refusal("x", x):
-        data = physics.A(x)
-    if data.shape != y.shape:
-        raise ShapeError(f"the physics maps `x` to data of shape {tuple(data.shape)}; `y` has shape {tuple(y.shape)}.")
-    return starting_point(y - data, physics)
+    return t.reshape(-1, *([1] * (back.ndim - 1))) * back

@@ -1,0 +1,69 @@
+"""Denoising: one application of the denoiser, with the guarantees of a solver."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from fractions import Fraction
+from typing import ClassVar
+
+from torch import Tensor
+
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR
+from pnp_lip.protocols import DenoiserLike
+from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.refine import refine
+from pnp_lip.solvers.solver import Solver
+
+__all__ = ["Denoising", "denoise_guided"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Denoising(Solver):
+    """x = D(y), for data y that are a noisy image.
+
+    T is the constant map with the value D(y), so that the iteration ends with its first application; D is evaluated once.
+    As D is nonexpansive, ‖x − x'‖ ≤ ‖y − y'‖ for the results of two images. The physics is the identity.
+
+    Arguments and errors are those of ``Solver``; images have shape (B, C, H, W). ``step`` and ``scheme`` have no effect.
+    """
+
+    theorem: ClassVar[str] = "one application of a nonexpansive denoiser"
+    equation: ClassVar[str] = "x = D(y)"
+    takes_box: ClassVar[bool] = False
+
+    def bind(self, known: Known) -> Iteration:
+        @functools.cache
+        def value(m: Maps) -> Tensor:
+            return m.D(m.y)
+
+        return Iteration(
+            lambda m, x: (value(m), value(m)),
+            bound=MapBound(Fraction(0), Fraction(1, 2)),
+            asks=(),
+            parameters={"step": 1.0},
+            start=lambda m, x: value(m),
+        )
+
+
+def denoise_guided(denoiser: DenoiserLike, y: Tensor, sigma: float) -> Tensor:
+    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ): ``refine`` of ``Denoising``.
+
+    Better than D(y, σ), and where σ is too small also better than with the guide D(y, σ). Not nonexpansive in y, which
+    makes its own guide. Raises InputError for a denoiser without guidance.
+
+    >>> from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
+    >>> from pnp_lip.layers import project
+    >>> denoiser = add_guidance(project(GradientFlowDenoiser(hidden_channels=4, dilations=(1,))))
+    >>> import torch
+    >>> denoise_guided(denoiser, torch.zeros(2, 1, 8, 8), 0.1).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    from deepinv.physics import Denoising as Identity
+
+    first = Denoising(denoiser, sigma=GUIDE_SIGMA_FACTOR * sigma)
+    solve = functools.partial(Solver.solve, guarantee="report")
+    return refine(first, y, Identity(), sigma=sigma, solve=solve)[-1].x

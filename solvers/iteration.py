@@ -1,0 +1,87 @@
+"""What a solver binds to a problem: its fixed-point map, what is proved of that map, and what its theorem asks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from pnp_lip.certificates import calculus
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.solvers.hypothesis import Hypothesis
+from pnp_lip.solvers.maps import Maps
+
+__all__ = ["UNKNOWN", "Iteration", "chain", "forward_step", "prox_step"]
+
+UNKNOWN = MapBound(Fraction(2), None)  # nothing is claimed
+
+
+def same(maps: Maps, x: Tensor) -> Tensor:
+    """The image itself as the first state."""
+    return x
+
+
+def euclidean(maps: Maps, v: Tensor) -> Tensor:
+    """‖v‖, one number per image."""
+    norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return norms
+
+
+def unproved(maps: Maps, x: Tensor) -> str | None:
+    """No fixed point is proved to exist."""
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """A fixed-point map T and what is known of it.
+
+    ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
+    hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
+    fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm in which the residual is
+    measured, and T is nonexpansive in it where ``residual_is_monotone``; ``minimises``: T is a proximal gradient step of a
+    convex objective with γ ≤ 1/L.
+    """
+
+    T: Callable[[Maps, Tensor], tuple[Tensor, Tensor]]
+    bound: MapBound
+    asks: tuple[Hypothesis, ...]
+    parameters: Mapping[str, float]
+    exists: Callable[[Maps, Tensor], str | None] = unproved
+    start: Callable[[Maps, Tensor], Tensor] = same
+    norm: Callable[[Maps, Tensor], Tensor] = euclidean
+    residual_is_monotone: bool = True
+    minimises: bool = False
+
+
+def chain(*maps: MapBound | None) -> MapBound:
+    """The bound of a composition, the first map applied first; ``UNKNOWN`` when one of them is."""
+    known = [m for m in maps if m is not None]
+    return calculus.compose(known) if len(known) == len(maps) else UNKNOWN
+
+
+def forward_step(step: float, convexity: Fraction, curvature: Fraction | None) -> MapBound | None:
+    """Id − γB for B monotone, μ-strongly so, and 1/K-cocoercive: γK/2-averaged when γK < 2, Lipschitz max(|1 − γμ|, |1 − γK|).
+
+    Source: Bauschke & Combettes (2017), Proposition 4.39; Nesterov (2018), Theorem 2.1.12, for the constant.
+
+    >>> forward_step(0.5, Fraction(1), Fraction(2)).lipschitz
+    Fraction(1, 2)
+    """
+    if curvature is None:
+        return None
+    γ, μ, K = Fraction(step), convexity, curvature
+    constant = max(abs(1 - γ * μ), abs(1 - γ * K))
+    return MapBound(constant, γ * K / 2 if γ * K < 2 else None)
+
+
+def prox_step(step: float, convexity: Fraction) -> MapBound:
+    """prox_γf for f convex, μ-strongly so: firmly nonexpansive, with the Lipschitz constant 1/(1 + γμ).
+
+    >>> prox_step(1.0, Fraction(1)).lipschitz
+    Fraction(1, 2)
+    """
+    return MapBound(1 / (1 + Fraction(step) * convexity), Fraction(1, 2))

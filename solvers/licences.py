@@ -1,0 +1,53 @@
+"""Which solvers' theorems a certificate meets, asked of the solvers themselves."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from torch import Tensor
+
+from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.certificates.certificate import Certificate
+from pnp_lip.solvers.admm import ADMM
+from pnp_lip.solvers.davis_yin import DavisYin
+from pnp_lip.solvers.douglas_rachford import DouglasRachford
+from pnp_lip.solvers.forward_backward import ForwardBackward
+from pnp_lip.solvers.half_quadratic import HalfQuadratic
+from pnp_lip.solvers.judge import judge_scheme
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.primal_dual import PrimalDual
+from pnp_lip.solvers.proximal_red import ProximalRED
+from pnp_lip.solvers.red import RED
+from pnp_lip.solvers.solver import Solver
+
+__all__ = ["licensed"]
+
+SOLVERS: tuple[type[Solver], ...] = (
+    ForwardBackward, HalfQuadratic, RED, ProximalRED, ADMM, DouglasRachford, DavisYin, PrimalDual,
+)  # fmt: skip
+
+
+def licensed(certificate: Certificate) -> tuple[str, ...]:
+    """The solvers whose theorem holds for this denoiser, with their default scheme and a step inside its range.
+
+    The forward model is any A with a known bound of ‖A‖, here 1. A map that is only nonexpansive is enough for RED; other
+    solvers take it with ``scheme=Halpern()`` or ``KrasnoselskiiMann(0.5)``.
+    """
+    if not certificate.nonexpansive:
+        return ()
+    alpha = None if certificate.averagedness is None else Fraction(certificate.averagedness)
+    bound = MapBound(Fraction(certificate.lipschitz_upper), alpha, certificate.proximal, certificate.box)
+    known = Known(denoiser=bound, L=Fraction(1), μ=Fraction(0), scale=1.0, box=None, norm_upper=1.0)
+    return tuple(kind.__name__ for kind in SOLVERS if is_proved(kind, known))
+
+
+def is_proved(kind: type[Solver], known: Known) -> bool:
+    """Whether every hypothesis of the solver and of its scheme is met."""
+    solver = kind(unused)
+    iteration = solver.bind(known)
+    return all(h.met for h in (*iteration.asks, *judge_scheme(iteration, solver.scheme)))
+
+
+def unused(x: Tensor, sigma: float | Tensor | None, /) -> Tensor:
+    """Stands where a denoiser is asked for; only its bound is."""
+    return x
