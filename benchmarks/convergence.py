@@ -149,8 +149,8 @@ def operators(config: Config) -> Iterator[tuple[str, Any]]:
         yield f"blur, {padding}", Blur(gaussian_psf(1.5), shape, padding=padding)
     for views in (32, 180):
         yield f"CT parallel, {views} views", ParallelBeamTomography(np.arange(views) * (180 / views), shape)
-    distances = {"source_distance": 2.0 * n, "detector_distance": 2.0 * n, "det_spacing": 2.0}
-    yield "CT fan, 60 views", FanBeamTomography(FanBeam(np.arange(60) * 6.0, **distances), shape)
+    fan = FanBeam(np.arange(60) * 6.0, source_distance=2.0 * n, detector_distance=2.0 * n, det_spacing=2.0)
+    yield "CT fan, 60 views", FanBeamTomography(fan, shape)
 
 
 def test_image(size: int) -> Tensor:

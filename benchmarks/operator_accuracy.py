@@ -163,8 +163,9 @@ def cranium(folder: Path, pictures: Path | None) -> list[Record]:
     path = folder / "cranium8.npz"
     hu = torch.from_numpy(np.load(path, allow_pickle=False)["hu"].astype(np.float32))[:, None]
     x = hounsfield_to_attenuation(hu)
-    distances = {"source_distance": 540.0, "detector_distance": 410.0}
-    geometry = FanBeam(np.arange(0, 360, 1.0), pixel_size=0.957, det_spacing=1.5, **distances)
+    geometry = FanBeam(
+        np.arange(0, 360, 1.0), source_distance=540.0, detector_distance=410.0, pixel_size=0.957, det_spacing=1.5
+    )
     physics = FanBeamTomography(geometry, (1, 256, 256))
     y = physics.A(x)
     fbp = physics.fbp(y)

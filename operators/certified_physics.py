@@ -14,6 +14,7 @@ from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.operators.woodbury import DenseGram
 from pnp_lip.snapshot import Snapshot, lasting
@@ -153,7 +154,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
 
     def compute_norm(self, x0: Tensor | None = None, *, squared: bool = False, **kwargs: object) -> Tensor:
         """The certified upper bound of ‖A‖, or of ‖A‖² with ``squared``, rounded upwards (deepinv's own is a lower bound)."""
-        value = self.norm_upper**2 * (1 + 1e-15) if squared else self.norm_upper
+        value = self.norm_upper**2 * (1 + ROOT_SLACK) if squared else self.norm_upper
         rounded = torch.tensor(value, dtype=torch.float64 if x0 is None else x0.dtype)
         return rounded if float(rounded) >= value else rounded.nextafter(torch.full_like(rounded, math.inf))
 

@@ -52,7 +52,7 @@ def certify_norm(
     stored = img_size if img_size is not None else getattr(physics, "img_size", None)
     size: Size = None if stored is None else tuple(int(side) for side in stored)
     if nonnegative:
-        return nonnegative_norm(physics, blank_image(physics, required(physics, size)))
+        return nonnegative_norm(physics, blank_image(physics, size))
     rule = RULES.get(type(physics))
     if rule is not None:
         return rule(physics, size)
@@ -62,13 +62,6 @@ def certify_norm(
         f"{type(physics).__name__} has no structure that this package knows. If every entry of its matrix is "
         "nonnegative, say so with nonnegative=True; if not, give a bound that you can prove."
     )
-
-
-def required(physics: dp.LinearPhysics, size: Size) -> tuple[int, ...]:
-    """``size``, or a CertificateError if it is unknown."""
-    if size is None:
-        raise CertificateError(f"{type(physics).__name__} does not store its image size; pass img_size=(C, H, W).")
-    return size
 
 
 def diagonal(physics: dp.LinearPhysics, size: Size) -> NormBound:
@@ -98,34 +91,36 @@ def convolution(physics: dp.LinearPhysics, size: Size, padding: str) -> NormBoun
         raise CertificateError(f"{type(physics).__name__} has no filter yet; set it first.")
     if physics.filter.ndim != 4:
         raise CertificateError("three-dimensional blurs have no certified norm here.")
-    sides = required(physics, size)[-2:]
+    blank = blank_image(physics, size)
     padding = "zeros" if padding == "constant" else padding
-    bounds = [as_blur(taps, (sides[0], sides[1]), padding).norm_bound() for taps in physics.filter]
+    bounds = [as_blur(taps, blank, padding).norm_bound() for taps in physics.filter]
     largest = max(bounds, key=lambda bound: bound.upper)
     return dataclasses.replace(largest, lower=max(bound.lower for bound in bounds))
 
 
-def as_blur(taps: Tensor, sides: tuple[int, int], padding: str) -> Blur:
-    """One filter (c, h, w) on images of ``sides``, repeated filters counted once."""
+def as_blur(taps: Tensor, blank: Tensor, padding: str) -> Blur:
+    """One filter (c, h, w) on images like ``blank``, repeated filters counted once."""
     taps = taps[:1] if bool((taps == taps[:1]).all()) else taps
-    return Blur(taps.double(), (len(taps), *sides), padding=padding, dtype=torch.float64)
+    size = (len(taps), blank.shape[-2], blank.shape[-1])
+    return Blur(taps.double(), size, padding=padding, dtype=torch.float64)
 
 
 def downsampling(physics: dp.Downsampling, size: Size) -> NormBound:
     """S C, a convolution of which every s-th sample is kept: exact by aliasing if circular, at most ‖C‖ otherwise."""
     if physics.filter is None:
         return NormBound(1.0, 1.0, Method.CLOSED_FORM)
-    size = required(physics, size if physics.imsize is None else tuple(physics.imsize))
+    blank = blank_image(physics, size if physics.imsize is None else tuple(physics.imsize))
+    rows, columns = blank.shape[-2:]
     factor, downwards = int(physics.factor), type(physics) is dp.Downsampling
-    if physics.padding == "circular" and size[-2] % factor == 0 and size[-1] % factor == 0:
+    if physics.padding == "circular" and rows % factor == columns % factor == 0:
         filters = physics.filter.detach().cpu().double().flatten(0, 1)
-        uppers, lowers = zip(*(aliased_maximum(taps, (size[-2], size[-1]), factor) for taps in filters), strict=True)
+        uppers, lowers = zip(*(aliased_maximum(taps, (rows, columns), factor) for taps in filters), strict=True)
         return NormBound(max(uppers), max(lowers), Method.ALIASED_SYMBOL)
     if downwards and bool((physics.filter >= 0).all()):
-        return nonnegative_norm(physics, blank_image(physics, size))
-    whole = convolution(physics, size, physics.padding)  # before downsampling
-    size = size if downwards else (size[0], size[1] // factor, size[2] // factor)
-    return NormBound(whole.upper, rayleigh_lower(physics, blank_image(physics, size)), whole.method)
+        return nonnegative_norm(physics, blank)
+    whole = convolution(physics, tuple(blank.shape[1:]), physics.padding)  # before downsampling
+    blank = blank if downwards else blank[..., : rows // factor, : columns // factor]
+    return NormBound(whole.upper, rayleigh_lower(physics, blank), whole.method)
 
 
 def composed(physics: dp.LinearPhysics, size: Size) -> NormBound:

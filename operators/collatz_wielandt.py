@@ -15,7 +15,8 @@ from pnp_lip.spectral import Method, NormBound
 __all__ = ["ROOT_SLACK", "CollatzWielandt", "collatz_wielandt", "gamma_factor"]
 
 ROOT_SLACK = 1e-15  # relative; covers the few roundings of a root or a product in float64, 1.1e-16 each
-SUM_SLACK = 1e-10  # relative; covers sums of up to 10⁵ numbers ≥ 0 in float64
+# Relative; covers two sums of numbers ≥ 0 in float64: up to 4·10⁵ of them in any order, far more pairwise, as torch sums.
+SUM_SLACK = 1e-10
 UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors that lift what vanished by half the range
 
 

@@ -12,6 +12,8 @@ from pnp_lip.errors import InputError
 __all__ = ["fan_weights", "filtered", "sampled", "view_angles_weight"]
 
 FILTERS = ("ramp", "shepp-logan", "hann")
+SAME_VIEW = 1e-9  # degrees; views closer than this repeat one another
+EDGE = 1e-9  # radians; how far Parker's formula stays from its 0/0 at the rim of the fan
 
 
 def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
@@ -50,7 +52,7 @@ def view_angles_weight(angles: Tensor, period: float) -> Tensor:
     order = torch.argsort(torch.remainder(angles, period))
     sorted_angles = torch.remainder(angles, period)[order]
     gaps = torch.diff(sorted_angles, append=sorted_angles[:1] + period)
-    positive = gaps[gaps > 1e-9]
+    positive = gaps[gaps > SAME_VIEW]
     gaps = gaps.clamp_max(2 * float(positive.median())) if len(positive) else gaps
     weight = torch.empty_like(gaps)
     weight[order] = 0.5 * (gaps + gaps.roll(1))
@@ -67,7 +69,7 @@ def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tenso
     order = torch.argsort(torch.remainder(angles, 360.0))
     sorted_angles = torch.remainder(angles, 360.0)[order]
     gaps = torch.diff(sorted_angles, append=sorted_angles[:1] + 360.0)
-    positive = gaps[gaps > 1e-9]
+    positive = gaps[gaps > SAME_VIEW]
     typical, widest = float(positive.median()), int(gaps.argmax())
     if float(gaps[widest]) <= 2 * typical:
         return view_angles_weight(angles, 360.0), torch.full((len(fan), len(angles)), 0.5, dtype=torch.float64)
@@ -82,9 +84,9 @@ def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tenso
             f"fan-beam filtered back-projection needs views over a full turn or at least {needed:.0f}° (180° and the fan's "
             f"opening); these cover {float(gaps.sum()):.0f}°. Reconstruct iteratively: `solve_prox` or a solver."
         )
-    gamma = fan.clamp(-half + 1e-9, half - 1e-9)[:, None] if half > 0 else torch.zeros(len(fan), 1, dtype=fan.dtype)
-    rising = beta / (half + gamma).clamp_min(1e-9)
-    falling = (math.pi + 2 * half - beta) / (half - gamma).clamp_min(1e-9)
+    gamma = fan.clamp(EDGE - half, half - EDGE)[:, None] if half > 0 else torch.zeros(len(fan), 1, dtype=fan.dtype)
+    rising = beta / (half + gamma).clamp_min(EDGE)
+    falling = (math.pi + 2 * half - beta) / (half - gamma).clamp_min(EDGE)
     return step, torch.sin(0.25 * math.pi * torch.minimum(rising, falling).clamp(0, 2)).square()
 
 

@@ -27,8 +27,10 @@ SLACK = {torch.float32: 1e-3, torch.float64: 1e-9}
 DOT_PART, ENTRY_PART, ZERO_PART = 0.05, 0.5, 1e-6
 
 
-def blank_image(physics: LinearPhysics, img_size: tuple[int, ...]) -> Tensor:
+def blank_image(physics: LinearPhysics, img_size: tuple[int, ...] | None) -> Tensor:
     """Zeros (1, C, H, W) of the dtype and on the device in which the physics computes, read off its buffers."""
+    if img_size is None:
+        raise CertificateError(f"{type(physics).__name__} does not store its image size; pass img_size=(C, H, W).")
     named = physics.named_buffers()
     buffers = [b for n, b in named if b.is_floating_point() and not n.endswith("_device_holder")]
     dtype = getattr(physics, "dtype", None) or (buffers[0].dtype if buffers else torch.float32)

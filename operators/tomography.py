@@ -34,6 +34,12 @@ from pnp_lip.spectral import NormBound
 __all__ = ["SymmetricTomography"]
 
 STORAGES = ("sparse", "free")
+INDICES = (
+    "index",
+    "pixels",
+    "places",
+    "position",
+)  # buffers: see ``SymmetryPlan``, ``symmetric_pixels``, ``inverse_pixels``
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 MOST_CIRCULANT = 200.0  # γ‖A‖² up to which a measured circulant saves time (256², 48 views, 100: 88 ms for 135)
@@ -80,8 +86,8 @@ class SymmetricTomography(CertifiedPhysics):
         self.plan = choose_plan(self.geometry)
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
         pixels, position = symmetric_pixels(order, n, self.plan.group), np.argsort(order).astype(np.int32)
-        indices = {"index": self.plan.index, "pixels": pixels, "places": inverse_pixels(pixels)[:, order]}
-        for name, index in (indices | {"position": position}).items():
+        places = inverse_pixels(pixels)[:, order]
+        for name, index in zip(INDICES, (self.plan.index, pixels, places, position), strict=True):
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
         self.register_buffer("image_mask", as_mask(mask, n, dtype), persistent=False)
         if weights is not None:  # (detectors, views)

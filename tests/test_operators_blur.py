@@ -1,4 +1,4 @@
-"""Blur against deepinv and against the definition; kernels against closed forms; bad input."""
+"""Blur against deepinv and against the definition; PSFs against closed forms; bad input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_lip import operators
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 
@@ -94,6 +95,15 @@ def test_per_channel_psfs_stay_in_their_channel() -> None:
 def test_bad_psfs_are_refused(psf: torch.Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Blur(psf, (1, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["box", "disk", "gaussian", "load", "motion", "shake"])
+def test_old_names_of_psfs_warn(kind: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{kind}_kernel is now pnp_lip.operators.{kind}_psf"):
+        old = getattr(operators, f"{kind}_kernel")
+    assert old is getattr(operators, f"{kind}_psf")
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = operators.nothing_kernel
 
 
 def test_bad_settings_are_refused() -> None:
