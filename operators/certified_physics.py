@@ -109,14 +109,17 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     def A(self, x: Tensor, **kwargs: object) -> Tensor:
         """A x for x of shape (B, C, H, W)."""
         self.check(x, self.img_size, "image")
-        y: Tensor = LinearMap.apply(x, self, False)
-        return y
+        return self.differentiable(x, False)
 
     def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:
         """Aᵀ y for y of shape (B, *data_size), the exact transpose of ``A``."""
         self.check(y, self.data_size, "data")
-        x: Tensor = LinearMap.apply(y, self, True)
-        return x
+        return self.differentiable(y, True)
+
+    def differentiable(self, v: Tensor, transpose: bool) -> Tensor:
+        """A v or Aᵀ v, differentiable; for maps that torch cannot differentiate by itself, or only slowly."""
+        product: Tensor = LinearMap.apply(v, self, transpose)
+        return product
 
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
