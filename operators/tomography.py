@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from pnp_lip.operators.dihedral import (
     plan_views,
     symmetric_pixels,
 )
+from pnp_lip.operators.footprints import Entries
 from pnp_lip.operators.scan_geometry import Angles, ScanGeometry
 from pnp_lip.operators.sparse_pair import SparsePair
 from pnp_lip.operators.tomography_inputs import as_mask, as_nonnegative, physical_memory
@@ -116,6 +118,12 @@ class SymmetricTomography(CertifiedPhysics):
         share = self.bins / scan.count
         return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * seen * share)
 
+    def base_views(self) -> Iterator[Entries]:
+        """The entries of each base view, bins counted from the first that is needed."""
+        for angle in self.plan.base_angles:
+            bins, pixels, weights = self.geometry.view(float(angle), self.img_size[1], self.plan.first_bin)
+            yield bins - self.plan.first_bin, pixels, weights
+
     def build(self, dtype: torch.dtype, position: NDArray[np.int32]) -> scipy.sparse.csr_array:
         """The rows of the base views, one block for each view, each pixel at its position in memory.
 
@@ -128,13 +136,10 @@ class SymmetricTomography(CertifiedPhysics):
                 f"{limit / 1e9:.2f} GB. Use fewer views or pixels, angles that share symmetries, or "
                 'storage="free", which computes the entries anew in every product.'
             )
-        n, first = self.img_size[1], self.plan.first_bin
-        number = np.float32 if dtype == torch.float32 else np.float64
-        blocks = []
-        for angle in self.plan.base_angles:
-            rows, columns, values = (part.numpy() for part in self.geometry.view(float(angle), n, first))
-            entries = values.astype(number), (rows.astype(np.int32) - first, position[columns])
-            block = scipy.sparse.coo_array(entries, shape=(self.bins, n * n)).tocsr()
+        shape, blocks = (self.bins, self.img_size[1] ** 2), []
+        for rows, columns, values in self.base_views():
+            entries = values.to(dtype).numpy(), (rows.to(torch.int32).numpy(), position[columns.numpy()])
+            block = scipy.sparse.coo_array(entries, shape=shape).tocsr()
             block.sort_indices()
             blocks.append(block)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
@@ -196,13 +201,12 @@ class SymmetricTomography(CertifiedPhysics):
         """The base matrix times columns, from storage or, entries computed anew, view by view."""
         if self.matrix is not None:
             return self.matrix.product(x, transpose=transpose)
-        n, first = self.img_size[1], self.plan.first_bin
-        result = x.new_zeros(n * n if transpose else self.bins * len(self.plan.base_angles), x.shape[1])
-        for number, angle in enumerate(self.plan.base_angles):
-            rows, columns, values = self.geometry.view(float(angle), n, first)
+        size = self.img_size[1] ** 2 if transpose else self.bins * len(self.plan.base_angles)
+        result = x.new_zeros(size, x.shape[1])
+        for number, (rows, columns, values) in enumerate(self.base_views()):
             # Rounded to the operator's own dtype, as stored entries are, before the dtype of x.
             values = (values.to(self.unit) * self.unit).to(x.dtype)
-            rows, columns = rows.to(x.device) + (number * self.bins - first), columns.to(x.device)
+            rows, columns = rows.to(x.device) + number * self.bins, columns.to(x.device)
             target, origin = (columns, rows) if transpose else (rows, columns)
             result.index_add_(0, target, x.index_select(0, origin) * values[:, None])
         return result
@@ -225,12 +229,10 @@ class SymmetricTomography(CertifiedPhysics):
     @kept
     def free_terms(self) -> tuple[int, int]:
         """The largest number of entries in a row and in a column of the base matrix that is not stored."""
-        n, row = self.img_size[1], 0
-        columns = torch.zeros(n * n, dtype=torch.int64)
-        for angle in self.plan.base_angles:
-            bins, pixels, _ = self.geometry.view(float(angle), n, self.plan.first_bin)
+        row, columns = 0, torch.zeros(self.img_size[1] ** 2, dtype=torch.int64)
+        for bins, pixels, _ in self.base_views():
             row = max(row, int(torch.bincount(bins, minlength=1).max()))
-            columns += torch.bincount(pixels, minlength=n * n)
+            columns += torch.bincount(pixels, minlength=len(columns))
         return row, int(columns.max())
 
     @property
