@@ -40,7 +40,7 @@ def kept(compute: Callable[..., T]) -> Callable[..., T]:
     def method(self: CertifiedPhysics, *arguments: object) -> T:
         if not self._snapshot.holds(self.tensors):
             self._snapshot, self._kept = Snapshot(self.tensors), {}
-        key = (compute.__name__, *arguments)
+        key = (compute.__qualname__, *arguments)
         if key not in self._kept:
             with lasting():
                 self._kept[key] = compute(self, *arguments)

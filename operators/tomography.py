@@ -88,8 +88,8 @@ class SymmetricTomography(CertifiedPhysics):
         self.plan = choose_plan(self.geometry)
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
         pixels, position = symmetric_pixels(order, n, self.plan.group), np.argsort(order).astype(np.int32)
-        places = inverse_pixels(pixels)[:, order]
-        for name, index in zip(INDICES, (self.plan.index, pixels, places, position), strict=True):
+        indices: tuple[np.ndarray, ...] = (self.plan.index, pixels, inverse_pixels(pixels)[:, order], position)
+        for name, index in zip(INDICES, indices, strict=True):
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
         self.register_buffer("image_mask", as_mask(mask, n, dtype), persistent=False)
         if weights is not None:  # (detectors, views)
