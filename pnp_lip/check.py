@@ -153,12 +153,11 @@ def method_of(weight: Array) -> str:
     return "BRANCH_AND_BOUND" if np.count_nonzero(taps) > 1 else "CHOLESKY"
 
 
-def norm_at(weight: Array, witness: list[str]) -> float:
+def norm_at(weight: Array, witness: list[float]) -> float:
     """The norm at the witness's frequency; of the matrix where there is none."""
     if weight.ndim == 2 or not witness:
         return float(np.linalg.norm(weight.reshape(weight.shape[0], -1), 2))
-    angles = zip(map(float.fromhex, witness), weight.shape[2:], strict=True)
-    rows, columns = (np.exp(-1j * w * np.arange(k)) for w, k in angles)
+    rows, columns = (np.exp(-1j * w * np.arange(k)) for w, k in zip(witness, weight.shape[2:], strict=True))
     return float(np.linalg.norm(np.einsum("oiab,a,b->oi", weight, rows, columns), 2))
 
 
@@ -170,9 +169,9 @@ def number(value: str | None) -> Fraction:
 def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> tuple[Fraction, list[str]]:
     """A layer's proved α = τ s U²/2 and what is wrong with its line in the certificate."""
     weight, tau = tensors[f"{layer['path']}.weight"], Fraction(float(tensors[f"{layer['path']}.tau"]))
-    norm, slopes = layer["norm"], [number(slope) for slope in layer["slopes"]]
+    norm, slopes = layer["norm"], layer["slopes"]
     upper = number(norm["upper"])
-    curvature = tau * slopes[1] * upper**2
+    curvature = tau * Fraction(slopes[1]) * upper**2
     claims = {
         f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
         "the lower bound exceeds the norm at the witness": float(number(norm["lower"]))
@@ -215,13 +214,14 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
         alpha, found = check_layer(layer, tensors, config["padding_mode"])
         alphas, wrong = [*alphas, alpha], wrong + found
     total = sum((a / (1 - a) for a in alphas), Fraction(0)) if max(alphas) < 1 else None
-    if claimed["averagedness"] is not None and (total is None or number(claimed["averagedness"]) < total / (1 + total)):
+    bound = claimed["bound"]
+    if bound["averagedness"] is not None and (total is None or number(bound["averagedness"]) < total / (1 + total)):
         wrong.append("the averagedness of the composition is understated")
-    if number(claimed["lipschitz_upper"]) < 1 or max(alphas) > 1:
+    if number(bound["lipschitz"]) < 1 or max(alphas) > 1:
         wrong.append("the Lipschitz constant of the composition is not proved")
-    if claimed["proximal"] and (len(alphas) > 1 or max(alphas) > Fraction(1, 2)):
+    if bound["proximal"] and (len(alphas) > 1 or max(alphas) > Fraction(1, 2)):
         wrong.append("the map is not the proximal map of a convex function by these layers")
-    if claimed["box"] is not None:
+    if bound["box"] is not None:
         wrong.append("a range is claimed that the layers do not give")
     if claimed["dtype"] != metadata["dtype"]:
         wrong.append(f"the weights are {metadata['dtype']}, not {claimed['dtype']}")
