@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pnp_lip import certify
-from pnp_lip.certificates.block_calculus import sum_of_squares
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.exact import MaxMin, construction_size, to_fixed_width, to_unbounded_width
 from pnp_lip.exact.size import ceil_log2
 from pnp_lip.exact.unbounded_width import tournament
 from pnp_lip.networks import FixedWidthNetwork, UnboundedWidthNetwork
+from pnp_lip.spectral.square_upper import sum_of_squares
 
 BUILDERS = {"unbounded": to_unbounded_width, "fixed": to_fixed_width}
 POINTS = 10_000

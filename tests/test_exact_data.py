@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pnp_lip import certify
-from pnp_lip.certificates.block_calculus import sum_of_squares
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.exact import (
     MaxMin,
@@ -21,6 +20,7 @@ from pnp_lip.exact import (
     to_fixed_width,
     to_unbounded_width,
 )
+from pnp_lip.spectral.square_upper import sum_of_squares
 
 
 def both(f: MaxMin, x: np.ndarray) -> list[np.ndarray]:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pnp_lip.certificates.block_calculus import sum_of_squares
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.spectral.square_upper import sum_of_squares
 
 __all__ = ["MaxMin", "inside_ball"]
 
