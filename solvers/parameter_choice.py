@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 from torch import Tensor
 
@@ -115,7 +114,7 @@ def varied(solver: Solver, candidates: Sequence[dict[str, float]]) -> Varied:
     unknown = set(candidates[0]) - allowed
     if unknown:
         raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
-    return [(settings, cast(Solver, dataclasses.replace(solver, **settings))) for settings in candidates]  # type: ignore[arg-type]
+    return [(settings, dataclasses.replace(solver, **settings)) for settings in candidates]  # type: ignore[arg-type]
 
 
 def solve_all(
