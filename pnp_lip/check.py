@@ -36,7 +36,7 @@ Record = dict[str, Any]  # what JSON holds
 SCHEMA, FORMAT = "pnp-lip certificate 2", "pnp-lip denoiser 1"
 DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
 PADDING_MODES = ("zeros", "circular")
-MAX_CELLS = 400_000
+MAX_CELLS = 400_000  # after which a norm counts as unproved; the shipped layers need at most 10,500
 VERIFIED = """verified anew: the SHA-256 of each tensor; of each layer the upper and lower bound of the norm, the padding, the
 smallest image and the method that the kernel calls for, step, slopes, margin, averagedness and Lipschitz constant; the
 averagedness and Lipschitz constant of the network, its potential and range; the rounding of its execution.

@@ -50,7 +50,7 @@ class Certificate:
     the denoiser's thresholds are given for; ``execution_error_upper`` states the conditions. None when it is not known,
     as for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations.
     ``weights`` maps each tensor's name to its SHA-256. The certificate speaks of exactly these weights: ``certify`` makes
-    it, and loading weights makes it anew instead of trusting a file. ``failures`` says to people what was not proved.
+    it, and loading weights makes it again instead of trusting a file. ``failures`` tells people what was not proved.
     """
 
     layers: tuple[LayerCertificate, ...]
