@@ -186,12 +186,12 @@ def decode_bound(data: dict[str, Any]) -> MapBound:
 
 
 def decode_layer(data: dict[str, Any]) -> LayerCertificate:
-    """Undo ``encode`` for a layer. Raises ValueError for an unknown padding, KeyError for an unknown method."""
+    """Undo ``encode`` for a layer. Raises ValueError for an unknown padding or method."""
     norm = data["norm"]
     if norm["padding_mode"] not in PADDING_MODES:
         raise ValueError(f"unknown padding {norm['padding_mode']!r}")
     norm |= {name: float.fromhex(norm[name]) for name in ("upper", "lower")}
     norm |= {name: tuple(norm[name]) for name in ("smallest_image", "divisible_by", "witness")}
     found = {name: number(data[name]) for name in ("tau", "margin", "lipschitz_upper", "averagedness")}
-    bound = NormBound(**{**norm, "method": Method[norm["method"]]})
+    bound = NormBound(**{**norm, "method": Method(norm["method"])})
     return LayerCertificate(**{**data, **found, "slopes": tuple(data["slopes"]), "norm": bound})
