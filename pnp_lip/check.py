@@ -201,18 +201,14 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
     if claimed["schema"] != SCHEMA or metadata.get("format") != FORMAT:
         raise ValueError(f"expected the schema {SCHEMA!r} and weights of the format {FORMAT!r}")
     config = json.loads(metadata["config"])
-    changed = sorted(
-        name for name in {*hashes, *claimed["weights"]} if hashes.get(name) != claimed["weights"].get(name)
-    )
-    wrong = [f"{name}: the SHA-256 differs" for name in changed]
+    names = sorted({*hashes, *claimed["weights"]})
+    wrong = [f"{n}: the SHA-256 differs" for n in names if hashes.get(n) != claimed["weights"].get(n)]
     expected = [f"layers.{i}" for i in range(len(config["dilations"]))]
     if [layer["path"] for layer in claimed["layers"]] != expected or config["padding_mode"] not in PADDING_MODES:
         return [*wrong, "the certificate's layers are not those of the network that the weights describe"]
     wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
-    alphas: list[Fraction] = []
-    for layer in claimed["layers"]:
-        alpha, found = check_layer(layer, tensors, config["padding_mode"])
-        alphas, wrong = [*alphas, alpha], wrong + found
+    checked = [check_layer(layer, tensors, config["padding_mode"]) for layer in claimed["layers"]]
+    alphas, wrong = [alpha for alpha, _ in checked], wrong + [line for _, found in checked for line in found]
     total = sum((a / (1 - a) for a in alphas), Fraction(0)) if max(alphas) < 1 else None
     bound = claimed["bound"]
     if bound["averagedness"] is not None and (total is None or number(bound["averagedness"]) < total / (1 + total)):
@@ -243,10 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError) as error:
         sys.stderr.write(f"could not be read: {type(error).__name__}: {error}\n")
         return 2
-    for line in wrong:
-        sys.stdout.write(f"NOT VERIFIED {line}\n")
-    if not wrong:
-        sys.stdout.write(VERIFIED)
+    sys.stdout.write("".join(f"NOT VERIFIED {line}\n" for line in wrong) or VERIFIED)
     return 1 if wrong else 0
 
 
