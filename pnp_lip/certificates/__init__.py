@@ -4,8 +4,7 @@ from pnp_lip.certificates import plain  # noqa: F401 (registers its rules)
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.certify import Proof, certify, describe, hash_weights, rule
-from pnp_lip.certificates.enforce import Change, enforce
-from pnp_lip.certificates.firm import firm
+from pnp_lip.certificates.enforce import Change, enforce, firm
 from pnp_lip.renamed import renamed
 
 __all__ = [
