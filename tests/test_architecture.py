@@ -32,7 +32,7 @@ LEVELS = {
 
 # Results and certificates are read, not made, by users: their fields are not a constructor's parameters.
 READ_ONLY = {"Certificate", "LayerCertificate", "Result"}
-GEOMETRY = re.compile(r"pnp_lip\.operators\..*(Tomography|Geometry|Beam)")  # a scanner has as many numbers as it has
+GEOMETRY = re.compile(r"pnp_lip\.operators\..*(Beam|Geometry)$")  # a scanner has as many numbers as it has
 MACHINE_PATH = re.compile(r"""(?<![\w.:/<>])(/(home|root|tmp|work|mnt|media|scratch|Users|usr/local)/\w|[A-Z]:\\\w)""")
 
 NAMES = sorted(house.modules())
