@@ -131,6 +131,7 @@ HONEST = """
     hypothesis.met or hypothesis.waived_by is not None
     certificate.smallest_image == (1, 1)
     layer.method is Method.TORUS or layer.method == Method.DENSE
+    Method[layer["method"]]
     "; ".join(certificate.failures) or "none"
     len(certificate.failures) == 1 and not guarantee.failure
     f"{layer.scope}; {norm.scope}" + hypothesis.advice
