@@ -28,6 +28,8 @@ class Checkout:
         return PathFinder.find_spec(name, [str(HERE.parent)]) if name in BESIDE else None
 
 
+RENAMED: dict[str, str] = {}  # old public names, see pnp_lip.renamed
+
 if not (HERE / "operators").is_dir():
     sys.meta_path.append(Checkout)
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from pnp_lip.public import *  # noqa: F403
     from pnp_lip.public import __all__ as __all__
 else:
-    old_name = renamed(__name__, {})
+    old_name = renamed(__name__, RENAMED, stacklevel=3)
 
     def __getattr__(name: str) -> object:
         public = vars(importlib.import_module("pnp_lip.public"))

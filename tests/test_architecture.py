@@ -167,6 +167,20 @@ def test_every_public_name_exists() -> None:
         _ = pnp_lip.nothing
 
 
+def test_an_old_name_warns_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pnp_lip
+
+    monkeypatch.setitem(pnp_lip.RENAMED, "strike", "attack")
+    with pytest.warns(DeprecationWarning, match=r"pnp_lip\.strike is now pnp_lip\.attack") as caught:
+        from pnp_lip import strike
+    assert strike is pnp_lip.attack and {entry.filename for entry in caught} == {__file__}
+
+
+def test_a_checkout_needs_no_links() -> None:
+    """Windows checks symbolic links out as text files."""
+    assert [path for folder in house.FOLDERS.values() for path in folder.rglob("*") if path.is_symlink()] == []
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(house.ROOT))
     house.main()
