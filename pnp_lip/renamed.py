@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 __all__ = ["renamed"]
 
 
-def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
+def renamed(module: str, names: Mapping[str, str], *, stacklevel: int = 2) -> Callable[[str], object]:
     """A module's ``__getattr__`` that answers each old name with the new one and warns.
 
-    The new one is "name", "other.module:name", or "other.module:" for a whole module.
+    The new one is "name", "other.module:name", or "other.module:" for a whole module; ``stacklevel`` is that of
+    ``warnings.warn``, 3 where another function stands between this one and the user.
     """
 
     def __getattr__(old: str) -> object:  # noqa: N807 (what Python calls it)
@@ -20,7 +21,7 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
             raise AttributeError(f"module {module!r} has no attribute {old!r}")
         home, _, new = names[old].rpartition(":")
         place = ".".join(filter(None, (home or module, new)))
-        warnings.warn(f"{module}.{old} is now {place}.", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{module}.{old} is now {place}.", DeprecationWarning, stacklevel=stacklevel)
         found = importlib.import_module(home or module)
         return getattr(found, new) if new else found
 
