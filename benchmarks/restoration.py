@@ -13,9 +13,8 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Scene
 from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.denoisers import denoise_guided
 from pnp_lip.images import psnr, ssim
-from pnp_lip.solvers import Anderson, Result, refine
+from pnp_lip.solvers import Anderson, Result, denoise_guided, refine
 
 __all__ = ["Limits", "measure_denoising", "measure_restoration", "quality", "timed"]
 
