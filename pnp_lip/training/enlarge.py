@@ -24,15 +24,15 @@ def enlarge_filters(denoiser: GradientFlowDenoiser, kernel_size: int) -> Gradien
     >>> enlarge_filters(small, 7).layers[1].weight.shape
     torch.Size([4, 2, 7, 7])
     """
-    config = denoiser.config
-    needed = max(config["dilations"]) * (config["kernel_size"] - 1) + 1
+    dilations = denoiser.dilations
+    needed = max(dilations) * (denoiser.kernel_size - 1) + 1
     if kernel_size % 2 == 0 or kernel_size < needed:
         raise InputError(
             f"filters can only grow, to an odd size of at least {needed} (what the widest reaches); got {kernel_size}."
         )
-    grown = denoiser_from_config({**config, "kernel_size": kernel_size, "dilations": [1] * len(config["dilations"])})
+    grown = denoiser_from_config({**denoiser.config, "kernel_size": kernel_size, "dilations": [1] * len(dilations)})
     state = denoiser.state_dict()
-    for i, dilation in enumerate(config["dilations"]):
+    for i, dilation in enumerate(dilations):
         name = f"layers.{i}.weight"
         state[name] = centred(dilate(state[name], (dilation, dilation)), kernel_size)
     grown.to(next(denoiser.parameters())).load_state_dict(state)
