@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypedDict, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from deepinv.models import Denoiser
 from torch import Tensor
 
-from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, NetworkConfig, Sigma, require_image
+from pnp_lip.denoisers.add_guidance import denoiser_from_config
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
 from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR
 from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.layers import UNet
 
-__all__ = ["AnnealerConfig", "AnnealingDenoiser"]
-
-
-class AnnealerConfig(TypedDict):
-    """The configuration of an annealer, as files of weights hold it."""
-
-    first: NetworkConfig
-    network: list[int]
+__all__ = ["AnnealingDenoiser"]
 
 
 class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
@@ -59,12 +53,13 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
         return improve(self.network, g, x - g, sigma=s)
 
     @property
-    def config(self) -> AnnealerConfig:
-        """What ``from_config`` builds the same network from; the weights are apart."""
+    def config(self) -> dict[str, object]:
+        """What ``from_config`` builds the same network from; files of weights hold it."""
         return {"first": self.first.config, "network": list(self.network.size)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> AnnealingDenoiser:
         """The untrained annealer with this ``config``. Raises KeyError, TypeError or InputError for others."""
-        first = GradientFlowDenoiser(**cast(NetworkConfig, config["first"]))
-        return cls(first, cast(tuple[int, int, int], tuple(cast(list[int], config["network"]))))
+        size = tuple(cast(Sequence[int], config["network"]))
+        first = denoiser_from_config(cast(Mapping[str, object], config["first"]))
+        return cls(first, size)  # type: ignore[arg-type]

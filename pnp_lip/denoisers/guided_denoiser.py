@@ -122,7 +122,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
                 continue
             # W reaches half as far as WᵀW, and a mean one pixel more.
             made = inner.by_window(partial(joined, clip), g, change, reach=reach // 2 + 1, whole=False)
-            yield [stored(part, by_pixel=True) for part in made.split(inner.hidden_channels, 1)]
+            yield [stored(part, by_pixel=True) for part in torch.split(made, inner.hidden_channels, 1)]
 
     def layers(self) -> Iterator[tuple[GradientFlowConv2d, Guidance, int]]:
         """Each layer with its guidance and its reach."""
@@ -188,6 +188,5 @@ def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
     torch.Size([2, 1, 8, 8])
     """
     if hasattr(denoiser, "with_guide"):
-        around: nn.Module = denoiser.with_guide(guide)
-        return around
+        return cast(nn.Module, denoiser.with_guide(guide))  # type: ignore[operator]
     return GuidedDenoiser(cast(GradientFlowDenoiser, denoiser), guide)
