@@ -32,6 +32,7 @@ from pnp_lip.training import (
     load_photographs,
     train,
 )
+from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.optimisation import make_optimisers
 from pnp_lip.training.patches import PatchSampler, at_scales, texture, turned
 from pnp_lip.training.training_run import LIMIT, TrainingRun, log_error
@@ -74,11 +75,7 @@ class KilledError(Exception):
 
 # Long enough that problems are visited again before the checkpoint, and would be after it if the run remembered them.
 AT_EQUILIBRIUM = dataclasses.replace(
-    TINY,
-    problems=ProblemSettings(equilibrium=1.0),
-    patches=PatchSettings(batch=4, size=24),
-    steps=24,
-    checkpoint_every=16,
+    TINY, problems=ProblemSettings(1.0), patches=PatchSettings(batch=4, size=24), steps=12, checkpoint_every=7
 )
 
 
@@ -87,14 +84,21 @@ AT_EQUILIBRIUM = dataclasses.replace(
     [
         (network, TINY, 5),
         (annealer, TINY, 5),
-        (network, AT_EQUILIBRIUM, 20),
-        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 20),
-        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 20),
+        (network, AT_EQUILIBRIUM, 10),
+        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 10),
+        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 10),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_weights(
-    tmp_path: Path, make: Callable[[str], nn.Module], settings: TrainingSettings, last: int
+    tmp_path: Path,
+    make: Callable[[str], nn.Module],
+    settings: TrainingSettings,
+    last: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pnp_lip.training.equilibrium.FEWEST", 3)
+    shorter = functools.partial(Equilibrium, free=6, again=2)
+    monkeypatch.setattr("pnp_lip.training.training_run.Equilibrium", shorter)
     start = functools.partial(make, settings.part)
     whole = train(start(), images(), images()[:1], tmp_path / "whole", settings)
 
