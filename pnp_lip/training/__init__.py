@@ -1,5 +1,6 @@
 """Training of denoisers on a folder of photographs."""
 
+from pnp_lip.renamed import renamed
 from pnp_lip.training.patches import load_photographs
 from pnp_lip.training.ranks import join_ranks
 from pnp_lip.training.settings import PatchSettings, ProblemSettings, TrainingSettings
@@ -14,3 +15,6 @@ __all__ = [
     "train",
     "validate",
 ]
+
+OLD = {"add_guidance": "pnp_lip.denoisers:add_guidance", "PatchSampler": "pnp_lip.training.patches:PatchSampler"}
+__getattr__ = renamed(__name__, OLD)

@@ -150,7 +150,7 @@ def update(denoiser: nn.Module, physics: PhysicsLike, x: Tensor, y: Tensor, sigm
 
 
 class ProblemPool:
-    """The newest problems, one of which a step may take again instead of a new one.
+    """The newest problems: a step takes one of them again, or a new one.
 
     A denoiser changes little from step to step, and so do its fixed points: solving on costs a third of solving anew. For a
     guide network problems are ``remembered`` longer: it learns from guides as they are.

@@ -42,7 +42,7 @@ class PatchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSettings:
-    """How many steps train the fixed point of plug-and-play forward-backward, and of which problems.
+    """How many steps train the fixed point of plug-and-play forward-backward, and on what.
 
     Of all steps the share ``equilibrium`` does; of its problems the share ``scans`` are scans, the others blurs; of the guides
     of blurs the share ``annealed`` has been improved as ``pnp_lip.solvers.Anneal`` does. Raises InputError for a share

@@ -138,7 +138,7 @@ class TrainingRun(Generic[Network]):
         return sigma, (x + sigma * torch.randn(x.shape, generator=self.generator)).to(self.device)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint in one atomic step; a run that goes on from there, and this one, go on alike."""
+        """Write a checkpoint in one atomic step. A run that resumes from it goes on exactly as this one does."""
         self.forget()
         state = {
             "step": self.step,
