@@ -124,7 +124,6 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch,
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
     monkeypatch.setattr("pnp_lip.denoisers.gradient_flow_denoiser.cache_tile", lambda *a: (24, 32))
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
-    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.LARGE_TILE", (40, 33))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
 
 

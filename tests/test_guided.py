@@ -143,7 +143,6 @@ def test_windows_of_a_large_image_give_the_same(
     monkeypatch.setattr("pnp_lip.denoisers.gradient_flow_denoiser.cache_tile", lambda *a: (24, 32))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
-    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.LARGE_TILE", (40, 33))
     unkept = guided(d, x)
     assert torch.allclose(unkept(x, 0.1), whole, atol=1e-6)
     assert unkept.kept.clips is None  # type: ignore[union-attr]

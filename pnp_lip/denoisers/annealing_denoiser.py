@@ -30,6 +30,7 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
     Shapes: y is (B, in_channels, H, W) with values in [0, 1]; σ as in ``GradientFlowDenoiser``. Raises InputError for a
     ``first`` with guidance, which would be of no use here, and for a size that makes no network.
 
+    >>> import torch
     >>> first = GradientFlowDenoiser(hidden_channels=4, dilations=(1,))
     >>> AnnealingDenoiser(first, (4, 3, 2))(torch.zeros(2, 1, 8, 8), 0.1).shape
     torch.Size([2, 1, 8, 8])
