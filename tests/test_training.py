@@ -264,6 +264,14 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no such accelerator"), join_ranks("cuda"):
+        pass
+    with join_ranks("auto") as device:
+        assert device == "cpu"
+
+
 def test_texture_prefers_what_has_some() -> None:
     flat = torch.zeros(1, 1, 16, 16)
     rough = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))

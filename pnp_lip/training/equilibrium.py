@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, guided
-from pnp_lip.operators import Blur, ParallelBeamTomography, disk_psf, gaussian_psf, motion_psf, shake_psf
+from pnp_lip.operators import (
+    Blur,
+    ParallelBeam,
+    ParallelBeamTomography,
+    disk_psf,
+    gaussian_psf,
+    motion_psf,
+    shake_psf,
+)
 from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers import annealed
@@ -186,9 +194,8 @@ def random_scan(x: Tensor, generator: torch.Generator) -> ParallelBeamTomography
     """A geometry of norm at most 1 for images (B, 1, n, n), with n/8 to n views, of uniform logarithm."""
     n = x.shape[-1]
     views = round(draw_log(n / 8, n, generator))
-    physics = ParallelBeamTomography(
-        np.arange(views) * 180.0 / views, (1, n, n), n_det=math.ceil(1.05 * n), mask="circle", normalize=True
-    )
+    geometry = ParallelBeam(np.arange(views) * 180.0 / views, n_det=math.ceil(1.05 * n))
+    physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
     physics.to(x.device)
     return physics
 

@@ -30,9 +30,9 @@ def join_ranks(device: str) -> Iterator[str]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     cuda = torch.device(device).type == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise InputError(f"device {device}: torch sees no such accelerator here; use cpu.")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if cuda and not torch.cuda.is_available():
+            raise InputError(f"device {device}: torch sees no such accelerator here; use cpu.")
         yield device
         return
     if cuda:
