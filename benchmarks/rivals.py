@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     training, validation = load_photographs(options.images)
-    settings = TrainingSettings(steps=options.steps, learning_rate=1e-3, activation_rate=1.0, validate_every=500)
+    settings = TrainingSettings(steps=options.steps, learning_rate=1e-3, validate_every=500)
     penalty = firmness_penalty(options.penalty) if options.penalty > 0 else None
     network = train(rival(), training, validation, options.out, settings, resume=True, penalty=penalty)
     save_rival(network, options.out / "rival.pt", kind="DnCNN", config=CONFIG)
