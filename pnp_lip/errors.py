@@ -1,7 +1,5 @@
 """The package's exceptions: each message says what was expected, what came and what to do."""
 
-from __future__ import annotations
-
 __all__ = ["CertificateError", "GuaranteeError", "InputError", "PnpLipError", "ShapeError"]
 
 

@@ -1,7 +1,5 @@
 """What other people's objects must offer to be used here."""
 
-from __future__ import annotations
-
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Names that have changed: the old one still works for one version, with a warning."""
 
-from __future__ import annotations
-
 import importlib
 import warnings
 from collections.abc import Callable, Mapping

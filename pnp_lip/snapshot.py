@@ -1,7 +1,5 @@
 """Telling whether tensors have changed since something was computed from them and kept."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 

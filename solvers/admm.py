@@ -1,7 +1,5 @@
 """The alternating direction method of multipliers."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Type-II Anderson acceleration with a safeguard that keeps the convergence of the plain iteration."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import ClassVar

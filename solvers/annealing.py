@@ -1,7 +1,5 @@
 """Better guides: a few steps of a splitting method at falling noise levels, with any denoiser."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

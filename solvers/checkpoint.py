@@ -1,7 +1,5 @@
 """Checkpoints: the whole state of a run in one file, replaced atomically, so that a killed run goes on where it was."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

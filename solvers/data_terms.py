@@ -108,7 +108,7 @@ class LeastSquares(DataTerm):
     def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> Tensor:
         if isinstance(physics, SolvesProx):  # one of our operators: a prox whose error is certified
             sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
-            return physics.solve_prox(z, y, gamma, tol=4 * rounding(z) * max(float(sizes.min()), 1e-30)).x
+            return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30)).x
         if has_closed_form(physics):
             return physics.prox_l2(z, y, gamma)
         return quadratic_prox(z, y, physics, gamma)
@@ -212,16 +212,11 @@ def quadratic_prox(z: Tensor, y: Tensor, physics: PhysicsLike, w: float | Tensor
     d, _ = conjugate_gradient(
         lambda d: d + physics.A_adjoint(w * physics.A(d)),
         physics.A_adjoint(w * (y - physics.A(z))),
-        4 * rounding(z) * image_norm(b),
+        4 * torch.finfo(z.dtype).eps * image_norm(b),
         500,
         patience=30,
     )
     return z + d
-
-
-def rounding(z: Tensor) -> float:
-    """The unit of rounding of z's dtype."""
-    return float(torch.finfo(z.dtype).eps)
 
 
 def has_closed_form(physics: object) -> TypeGuard[ClosedFormProx]:

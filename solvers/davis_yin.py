@@ -1,7 +1,5 @@
 """Davis-Yin three-operator splitting: a box constraint beside the denoiser, without touching its firmness."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Denoising: one application of the denoiser, with the guarantees of a solver."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """Douglas-Rachford splitting."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """FISTA's momentum, with the parameters for which the iterates converge."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Other packages' denoisers as fixed maps: what they keep or draw from call to call is taken away."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Forward-backward splitting, also known as proximal gradient descent with the denoiser in the place of the prox."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Half-quadratic splitting, the backward-backward iteration."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Halpern's anchored iteration."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

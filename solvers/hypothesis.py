@@ -1,7 +1,5 @@
 """One hypothesis of a theorem, with the number that meets it or fails it."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """The inertial Krasnoselskii-Mann iteration."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import ClassVar
 

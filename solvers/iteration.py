@@ -1,7 +1,5 @@
 """What a solver binds to a problem: its fixed-point map, what is proved of that map, and what its theorem asks."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from fractions import Fraction

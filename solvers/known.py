@@ -1,7 +1,5 @@
 """What is proved of the denoiser, the forward model and the data term, found once, before a solver is bound to them."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The Krasnoselskii-Mann iteration, relaxed or over-relaxed; with λ = 1 the plain iteration v ← T v."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar

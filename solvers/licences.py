@@ -1,7 +1,5 @@
 """Which solvers' theorems a certificate meets, asked of the solvers themselves."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 from pnp_lip.certificates.certificate import Certificate

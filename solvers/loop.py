@@ -1,7 +1,5 @@
 """The loop that every fixed-point map runs in: iterate, stop each image on its own, keep what was seen."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math
@@ -171,7 +169,10 @@ def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor:
         if not goes:
             continue
         if monitor.watch and s.broken is None and track.grew(r, norm, eps):
-            s.broken = contradiction(i, track.residual[-1], r, s.k)
+            s.broken = (
+                f"the residual of image {i} grew from {track.residual[-1]:.6g} to {r:.6g} at iteration {s.k}, which the "
+                "theorem forbids: the denoiser, the operator or the arithmetic is not what the hypotheses say"
+            )
         track.add(r, norm, psnr, monitor.tol)
     if s.k % MISFIT_EVERY == 0:
         for track, value in zip(tracks, part.misfit(x).tolist(), strict=True):
@@ -182,14 +183,6 @@ def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor:
     following = select(goes_on, following, v)
     s.v = following if whole else s.v.index_copy(0, torch.tensor(s.batch, device=x.device), following)
     s.k += 1
-
-
-def contradiction(image: int, before: float, after: float, k: int) -> str:
-    """What is said of a residual that grew although a theorem forbids it."""
-    return (
-        f"the residual of image {image} grew from {before:.6g} to {after:.6g} at iteration {k}, which the theorem forbids: "
-        "the denoiser, the operator or the arithmetic is not what the hypotheses say"
-    )
 
 
 def select(chosen: list[bool], new: Tensor, old: Tensor) -> Tensor:

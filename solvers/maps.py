@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -99,24 +98,16 @@ def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
     return value.detach()
 
 
-@contextlib.contextmanager
-def refusal(name: str, value: Tensor) -> Iterator[None]:
-    """Whatever a physics raises about a tensor, as a ShapeError that names it."""
-    try:
-        yield
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        came = f"`{name}` of shape {tuple(value.shape)} and dtype {value.dtype}"
-        raise ShapeError(f"the physics refused {came} ({error}).") from error
-
-
 def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
     """t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A.
 
     Raises ShapeError when the physics refuses y or maps Aᵀy to another shape.
     """
-    with refusal("y", y):
+    try:
         back = physics.A_adjoint(y)
         forth = physics.A(back)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise ShapeError(f"the physics refused `y` of shape {tuple(y.shape)} and dtype {y.dtype} ({error}).") from error
     expected = getattr(physics, "img_size", None)
     if forth.shape != y.shape or (expected is not None and tuple(back.shape[1:]) != tuple(expected)):
         raise ShapeError(

@@ -1,7 +1,5 @@
 """What is seen of a run: the records of each image, and when an image stops."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

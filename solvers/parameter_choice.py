@@ -1,7 +1,5 @@
 """Choosing sigma, the step or RED's weight: by the discrepancy principle, or on a pair with known truth."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The primal-dual splitting of Condat and Vũ, for data terms h(Ax) of which only the prox of h is cheap."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Regularisation by denoising, in proximal form."""
 
-from __future__ import annotations
-
 import dataclasses
 from fractions import Fraction
 from typing import ClassVar

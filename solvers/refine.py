@@ -1,7 +1,5 @@
 """Solve, improve the solution, solve again: a second prior that knows the first reconstruction."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Protocol, cast, runtime_checkable

@@ -1,7 +1,5 @@
 """What every iteration scheme promises: the next point from the current one and its image under the fixed-point map."""
 
-from __future__ import annotations
-
 import abc
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The base of every solver: settings checked once, and the way of the data: examine, bind, judge, iterate."""
 
-from __future__ import annotations
-
 import abc
 import contextlib
 import dataclasses
