@@ -1,4 +1,4 @@
-"""Networks of other people and rivals of our own: from a folder of weights, from a file, or from an import path."""
+"""Networks of other groups and rivals of our own: from a folder of weights, from a file, or from an import path."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import os
 import pickle
 import socket
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
+from pnp_lip.benchmarks.record import Row
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
+from pnp_lip.protocols import DenoiserLike
 
-__all__ = ["PUBLISHED", "load_by_import", "load_network", "load_rival", "save_rival"]
+__all__ = ["PUBLISHED", "load_by_import", "load_network", "load_rival", "save_rival", "untrained"]
 
 FORMAT = "pnp-lip benchmark network 1"
 RIVALS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
@@ -30,7 +31,7 @@ PUBLISHED = {
 }
 
 
-def build(kind: str, **config: Any) -> nn.Module:
+def build(kind: str, **config: object) -> nn.Module:
     """One of deepinv's networks, in evaluation mode, its parameters constants."""
     import deepinv
 
@@ -38,8 +39,8 @@ def build(kind: str, **config: Any) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def untrained(kind: str, seed: int, **config: Any) -> nn.Module:
-    """One of deepinv's networks as it is initialised from the seed; torch's own generator stays as it was."""
+def untrained(kind: str, seed: int, **config: object) -> nn.Module:
+    """One of deepinv's networks as the seed initialises it; torch's own generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(kind, **config, pretrained=None)
@@ -65,7 +66,7 @@ def load_network(name: str, weights: Path | None) -> nn.Module:
 
 
 def online(timeout: float = 2.0) -> bool:
-    """Whether deepinv's hub answers at all; where it does not, downloads are not tried, because they time out slowly."""
+    """Whether deepinv's hub answers; if not, downloads are not tried, because they time out slowly."""
     from deepinv.models.utils import get_weights_url
 
     host = urlsplit(get_weights_url("", "")).hostname
@@ -78,8 +79,8 @@ def online(timeout: float = 2.0) -> bool:
     return True
 
 
-def read_plain(path: Path) -> dict[str, Any]:
-    """A dictionary of tensors and plain values; a pickle that wants to run code never does."""
+def read_plain(path: Path) -> Row:
+    """A dictionary of tensors and plain values, read without running code."""
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -89,7 +90,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     return data
 
 
-def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: dict[str, Any]) -> None:
+def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: Row) -> None:
     """Write a network of deepinv for ``load_rival``: format, class name, keywords of its constructor, weights.
 
     The file is one dictionary of plain values and tensors, written by ``torch.save`` in one atomic step and read without
@@ -110,7 +111,7 @@ def load_rival(path: str | Path) -> nn.Module:
     return rebuild(data["class"], data["config"], data["state_dict"], str(path))
 
 
-def rebuild(kind: str, config: dict[str, Any], state: dict[str, Any], name: str) -> nn.Module:
+def rebuild(kind: str, config: Row, state: Row, name: str) -> nn.Module:
     """The network from its description."""
     if kind not in RIVALS:
         raise InputError(f"{name}: the network must be one of {', '.join(RIVALS)}; got {kind!r}.")
@@ -122,7 +123,7 @@ def rebuild(kind: str, config: dict[str, Any], state: dict[str, Any], name: str)
     return network
 
 
-def load_by_import(path: str) -> Any:
+def load_by_import(path: str) -> DenoiserLike:
     """``package.module:factory``, called without arguments, gives the denoiser D(x, sigma)."""
     module, _, attribute = path.partition(":")
     try:
@@ -130,8 +131,8 @@ def load_by_import(path: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise InputError(f"{path!r} cannot be imported ({error}); expected package.module:factory.") from error
     if not callable(factory):
-        raise InputError(f"{path!r} is no factory of a denoiser but a {type(factory).__name__}.")
-    denoiser = factory()
+        raise InputError(f"{path!r} is a {type(factory).__name__}, not a factory of a denoiser.")
+    denoiser: DenoiserLike = factory()
     if not callable(denoiser):
         raise InputError(f"{path}() must return a denoiser D(x, sigma); got {type(denoiser).__name__}.")
     return denoiser.eval() if isinstance(denoiser, nn.Module) else denoiser

@@ -2,123 +2,126 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pnp_lip.benchmarks.operator_record import Record, megabytes, milliseconds_side_by_side, record
+from pnp_lip.benchmarks.record import Row
+from pnp_lip.benchmarks.timing import megabytes, milliseconds_side_by_side, timed
 from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography, from_scipy
 from pnp_lip.operators.tomography import SymmetricTomography
 
-__all__ = ["speed_astra", "speed_fan", "speed_parallel"]
+if TYPE_CHECKING:
+    from deepinv.physics import Tomography
+
+__all__ = ["Measurement", "astra", "fan", "parallel"]
+
+CACHED = 256  # pixels of a side up to which deepinv's parallel mode fits; at 512 it needs 10 GB and is no faster
+SLOW_REPEATS = 3  # of deepinv's products above that size
 
 
-def forward(physics: Any, x: Tensor) -> Callable[[], Any]:
-    """A x, to be timed."""
-    return partial(physics.A, x)
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A quantity, its value, and the bars it has to reach where there are any."""
+
+    quantity: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def figures(self) -> Row:
+        """What a record says of it."""
+        met = (self.at_least is None or self.value >= self.at_least) and (
+            self.at_most is None or self.value <= self.at_most
+        )
+        return {"value": self.value, "at_least": self.at_least, "at_most": self.at_most, "met": met}
 
 
-def adjoint(physics: Any, x: Tensor) -> Callable[[], Any]:
-    """Aᵀ y for data of the physics' own size, to be timed."""
-    return partial(physics.A_adjoint, physics.A(x))
-
-
-def compare(
-    case: str, ours: SymmetricTomography, others: list[Any], repeats: tuple[int, int], bars: tuple[float, float]
-) -> list[Record]:
+def beside_deepinv(
+    ours: SymmetricTomography, others: Sequence[Tomography], repeats: tuple[int, int], bars: tuple[float, float]
+) -> list[Measurement]:
     """Forward and adjoint of ours against the fastest of the others, and the memory of both."""
     x = torch.rand(1, *ours.img_size)
-    records = []
-    for quantity, bar, product in (("forward", bars[0], forward), ("adjoint", bars[1], adjoint)):
-        functions = [product(physics, x) for physics in (ours, *others)]
-        mine, *rest = milliseconds_side_by_side(functions, [repeats[0], *[repeats[1]] * len(others)])
-        theirs = min(rest)
-        records += [
-            record(case, f"{quantity} ms", mine),
-            record(case, f"{quantity} ms of deepinv", theirs),
-            record(case, f"{quantity} times faster than deepinv", theirs / mine, at_least=bar),
+    found = []
+    for i, (quantity, bar) in enumerate(zip(("forward", "adjoint"), bars, strict=True)):
+        works = [(partial(p.A, x), partial(p.A_adjoint, p.A(x)))[i] for p in (ours, *others)]
+        mine, *rest = milliseconds_side_by_side(works, [repeats[0], *[repeats[1]] * len(others)])
+        found += [
+            Measurement(f"{quantity} ms", mine),
+            Measurement(f"{quantity} ms of deepinv", min(rest)),
+            Measurement(f"{quantity} times faster than deepinv", min(rest) / mine, at_least=bar),
         ]
-    records.append(record(case, "megabytes stored", megabytes(ours)))
-    records.append(record(case, "megabytes stored by deepinv", min(megabytes(other) for other in others)))
-    return records
+    stored = min(megabytes(other) for other in others)
+    return [
+        *found,
+        Measurement("megabytes stored", megabytes(ours)),
+        Measurement("megabytes stored by deepinv", stored),
+    ]
 
 
-def speed_parallel(n: int, views: int, repeats: int, bars: tuple[float, float]) -> list[Record]:
+def parallel(n: int, views: int, repeats: int, bars: tuple[float, float]) -> list[Measurement]:
     """Parallel beam against deepinv's exact Tomography, in its faster mode."""
-    import deepinv
+    from deepinv.physics import Tomography
 
     angles = np.arange(views) * (180.0 / views)
-    start = time.process_time()
-    ours = ParallelBeamTomography(angles, (1, n, n), n_det=int(np.ceil(np.sqrt(2) * n)))
-    setup = time.process_time() - start
-    modes = (True, False) if n <= 256 else (False,)  # the parallel mode needs 10 GB at 512² and is no faster
+    ours, setup = timed(lambda: ParallelBeamTomography(angles, (1, n, n), n_det=math.ceil(math.sqrt(2) * n)))
+    degrees = torch.from_numpy(angles)
     others = [
-        deepinv.physics.Tomography(
-            angles=torch.from_numpy(angles), img_width=n, circle=False, normalize=False, parallel_computation=mode
-        )
-        for mode in modes
+        Tomography(angles=degrees, img_width=n, circle=False, normalize=False, parallel_computation=mode)
+        for mode in ((True, False) if n <= CACHED else (False,))
     ]
-    case = f"parallel {n}^2, {views} views"
-    return [*compare(case, ours, others, (repeats, repeats if n <= 256 else 3), bars), record(case, "setup s", setup)]
+    found = beside_deepinv(ours, others, (repeats, repeats if n <= CACHED else SLOW_REPEATS), bars)
+    return [*found, Measurement("setup s", setup["cpu_seconds"])]
 
 
-def speed_fan(n: int, views: int, repeats: int, bars: tuple[float, float]) -> list[Record]:
+def fan(n: int, views: int, repeats: int, bars: tuple[float, float]) -> list[Measurement]:
     """Fan beam against deepinv's."""
-    import deepinv
+    from deepinv.physics import Tomography
 
-    angles = np.arange(views) * (360.0 / views)
+    angles, distance, bins, spacing = np.arange(views) * (360.0 / views), 2.0 * n, 400, 2.0
     ours = FanBeamTomography(
-        angles, (1, n, n), source_distance=2.0 * n, detector_distance=2.0 * n, n_det=400, det_spacing=2.0
+        angles, (1, n, n), source_distance=distance, detector_distance=distance, n_det=bins, det_spacing=spacing
     )
-    other = deepinv.physics.Tomography(
-        angles=torch.from_numpy(angles),
-        img_width=n,
-        circle=False,
-        normalize=False,
-        parallel_computation=False,
-        fan_beam=True,
-        fan_parameters={
-            "pixel_spacing": 1.0,
-            "source_radius": 2.0 * n,
-            "detector_radius": 2.0 * n,
-            "n_detector_pixels": 400,
-            "detector_spacing": 2.0,
-        },
-    )
-    return compare(f"fan {n}^2, {views} views", ours, [other], (repeats, 5), bars)
+    geometry = {
+        "pixel_spacing": 1.0,
+        "source_radius": distance,
+        "detector_radius": distance,
+        "n_detector_pixels": bins,
+        "detector_spacing": spacing,
+    }
+    other = Tomography(
+        angles=torch.from_numpy(angles), img_width=n, circle=False, normalize=False, parallel_computation=False,
+        fan_beam=True, fan_parameters=geometry,
+    )  # fmt: skip
+    return beside_deepinv(ours, [other], (repeats, 5), bars)
 
 
-def speed_astra(n: int, views: int, repeats: int) -> list[Record]:
-    """Against ASTRA's projectors on the CPU, model for model, and agreement with its exported matrices."""
+def astra(kind: str, model: str, n: int, views: int, repeats: int, bar: float) -> list[Measurement]:
+    """Against ASTRA's projector of a ``kind`` on the CPU, and agreement with its exported matrix."""
     import astra  # type: ignore[import-not-found]
 
-    angles = np.arange(views) * (180.0 / views)
-    n_det = int(np.ceil(np.sqrt(2) * n))
+    angles, n_det = np.arange(views) * (180.0 / views), math.ceil(math.sqrt(2) * n)
     x = torch.rand(1, 1, n, n)
-    volume = astra.create_vol_geom(n, n)
+    ours = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model)
+    y = ours.A(x)
     geometry = astra.create_proj_geom("parallel", 1.0, n_det, np.deg2rad(angles))
-    records = []
-    for kind, model, bar in (("strip", "strip", 15.0), ("linear", "joseph", 8.0)):
-        ours = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model)
-        y = ours.A(x)
-        projector = astra.create_projector(kind, geometry, volume)
-        operator = astra.OpTomo(projector)
-        image, data = x[0, 0].numpy().ravel(), y[0, 0].T.contiguous().numpy().ravel()
-        pairs = (
-            ("forward", forward(ours, x), partial(operator.__matmul__, image)),
-            ("adjoint", adjoint(ours, x), partial(operator.T.__matmul__, data)),
-        )
-        case = f"ASTRA {kind} {n}^2, {views} views"
-        for name, product, theirs in pairs:
-            mine, other = milliseconds_side_by_side([product, theirs], [repeats, repeats])
-            records.append(record(case, f"{name} times faster than ASTRA", other / mine, at_least=bar))
-        exported = from_scipy(astra.matrix.get(astra.projector.matrix(projector)), (1, n, n), data_shape=(views, n_det))
-        difference = float((exported.A(x)[0, 0].T - y[0, 0]).norm() / y.norm())
-        records.append(record(case, "relative difference from the exported matrix", difference, at_most=1e-3))
-        astra.projector.delete(projector)
-    return records
+    projector = astra.create_projector(kind, geometry, astra.create_vol_geom(n, n))
+    theirs = astra.OpTomo(projector)
+    image, data = x[0, 0].numpy().ravel(), y[0, 0].T.contiguous().numpy().ravel()
+    pairs = {
+        "forward": (partial(ours.A, x), partial(theirs.__matmul__, image)),
+        "adjoint": (partial(ours.A_adjoint, y), partial(theirs.T.__matmul__, data)),
+    }
+    found = []
+    for name, pair in pairs.items():
+        mine, other = milliseconds_side_by_side(pair, [repeats, repeats])
+        found.append(Measurement(f"{name} times faster than ASTRA", other / mine, at_least=bar))
+    exported = from_scipy(astra.matrix.get(astra.projector.matrix(projector)), (1, n, n), data_shape=(views, n_det))
+    difference = float((exported.A(x)[0, 0].T - y[0, 0]).norm() / y.norm())
+    astra.projector.delete(projector)
+    return [*found, Measurement("relative difference from the exported matrix", difference, at_most=1e-3)]

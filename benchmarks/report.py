@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries
 from pnp_lip.benchmarks.plots import residual_plot
-from pnp_lip.benchmarks.record import read_record
-from pnp_lip.benchmarks.summaries import best_of_ours
-from pnp_lip.benchmarks.tables import Table, parse_markdown
+from pnp_lip.benchmarks.record import Row, read_record
+from pnp_lip.benchmarks.tables import Table
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 
-__all__ = ["find_records", "write_report"]
+__all__ = ["find_records", "write_report", "write_text"]
 
-SUMMARIES: dict[str, Callable[[Mapping[str, Any]], list[Table]]] = {
-    "denoising": summaries.summarise,
-    "deblurring": summaries.summarise,
-    "ct": summaries.summarise,
-    "certificates": certificates.summarise,
-    "speed": speed.summarise,
+TABLES: dict[str, Callable[[Row], list[Table]]] = {
+    **dict.fromkeys(("denoising", "deblurring", "ct"), summaries.tables),
+    "certificates": certificates.tables,
+    "convergence": convergence.tables,
+    "operators": operators.tables,
+    "speed": speed.tables,
 }
 
 
@@ -44,12 +41,11 @@ def find_records(places: Sequence[str | Path]) -> list[Path]:
 
 
 def is_record(path: Path) -> bool:
-    """Whether ``read`` understands the file."""
+    """Whether ``read_record`` understands the file."""
     try:
-        read(path)
+        return bool(read_record(path))
     except InputError:
         return False
-    return True
 
 
 def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:
@@ -57,32 +53,21 @@ def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:
 
     Raises InputError for a file that is no record of a benchmark.
     """
-    out = Path(out)
-    sections = [read(path) for path in paths]
-    written = [write_text(out / f"{s.name}.md", s.markdown()) for s in sections]
+    written, links, sections = [], "", ""
+    for path in paths:
+        content = read_record(path)
+        if content["benchmark"] not in TABLES:
+            raise InputError(f"{path}: no benchmark is called {content['benchmark']!r}.")
+        made = TABLES[content["benchmark"]](content)
+        text = f"# {path.stem}\n\n" + "\n".join(table.markdown() for table in made)
+        written.append(write_text(Path(out) / f"{path.stem}.md", text))
+        name = html.escape(path.stem)
+        links += f'<a href="#{name}">{name}</a>'
+        sections += f'<section id="{name}"><h2>{name}</h2>{comparison(content, path.parent)}{curves(content)}'
+        sections += "".join(table.html() for table in made) + made_with(content) + "</section>"
     page = resources.files("pnp_lip.benchmarks").joinpath("page.html").read_text(encoding="utf-8")
-    links = "".join(f'<a href="#{html.escape(s.name)}">{html.escape(s.name)}</a>' for s in sections)
-    page = page.replace("<!-- contents -->", links).replace("<!-- sections -->", "".join(s.html() for s in sections))
-    return [*written, write_text(out / "report.html", page)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A record's name and tables, and the HTML that stands before and after them on the page."""
-
-    name: str
-    tables: list[Table]
-    before: str = ""
-    after: str = ""
-
-    def markdown(self) -> str:
-        """The tables under a heading."""
-        return f"# {self.name}\n\n" + "\n".join(table.markdown() for table in self.tables)
-
-    def html(self) -> str:
-        """The page's section."""
-        name, body = html.escape(self.name), "".join(table.html() for table in self.tables)
-        return f'<section id="{name}"><h2>{name}</h2>{self.before}{body}{self.after}</section>'
+    page = page.replace("<!-- contents -->", links).replace("<!-- sections -->", sections)
+    return [*written, write_text(Path(out) / "report.html", page)]
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -92,30 +77,13 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def read(path: Path) -> Section:
-    """The section of a record of any benchmark. Raises InputError for a file that is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable record ({error}).") from error
-    if isinstance(content, list) and content and "quantity" in content[0]:
-        return Section(path.stem, parse_markdown(operators.table(content)))
-    if isinstance(content, dict) and "cells" in content:
-        return Section(path.stem, parse_markdown(convergence.render(content)))
-    content = read_record(path)
-    if content["benchmark"] not in SUMMARIES:
-        raise InputError(f"{path}: no benchmark is called {content['benchmark']!r}.")
-    before = comparison(content, path.parent) + curves(content)
-    return Section(path.stem, SUMMARIES[content["benchmark"]](content), before, made_with(content))
-
-
-def made_with(content: Mapping[str, Any]) -> str:
+def made_with(content: Row) -> str:
     """Settings and environment, folded."""
-    facts = {key: content[key] for key in ("settings", "data", "environments")}
-    return f"<details><summary>settings and machine</summary><pre>{html.escape(json.dumps(facts, indent=1))}</pre></details>"
+    facts = json.dumps({key: content[key] for key in ("settings", "data", "environments")}, indent=1)
+    return f"<details><summary>settings and machine</summary><pre>{html.escape(facts)}</pre></details>"
 
 
-def comparison(content: Mapping[str, Any], folder: Path) -> str:
+def comparison(content: Row, folder: Path) -> str:
     """Two pictures over each other with a slider between them, any two of the record's."""
     files = {name: folder / file for name, file in content["pictures"].get("files", {}).items()}
     encoded = {
@@ -125,14 +93,14 @@ def comparison(content: Mapping[str, Any], folder: Path) -> str:
     }
     if len(encoded) < 2:
         return ""
-    case = ", ".join(str(v) for v in content["pictures"]["case"].values())
-    left, right = first_choice(content, list(encoded))
-    captions = dict.fromkeys(encoded, "")
-    for row in content["rows"]:
-        if all(row.get(k) == v for k, v in content["pictures"]["case"].items()) and row.get("psnr") is not None:
-            captions[row["prior"]] = f", {row['psnr']:.2f} dB"
+    case = content["pictures"]["case"]
+    rows = [r for r in content["rows"] if all(r.get(k) == v for k, v in case.items()) and r.get("psnr") is not None]
+    captions = {r["prior"]: f", {r['psnr']:.2f} dB" for r in rows}
+    ours = summaries.best_of_ours(content)
+    right = ours if ours in encoded else list(encoded)[-1]
+    left = next(name for name in ("TV", "data", *encoded) if name in encoded and name != right)
 
-    def choice(title: str, chosen: str) -> str:
+    def choice(title: str, chosen: str | None) -> str:
         options = ""
         for name in encoded:
             text, mark = html.escape(name + captions.get(name, "")), " selected" if name == chosen else ""
@@ -140,25 +108,17 @@ def comparison(content: Mapping[str, Any], folder: Path) -> str:
         return f"<label>{title}<select>{options}</select></label>"
 
     pictures = json.dumps(encoded).replace("<", "\\u003c")
-    choices = choice("left", left) + choice("right", right)
     return (
-        f'<h3>{html.escape(case)}</h3><div class="compare"><div class="choice">{choices}</div>'
-        f'<div class="stage"><img src="{encoded[right]}" alt="{html.escape(right)}">'
+        f'<h3>{html.escape(", ".join(map(str, case.values())))}</h3><div class="compare">'
+        f'<div class="choice">{choice("left", left)}{choice("right", right)}</div>'
+        f'<div class="stage"><img src="{encoded[str(right)]}" alt="{html.escape(str(right))}">'
         f'<img class="over" src="{encoded[left]}" alt="{html.escape(left)}"><i></i></div>'
         '<input type="range" min="0" max="100" value="50" aria-label="where the pictures meet">'
         f'<script type="application/json">{pictures}</script></div>'
     )
 
 
-def first_choice(content: Mapping[str, Any], names: Sequence[str]) -> tuple[str, str]:
-    """What the page shows at first: total variation or the data, and our best."""
-    ours = best_of_ours(content)
-    right = ours if ours is not None and ours in names else names[-1]
-    left = next(name for name in ("TV", "data", *names) if name in names and name != right)
-    return left, right
-
-
-def curves(content: Mapping[str, Any]) -> str:
+def curves(content: Row) -> str:
     """The residuals of the pictured case."""
     found = {row["prior"]: row["curve"] for row in content["rows"] if row.get("curve")}
     case = ", ".join(str(v) for v in content["pictures"].get("case", {}).values())
