@@ -15,18 +15,21 @@ if not (Path(__file__).parent / "operators").is_dir():  # a checkout: operators,
 if TYPE_CHECKING:
     from pnp_lip.attacker import Violation, attack
     from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
-    from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, denoise_guided, guided, relax
+    from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, guided, relax
     from pnp_lip.noise import estimate_noise
-    from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names, save_denoiser
+    from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
+    from pnp_lip.solvers import denoise_guided
     from pnp_lip.version import __version__
 
 __all__ = [
+    "AnnealingDenoiser",
     "Certificate",
     "ClippedDenoiser",
     "GradientFlowDenoiser",
     "Violation",
     "__version__",
     "attack",
+    "certified_names",
     "certified_radius",
     "certify",
     "denoise_guided",
@@ -42,15 +45,17 @@ __all__ = [
 ]
 
 HOMES = {
+    "AnnealingDenoiser": "denoisers",
     "Certificate": "certificates",
     "ClippedDenoiser": "denoisers",
     "GradientFlowDenoiser": "denoisers",
     "Violation": "attacker",
     "__version__": "version",
     "attack": "attacker",
+    "certified_names": "pretrained",
     "certified_radius": "certificates",
     "certify": "certificates",
-    "denoise_guided": "denoisers",
+    "denoise_guided": "solvers",
     "enforce": "certificates",
     "estimate_noise": "noise",
     "firm": "certificates",

@@ -294,8 +294,6 @@ def rounding_upper(module: nn.Module) -> float | None:
     dtypes = {p.dtype for p in module.parameters()}
     if len(dtypes) != 1 or any(type(layer.activation) is not NoiseClip or layer.bias is not None for layer in layers):
         return None
-    if any(layer.activation.group > 1 for layer in layers):
-        return None  # the formula counts one rounding for σ
     if module.config["padding_mode"] == "symmetric" and not all(mirror_closed(layer.weight) for layer in layers):
         return None
     shifts = [

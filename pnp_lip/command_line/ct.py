@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from pnp_lip.denoisers import guided
-    from pnp_lip.solvers import Anderson, ForwardBackward, choose_by_discrepancy, residual_image
+    from pnp_lip.solvers import Anderson, ForwardBackward, choose_by_discrepancy
 
     sinogram = read_sinogram(options.sinogram, options.angles)
     physics = projector(sinogram, options)
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
     for _ in range(rounds):
         guide = choice.result.x
-        solver = dataclasses.replace(solver, denoiser=guided(denoiser, guide, residual_image(guide, y, physics)))
+        solver = dataclasses.replace(solver, denoiser=guided(denoiser, guide))
         choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": choice.result.x}
     record = write(out, sinogram, physics, images, scale, choice)

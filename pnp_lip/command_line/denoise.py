@@ -35,8 +35,8 @@ def add_command(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, denoise, write."""
-    from pnp_lip.denoisers import denoise_guided
     from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
+    from pnp_lip.solvers import denoise_guided
 
     check_output(options.output)
     y = read_image(options.image, beyond=NOISE_REACH)
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     noisy = by_channel(y, denoiser)
     noise = get_noise(options.noise, y)
     if rounds:
-        x_hat = denoise_guided(denoiser, noisy, noise, rounds=rounds)
+        x_hat = denoise_guided(denoiser, noisy, noise)
         say("guided by its first result: nonexpansive with that held fixed; --rounds 0 is nonexpansive in the data")
     else:
         x_hat = denoiser.tiled(noisy, noise, tile=options.tile)

@@ -154,8 +154,8 @@ def run(options: argparse.Namespace) -> int:
 
 def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
-    from pnp_lip.denoisers import GradientFlowDenoiser
-    from pnp_lip.training import add_guidance, enlarge_filters
+    from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
+    from pnp_lip.training import enlarge_filters
 
     channels = 3 if options.colour else 1
     if options.start is None:
@@ -181,7 +181,7 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
             f"{options.start} has learned no guidance that centres could join; train that first (--guidance)."
         )
     if options.guidance or (denoiser.guidance is None and options.guide_network is not None):
-        denoiser = add_guidance(denoiser)
+        denoiser = add_guidance(denoiser, centred=True)
     denoiser = with_guide_network(denoiser, options.guide_network)
     grown = options.kernel_size not in (None, denoiser.config["kernel_size"])
     return enlarge_filters(denoiser, options.kernel_size) if grown else denoiser
@@ -189,15 +189,15 @@ def starting_point(options: argparse.Namespace) -> GradientFlowDenoiser:
 
 def with_guide_network(denoiser: GradientFlowDenoiser, source: str | None) -> GradientFlowDenoiser:
     """The denoiser with the guide network that --guide-network names."""
-    from pnp_lip.training import add_guide_network
+    from pnp_lip.denoisers import add_guidance
 
     if not source:
         if source is not None and denoiser.guide_network is None:
             raise InputError("--start has no guide network; say --guide-network WIDTH,DEPTH for a new one.")
         return denoiser
     if set(source) <= set("0123456789, "):
-        return add_guide_network(denoiser, parse_integers("--guide-network", source))
-    return add_guide_network(denoiser, get_denoiser(source, require_certified=False))
+        return add_guidance(denoiser, network=tuple(parse_integers("--guide-network", source)))
+    return add_guidance(denoiser, network=get_denoiser(source, require_certified=False).guide_network)
 
 
 def parse_integers(option: str, text: str) -> list[int]:

@@ -1,32 +1,34 @@
-"""Denoisers that carry a certificate."""
+"""Denoisers that carry a certificate, what is made of them, and one without a certificate that makes guides."""
 
+from pnp_lip.denoisers.add_guidance import add_guidance, denoiser_from_config
+from pnp_lip.denoisers.annealing_denoiser import AnnealingDenoiser
 from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
 from pnp_lip.denoisers.guided_denoiser import (
     GUIDE_SIGMA_FACTOR,
     GuidedDenoiser,
     can_be_guided,
-    can_estimate,
-    denoise_guided,
-    estimate,
     guided,
-    require_estimate,
+    innermost,
     require_guidance,
 )
 from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
+from pnp_lip.renamed import renamed
 
 __all__ = [
     "GUIDE_SIGMA_FACTOR",
+    "AnnealingDenoiser",
     "ClippedDenoiser",
     "GradientFlowDenoiser",
     "GuidedDenoiser",
     "RelaxedDenoiser",
+    "add_guidance",
     "can_be_guided",
-    "can_estimate",
-    "denoise_guided",
-    "estimate",
+    "denoiser_from_config",
     "guided",
+    "innermost",
     "relax",
-    "require_estimate",
     "require_guidance",
 ]
+
+__getattr__ = renamed(__name__, {"denoise_guided": "pnp_lip.solvers:denoise_guided"})

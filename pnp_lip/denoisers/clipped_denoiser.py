@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
+from pnp_lip.denoisers.guided_denoiser import guided
 from pnp_lip.errors import InputError
 
 __all__ = ["ClippedDenoiser"]
@@ -26,10 +25,14 @@ class ClippedDenoiser(Denoiser):  # type: ignore[misc]
             raise InputError(f"the box needs low < high; got [{low}, {high}].")
         self.denoiser, self.box = denoiser, (low, high)
 
-    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
         """The projection of D(x, σ) onto the box."""
         d: Tensor = self.denoiser(x, sigma, **kwargs)
         return d.clamp(*self.box)
+
+    def with_guide(self, guide: Tensor) -> ClippedDenoiser:
+        """The same projection of the guided denoiser."""
+        return ClippedDenoiser(guided(self.denoiser, guide), *self.box)
 
     def extra_repr(self) -> str:
         return f"box={self.box!r}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import torch
 from deepinv.models import Denoiser
@@ -15,16 +15,36 @@ from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
 
-__all__ = ["GradientFlowDenoiser", "noise_level"]
+__all__ = ["DenoiserConfig", "GradientFlowDenoiser", "NetworkConfig", "Sigma", "noise_level"]
 
 Sigma = float | Tensor | None
 
 # On the image alone: a state of eight channels leaves seven of them idle (measured). Filters of 9x9 are 0.1 dB better than 5x5.
 DILATIONS = (1,) * 20
 
-# The layers' first thresholds sum to σ/4. Started at σ/2 each, twelve layers remove most of the image at first, and training
-# silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
+# The sum of the layers' first thresholds in units of σ. Started at σ/2 each, twelve layers remove most of the image at first, and
+# training silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
 INITIAL_SHRINKAGE = 0.25
+
+
+class NetworkConfig(TypedDict, total=False):
+    """The constructor's arguments, as files of weights hold them."""
+
+    in_channels: int
+    channels: int
+    hidden_channels: int
+    dilations: list[int]
+    kernel_size: int
+    padding_mode: str
+    default_sigma: float
+
+
+class DenoiserConfig(NetworkConfig, total=False):
+    """The same with what ``add_guidance`` has attached."""
+
+    guidance: bool
+    centred: bool
+    guide_network: list[int]
 
 
 class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
@@ -36,13 +56,10 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
 
     Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default;
-    ``hidden_channels`` of W, even under symmetric padding; ``dilations``, one per layer; ``kernel_size``;
-    ``padding_mode`` "symmetric" (the image is mirrored at its border), "zeros" or "circular"; ``group``, how many
-    filters are clipped together, by ``NoiseClip``; ``default_sigma``, used when a solver passes no noise level;
-    ``guidance`` adds what ``guided`` needs, of which D itself takes no notice; ``centred``, that clips have centres, too;
-    ``guide_network`` = (width, depth) or (width, depth, scales), a ``GuideNetwork`` that improves the guide first, with
-    ``residual`` from what the data hold beyond it, too.
-    The untrained network is nonexpansive only after ``constrain`` or ``project``.
+    ``hidden_channels`` of W; ``dilations``, one per layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular";
+    ``default_sigma``, used when a solver passes no noise level; ``step_fraction``, the first τ_i/2. The untrained network
+    is nonexpansive only after ``constrain`` or ``project``. ``add_guidance`` attaches what ``guided`` needs, which D itself
+    does not use.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
@@ -62,85 +79,101 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         hidden_channels: int = 32,
         dilations: Sequence[int] = DILATIONS,
         kernel_size: int = 9,
-        padding_mode: str = "symmetric",
+        padding_mode: str = "zeros",
         default_sigma: float = 0.05,
-        guidance: bool = False,
-        centred: bool = False,
-        guide_network: Sequence[int] | None = None,
-        residual: bool = False,
-        group: int = 1,
         step_fraction: float = 0.97,
     ) -> None:
         super().__init__()
         if not dilations:
             raise InputError("a denoiser needs at least one layer; `dilations` is empty.")
         noise_level(default_sigma, 1)
-        if guide_network is not None and (not guidance or len(guide_network) not in (2, 3)):
-            raise InputError(
-                "`guide_network` is a width, a depth and, for more than one, the number of scales, and takes `guidance` as "
-                f"well; got {guide_network!r} with guidance={guidance}."
-            )
-        if residual and guide_network is None:
-            raise InputError("`residual` is what a guide network is to see, and takes `guide_network` as well.")
-        if centred and not guidance:
-            raise InputError("`centred` says how guidance is to work, and takes `guidance` as well.")
-        channels = in_channels if channels is None else channels
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "channels": channels,
-            "hidden_channels": hidden_channels,
-            "dilations": list(dilations),
-            "kernel_size": kernel_size,
-            "padding_mode": padding_mode,
-            "default_sigma": default_sigma,
-            **({"guidance": True} if guidance else {}),
-            **({"centred": True} if centred else {}),
-            **({} if guide_network is None else {"guide_network": list(guide_network)}),
-            **({"residual": True} if residual else {}),
-            **({"group": group} if group > 1 else {}),
-        }
-        self.in_channels = in_channels
-        self.default_sigma = default_sigma
-        self.lift = IsometricLift(in_channels, channels)
+        self.in_channels, self.channels = in_channels, in_channels if channels is None else channels
+        self.hidden_channels, self.dilations, self.kernel_size = hidden_channels, tuple(dilations), kernel_size
+        self.padding_mode, self.default_sigma = padding_mode, default_sigma
+        self.lift = IsometricLift(in_channels, self.channels)
         self.layers = nn.ModuleList(
             GradientFlowConv2d(
-                channels,
+                self.channels,
                 hidden_channels,
                 kernel_size,
                 dilation=dilation,
                 padding_mode=padding_mode,
-                activation=NoiseClip(
-                    hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations), odd=True, group=group
-                ),
+                activation=NoiseClip(hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations), odd=True),
                 step_fraction=step_fraction,
             )
             for dilation in dilations
         )
-        self.guidance = None
-        if guidance:
-            self.guidance = nn.ModuleList(Guidance(hidden_channels // group, centred=centred) for _ in dilations)
-        self.guide_network = None
-        if guide_network is not None:
-            size = dict(zip(("width", "depth", "scales"), guide_network, strict=False))
-            self.guide_network = GuideNetwork(in_channels, **size, residual=residual)
+        self.guidance: nn.ModuleList | None = None
+        self.guide_network: GuideNetwork | None = None
 
-    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
+    @property
+    def config(self) -> DenoiserConfig:
+        """What ``denoiser_from_config`` builds the same network from; the weights are apart."""
+        config = DenoiserConfig(
+            in_channels=self.in_channels,
+            channels=self.channels,
+            hidden_channels=self.hidden_channels,
+            dilations=list(self.dilations),
+            kernel_size=self.kernel_size,
+            padding_mode=self.padding_mode,
+            default_sigma=self.default_sigma,
+        )
+        if self.guidance is not None:
+            config["guidance"] = True
+            if self.centred:
+                config["centred"] = True
+        if self.guide_network is not None:
+            config["guide_network"] = list(self.guide_network.size)
+        return config
+
+    @property
+    def centred(self) -> bool:
+        """Whether guided clips have centres."""
+        return self.guidance is not None and all(isinstance(g, Guidance) and g.centred for g in self.guidance)
+
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""
         require_image(self, x)
-        s = noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
-        z = self.lift(x)
-        if self.differentiable((x,)) or x.device.type != "cpu":
-            for layer in self.layers:
-                z = layer(z, s)
-        else:  # window by window the hidden channels stay in the processor's cache: two to three times as fast
-            tile = cache_tile(x.shape[0], self.config["hidden_channels"], x.shape[2], x.shape[3])
-            for layer, reach in zip(self.layers, self.reaches, strict=True):
-                z = map_windows(partial(in_layout, layer, s), z, tile=tile, reach=reach, circular=self.circular)
+        s = self.level(sigma, x)
+        z, whole = self.lift(x), self.runs_whole(x)
+        for layer, reach in zip(self.layers, self.reaches, strict=True):
+            # A dilated layer chooses between two algorithms, alike to the bit in planes only.
+            z = self.by_window(partial(layer, sigma=s), z, reach=reach, whole=whole, by_pixel=layer.dilation == 1)
         return self.lift.adjoint(z)
 
-    def differentiable(self, inputs: Sequence[Tensor]) -> bool:
+    def level(self, sigma: Sigma, x: Tensor) -> Tensor:
+        """σ as a tensor beside x, the default where there is none."""
+        return noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
+
+    def runs_whole(self, *inputs: Tensor) -> bool:
+        """Whether a layer's map is best evaluated at once: for a graph of inputs or learning parameters, off a processor."""
+        return any(x.device.type != "cpu" for x in inputs) or self.differentiable(inputs)
+
+    def differentiable(self, inputs: Sequence[Tensor] = ()) -> bool:
         """Whether torch is to keep a graph, because of the inputs or of learning parameters."""
         return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.parameters()))
+
+    def by_window(
+        self,
+        function: Callable[..., Tensor],
+        z: Tensor,
+        *others: Tensor,
+        reach: int,
+        whole: bool,
+        by_pixel: bool = True,
+    ) -> Tensor:
+        """f(z, *others) for a map f with the hidden channels of one layer: at once, or in windows that fit the cache.
+
+        Window by window the hidden channels stay in the processor's cache: two to three times as fast.
+        """
+        if whole:
+            return function(z, *others)
+        tile = cache_tile(z.shape[0], self.hidden_channels, z.shape[2], z.shape[3])
+
+        def in_layout(window: Tensor, *rest: Tensor) -> Tensor:
+            return function(stored(window, by_pixel=by_pixel), *rest)
+
+        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=self.circular)
 
     def use_fourier(self, on: bool) -> None:
         """Whether to convolve by the Fourier transform where gradients are recorded: less than half the time, other rounding."""
@@ -150,12 +183,12 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     @property
     def circular(self) -> bool:
         """Whether the image wraps around."""
-        return bool(self.config["padding_mode"] == "circular")
+        return self.padding_mode == "circular"
 
     @property
     def reaches(self) -> list[int]:
         """How many rows or columns away a pixel can influence another in each layer: 2·dilation·⌊k/2⌋, W and its adjoint."""
-        return [2 * dilation * (self.config["kernel_size"] // 2) for dilation in self.config["dilations"]]
+        return [2 * dilation * (self.kernel_size // 2) for dilation in self.dilations]
 
     @torch.no_grad()
     def tiled(self, x: Tensor, sigma: Sigma = None, *, tile: int = 2048) -> Tensor:
@@ -191,12 +224,6 @@ def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:
     dtype = next(denoiser.parameters()).dtype
     if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
         raise ShapeError(f"the weights are {dtype}, the image {x.dtype}; convert one of them, as by x.to({dtype}).")
-
-
-def in_layout(layer: Any, sigma: Tensor, z: Tensor) -> Tensor:
-    """Φ(z) from the layout that is fastest; a dilated layer chooses between two algorithms, alike to the bit in planes only."""
-    d: Tensor = layer(stored(z, by_pixel=layer.dilation == 1), sigma)
-    return d
 
 
 def noise_level(sigma: float | Tensor, batch: int) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
+from pnp_lip.denoisers.guided_denoiser import guided
 from pnp_lip.errors import InputError
 
 __all__ = ["RelaxedDenoiser", "relax"]
@@ -26,10 +25,14 @@ class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
             raise InputError(f"`theta` must lie in (0, 1]; got {theta}. One half makes a nonexpansive denoiser firm.")
         self.denoiser, self.theta = denoiser, theta
 
-    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
         """(1 − θ) x + θ D(x, σ)."""
         d: Tensor = self.denoiser(x, sigma, **kwargs)
         return x + self.theta * (d - x)
+
+    def with_guide(self, guide: Tensor) -> RelaxedDenoiser:
+        """The same relaxation of the guided denoiser."""
+        return RelaxedDenoiser(guided(self.denoiser, guide), self.theta)
 
     def extra_repr(self) -> str:
         return f"theta={self.theta!r}"

@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.layers import GuideNetwork, UNet
 
-__all__ = ["cache_tile", "map_windows", "stored", "windows"]
+__all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
 
-CACHE_NUMBERS = 2**20  # of the widest intermediate result in one window
-CACHE_COLUMNS = 512
+CACHE_NUMBERS = 2**20  # numbers of a layer's hidden channels in one window, 4 MB in float32
+CACHE_COLUMNS = 512  # columns of one window
+
+# Rows and columns of a window in which a network improves an image: whole blocks of every network (at most 512 a side).
+BLOCK_TILE = (512, 512)
 
 
 def map_windows(
@@ -43,6 +48,24 @@ def map_windows(
         ]
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
+
+
+def improve(network: GuideNetwork | UNet, *images: Tensor, sigma: Tensor) -> Tensor:
+    """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window.
+
+    >>> g = torch.rand(1, 1, 9, 7)
+    >>> bool((improve(GuideNetwork(1, width=4, depth=3), g, sigma=torch.tensor([0.1])) == g).all())  # untrained
+    True
+    """
+    h, w = images[0].shape[-2:]
+    b = network.block
+    whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in images]
+
+    def improved(*parts: Tensor) -> Tensor:
+        result: Tensor = network(*parts, sigma)
+        return result
+
+    return map_windows(improved, *whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]
 
 
 def windows(size: int, tile: int, reach: int, circular: bool) -> list[tuple[slice, range]]:

@@ -8,6 +8,7 @@ training than clipping between per-channel limits).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,12 @@ from pnp_lip.errors import InputError
 
 __all__ = ["Activation", "Clip", "Identity", "NoiseClip", "ReLU", "SoftThreshold"]
 
-SIGMA_FLOOR = (
-    1e-6  # below this noise level the thresholds stay put: a denoiser at sigma = 0 is the identity to rounding
-)
-SMALLEST = 1e-24  # energy by which a group is divided
+# The noise level, on the scale of images in [0, 1], below which thresholds stop falling with it: log σ stays finite, and a
+# denoiser at σ = 0 is the identity to float32 rounding.
+SIGMA_FLOOR = 1e-6
 
 
-class Activation(nn.Module):
+class Activation(nn.Module, ABC):
     """A componentwise nondecreasing function σ(t) = λ u((t + b) / λ), λ > 0, with slopes in ``slopes``.
 
     σ is the derivative of a convex function, so x − τ Wᵀ σ(Wx) is a gradient step (Baillon & Haddad 1977).
@@ -32,9 +32,9 @@ class Activation(nn.Module):
 
     slopes: tuple[float, float] = (0.0, 1.0)
 
+    @abstractmethod
     def unit(self, t: Tensor) -> Tensor:
         """The shape u, with slopes in ``slopes``."""
-        raise NotImplementedError(f"{type(self).__name__} must define unit(t)")  # abstract
 
     def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """λ and b, each None, of shape (channels,) or, for a batch of noise levels, (B, channels)."""
@@ -107,20 +107,16 @@ class SoftThreshold(Clip):
 class NoiseClip(Activation):
     """σ(t) = min(max(t + b, −λ), λ) with λ = s·exp(p(log s)), b = s·q(log s) for the noise level s.
 
-    With ``group`` = g > 1, g successive channels together are projected onto the ball of radius λ, σ(t) = t·min(1, λ/‖t‖₂):
-    where there is much structure each of them is shrunk the less. A projection onto a convex set is the gradient of a
-    convex function, its Jacobian has eigenvalues in [0, 1], and layers keep their theorem.
-
     p and q are piecewise linear in log s between ``knots`` noise levels and constant outside, so that with constant p and
     q the whole network is homogeneous, D(x, s) = s·N(x / s). Whatever p and q are, the slopes stay in [0, 1], so that a
     layer keeps its certificate for every noise level.
 
     Parameters: ``channels``; ``knots`` ≥ 2 noise levels, spaced evenly in log between ``sigma_range`` (on the scale of
     images in [0, 1]); ``threshold``, the initial λ in units of s; ``odd`` holds b at zero, so that σ(−t) = −σ(t). Raises
-    InputError for others, and where ``group`` does not divide ``channels``.
+    InputError for others.
 
-    >>> NoiseClip(2, threshold=1.0, group=2)(torch.tensor([[3.0, 4.0]]), torch.tensor([0.1])).detach()
-    tensor([[0.0600, 0.0800]])
+    >>> NoiseClip(2, threshold=1.0)(torch.tensor([[3.0, -0.04]]), torch.tensor([0.1])).detach()
+    tensor([[ 0.1000, -0.0400]])
     """
 
     def __init__(
@@ -131,52 +127,22 @@ class NoiseClip(Activation):
         knots: int = 6,
         sigma_range: tuple[float, float] = (0.5 / 255, 55 / 255),
         odd: bool = False,
-        group: int = 1,
     ) -> None:
         super().__init__()
-        if group < 1 or channels % group:
-            raise InputError(f"`group` must divide the {channels} channels; got {group}.")
-        self.group = group
         if knots < 2 or not 0 < sigma_range[0] < sigma_range[1] or not threshold > 0:
             raise InputError(
                 "NoiseClip needs knots >= 2, 0 < sigma_range[0] < sigma_range[1] and threshold > 0; "
                 f"got knots={knots}, sigma_range={sigma_range}, threshold={threshold}."
             )
         self.log_range = (math.log(sigma_range[0]), math.log(sigma_range[1]))
-        self.log_scale = nn.Parameter(torch.full((knots, channels // group), math.log(threshold)))
+        self.log_scale = nn.Parameter(torch.full((knots, channels), math.log(threshold)))
         self.shift = nn.Parameter(torch.zeros(knots, channels), requires_grad=not odd)
 
     def unit(self, t: Tensor) -> Tensor:
-        if self.group == 1:
-            return F.hardtanh(t)
-        return self.scaled(t, self.energy(t).clamp_min(1).rsqrt())
+        return F.hardtanh(t)
 
-    def limit(self, t: Tensor, limits: Tensor) -> Tensor:
-        """σ with limits λ(p) ≥ 0 for every group and place, of shape (B or 1, channels/group, ...), instead of its own."""
-        if self.group == 1:
-            return torch.clamp(t, -limits, limits)
-        # Where a group is 0 and nothing is to be kept, gradients stay finite.
-        smallest = limits.square().clamp_min(SMALLEST)
-        return self.scaled(t, limits * torch.maximum(self.energy(t), smallest).rsqrt())
-
-    def scaled(self, t: Tensor, factors: Tensor) -> Tensor:
-        """Each group times its factor."""
-        parts = t.reshape(t.shape[0], -1, self.group, *t.shape[2:])
-        return (parts * factors[:, :, None]).reshape(t.shape)
-
-    def energy(self, t: Tensor) -> Tensor:
-        """Σ t² over each group, of shape (B, channels/group, ...)."""
-        if self.group == 1:
-            return t.square()
-        return t.square().reshape(t.shape[0], -1, self.group, *t.shape[2:]).sum(2)
-
-    def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
         """λ and b of every channel."""
-        scale, shift = self.of_groups(sigma)
-        return scale.repeat_interleave(self.group, -1), shift
-
-    def of_groups(self, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
-        """λ of every group and b of every channel."""
         if sigma is None:
             raise InputError("NoiseClip needs the noise level; call the layer as layer(x, sigma).")
         s = sigma.to(self.shift.dtype).clamp_min(SIGMA_FLOOR).reshape(-1)

@@ -16,23 +16,12 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
-from pnp_lip.layers.mirror import MirrorPairs, Repeated, mirror_pairs
-from pnp_lip.spectral.border_norm import mirror_closed
 from pnp_lip.spectral.symbol import grid_factor, half_torus, symbol
 
-__all__ = [
-    "BoundedStep",
-    "UnitNorm",
-    "ZeroMean",
-    "constrain",
-    "gradient_flow_layers",
-    "pair_mirrors",
-    "project",
-    "release",
-]
+__all__ = ["BoundedStep", "UnitNorm", "ZeroMean", "constrain", "gradient_flow_layers", "project", "release"]
 
 GradientFlowLayer = GradientFlowConv2d | GradientFlowLinear
-SMALLEST = 1e-20  # norm by which a weight is divided
+SMALLEST = 1e-20  # the least norm by which a weight is divided: filters that are all zero stay zero
 
 
 class UnitNorm(nn.Module):
@@ -131,10 +120,9 @@ def constrain(
 ) -> nn.Module:
     """Reparametrise every gradient-flow layer of ``module`` in place so that τ‖W‖² ≤ 2·``limit`` at every step.
 
-    Each layer then is ``limit``-averaged. Filters under symmetric padding also stay mirror pairs (``pair_mirrors``).
-    ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels`` removes the mean of the filters on
-    that many first channels. ``release`` turns the result back into plain weights. Raises InputError as ``pair_mirrors`` does,
-    for a limit outside (0, 1], and for a module that is constrained already.
+    Each layer then is ``limit``-averaged. ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels``
+    removes the mean of the filters on that many first channels. ``release`` turns the result back into plain weights.
+    Raises InputError for a limit outside (0, 1] and for a module that is constrained already.
     """
     check_limit(limit)
     for name, layer in gradient_flow_layers(module):
@@ -142,51 +130,20 @@ def constrain(
             raise InputError(
                 f"`{name}` is constrained (parametrised) already; `release` it before constraining it anew."
             )
-    pair_mirrors(module, zero_mean_channels=zero_mean_channels)
     for _, layer in gradient_flow_layers(module):
+        if zero_mean_channels:
+            parametrize.register_parametrization(layer, "weight", ZeroMean(zero_mean_channels))
         parametrize.register_parametrization(layer, "weight", UnitNorm(grid=grid, every=every))
         parametrize.register_parametrization(layer, "tau", BoundedStep(limit))
     return module
 
 
-def pair_mirrors(module: nn.Module, *, zero_mean_channels: int = 0) -> nn.Module:
-    """Reparametrise the layers under symmetric padding in place: filters and thresholds in pairs that mirror each other.
-
-    A denoiser of such layers commutes with mirroring the image, unless it clips filters in groups of odd size.
-    ``zero_mean_channels`` removes means as in ``constrain``, of all layers. Raises InputError, before anything is changed, for
-    a bank that is not what ``mirror_pairs`` makes of every second of its filters: half of it would be lost.
-    """
-    mirrored = {
-        name: layer
-        for name, layer in gradient_flow_layers(module)
-        if isinstance(layer, GradientFlowConv2d) and layer.padding_mode == "symmetric"
-    }
-    for name, convolution in mirrored.items():
-        weight = convolution.weight.detach()
-        if not torch.equal(mirror_pairs(weight[::2].clone()), weight):
-            raise InputError(
-                f"the filters of {name or 'the layer'} are not in the order that symmetric padding asks for, each followed by "
-                "its mirror image, even and odd ones in turn; make them by pnp_lip.layers.mirror.mirror_pairs(weight[::2])."
-            )
-    for name, layer in gradient_flow_layers(module):
-        paired = name in mirrored
-        if paired:  # by hand, because a parametrisation that is not the first cannot do it
-            layer.weight = nn.Parameter(layer.weight.detach()[::2].clone())
-        if zero_mean_channels:
-            parametrize.register_parametrization(layer, "weight", ZeroMean(zero_mean_channels))
-        if paired:  # after the means are removed: a mean sums in an order of its own, and pairs must agree to the bit
-            parametrize.register_parametrization(layer, "weight", MirrorPairs(), unsafe=True)
-            if getattr(layer.activation, "group", 1) == 1 and hasattr(layer.activation, "log_scale"):
-                parametrize.register_parametrization(layer.activation, "log_scale", Repeated(), unsafe=True)
-    return module
-
-
 def release(module: nn.Module) -> nn.Module:
-    """Undo ``constrain`` and ``pair_mirrors`` in place, keeping the constrained values as plain weights."""
+    """Undo ``constrain`` in place, keeping the constrained values as plain weights."""
     for _, layer in gradient_flow_layers(module):
-        for owner, name in ((layer, "weight"), (layer, "tau"), (layer.activation, "log_scale")):
-            if parametrize.is_parametrized(owner, name):
-                parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
+        for name in ("weight", "tau"):
+            if parametrize.is_parametrized(layer, name):
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return module
 
 
@@ -194,8 +151,7 @@ def release(module: nn.Module) -> nn.Module:
 def project(module: nn.Module, *, limit: float = 0.985, grid: int | None = None) -> nn.Module:
     """Shorten every step τ of ``module`` in place to at most 2·``limit``/ν(W)², the projection after an optimiser step.
 
-    ν bounds ‖W‖ as in UnitNorm (up to rounding), doubled for the border where symmetric padding meets filters without their
-    mirror images. Negative steps become zero.
+    ν bounds ‖W‖ as in UnitNorm, up to rounding. Negative steps become zero.
 
     Source: Murari, Furuya & Schönlieb (2025), Section 5, with an upper bound where they take power iterations.
     """
@@ -203,17 +159,8 @@ def project(module: nn.Module, *, limit: float = 0.985, grid: int | None = None)
     for _, layer in gradient_flow_layers(module):
         unit = UnitNorm(grid=grid).eval()(layer.weight)
         norm = layer.weight.norm() / unit.norm().clamp_min(torch.finfo(unit.dtype).tiny)
-        if unpaired(layer):
-            norm = 2 * norm
         layer.tau.clamp_(0, float(2 * limit / norm.clamp_min(SMALLEST) ** 2))
     return module
-
-
-def unpaired(layer: GradientFlowLayer) -> bool:
-    """Whether the border of symmetric padding may add to the norm of the filters, at most doubling it."""
-    if not isinstance(layer, GradientFlowConv2d) or layer.padding_mode != "symmetric":
-        return False
-    return not parametrize.is_parametrized(layer, "weight") and not mirror_closed(layer.weight)
 
 
 def check_limit(limit: float) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers.activations import Activation, NoiseClip, ReLU
-from pnp_lip.layers.fourier import correlate, spread
+from pnp_lip.layers.activations import Activation, ReLU
+from pnp_lip.layers.fourier import correlate
 from pnp_lip.layers.gradient_flow_linear import check_sizes
-from pnp_lip.layers.mirror import mirror_pairs
-from pnp_lip.layers.padding import PADDING_MODES, fold, pad
+from pnp_lip.layers.padding import PADDING_MODES, pad
 from pnp_lip.spectral.polyphase import dilate
 
 __all__ = ["GradientFlowConv2d"]
@@ -26,17 +23,13 @@ class GradientFlowConv2d(nn.Module):
 
     With σ nondecreasing and of slopes in [0, 1]: 0 ≤ τ ≤ 2/‖W‖² makes Φ nonexpansive, 0 ≤ τ < 2/‖W‖² makes it
     τ‖W‖²/2-averaged, τ ≤ 1/‖W‖² firmly nonexpansive. ‖W‖ is at most the supremum of the symbol's norm over the torus, for
-    every image size and for zero and circular padding; also for symmetric padding (the image mirrored, its border pixels
-    repeated), if the bank of filters contains the mirror images of its filters up to sign (docs/certificates.md, section 2).
-    The first weight does, and ``constrain`` keeps it so. Reflect and replicate padding are refused because the padding itself
-    has a norm above one.
+    every image size, for zero and for circular padding. Other paddings are refused because they have a norm above one.
 
-    Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd, for symmetric padding
-    hidden_channels is even. Wᵀ is the exact adjoint: the kernel flipped, its two channel axes exchanged, the padding's
-    adjoint. The activation carries a shift of its own where it has one; ``bias=True`` adds b.
+    Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd. Wᵀ is the exact adjoint:
+    the same convolution with the kernel flipped and its two channel axes exchanged. The activation carries a shift of its
+    own where it has one; ``bias=True`` adds b.
 
-    Raises InputError for an even kernel, an unknown padding or an odd number of mirrored filters, ShapeError for the wrong
-    number of channels.
+    Raises InputError for an even kernel or an unknown padding, ShapeError for the wrong number of channels.
 
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
@@ -44,6 +37,10 @@ class GradientFlowConv2d(nn.Module):
     >>> layer(torch.zeros(1, 2, 8, 8)).shape
     torch.Size([1, 2, 8, 8])
     """
+
+    weight: Tensor
+    tau: Tensor
+    bias: Tensor | None
 
     def __init__(
         self,
@@ -69,55 +66,48 @@ class GradientFlowConv2d(nn.Module):
                 f"`padding_mode` must be one of {PADDING_MODES}; got {padding_mode!r}. "
                 "Other paddings have a norm above one and would void the bound."
             )
-        if padding_mode == "symmetric" and hidden_channels % 2:
-            raise InputError(
-                f"under symmetric padding filters come in mirror pairs, so `hidden_channels` must be even; got {hidden_channels}."
-            )
-        self.activation = ReLU() if activation is None else activation
+        self.activation: Activation = ReLU() if activation is None else activation
         self.dilation, self.padding_mode = dilation, padding_mode
         self.fourier = False  # gradients through the Fourier transform: faster in training, with another rounding
         scale = 1.0 / (kernel_size * (hidden_channels**0.5 + channels**0.5))
         weight = scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size)
-        self.weight = nn.Parameter(math.sqrt(2) * mirror_pairs(weight[::2]) if padding_mode == "symmetric" else weight)
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(hidden_channels)) if bias else None
         self.tau = nn.Parameter(torch.tensor(2.0 * step_fraction))
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Φ(x) for x of shape (B, channels, H, W)."""
-        weight: Tensor = self.weight
-        bias: Tensor | None = self.bias
+        weight, bias, d = self.weight, self.bias, self.dilation
         if x.ndim != 4 or x.shape[1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}, H, W) tensors; got {tuple(x.shape)}.")
         scale, shift = self.activation.scale_and_shift(sigma)
         if scale is not None and scale.ndim > 1:  # a noise level per image
             s = self.activation(self.conv(x, weight, bias), sigma)
             return x - self.conv_adjoint(s, self.tau * weight)
+        scaled = weight
         if scale is not None:  # one noise level: fold 1/λ and λ into the two convolutions
             bias = fold_bias(bias, shift, scale)
             weight, scaled = weight / scale[:, None, None, None], weight * scale[:, None, None, None]
-        else:
-            scaled = weight
-        d, size = self.dilation, x.shape[-2:]
-        if d == 1 or self.padding_mode != "zeros" or size[0] % d or size[1] % d:
+        if d == 1 or self.padding_mode != "zeros" or x.shape[-2] % d or x.shape[-1] % d:
             s = self.activate(self.conv(x, weight, bias), scale, sigma)
             return x - self.conv_adjoint(s, self.tau * scaled)
         s = self.activate(self.conv(to_phases(x, d), weight, bias, dilation=1), scale, sigma)
         return x - from_phases(self.conv_adjoint(s, self.tau * scaled, dilation=1), d)
 
     def flow(self, x: Tensor, limits: Tensor, centre: Tensor | None = None) -> Tensor:
-        """x − τ Wᵀ σ(Wx − c), σ a ``NoiseClip`` with limits λ(p) ≥ 0 for every place, of shape (B or 1, groups, H, W).
+        """x − τ Wᵀ clip(Wx − c, −λ, λ) with limits λ(p) ≥ 0 for every place, of the shape of Wx or one for all images.
 
-        The ``centre`` c, 0 by default, has the shape of Wx, or one for all images of the batch.
+        The ``centre`` c is 0 by default and has one of these shapes too.
         """
-        activation: NoiseClip = self.activation  # type: ignore[assignment]
-        t: Tensor = self.conv(x, self.weight)
+        t = self.conv(x, self.weight)
         if centre is not None:
             t = t - centre
-        return x - self.conv_adjoint(activation.limit(t, limits), self.tau * self.weight)
+        return x - self.conv_adjoint(torch.clamp(t, -limits, limits), self.tau * self.weight)
 
     def activate(self, t: Tensor, scale: Tensor | None, sigma: Tensor | None) -> Tensor:
         """The shape u alone where the scale has been folded into the convolutions, else all of σ."""
-        return self.activation(t, sigma) if scale is None else self.activation.unit(t)
+        activated: Tensor = self.activation(t, sigma) if scale is None else self.activation.unit(t)
+        return activated
 
     def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None, dilation: int | None = None) -> Tensor:
         """W x with the weights ``kernel``, keeping the image size, under this layer's padding."""
@@ -126,39 +116,25 @@ class GradientFlowConv2d(nn.Module):
         if self.fourier and torch.is_grad_enabled():
             t = correlate(pad(x, reach, self.padding_mode), dilate(kernel, (d, d)))
             return t if bias is None else t + bias[:, None, None]
-        if self.padding_mode == "zeros":
+        if self.padding_mode != "zeros":
+            x, reach = pad(x, reach, self.padding_mode), 0
+        b = block_size(kernel.shape[0])
+        if b == 1 or d > 1 or bias is not None:
             return F.conv2d(x, kernel, bias, padding=reach, dilation=d)
-        return F.conv2d(pad(x, reach, self.padding_mode), kernel, bias, dilation=d)
+        bottom, right = (-(n + 2 * reach - kernel.shape[-1] + 1) % b for n in x.shape[-2:])
+        # To pad here in every case would double a small network's time (measured).
+        if bottom or right:
+            x, reach = F.pad(x, (reach, reach + right, reach, reach + bottom)), 0
+        t = F.pixel_shuffle(F.conv2d(x, block_kernels(kernel, b), padding=reach, stride=b), b)
+        return t[..., : t.shape[-2] - bottom, : t.shape[-1] - right]
 
     def conv_adjoint(self, s: Tensor, kernel: Tensor, dilation: int | None = None) -> Tensor:
-        """Wᵀ s with the weights ``kernel``: kernels flipped, channel axes exchanged, the padding's adjoint ``fold``."""
-        d = self.dilation if dilation is None else dilation
-        flipped, reach = kernel.transpose(0, 1).flip(-1, -2), d * (kernel.shape[-1] // 2)
-        if self.fourier and torch.is_grad_enabled():
-            return fold(spread(s, dilate(kernel, (d, d))), reach, self.padding_mode)
-        if self.padding_mode == "circular":
-            return convolve(pad(s, reach, "circular"), flipped, 0, d)
-        if self.padding_mode == "zeros":
-            return convolve(s, flipped, reach, d)
-        return fold(convolve(s, flipped, 2 * reach, d), reach, "symmetric")
+        """Wᵀ s with the weights ``kernel``: flipped, channel axes exchanged, which zero and circular padding allow."""
+        return self.conv(s, kernel.transpose(0, 1).flip(-1, -2), dilation=dilation)
 
     def extra_repr(self) -> str:
         hidden, channels, k, _ = self.weight.shape
         return f"{channels}, {hidden}, kernel_size={k}, dilation={self.dilation}, padding_mode={self.padding_mode!r}"
-
-
-def convolve(s: Tensor, kernel: Tensor, padding: int, dilation: int) -> Tensor:
-    """``conv2d`` with zero padding, blocks of output pixels at once where that is faster."""
-    b = 1 if dilation > 1 else block_size(kernel.shape[0])
-    if b == 1:
-        return F.conv2d(s, kernel, padding=padding, dilation=dilation)
-    bottom, right = (-(n + 2 * padding - kernel.shape[-1] + 1) % b for n in s.shape[-2:])
-    # Padded by more than half a kernel, as for a mirrored border, conv2d may sum in another order than it does unpadded.
-    # To pad here in every case would double a small network's time (measured).
-    if bottom or right or padding > kernel.shape[-1] // 2:
-        s, padding = F.pad(s, (padding, padding + right, padding, padding + bottom)), 0
-    x = F.pixel_shuffle(F.conv2d(s, block_kernels(kernel, b), padding=padding, stride=b), b)
-    return x[..., : x.shape[-2] - bottom, : x.shape[-1] - right]
 
 
 def fold_bias(bias: Tensor | None, shift: Tensor | None, scale: Tensor) -> Tensor | None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from pnp_lip.layers.activations import NoiseClip
-    from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
+from pnp_lip.layers.activations import NoiseClip
+from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 
 __all__ = ["Guidance"]
 
-LOG_RANGE = (-5.0, 3.0)  # of the factors' logarithms
-WINDOW = 3  # pixels a side, over which a filter's response to the guide is averaged
+LOG_RANGE = (-5.0, 3.0)  # of the logarithms of the factors G, so that thresholds stay finite and above zero
+WINDOW = 3  # the side in pixels of the square over which a filter's squared response to the guide is averaged
+FIRST_FACTOR = 2.0  # G before training where the guide shows nothing
+FIRST_WIDTH = 3.0  # c before training: the response, in units of the threshold, from which on G falls
+FIRST_SHARE = 1 / 10  # ν before training
 
 
 class Guidance(nn.Module):
@@ -26,26 +27,25 @@ class Guidance(nn.Module):
     G = exp(clamp(a + V f(r²), −5, 3)), ν = 1/(1 + exp(−a' − V'f(r²) − V''f(e²))), f(r²) = log(1 + m(r²)/c²)
 
     m is the mean over 3 × 3 pixels, c = exp(log_scale). r is in units of the thresholds, and so are the responses e to what
-    a guide network has changed; of filters that are clipped as a group r² is the sum. All else is learned; G starts at what
-    reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/10. No value of theirs can harm the layer's certificate, which holds for
-    a clip to any interval.
+    a guide network has changed. All else is learned; G starts at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/10. No
+    value of theirs can harm the layer's certificate, which holds for a clip to any interval.
 
-    Shapes: r² and e² are (B, groups, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya,
-    Neumayer & Unser (2024), its learning.
+    Shapes: r² and e² are (B, filters, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting;
+    Pourya, Neumayer & Unser (2024), its learning.
 
     >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
     2.0
     """
 
-    def __init__(self, groups: int, *, centred: bool = False) -> None:
+    def __init__(self, filters: int, *, centred: bool = False) -> None:
         super().__init__()
-        self.mixing = nn.Parameter(-0.5 * torch.eye(groups))
-        self.offset = nn.Parameter(torch.full((groups,), math.log(2.0)))
-        self.log_scale = nn.Parameter(torch.full((groups,), math.log(3.0)))
+        self.mixing = nn.Parameter(-0.5 * torch.eye(filters))  # the exponent −1/2 of that reweighting
+        self.offset = nn.Parameter(torch.full((filters,), math.log(FIRST_FACTOR)))
+        self.log_scale = nn.Parameter(torch.full((filters,), math.log(FIRST_WIDTH)))
         self.centred = centred
         if centred:
-            self.share_mixing = nn.Parameter(torch.zeros(groups, 2 * groups))  # V' and V''
-            self.share_offset = nn.Parameter(torch.full((groups,), -math.log(9.0)))
+            self.share_mixing = nn.Parameter(torch.zeros(filters, 2 * filters))  # V' and V''
+            self.share_offset = nn.Parameter(torch.full((filters,), -math.log(1 / FIRST_SHARE - 1)))
 
     def forward(self, energy: Tensor, *, circular: bool = False) -> Tensor:
         """G(r²); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
@@ -64,17 +64,13 @@ class Guidance(nn.Module):
         """G."""
         return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
 
-    def sizes(self, channels: int) -> list[int]:
-        """How many numbers ``clipping`` gives for each place, for a layer of so many filters."""
-        return [self.offset.numel(), channels] if self.centred else [self.offset.numel()]
-
     def clipping(self, layer: GradientFlowConv2d, guide: Tensor, change: Tensor, sigma: Tensor) -> list[Tensor]:
         """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for the layer's states of the guide and of its change.
 
-        Of shapes (B, groups, H, W) and (B, channels, H, W).
+        The layer's activation is a ``NoiseClip``. Both are of shape (B, filters, H, W).
         """
         activation: NoiseClip = layer.activation  # type: ignore[assignment]
-        scale, _ = activation.of_groups(sigma)
+        scale, _ = activation.scale_and_shift(sigma)
         scale = scale.reshape(-1, scale.shape[-1], 1, 1)
         response, feature = self.look(layer, guide, scale)
         limits = scale * self.factors(feature)
@@ -83,13 +79,11 @@ class Guidance(nn.Module):
         first, second = self.share_mixing[:, :, None, None].chunk(2, 1)
         share = F.conv2d(feature, first, self.share_offset)
         share = (share + F.conv2d(self.look(layer, change, scale)[1], second)).sigmoid()
-        centre = activation.scaled(response.expand(len(share), -1, -1, -1), share)
-        return [limits, centre]
+        return [limits, response * share]
 
     def look(self, layer: GradientFlowConv2d, image: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's responses to an image, and f of them in units of the thresholds ``scale``."""
-        activation: NoiseClip = layer.activation  # type: ignore[assignment]
         # The filters that look at the guide are trained without one.
         response = layer.conv(image, layer.weight.detach())
-        energy = activation.energy(response) / scale.detach().square()
+        energy = response.square() / scale.detach().square()
         return response, self.feature(energy, circular=layer.padding_mode == "circular")

@@ -1,6 +1,6 @@
 """Training of denoisers on a folder of photographs."""
 
-from pnp_lip.training.enlarge import add_guidance, add_guide_network, enlarge_filters
+from pnp_lip.training.enlarge import enlarge_filters
 from pnp_lip.training.patches import TEXTURE_THRESHOLD, PatchSampler, load_photographs
 from pnp_lip.training.ranks import join_ranks
 from pnp_lip.training.train import TrainingSettings, train, validate
@@ -9,8 +9,6 @@ __all__ = [
     "TEXTURE_THRESHOLD",
     "PatchSampler",
     "TrainingSettings",
-    "add_guidance",
-    "add_guide_network",
     "enlarge_filters",
     "join_ranks",
     "load_photographs",

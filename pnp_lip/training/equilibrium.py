@@ -129,7 +129,7 @@ class Equilibrium:
             guide = self.approach(denoiser, physics, y, first, start, self.free)
             if draw(0, 1, generator) < self.later:
                 between = draw_log(*ranges.guided, generator) * noise
-                prior = guided(denoiser, guide, residual_image(guide, y, physics))
+                prior = guided(denoiser, guide)
                 guide = self.approach(prior, physics, y, between, guide, self.free)
             if not scanned and draw(0, 1, generator) < self.annealed:
                 guide = annealed(
@@ -141,7 +141,7 @@ class Equilibrium:
     def solve(self, denoiser: nn.Module, problem: Problem) -> Tensor:
         """The problem's solution with the denoiser as it is now, from where the last visit left it."""
         physics, y, sigma = problem.physics, problem.y, problem.sigma
-        prior = denoiser if problem.guide is None else guided(denoiser, problem.guide, problem.residual)
+        prior = denoiser if problem.guide is None else guided(denoiser, problem.guide)
         with torch.no_grad(), parametrize.cached():
             iterations = self.again if problem.visited else self.free
             x_hat = self.approach(prior, physics, y, sigma, problem.x_hat, iterations)

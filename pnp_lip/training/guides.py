@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pnp_lip.denoisers import GradientFlowDenoiser, guided
-from pnp_lip.denoisers.guided_denoiser import CAUTION
+from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GradientFlowDenoiser, guided
 from pnp_lip.pretrained import load_annealer
 from pnp_lip.training.draws import draw, draw_log
 from pnp_lip.training.equilibrium import Equilibrium
@@ -51,10 +50,10 @@ def noisy_guide(
     guides of harder problems are, whose residual is no noise of the level that is told either. The share ``later`` D_g(z)."""
     ratio = max(1.0, LARGEST_GUIDE_NOISE ** draw(-1, 1, generator))
     noisy = y + sigma * math.sqrt(ratio**2 - 1) * torch.randn(y.shape, generator=generator).to(y)
-    level = CAUTION * ratio * sigma
+    level = GUIDE_SIGMA_FACTOR * ratio * sigma
     guide: Tensor = denoiser(noisy, level)
     if draw(0, 1, generator) < later:
-        guide = guided(denoiser, guide, noisy - guide)(noisy, level)
+        guide = guided(denoiser, guide)(noisy, level)
     return guide, noisy - guide
 
 
@@ -115,9 +114,7 @@ class ExampleSet:
         turns = torch.randint(8, (VISITED,), generator=generator).tolist()
         guides = torch.cat([turned(e.guide, turn) for e, turn in zip(chosen, turns, strict=True)])
         x = torch.cat([turned(e.x, turn) for e, turn in zip(chosen, turns, strict=True)])
-        told = [draw(0, 1, generator) >= UNTOLD for _ in chosen]
-        residuals = torch.cat([turned(e.residual, t) * u for e, t, u in zip(chosen, turns, told, strict=True)])
         sigma = torch.tensor([e.sigma for e in chosen]).repeat_interleave(self.batch).to(x)
         with reduced_precision(self.device):
-            x_hat: Tensor = denoiser.guide_network(guides, sigma, residuals)  # type: ignore[misc]
+            x_hat: Tensor = denoiser.guide_network(guides, sigma)  # type: ignore[misc]
         return x_hat, x

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import GradientFlowDenoiser, denoise_guided, guided, require_guidance
+from pnp_lip.denoisers import GradientFlowDenoiser, guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
-from pnp_lip.layers import constrain, pair_mirrors, project, release
+from pnp_lip.layers import constrain, project, release
+from pnp_lip.solvers import denoise_guided
 from pnp_lip.training.curve import append_row, draw_curve, forget_rows
 from pnp_lip.training.draws import draw
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, Equilibrium, ProblemPool
@@ -197,8 +198,6 @@ class Run:
         elif settings.constraint == "parametrisation":
             zero_mean = denoiser.in_channels if settings.zero_mean else 0
             constrain(denoiser, limit=settings.limit, every=settings.refresh, zero_mean_channels=zero_mean)
-        else:
-            pair_mirrors(denoiser)
         fourier(denoiser, torch.device(device).type == "cpu")
         self.ranks.share(denoiser)
         self.solver = copy.deepcopy(denoiser) if settings.guide_network else denoiser  # makes what is learned from
@@ -253,8 +252,8 @@ class Run:
         sigma, y = self.corrupt(x)
         x = x.to(self.device)
         if s.guidance:
-            told = noisy_guide(self.denoiser, y, sigma, self.pool.equilibrium.later, self.generator)
-            return log_error(guided(self.denoiser, *told)(y, sigma), x, s.patches_per_image)
+            guide, _ = noisy_guide(self.denoiser, y, sigma, self.pool.equilibrium.later, self.generator)
+            return log_error(guided(self.denoiser, guide)(y, sigma), x, s.patches_per_image)
         with reduced_precision(self.device, sigma > s.bfloat16_above):
             x_hat = self.denoiser(y, sigma)
         loss = log_error(x_hat, x, s.patches_per_image)

@@ -1,0 +1,70 @@
+"""A denoiser without a certificate, which makes better guides than certified ones can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict, cast
+
+from deepinv.models import Denoiser
+from torch import Tensor
+
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, NetworkConfig, Sigma, require_image
+from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR
+from pnp_lip.denoisers.tiling import improve
+from pnp_lip.errors import InputError
+from pnp_lip.layers import UNet
+
+__all__ = ["AnnealerConfig", "AnnealingDenoiser"]
+
+
+class AnnealerConfig(TypedDict):
+    """The configuration of an annealer, as files of weights hold it."""
+
+    first: NetworkConfig
+    network: list[int]
+
+
+class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
+    """D(y, σ) = U(g, y − g, σ), g = first(y, 1.1 σ): a U-net that looks at a first result and at what that took away.
+
+    It denoises better than ``first`` and has no certificate: it is not nonexpansive, and no solver proves anything of it.
+    ``solvers.Anneal`` makes guides with it, in steps that are counted beforehand.
+
+    Parameters: ``first``, a denoiser without guidance; ``size``, the width, the depth and the number of scales of U.
+    Untrained, D(y, σ) = g.
+
+    Shapes: y is (B, in_channels, H, W) with values in [0, 1]; σ as in ``GradientFlowDenoiser``. Raises InputError for a
+    ``first`` with guidance, which would be of no use here, and for a size that makes no network.
+
+    >>> first = GradientFlowDenoiser(hidden_channels=4, dilations=(1,))
+    >>> AnnealingDenoiser(first, (4, 3, 2))(torch.zeros(2, 1, 8, 8), 0.1).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(self, first: GradientFlowDenoiser, size: tuple[int, int, int] = (32, 6, 3)) -> None:
+        super().__init__()
+        if first.guidance is not None:
+            raise InputError("`first` is used without a guide; take a denoiser without guidance.")
+        if len(size) != 3:
+            raise InputError(f"`size` is the width, the depth and the number of scales of the U-net; got {size!r}.")
+        self.first = first
+        self.network = UNet(first.in_channels, width=size[0], depth=size[1], scales=size[2])
+        self.in_channels, self.default_sigma = first.in_channels, first.default_sigma
+
+    def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
+        """D(x, σ)."""
+        require_image(self.first, x)
+        s = self.first.level(sigma, x)
+        g: Tensor = self.first(x, GUIDE_SIGMA_FACTOR * s)
+        return improve(self.network, g, x - g, sigma=s)
+
+    @property
+    def config(self) -> AnnealerConfig:
+        """What ``from_config`` builds the same network from; the weights are apart."""
+        return {"first": self.first.config, "network": list(self.network.size)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> AnnealingDenoiser:
+        """The untrained annealer with this ``config``. Raises KeyError, TypeError or InputError for others."""
+        first = GradientFlowDenoiser(**cast(NetworkConfig, config["first"]))
+        return cls(first, cast(tuple[int, int, int], tuple(cast(list[int], config["network"]))))
