@@ -26,7 +26,7 @@ from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choo
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
-from pnp_lip.solvers.refine import denoise_guided, refine
+from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver

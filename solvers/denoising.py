@@ -64,5 +64,6 @@ def denoise_guided(denoiser: DenoiserLike, y: Tensor, sigma: float) -> Tensor:
     """
     from deepinv.physics import DecomposablePhysics
 
+    solve = functools.partial(Solver.solve, guarantee="report")
     first = Denoising(denoiser, sigma=GUIDE_SIGMA_FACTOR * sigma)
-    return refine(first, y, DecomposablePhysics(), sigma=sigma, guarantee="report")[-1].x
+    return refine(first, y, DecomposablePhysics(), sigma=sigma, solve=solve)[-1].x
