@@ -156,7 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("headline", text, (*COMMON, *PRIORS, *own)).set_defaults(start=headline)
     command = add("report", "Markdown tables and one HTML page from records", ())
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
-    command.add_argument("--readme", type=Path, metavar="PAGE", help="renew this page's headline table from RECORDS")
+    command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
     command.set_defaults(start=report)
 
 
@@ -185,17 +185,14 @@ def headline(options: argparse.Namespace, tell: Tell) -> int:
 
 
 def report(options: argparse.Namespace, tell: Tell) -> int:
-    """The report of given records, and the README's table on request."""
-    from pnp_lip.benchmarks.headline import headline as table
-    from pnp_lip.benchmarks.headline import read_all
-    from pnp_lip.benchmarks.report import find_records, write_report
-    from pnp_lip.pages import insert_table
+    """The report of given records, and the tables of a page on request."""
+    from pnp_lip.benchmarks.report import find_records, renew, write_report
 
     paths = find_records(options.records)
     written = write_report(paths, options.out)
-    if options.readme is not None:
-        insert_table(options.readme, "headline", f"\n{table(read_all(paths[0].parent))}\n")
-        written.append(options.readme)
+    if options.page is not None:
+        renew(options.page, paths)
+        written.append(options.page)
     tell(f"wrote {', '.join(map(str, written))}")
     return 0
 

@@ -10,13 +10,15 @@ from importlib import resources
 from pathlib import Path
 
 from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries
+from pnp_lip.benchmarks.headline import GROUPS, headline
 from pnp_lip.benchmarks.plots import residual_plot
 from pnp_lip.benchmarks.record import Row, read_record
 from pnp_lip.benchmarks.tables import Table
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
+from pnp_lip.pages import insert_table
 
-__all__ = ["find_records", "write_report", "write_text"]
+__all__ = ["find_records", "renew", "write_report", "write_text"]
 
 TABLES: dict[str, Callable[[Row], list[Table]]] = {
     **dict.fromkeys(("denoising", "deblurring", "ct"), summaries.tables),
@@ -56,11 +58,8 @@ def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:
     written, links, sections = [], "", ""
     for path in paths:
         content = read_record(path)
-        if content["benchmark"] not in TABLES:
-            raise InputError(f"{path}: no benchmark is called {content['benchmark']!r}.")
-        made = TABLES[content["benchmark"]](content)
-        text = f"# {path.stem}\n\n" + "\n".join(table.markdown() for table in made)
-        written.append(write_text(Path(out) / f"{path.stem}.md", text))
+        made = tables_of(path, content)
+        written.append(write_text(Path(out) / f"{path.stem}.md", f"# {path.stem}\n\n{markdown(made)}"))
         name = html.escape(path.stem)
         links += f'<a href="#{name}">{name}</a>'
         sections += f'<section id="{name}"><h2>{name}</h2>{comparison(content, path.parent)}{curves(content)}'
@@ -68,6 +67,35 @@ def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:
     page = resources.files("pnp_lip.benchmarks").joinpath("page.html").read_text(encoding="utf-8")
     page = page.replace("<!-- contents -->", links).replace("<!-- sections -->", sections)
     return [*written, write_text(Path(out) / "report.html", page)]
+
+
+def tables_of(path: Path, content: Row) -> list[Table]:
+    """The tables of a record. Raises InputError for one of an unknown benchmark."""
+    if content["benchmark"] not in TABLES:
+        raise InputError(f"{path}: no benchmark is called {content['benchmark']!r}.")
+    return TABLES[content["benchmark"]](content)
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Tables one below the other."""
+    return "\n".join(table.markdown() for table in tables)
+
+
+def renew(page: Path, paths: Sequence[Path]) -> None:
+    """Renew the tables of a page: those of each record NAME whose marker ``<!-- NAME: begin -->`` it has, and "headline".
+
+    Raises InputError for a page without any of these markers.
+    """
+    records = {path.stem: read_record(path) for path in paths}
+    made = {path.stem: markdown(tables_of(path, records[path.stem])) for path in paths}
+    if set(GROUPS) <= set(records):
+        made["headline"] = f"\n{headline({name: records[name] for name in GROUPS})}\n"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    names = [name for name in made if f"<!-- {name}: begin -->" in text]
+    if not names:
+        raise InputError(f"{page}: expected markers such as <!-- headline: begin --> and <!-- headline: end -->.")
+    for name in names:
+        insert_table(page, name, made[name])
 
 
 def write_text(path: Path, text: str) -> Path:

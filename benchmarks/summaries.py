@@ -137,7 +137,7 @@ def about_guides(content: Row) -> str:
     if content["benchmark"] == "denoising":
         return "Guided: a second pass, guided by the result of the first; nonexpansive only for a constant guide."
     improved = any("annealer_sha256" in about for about in content["priors"].values())
-    guide = "the first solution" + (", in deblurring improved by the annealer" if improved else "")
+    guide = "the first solution" + (", which the annealer improves in deblurring" if improved else "")
     return (
         f"Guided: solved twice; the second solve is guided by {guide}. Each solve converges; the second treats the guide as "
         "constant. Iterations and seconds are those of both."
