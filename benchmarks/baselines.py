@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-__all__ = ["BASELINES", "bm3d", "median", "total_generalised_variation", "total_variation", "wavelets"]
+__all__ = ["BASELINES", "total_generalised_variation", "total_variation"]
 
 Level: TypeAlias = "float | Tensor | None"  # a threshold λ or a noise level σ
 Map: TypeAlias = Callable[[Tensor, Level], Tensor]
@@ -25,11 +25,7 @@ def total_variation(inner_iterations: int = 60) -> Map:
     """
     from deepinv.models import TVDenoiser
 
-    def prox(x: Tensor, threshold: Level) -> Tensor:
-        denoised: Tensor = TVDenoiser(n_it_max=inner_iterations, crit=0.0, tau=0.03)(x, ths=threshold)
-        return denoised
-
-    return prox
+    return lambda x, threshold: TVDenoiser(n_it_max=inner_iterations, crit=0.0, tau=0.03)(x, ths=threshold)
 
 
 def total_generalised_variation(inner_iterations: int = 150) -> Map:
@@ -55,12 +51,7 @@ def wavelets() -> Map:
     from deepinv.models import WaveletDenoiser
 
     model = WaveletDenoiser(level=3)
-
-    def prox(x: Tensor, threshold: Level) -> Tensor:
-        denoised: Tensor = model(x, ths=threshold)
-        return denoised
-
-    return prox
+    return lambda x, threshold: model(x, ths=threshold)
 
 
 def bm3d() -> Map:
@@ -69,12 +60,7 @@ def bm3d() -> Map:
     from deepinv.models import BM3D
 
     model = BM3D()
-
-    def denoise(x: Tensor, sigma: Level) -> Tensor:
-        denoised: Tensor = model(x, sigma).to(x)
-        return denoised
-
-    return denoise
+    return lambda x, sigma: model(x, sigma).to(x)
 
 
 def median() -> Map:
@@ -82,12 +68,7 @@ def median() -> Map:
     from deepinv.models import MedianFilter
 
     model = MedianFilter(kernel_size=3)
-
-    def denoise(x: Tensor, sigma: Level) -> Tensor:
-        denoised: Tensor = model(x)
-        return denoised
-
-    return denoise
+    return lambda x, sigma: model(x)
 
 
 def require(package: str) -> None:

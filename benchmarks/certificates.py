@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.attacker import attack
+from pnp_lip.benchmarks.config import CertificatesConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, prior_of
@@ -21,23 +21,7 @@ from pnp_lip.certificates import certify
 from pnp_lip.certificates.certify import CACHE
 from pnp_lip.denoisers import GradientFlowDenoiser
 
-__all__ = ["CertificatesConfig", "run", "tables"]
-
-
-@dataclasses.dataclass(frozen=True)
-class CertificatesConfig:
-    """The noise ``levels`` of the denoisers in units of 1/255; the ``steps`` of the attack and the ``side`` of the attacked
-    crops in pixels, in ``colour`` for networks of three channels; ``layers`` and ``channels`` of the random network that is
-    certified to the relative tolerance ``rtol``."""
-
-    levels: tuple[float, ...] = (5, 25)
-    steps: int = 8
-    side: int = 20
-    colour: bool = False
-    layers: int = 12
-    channels: int = 64
-    rtol: float = 1e-3
-    seed: int = 0
+__all__ = ["run", "tables"]
 
 
 def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) -> Row:

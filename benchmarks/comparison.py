@@ -117,9 +117,7 @@ class Comparison:
 
             best, curve = climb(score, grid, START if START in grid else grid[0], stride=STRIDE)
             seen = {f"{s:g}": round(v, 3) for s, v in curve.items()}
-            entry = self.record.add(
-                "tuning", key, {"strength": best, "psnr": seen, "on": [dict(c.key) for c in cases]}
-            )
+            entry = self.record.add("tuning", key, {"strength": best, "psnr": seen, "on": [dict(c.key) for c in cases]})
         return float(entry["strength"])
 
     def show(self, case: Case, prior: Prior, observation: Observation, x_hat: Tensor, figures: Row) -> None:

@@ -6,7 +6,6 @@ untrained and one trained here on scikit-image's photographs.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import statistics
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pnp_lip.benchmarks.config import ConvergenceConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.priors import Prior
@@ -41,27 +41,13 @@ from pnp_lip.solvers import (
     Solver,
 )
 
-__all__ = ["ConvergenceConfig", "overhead", "run", "tables"]
+__all__ = ["overhead", "run", "tables"]
 
 SOLVERS = (ForwardBackward, HalfQuadratic, ADMM, DouglasRachford, DavisYin, RED, ProximalRED, PrimalDual)
 NEED_FIRM = (ADMM, DouglasRachford, DavisYin, PrimalDual)
 SCHEMES = (KrasnoselskiiMann, Anderson)
 PLAIN = KrasnoselskiiMann.__name__
 FALLING = 0.7  # a run is slow, and does not cycle, if its second half lowered the least residual by this factor
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvergenceConfig:
-    """Image side, noise levels of data and denoiser, tolerance, limits, steps of training."""
-
-    size: int = 32
-    noise: float = 0.01
-    sigma: float = 0.03
-    tol: float = 1e-5
-    max_iter: int = 5000
-    uncertified_max_iter: int = 300
-    training_steps: int = 300
-    seed: int = 0
 
 
 def run(config: ConvergenceConfig, to: Destination, priors: Sequence[Prior] = ()) -> Row:

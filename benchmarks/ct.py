@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
+from pnp_lip.benchmarks.config import CtConfig, Limits
 from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, Strength
 from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.restoration import Limits, measure_restoration, quality
+from pnp_lip.benchmarks.restoration import measure_restoration, quality
 from pnp_lip.benchmarks.timing import timed
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography
@@ -25,7 +25,7 @@ from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import SymmetricTomography
 from pnp_lip.operators.tomography_inputs import circle_mask
 
-__all__ = ["CtConfig", "Scans", "run"]
+__all__ = ["run"]
 
 FILTERS = ("ramp", "shepp-logan", "hann")  # the grid of FBP
 
@@ -58,32 +58,6 @@ HEAD = (  # of the validation: value, half axes, centre, degrees, as in the Shep
     (0.35, 0.12, 0.04, -0.20, -0.66, 25.0),
     (-0.38, 0.10, 0.06, 0.18, -0.68, -10.0),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Scans:
-    """The geometries and the noises: ``gaussian`` is a standard deviation over the largest datum, ``photons`` the count per
-    ray of Poisson noise."""
-
-    geometries: tuple[str, ...] = ("parallel 32", "parallel 60", "parallel 180", "fan 360")
-    noises: tuple[str, ...] = ("Gaussian", "Poisson")
-    gaussian: float = 0.01
-    photons: float = 1e5
-
-
-@dataclasses.dataclass(frozen=True)
-class CtConfig:
-    """``phantom`` is an .npz file with ``hu`` (slices, n, n) in Hounsfield units, None for Shepp and Logan's; ``tilts`` one
-    with ``sinograms`` (slices, angles, bins) and ``tilts_deg``; ``limit`` keeps so many slices of each, evenly spaced. Slices
-    are reduced to ``side`` pixels by averaging."""
-
-    phantom: Path | None = None
-    tilts: Path | None = None
-    scans: Scans = dataclasses.field(default_factory=Scans)
-    limit: int | None = None
-    side: int = 128
-    seed: int = 0
-    limits: Limits = dataclasses.field(default_factory=Limits)
 
 
 def run(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:

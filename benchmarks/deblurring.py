@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,40 +11,28 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
-from pnp_lip.benchmarks.photographs import NamedImage, Photographs, hashes, sha256_of
+from pnp_lip.benchmarks.config import DeblurringConfig
+from pnp_lip.benchmarks.photographs import NamedImage, hashes, load_images, sha256_of, source, validation_images
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.restoration import Limits, measure_restoration
+from pnp_lip.benchmarks.restoration import measure_restoration
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur, box_psf, gaussian_psf, load_psf, shake_psf
 
-__all__ = ["DeblurringConfig", "blurred", "load_psfs", "run"]
+__all__ = ["blurred", "load_psfs", "run"]
 
 VALIDATION_PSF = 0  # the shake's seed; the shakes on trial have others
 
 
-@dataclasses.dataclass(frozen=True)
-class DeblurringConfig:
-    """``photographs``; ``kernels``, a folder, or None for the package's shakes, of which ``kernel_limit`` keeps the first;
-    ``noises`` on the scale of [0, 1]."""
-
-    photographs: Photographs = dataclasses.field(default_factory=lambda: Photographs(crop=128))
-    kernels: Path | None = None
-    kernel_limit: int | None = None
-    noises: tuple[float, ...] = (0.01, 0.03)
-    seed: int = 0
-    limits: Limits = dataclasses.field(default_factory=Limits)
-
-
 def run(config: DeblurringConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image, blur and noise level; continues the one that is there."""
-    images, held_out = config.photographs.load(), config.photographs.validation()
+    images, held_out = load_images(config.photographs), validation_images(config.photographs)
     psfs = load_psfs(config.kernels, config.kernel_limit)
     data = {
         "images": hashes(images),
         "kernels": {name: psf_hash(psf) for name, psf in psfs.items()},
         "validation": hashes(held_out),
-        "source": config.photographs.source,
+        "source": source(config.photographs),
     }
     shake = shake_psf(torch.Generator().manual_seed(VALIDATION_PSF), reach=7)
     cases, validation = [], {}

@@ -8,27 +8,19 @@ from collections.abc import Sequence
 import torch
 
 from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
-from pnp_lip.benchmarks.photographs import NamedImage, Photographs, hashes
+from pnp_lip.benchmarks.config import DenoisingConfig
+from pnp_lip.benchmarks.photographs import NamedImage, hashes, load_images, source, validation_images
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.benchmarks.restoration import measure_denoising
 
-__all__ = ["DenoisingConfig", "run"]
-
-
-@dataclasses.dataclass(frozen=True)
-class DenoisingConfig:
-    """``photographs`` and the noise ``levels`` in units of 1/255."""
-
-    photographs: Photographs = dataclasses.field(default_factory=Photographs)
-    levels: tuple[float, ...] = (5, 15, 25, 50)
-    seed: int = 0
+__all__ = ["run"]
 
 
 def run(config: DenoisingConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image and noise level; continues the one that is there."""
-    images, held_out = config.photographs.load(), config.photographs.validation()
-    data = {"images": hashes(images), "validation": hashes(held_out), "source": config.photographs.source}
+    images, held_out = load_images(config.photographs), validation_images(config.photographs)
+    data = {"images": hashes(images), "validation": hashes(held_out), "source": source(config.photographs)}
     record = Record.open(to, "denoising", config, data)
     cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
     validation = {group(level): [noisy(image, level, config.seed) for image in held_out] for level in config.levels}

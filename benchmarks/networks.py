@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pickle
-import socket
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 from torch import nn
@@ -22,61 +19,31 @@ __all__ = ["PUBLISHED", "load_by_import", "load_network", "load_rival", "save_ri
 FORMAT = "pnp-lip benchmark network 1"
 RIVALS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
 
-# Class in deepinv.models, the published weights' file name (for which --weights DIR is searched), how deepinv is asked.
-PUBLISHED = {
-    "DnCNN": ("DnCNN", "dncnn_sigma2_gray.pth", "download"),
-    "DnCNN, penalised": ("DnCNN", "dncnn_sigma2_lipschitz_gray.pth", "download_lipschitz"),
-    "DRUNet": ("DRUNet", "drunet_deepinv_gray_finetune_26k.pth", "download"),
-    "GSDRUNet": ("GSDRUNet", "GSDRUNet_grayscale_torch.ckpt", "download"),
+PUBLISHED = {  # the class in deepinv.models, and deepinv's name of the file with the published weights
+    "DnCNN": ("DnCNN", "dncnn_sigma2_gray.pth"),
+    "DnCNN, penalised": ("DnCNN", "dncnn_sigma2_lipschitz_gray.pth"),
+    "DRUNet": ("DRUNet", "drunet_deepinv_gray_finetune_26k.pth"),
+    "GSDRUNet": ("GSDRUNet", "GSDRUNet_grayscale_torch.ckpt"),
 }
 
 
-def build(kind: str, **config: object) -> nn.Module:
-    """One of deepinv's networks, in evaluation mode, its parameters constants."""
+def untrained(kind: str, seed: int, **config: object) -> nn.Module:
+    """One of deepinv's networks as the seed initialises it, a constant map; torch's own generator stays as it was."""
     import deepinv
 
-    network: nn.Module = getattr(deepinv.models, kind)(**config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = getattr(deepinv.models, kind)(**config, pretrained=None)
     return network.eval().requires_grad_(False)
 
 
-def untrained(kind: str, seed: int, **config: object) -> nn.Module:
-    """One of deepinv's networks as the seed initialises it; torch's own generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(kind, **config, pretrained=None)
-
-
 def load_network(name: str, weights: Path | None) -> nn.Module:
-    """A published network for grey images: its weights from the folder, else from deepinv's hub.
-
-    Raises InputError, saying what was tried, when they are in neither place.
-    """
-    kind, file, download = PUBLISHED[name]
-    grey = {"in_channels": 1, "out_channels": 1}
-    if weights is not None and (weights / file).is_file():
-        state = read_plain(weights / file)
-        return rebuild(kind, grey, state.get("state_dict", state), str(weights / file))
-    where = f"no --weights folder with {file}" if weights is None else f"{weights} holds no {file}"
-    if not online():
-        raise InputError(f"{where}, and the hub cannot be reached")
-    try:
-        return build(kind, **grey, pretrained=download)
-    except Exception as error:  # the hub's client has exceptions of its own
-        raise InputError(f"{where}, and the download failed ({type(error).__name__}: {error})") from error
-
-
-def online(timeout: float = 2.0) -> bool:
-    """Whether deepinv's hub answers; if not, downloads are not tried, because they time out slowly."""
-    from deepinv.models.utils import get_weights_url
-
-    host = urlsplit(get_weights_url("", "")).hostname
-    if os.environ.get("HF_HUB_OFFLINE") == "1" or host is None:
-        return False
-    try:
-        socket.create_connection((host, 443), timeout).close()
-    except OSError:
-        return False
-    return True
+    """A published network for grey images with its weights from the folder. Raises InputError if they are not there."""
+    kind, file = PUBLISHED[name]
+    if weights is None or not (weights / file).is_file():
+        raise InputError(f"no --weights folder with {file}" if weights is None else f"{weights} holds no {file}")
+    state = read_plain(weights / file)
+    return rebuild(kind, {"in_channels": 1, "out_channels": 1}, state.get("state_dict", state), str(weights / file))
 
 
 def read_plain(path: Path) -> Row:
@@ -116,7 +83,7 @@ def rebuild(kind: str, config: Row, state: Row, name: str) -> nn.Module:
     if kind not in RIVALS:
         raise InputError(f"{name}: the network must be one of {', '.join(RIVALS)}; got {kind!r}.")
     try:
-        network = build(kind, **config, pretrained=None)
+        network = untrained(kind, 0, **config)
         network.load_state_dict(state)
     except (TypeError, RuntimeError) as error:
         raise InputError(f"{name}: the weights do not fit the network that the file describes ({error}).") from error

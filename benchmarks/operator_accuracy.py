@@ -23,15 +23,17 @@ from pnp_lip.operators import (
 )
 from pnp_lip.operators.phantoms import ellipse_image, ellipse_sinogram
 
-__all__ = ["cases", "cranium", "tilt_series"]
+__all__ = ["Work", "cases", "cranium", "tilt_series"]
+
+Work = Callable[[], list[Measurement]]
 
 
-def cases() -> dict[str, Callable[[], list[Measurement]]]:
+def cases() -> dict[str, Work]:
     """What needs no data, by case."""
     half, full = np.arange(0, 180, 1.5), np.arange(0, 360, 2.0)
     wide = partial(FanBeamTomography, source_distance=256.0, detector_distance=256.0, det_spacing=2.0)
     near = partial(FanBeamTomography, source_distance=40.0, detector_distance=30.0, normalize=True)
-    found: dict[str, Callable[[], list[Measurement]]] = {
+    found: dict[str, Work] = {
         "Shepp-Logan sinogram 256^2, 60 views": sinogram,
         "parallel 128^2, 120 views": lambda: norm(ParallelBeamTomography(half, (1, 128, 128)), 1e-3),
         "fan 128^2, 180 views": lambda: norm(wide(full, (1, 128, 128)), 1e-3),

@@ -5,35 +5,23 @@ Times are CPU times, medians of repeats within one process, and only their ratio
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from pnp_lip.benchmarks import operator_accuracy, operator_speed
-from pnp_lip.benchmarks.operator_speed import Measurement
+from pnp_lip.benchmarks.config import OperatorsConfig
+from pnp_lip.benchmarks.operator_accuracy import Work
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.benchmarks.tables import Table
 
-__all__ = ["OperatorsConfig", "run", "tables"]
+__all__ = ["run", "tables"]
 
 SCANS = ("tilt_series8.npz", "cranium8.npz")  # electron tomography and head slices, in the folder ``measured``
-
-
-@dataclasses.dataclass(frozen=True)
-class OperatorsConfig:
-    """How often each product is timed; ``large`` adds 512² with 360 views, for which deepinv needs 3 GB and a minute;
-    ``measured`` is a folder with tilt_series8.npz and cranium8.npz, whose scans are added."""
-
-    repeats: int = 15
-    large: bool = False
-    measured: Path | None = None
-    seed: int = 0
 
 
 def run(config: OperatorsConfig, to: Destination, priors: Sequence[Prior] = ()) -> Row:
@@ -51,17 +39,16 @@ def run(config: OperatorsConfig, to: Destination, priors: Sequence[Prior] = ()) 
     return record.content
 
 
-def cases(config: OperatorsConfig) -> dict[str, Callable[[], list[Measurement]]]:
+def cases(config: OperatorsConfig) -> dict[str, Work]:
     """The measurements, by case."""
-    astra = importlib.util.find_spec("astra") is not None
     n = config.repeats
-    found: dict[str, Callable[[], list[Measurement]]] = {
-        "parallel 256^2, 180 views": partial(operator_speed.parallel, 256, 180, n, (12.0, 25.0)),
-        **({"parallel 512^2, 360 views": partial(operator_speed.parallel, 512, 360, n, (20.0, 40.0))} if config.large else {}),
-        "fan 256^2, 360 views": partial(operator_speed.fan, 256, 360, n, (15.0, 40.0)),
-    }
-    for kind, model, bar in (("strip", "strip", 15.0), ("linear", "joseph", 8.0)) if astra else ():
-        found[f"ASTRA {kind} 256^2, 180 views"] = partial(operator_speed.astra, kind, model, 256, 180, n, bar)
+    found: dict[str, Work] = {}
+    for side, views, bars in ((256, 180, (12.0, 25.0)), (512, 360, (20.0, 40.0)))[: 1 + config.large]:
+        found[f"parallel {side}^2, {views} views"] = partial(operator_speed.parallel, side, views, n, bars)
+    found["fan 256^2, 360 views"] = partial(operator_speed.fan, 256, 360, n, (15.0, 40.0))
+    if importlib.util.find_spec("astra") is not None:
+        for kind, model, bar in (("strip", "strip", 15.0), ("linear", "joseph", 8.0)):
+            found[f"ASTRA {kind} 256^2, 180 views"] = partial(operator_speed.astra, kind, model, 256, 180, n, bar)
     found |= operator_accuracy.cases()
     if config.measured is not None:
         tilts, slices = (config.measured / name for name in SCANS)

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pnp_lip.benchmarks.config import Photographs
 from pnp_lip.errors import InputError
 from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
 
-__all__ = ["VALIDATION", "NamedImage", "Photographs", "central_crop", "hashes", "photograph", "sha256_of",
+__all__ = ["VALIDATION", "NamedImage", "central_crop", "hashes", "load_images", "photograph", "sha256_of", "source",
            "validation_images"]  # fmt: skip
 
 PHOTOGRAPHS = ("camera", "chelsea", "coffee", "coins", "moon", "rocket")
@@ -35,50 +36,6 @@ class NamedImage:
         return sha256_of(self.x)
 
 
-@dataclasses.dataclass(frozen=True)
-class Photographs:
-    """Which images: those of the folder ``images``, or scikit-image's; grey, or in ``colour``.
-
-    ``crop`` keeps the central square of so many pixels, ``limit`` the first images; ``side`` is that of the validation images.
-    """
-
-    images: Path | None = None
-    crop: int | None = None
-    limit: int | None = None
-    colour: bool = False
-    side: int = 128
-
-    def load(self) -> list[NamedImage]:
-        """The images in the order of their names.
-
-        Raises InputError for a folder without images, an image smaller than the crop or without the colours that are asked
-        for, or one with the pixels of a validation photograph.
-        """
-        if self.images is None:
-            names = [name for name in PHOTOGRAPHS if not self.colour or name in IN_COLOUR][: self.limit]
-            found = [(name, name, photograph(name, SIDE, colour=self.colour)) for name in names]
-        else:
-            paths = sorted(p for p in self.images.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)[: self.limit]
-            if not paths:
-                raise InputError(f"{self.images}: no images ({', '.join(IMAGE_SUFFIXES)}) there.")
-            found = [(p.stem, str(p), read_image(p, grey=not self.colour)) for p in paths]
-            without = [Path(path).name for _, path, x in found if x.shape[1] != (3 if self.colour else 1)]
-            if without:
-                raise InputError(f"{', '.join(without)}: grey, where colour is asked for; use a folder of colour images.")
-        images = [NamedImage(name, central_crop(x, self.crop, path)) for name, path, x in found]
-        refuse_validation(images, self.crop)
-        return images
-
-    def validation(self) -> list[NamedImage]:
-        """The photographs on which strengths are chosen."""
-        return validation_images(self.side, colour=self.colour)
-
-    @property
-    def source(self) -> str:
-        """Where the images come from."""
-        return "scikit-image" if self.images is None else self.images.name
-
-
 def whole(name: str, *, colour: bool = False) -> Tensor:
     """One of scikit-image's photographs, grey unless ``colour``; the left one of a stereo pair."""
     from skimage import data
@@ -96,13 +53,41 @@ def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
     return torch.nn.functional.avg_pool2d(central_crop(x, side, name), side // size)
 
 
-def validation_images(side: int, *, colour: bool = False) -> list[NamedImage]:
+def validation_images(which: Photographs) -> list[NamedImage]:
     """The photographs on which strengths are chosen, at the scale of those on trial: a face, a smooth one, one full of edges.
 
     Their central ``side`` pixels of ``SIDE``; in colour those that have colours.
     """
-    names = [name for name in VALIDATION if not colour or name in IN_COLOUR]
-    return [NamedImage(name, central_crop(photograph(name, SIDE, colour=colour), side, name)) for name in names]
+    names = [name for name in VALIDATION if not which.colour or name in IN_COLOUR]
+    found = {name: photograph(name, SIDE, colour=which.colour) for name in names}
+    return [NamedImage(name, central_crop(x, which.side, name)) for name, x in found.items()]
+
+
+def load_images(which: Photographs) -> list[NamedImage]:
+    """The images on trial in the order of their names.
+
+    Raises InputError for a folder without images, an image smaller than the crop or without the colours that are asked for,
+    or one with the pixels of a validation photograph.
+    """
+    if which.images is None:
+        names = [name for name in PHOTOGRAPHS if not which.colour or name in IN_COLOUR][: which.limit]
+        found = [(name, name, photograph(name, SIDE, colour=which.colour)) for name in names]
+    else:
+        paths = sorted(p for p in which.images.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)[: which.limit]
+        if not paths:
+            raise InputError(f"{which.images}: no images ({', '.join(IMAGE_SUFFIXES)}) there.")
+        found = [(p.stem, str(p), read_image(p, grey=not which.colour)) for p in paths]
+        without = [Path(path).name for _, path, x in found if x.shape[1] != (3 if which.colour else 1)]
+        if without:
+            raise InputError(f"{', '.join(without)}: grey, where colour is asked for; use a folder of colour images.")
+    images = [NamedImage(name, central_crop(x, which.crop, path)) for name, path, x in found]
+    refuse_validation(images, which.crop)
+    return images
+
+
+def source(which: Photographs) -> str:
+    """Where the images come from."""
+    return "scikit-image" if which.images is None else which.images.name
 
 
 def sha256_of(*tensors: Tensor) -> str:
@@ -119,11 +104,11 @@ def hashes(images: list[NamedImage]) -> dict[str, str]:
 
 
 def central_crop(x: Tensor, side: int | None, name: str) -> Tensor:
-    """The middle ``side`` × ``side`` pixels; the whole image without a side."""
-    if side is None:
+    """The middle ``side`` × ``side`` pixels; the whole image if it is None or 0."""
+    if not side:
         return x
     top, left = ((n - side) // 2 for n in x.shape[-2:])
-    if side < 1 or min(top, left) < 0:
+    if min(top, left) < 0:
         raise InputError(f"{name}: cannot crop {side} x {side} pixels from an image of {tuple(x.shape[-2:])}.")
     return x[..., top : top + side, left : left + side].contiguous()
 
@@ -134,8 +119,8 @@ def refuse_validation(images: list[NamedImage], crop: int | None) -> None:
     for colour in (False, True):
         forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (*SIDES, SIDE)]
         forms += [whole(name, colour=colour) for name in VALIDATION]
-        forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
-    forms += [central_crop(v, crop, "") for v in forms if crop is not None and min(v.shape[-2:]) >= crop]
+        forms += [image.x for n in SIDES for image in validation_images(Photographs(side=n, colour=colour))]
+    forms += [central_crop(v, crop, "") for v in forms if crop and min(v.shape[-2:]) >= crop]
     known = {sha256_of(v) for v in forms}
     for image in images:
         if image.sha256 in known:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -128,9 +130,8 @@ def read_record(path: str | Path) -> Row:
 
 def settings(config: object) -> Row:
     """A configuration, a dataclass that may hold others, as plain data without the places where files lie."""
-    if not dataclasses.is_dataclass(config):
-        raise TypeError(f"a configuration is a dataclass; got {type(config).__name__}.")
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in PLACES}
+    names = [f.name for f in dataclasses.fields(config) if f.name not in PLACES]  # type: ignore[arg-type]
+    values = {name: getattr(config, name) for name in names}
     return {name: settings(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
 
 
@@ -142,8 +143,7 @@ def fingerprint(content: Row) -> str:
 
 def plain(row: Row) -> Row:
     """The row as JSON gives it back; numbers that are not finite become None."""
-    row = json.loads(json.dumps(finite(row)))
-    return row
+    return dict(json.loads(json.dumps(finite(row))))
 
 
 def describe_error(error: Exception) -> str:
@@ -161,19 +161,14 @@ def environment() -> Row:
 
     versions = {"pnp-lip": __version__, "python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    system = f"{platform.system()} {platform.machine()}"
-    return {"versions": versions, "system": system, "processor": processor(), "threads": torch.get_num_threads(),
-            "device": "cpu"}  # fmt: skip
-
-
-def processor() -> str:
-    """The processor's name, if the system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    cpus = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.*)", cpus.read_text()) if cpus.is_file() else []
+    return {
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": (names or [platform.processor()])[0],
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }

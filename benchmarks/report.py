@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
 from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries
-from pnp_lip.benchmarks.headline import GROUPS, headline
 from pnp_lip.benchmarks.plots import residual_plot
 from pnp_lip.benchmarks.record import Row, read_record
 from pnp_lip.benchmarks.tables import Table
@@ -18,7 +17,11 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.pages import insert_table
 
-__all__ = ["find_records", "renew", "write_report", "write_text"]
+__all__ = ["find_records", "headline", "renew", "write_report", "write_text"]
+
+GROUPS = {"denoising": "σ·255 = 25", "deblurring": "noise 0.01", "ct": "parallel 60, Gaussian"}
+TITLES = {"denoising": "denoising, σ = 25/255", "deblurring": "deblurring, noise 0.01", "ct": "CT, 60 views"}
+BELOW = 1000.0  # dB, subtracted to sort priors without deblurring below all others
 
 TABLES: dict[str, Callable[[Row], list[Table]]] = {
     **dict.fromkeys(("denoising", "deblurring", "ct"), summaries.tables),
@@ -151,3 +154,39 @@ def curves(content: Row) -> str:
     found = {row["prior"]: row["curve"] for row in content["rows"] if row.get("curve")}
     case = ", ".join(str(v) for v in content["pictures"].get("case", {}).values())
     return residual_plot(found, f"Relative residual ‖v − Tv‖/‖v‖: {case}")
+
+
+def headline(records: Mapping[str, Row]) -> str:
+    """The table in Markdown: mean PSNR of each task, how many reconstructions converged, and how many had a proof."""
+    order: dict[str, float] = {}
+    for kind, content in records.items():
+        for name in content["priors"]:
+            value = summaries.mean_psnr(content, name, GROUPS[kind])
+            if value is not None and (kind == "deblurring" or name not in order):
+                order[name] = value if kind == "deblurring" else value - BELOW
+    rows = tuple(cells(records, name) for name in sorted(order, key=lambda n: -order[n]))
+    header = ("prior", *(TITLES[kind] for kind in records), "converged", "proved")
+    note = ["Mean PSNR in dB; ✓: proved nonexpansive.", summaries.about_guides(records["deblurring"])]
+    note += [f"{TITLES[kind]}: {summaries.describe_data(content)}" for kind, content in records.items()]
+    return Table("", header, rows).markdown() + "\n" + " ".join(filter(None, note)) + "\n"
+
+
+def cells(records: Mapping[str, Row], name: str) -> tuple[str, ...]:
+    """One prior's line."""
+    found, runs = [], []
+    labels = [summaries.label(c, name) for c in records.values() if name in c["priors"]]
+    for kind, content in records.items():
+        rows, value = [], None
+        if name in content["priors"]:
+            rows, value = (
+                summaries.measured(content, name, GROUPS[kind]),
+                summaries.mean_psnr(content, name, GROUPS[kind]),
+            )
+        found.append(f"{value:.2f}" if value is not None else "diverged" if rows else "–")
+        runs += [r for r in rows if "status" in r]
+    shares = ("–", "–")
+    if runs:
+        shares = tuple(
+            f"{n} of {len(runs)}" for n in (sum(map(summaries.settled, runs)), sum(r["proved"] for r in runs))
+        )
+    return (min(labels, key=len), *found, *shares)  # ticked only if it is in all tasks

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.comparison import Observation
+from pnp_lip.benchmarks.config import Limits
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.benchmarks.timing import timed
@@ -17,19 +18,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, ssim
 from pnp_lip.solvers import Anderson, Anneal, Result, Solver, denoise_guided, refine
 
-__all__ = ["Limits", "measure_denoising", "measure_restoration", "quality"]
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """When a run ends: at the relative residual ``tol`` (``tuning_tol`` while a strength is chosen), after ``max_iter``
-    updates, for an uncertified prior after ``uncertified_max_iter`` updates or ``uncertified_seconds`` of processor time, half
-    of that while a strength is chosen."""
-
-    tol: float = 1e-5
-    tuning_tol: float = 1e-4
-    max_iter: int = 10_000
-    uncertified_max_iter: int = 300
-    uncertified_seconds: float = 20.0
+__all__ = ["measure_denoising", "measure_restoration", "quality"]
 
 
 class OutOfTimeError(Exception):

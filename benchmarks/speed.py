@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pnp_lip.benchmarks.config import SpeedConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior
@@ -23,22 +24,12 @@ from pnp_lip.benchmarks.record import Destination, Record, Row, describe_error
 from pnp_lip.benchmarks.tables import Table
 from pnp_lip.benchmarks.timing import timed
 
-__all__ = ["SpeedConfig", "run", "tables"]
+__all__ = ["run", "tables"]
 
 Pass = Callable[[], Tensor]
 Way = tuple[str, str]  # the network's name and how it is run
 RIVALS = ("DRUNet", "DnCNN")  # of deepinv, with random weights, which take the same time as trained ones
 BAR = 15.0  # times faster than DRUNet, ours and theirs each in the fastest way of float32
-
-
-@dataclasses.dataclass(frozen=True)
-class SpeedConfig:
-    """Images are ``side`` × ``side``, grey, with noise ``level``/255; each way is timed ``repeats`` times."""
-
-    side: int = 256
-    level: float = 25
-    repeats: int = 9
-    seed: int = 0
 
 
 def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
@@ -62,9 +53,7 @@ def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
 def random_rivals(seed: int, known: set[str]) -> list[Prior]:
     """The rivals that are not ``known``, with random weights."""
     return [
-        Prior(
-            kind, untrained(kind, seed, in_channels=1, out_channels=1), reason="random weights, to measure its speed"
-        )
+        Prior(kind, untrained(kind, seed, in_channels=1, out_channels=1), reason="random weights, to measure its speed")
         for kind in RIVALS
         if kind not in known
     ]

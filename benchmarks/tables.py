@@ -44,14 +44,14 @@ class Table:
         if not self.header:
             return title + note
         head = "".join(f'<th scope="col"><button>{html.escape(cell)}</button></th>' for cell in self.header)
-        body = "".join(f"<tr>{''.join(cell_html(i, text) for i, text in enumerate(row))}</tr>" for row in self.rows)
+        body = "".join(f"<tr>{''.join(map(cell_html, row, range(len(row))))}</tr>" for row in self.rows)
         return (
             f'{title}{note}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )
 
 
-def cell_html(column: int, text: str) -> str:
+def cell_html(text: str, column: int) -> str:
     """A cell; the first column heads its row, and long text may wrap."""
     tag = 'th scope="row"' if column == 0 else "td"
     kind = ' class="text"' if len(text) > WRAP else ""
