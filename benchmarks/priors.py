@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
-from pnp_lip.benchmarks.networks import FORMAT, PUBLISHED, load_by_import, load_network, read_plain, rebuild
+from pnp_lip.benchmarks.networks import FORMAT, PUBLISHED, load_by_import, load_network, load_rival, read_plain
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify, firm
@@ -164,20 +164,29 @@ def collect(
 ) -> tuple[list[Prior], dict[str, str]]:
     """All priors: the shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines, published networks.
 
-    ``wanted`` keeps those names only, in any case; ``admm`` adds a second entry for each certified one; ``channels`` are
-    those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns why others cannot take part.
-    Raises InputError for a malformed or unreadable entry of the user's and for an unknown wanted name.
+    ``wanted`` keeps those names only, in any case; a user's entry replaces its namesake; ``admm`` adds a second entry for each
+    certified one; ``channels`` are those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns
+    why others cannot take part. Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
-    builders: dict[str, Callable[[], Prior]] = {name: partial(shipped, name, channels) for name in certified_names()}
-    for entry in named:
-        name, source = split_entry(entry)
-        prior = user_prior(name, source, channels)  # at once, because the user asked for it by name
-        builders[name] = partial(dataclasses.replace, prior)
-    builders |= {name: partial(baseline, name, channels) for name in BASELINES}
-    builders |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
+    makers: dict[str, Callable[[], Prior]] = {name: partial(shipped, name, channels) for name in certified_names()}
+    for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
+        makers[prior.name] = partial(dataclasses.replace, prior)
+    others = {name: partial(baseline, name, channels) for name in BASELINES}
+    others |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
+    taken = {name.lower() for name in makers}
+    makers |= {name: make for name, make in others.items() if name.lower() not in taken}
+    kept = {name.lower() for name in (makers if wanted is None else wanted)}
+    bases = {
+        re.sub(r" \((admm|guided)\)$", "", name) for name in kept
+    }  # a guided or ADMM entry comes with its denoiser
+    unknown = bases - {name.lower() for name in makers}
+    if unknown:
+        raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
     annealer = load_annealer(channels) if annealed else None
     priors, skipped = [], {}
-    for name, make in choose(builders, wanted).items():
+    for name, make in makers.items():
+        if name.lower() not in bases:
+            continue
         try:
             prior = make()
         except InputError as error:
@@ -188,22 +197,7 @@ def collect(
             priors.append(with_guide(prior, annealer))
         if admm and prior.certified:
             priors.append(with_admm(prior))
-    kept = None if wanted is None else {name.lower() for name in wanted}
-    return [p for p in priors if kept is None or p.name.lower() in kept], skipped
-
-
-def choose(builders: dict[str, Callable[[], Prior]], wanted: Sequence[str] | None) -> dict[str, Callable[[], Prior]]:
-    """The builders of the wanted names; a guided or ADMM entry is made by that of its denoiser."""
-    if wanted is None:
-        return builders
-    bases = [re.sub(r" \((admm|guided)\)$", "", name, flags=re.IGNORECASE) for name in wanted]
-    matches = {
-        base: [n for n in builders if n == base] or [n for n in builders if n.lower() == base.lower()] for base in bases
-    }
-    unknown = [base for base, found in matches.items() if not found]
-    if unknown:
-        raise InputError(f"no prior is called {', '.join(unknown)}; there are {', '.join(builders)}.")
-    return {name: builders[name] for name in builders if any(name in found for found in matches.values())}
+    return [p for p in priors if wanted is None or p.name.lower() in kept], skipped
 
 
 def shipped(name: str, channels: int) -> Prior:
@@ -224,26 +218,20 @@ def published(name: str, weights: Path | None, channels: int) -> Prior:
     return prior_of(name, load_network(name, weights))
 
 
-def split_entry(entry: str) -> tuple[str, str]:
-    """NAME and FILE of "NAME=FILE"."""
-    name, sign, source = entry.partition("=")
-    if not (name and sign and source):
-        raise InputError(f"--denoiser takes NAME=FILE or NAME=package.module:factory; got {entry!r}.")
-    return name, source
-
-
-def user_prior(name: str, source: str, channels: int) -> Prior:
-    """A denoiser of the user's: our weights, a network by ``save_rival``, or the result of an import path.
+def user_prior(entry: str, channels: int) -> Prior:
+    """A denoiser of the user's, NAME=FILE (our weights, or a network by ``save_rival``) or NAME=package.module:factory.
 
     Raises InputError for a missing or unreadable file, CertificateError for weights that contradict their certificate.
     """
+    name, sign, source = entry.partition("=")
+    if not (name and sign and source):
+        raise InputError(f"--denoiser takes NAME=FILE or NAME=package.module:factory; got {entry!r}.")
     path = Path(source)
     if not path.is_file():
         if ":" not in source:
             raise InputError(f"{source}: no such file; a denoiser can also be named as package.module:factory.")
         return prior_of(name, load_by_import(source), channels=channels)
     plain = path.suffix in TORCH_SUFFIXES
-    data = read_plain(path) if plain else {}
-    if data.get("format") == FORMAT:
-        return prior_of(name, rebuild(data["class"], data["config"], data["state_dict"], source), channels=channels)
+    if plain and read_plain(path).get("format") == FORMAT:
+        return prior_of(name, load_rival(path), channels=channels)
     return prior_of(name, load_denoiser(path, require_certified=not plain), ours=True, channels=channels)

@@ -17,16 +17,23 @@ from torch import Tensor, nn
 from pnp_lip import GradientFlowDenoiser, certify, denoise_guided, firm, load_pretrained, save_denoiser
 from pnp_lip.benchmarks import ct, deblurring, denoising, networks, photographs
 from pnp_lip.benchmarks.baselines import BASELINES, total_generalised_variation, total_variation
-from pnp_lip.benchmarks.command import leave_out_slow, main
+from pnp_lip.benchmarks.command import BENCHMARKS, leave_out_slow
 from pnp_lip.benchmarks.comparison import Case, Comparison, Observation
-from pnp_lip.benchmarks.ct import CtConfig, Scans
-from pnp_lip.benchmarks.deblurring import DeblurringConfig
-from pnp_lip.benchmarks.denoising import DenoisingConfig
-from pnp_lip.benchmarks.photographs import Photographs
+from pnp_lip.benchmarks.config import (
+    CtConfig,
+    DeblurringConfig,
+    DenoisingConfig,
+    Limits,
+    Photographs,
+    Scans,
+    configured,
+)
+from pnp_lip.benchmarks.photographs import load_images
 from pnp_lip.benchmarks.priors import STRENGTHS, THRESHOLD, Prior, Strength, collect, prior_of, with_admm, with_guide
 from pnp_lip.benchmarks.record import Destination, Record, Row, fingerprint, read_record
-from pnp_lip.benchmarks.restoration import Limits, measure_denoising, measure_restoration
+from pnp_lip.benchmarks.restoration import measure_denoising, measure_restoration
 from pnp_lip.benchmarks.tuning import climb
+from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
@@ -37,11 +44,6 @@ from pnp_lip.solvers import ADMM
 TINY = DeblurringConfig(
     Photographs(crop=16, limit=1, side=16), kernel_limit=1, noises=(0.05,), limits=Limits(tol=1e-2, tuning_tol=1e-1)
 )
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def shrink(x: Tensor, sigma: float) -> Tensor:
@@ -172,7 +174,7 @@ def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> N
             networks.load_rival(tmp_path / name)
     for entry, message in (("nameless", "NAME=FILE"), (f"a={tmp_path / 'missing.pt'}", "no such file"),
                            ("a=nowhere:nothing", "cannot be imported"), ("a=time:time", "return a denoiser"),
-                           ("a=math:tau", "is no factory")):  # fmt: skip
+                           ("a=math:tau", "not a factory")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             collect([entry])
     with pytest.raises(InputError, match="no prior is called unheard"):
@@ -181,7 +183,7 @@ def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> N
 
 def test_published_weights_come_from_the_folder_or_are_skipped(tmp_path: Path) -> None:
     priors, skipped = collect([], ["DnCNN", "DRUNet"])
-    assert not priors and all("hub cannot be reached" in reason for reason in skipped.values())
+    assert not priors and all("no --weights folder" in reason for reason in skipped.values())
     network = deepinv.models.DnCNN(1, 1, pretrained=None)
     torch.save(network.state_dict(), tmp_path / networks.PUBLISHED["DnCNN"][1])
     found = networks.load_network("DnCNN", tmp_path)
@@ -208,15 +210,15 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
         deblurring.run(DeblurringConfig(larger, None, 1, (0.03,)), Destination(tmp_path / "b.json"), [prior]),
     ):
         assert "error" not in content["rows"][0] and content["rows"][0]["image"] == "chelsea"
-    x = colour.load()[0].x
+    x = load_images(colour)[0].x
     assert x.shape == (1, 3, 32, 32) and not torch.equal(x[:, 0], x[:, 1])
     write_image(tmp_path / "grey.png", x[:, :1])
     with pytest.raises(InputError, match="grey, where colour is asked for"):
-        Photographs(tmp_path, colour=True).load()
+        load_images(Photographs(tmp_path, colour=True))
     write_image(tmp_path / "grey.png", x)
-    write_image(tmp_path / "validation.npy", photographs.validation_images(64, colour=True)[0].x)
+    write_image(tmp_path / "validation.npy", photographs.validation_images(Photographs(side=64, colour=True))[0].x)
     with pytest.raises(InputError, match="validation photograph"):
-        Photographs(tmp_path, colour=True).load()
+        load_images(Photographs(tmp_path, colour=True))
 
 
 # Data
@@ -224,16 +226,16 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
 
 def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
     assert not set(photographs.VALIDATION) & set(photographs.PHOTOGRAPHS)
-    held_out = {image.sha256 for image in photographs.validation_images(128)}
-    assert len(held_out) == 3 and not held_out & {image.sha256 for image in Photographs(crop=128).load()}
+    held_out = {image.sha256 for image in photographs.validation_images(Photographs(side=128))}
+    assert len(held_out) == 3 and not held_out & {image.sha256 for image in load_images(Photographs(crop=128))}
     write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION[0], 128))
     with pytest.raises(InputError, match="validation photograph"):
-        Photographs(tmp_path, crop=128).load()
+        load_images(Photographs(tmp_path, crop=128))
     with pytest.raises(InputError, match="validation photograph"):
-        Photographs(tmp_path).load()
-    write_image(tmp_path / "a.npy", photographs.validation_images(128)[2].x)
+        load_images(Photographs(tmp_path))
+    write_image(tmp_path / "a.npy", photographs.validation_images(Photographs(side=128))[2].x)
     with pytest.raises(InputError, match="validation photograph"):
-        Photographs(tmp_path).load()
+        load_images(Photographs(tmp_path))
     held_out = {s.sha256 for s in ct.validation_slices(32)}
     assert len(held_out) == 2 and not held_out & {s.sha256 for s in ct.load_slices(None, None, 32)}
 
@@ -253,9 +255,9 @@ def test_strengths_are_chosen_without_looking_at_the_images_on_trial(tmp_path: P
 
 def test_unusable_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images"):
-        Photographs(tmp_path).load()
+        load_images(Photographs(tmp_path))
     with pytest.raises(InputError, match="cannot crop"):
-        Photographs(crop=1000).load()
+        load_images(Photographs(crop=1000))
     with pytest.raises(InputError, match="no kernels"):
         deblurring.load_psfs(tmp_path)
     np.savez(tmp_path / "x.npz", other=np.zeros(2))
@@ -534,7 +536,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
 
 
 def run(*arguments: Any) -> int:
-    return main([str(a) for a in arguments])
+    return main(["bench", *(str(a) for a in arguments)])
 
 
 def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -563,6 +565,15 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
     assert "--fresh" in capsys.readouterr().err
     assert run(*common, "--limit", "2", "--label", "two") == 0
     assert (tmp_path / "denoising_two.md").is_file()
+
+
+def test_every_setting_can_be_replaced_where_it_stands() -> None:
+    deblurring = BENCHMARKS["deblurring"].config
+    changed = configured(deblurring, {"crop": 40, "tol": 1e-3, "kernel_limit": 2, "unknown": 1})
+    expected = DeblurringConfig(Photographs(crop=40), kernel_limit=2, limits=Limits(tol=1e-3))
+    assert changed == expected and deblurring == DeblurringConfig()
+    with pytest.raises(InputError, match="--uncertified-max-iter must be a positive integer"):
+        configured(deblurring, {"uncertified_max_iter": 0})
 
 
 def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_may() -> None:

@@ -13,17 +13,14 @@ import pytest
 import torch
 
 from pnp_lip.benchmarks import certificates, denoising
-from pnp_lip.benchmarks.certificates import CertificatesConfig
-from pnp_lip.benchmarks.command import main
-from pnp_lip.benchmarks.denoising import DenoisingConfig
-from pnp_lip.benchmarks.headline import headline, read_all
-from pnp_lip.benchmarks.photographs import Photographs
+from pnp_lip.benchmarks.config import CertificatesConfig, DenoisingConfig, Photographs
 from pnp_lip.benchmarks.plots import residual_plot
 from pnp_lip.benchmarks.priors import Prior, prior_of
 from pnp_lip.benchmarks.record import FORMAT, Destination, read_record
-from pnp_lip.benchmarks.report import find_records, write_report
+from pnp_lip.benchmarks.report import GROUPS, find_records, headline, write_report
 from pnp_lip.benchmarks.summaries import bars, gain, margins, quality, tables, upwards
 from pnp_lip.benchmarks.tables import Table
+from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
@@ -33,6 +30,10 @@ from pnp_lip.pages import insert_table
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 BEGIN, END = "<!-- headline: begin -->", "<!-- headline: end -->"
+
+
+def read_all() -> dict[str, dict[str, Any]]:
+    return {name: read_record(RECORDS / f"{name}.json") for name in GROUPS}
 
 
 def about(certified: bool, ours: bool) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def content() -> dict[str, Any]:
     }
     limits = {"tol": 1e-5, "uncertified_max_iter": 300, "uncertified_seconds": 20.0}
     return {
-        "format": FORMAT, "fingerprint": "", "benchmark": "deblurring", "settings": {"photographs": {"crop": None}, "limits": limits},
+        "format": FORMAT, "fingerprint": "", "benchmark": "deblurring",
+        "settings": {"photographs": {"crop": None}, "limits": limits},
         "data": {"images": {"a": "", "b": ""}, "kernels": {"k": ""}, "validation": {"v": ""}, "source": "somewhere"},
         "environments": [], "priors": priors, "skipped": {"DRUNet": "no weights"}, "rows": rows,
         "tuning": [{"prior": "ours", "group": "noise 0.01", "strength": 2.0, "psnr": {}}],
@@ -195,11 +197,11 @@ def test_committed_records_of_every_benchmark_make_the_committed_tables(tmp_path
 def test_the_readme_shows_what_the_records_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = text.split(BEGIN)[1].split(END)[0]
-    assert shown.strip() == headline(read_all(RECORDS)).strip()
+    assert shown.strip() == headline(read_all()).strip()
 
 
 def test_the_headline_changes_with_the_records() -> None:
-    records = read_all(RECORDS)
+    records = read_all()
     before = headline(records)
     for changed in copy.deepcopy(records["deblurring"])["rows"]:
         if "psnr" in changed:
@@ -222,12 +224,12 @@ def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
         page.write_text(text)
         with pytest.raises(InputError, match="markers"):
             insert_table(page, "headline", "new")
-    command = ["report", str(RECORDS), "--out", str(tmp_path / "out"), "--page", str(page)]
+    command = ["bench", "report", str(RECORDS), "--out", str(tmp_path / "out"), "--page", str(page)]
     page.write_text("no markers")
     assert main(command) == 2
     page.write_text(f"{BEGIN}{END}<!-- operators: begin --><!-- operators: end -->")
     assert main(command) == 0
-    assert headline(read_all(RECORDS)).strip() in page.read_text() and "| forward ms of deepinv |" in page.read_text()
+    assert headline(read_all()).strip() in page.read_text() and "| forward ms of deepinv |" in page.read_text()
 
 
 # Certificates

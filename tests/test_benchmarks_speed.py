@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.benchmarks import speed
-from pnp_lip.benchmarks.command import main
+from pnp_lip.benchmarks.config import SpeedConfig
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, read_record
 from pnp_lip.benchmarks.report import write_report
+from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
 
-QUICK = speed.SpeedConfig(side=16, repeats=2)
+QUICK = SpeedConfig(side=16, repeats=2)
 
 
 class Untimely(nn.Module):
@@ -93,10 +94,22 @@ def test_the_bar_is_met_or_missed_by_the_numbers(path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["speed", "--quick", "--side", "16", "--repeats", "1", "--priors", "grey", "--out", str(tmp_path)]
+    command = [
+        "bench",
+        "speed",
+        "--quick",
+        "--side",
+        "16",
+        "--repeats",
+        "1",
+        "--priors",
+        "grey",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(command) == 0
     content = json.loads((tmp_path / "speed.json").read_text())
     assert {r["prior"] for r in content["rows"]} == {"grey", "DRUNet", "DnCNN"}
     assert content["priors"]["grey"]["certified"] and (tmp_path / "report.html").is_file()
-    assert main(["speed", "--repeats", "0", "--out", str(tmp_path)]) == 2
+    assert main(["bench", "speed", "--repeats", "0", "--out", str(tmp_path)]) == 2
     assert "--repeats must be a positive integer" in capsys.readouterr().err
