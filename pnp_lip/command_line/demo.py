@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from pnp_lip.certificates import certify
     from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation, validation_images
     from pnp_lip.images import psnr
-    from pnp_lip.solvers import Anderson, ForwardBackward, refine
+    from pnp_lip.solvers import Anderson, ForwardBackward, licensed, refine
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     annealer = get_annealer(denoiser, rounds["pnp-lip"])  # total variation is solved once, and has no guide
     certificate = certify(denoiser)
     tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
-         f"licensed solvers: {', '.join(certificate.algorithms) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
+         f"licensed solvers: {', '.join(licensed(certificate)) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
 
     baseline = total_variation()
     scene = Scene.blurred(photograph("camera", 256), noise=NOISE)
