@@ -52,7 +52,8 @@ def random_network(config: CertificatesConfig) -> GradientFlowDenoiser:
         network = GradientFlowDenoiser(
             channels=width, hidden_channels=width, dilations=(1,) * config.layers, kernel_size=3
         )
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network
 
 
 def attacked_figures(network: nn.Module, prior: Prior, crops: Tensor, level: float, config: CertificatesConfig) -> Row:

@@ -103,6 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in HEADLINE:
         config.add_options(command, BENCHMARKS[name].config, known)
     command.set_defaults(start=headline)
+    command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it")
+    config.add_options(command, config.RivalConfig(), set())
+    command.set_defaults(start=rival)
     command = add("report", "Markdown tables and one HTML page from records")
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
     command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
@@ -158,6 +161,20 @@ def report_on(options: argparse.Namespace, tell: Tell) -> int:
     return 0
 
 
+def rival(options: argparse.Namespace, tell: Tell) -> int:
+    """Train a rival."""
+    from pnp_lip.benchmarks.rivals import train_rival
+
+    tell(f"wrote {train_rival(config.configured(config.RivalConfig(), given(options)), options.out)}")
+    return 0
+
+
+def given(options: argparse.Namespace) -> Row:
+    """The options that were given, by name."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(options).items() if v is not None}
+    return {k: None if k == "crop" and v == 0 else v for k, v in values.items()}
+
+
 def record_path(name: str, options: argparse.Namespace) -> Path:
     """Where the record goes."""
     return Path(options.out) / (f"{name}_{options.label}.json" if options.label else f"{name}.json")
@@ -173,10 +190,8 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
         torch.set_num_threads(options.threads)
     benchmark = BENCHMARKS[name]
     module = importlib.import_module(f"pnp_lip.benchmarks.{name}")
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(options).items() if v is not None}
-    if given.get("crop") == 0:
-        given["crop"] = None
-    settings = config.configured(benchmark.config, {**preset, **(benchmark.quick if options.quick else {}), **given})
+    values = {**preset, **(benchmark.quick if options.quick else {}), **given(options)}
+    settings = config.configured(benchmark.config, values)
     priors, missing = find_priors(name, options) if benchmark.compares else ([], {})
     for prior, reason in missing.items():
         tell(f"SKIPPED {prior}: {reason}")

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,11 +22,13 @@ from pnp_lip.benchmarks.tuning import climb
 from pnp_lip.images import write_image
 from pnp_lip.protocols import PhysicsLike
 
-__all__ = ["Case", "Comparison", "Measure", "Observation", "seeded"]
+__all__ = ["Case", "CaseKey", "Comparison", "Measure", "Observation", "seeded"]
 
 logger = logging.getLogger(__name__)
 START = 0.5  # the strength from which the search starts
 STRIDE = 2  # points of the grid in the search's first steps, so factors of 2
+
+CaseKey: TypeAlias = Mapping[str, str | float]  # the fields that name a problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Observation:
 class Case:
     """One problem: the fields that name it, the group that shares its strengths, and the function that makes it."""
 
-    key: Mapping[str, str | float]
+    key: CaseKey
     group: str
     make: Callable[[], Observation]
 
@@ -54,7 +57,7 @@ class Case:
 Measure = Callable[[Prior, float, Observation, bool], tuple[Tensor, Row]]  # the flag: whether a strength is chosen
 
 
-def seeded(seed: int, key: Mapping[str, str | float]) -> torch.Generator:
+def seeded(seed: int, key: CaseKey) -> torch.Generator:
     """A generator of its own for each case, so that a case's noise does not depend on which others are run."""
     return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(json.dumps(dict(key), sort_keys=True).encode()))
 

@@ -10,19 +10,19 @@ import typing
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pnp_lip.errors import InputError
 
 __all__ = ["CertificatesConfig", "ConvergenceConfig", "CtConfig", "DeblurringConfig", "DenoisingConfig", "Limits",
-           "OperatorsConfig", "Photographs", "Scans", "SpeedConfig", "add_options", "configured"]  # fmt: skip
+           "OperatorsConfig", "Photographs", "RivalConfig", "Scans", "SpeedConfig", "add_options", "configured"]  # fmt: skip
 
 T = TypeVar("T")
 
 
 def option(default: T, text: str, *, least: int | None = None) -> T:
     """A field with its help; ``least`` is the smallest number that it takes."""
-    return cast(T, field(default=default, metadata={"help": text, "least": least}))
+    return field(default=default, metadata={"help": text, "least": least})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +139,15 @@ class OperatorsConfig:
     seed: int = option(0, "of the images")
 
 
+@dataclasses.dataclass(frozen=True)
+class RivalConfig:
+    """deepinv's DnCNN, trained as our denoisers are."""
+
+    images: Path | None = option(None, "folder of photographs; every 20th is held out")
+    penalty: float = option(0.0, "weight of the Jacobian penalty (default: none)")
+    steps: int = option(7_000, "of training", least=1)
+
+
 def number(text: str) -> float:
     """A number, whole where it can be: records tell 25 from 25.0."""
     return int(float(text)) if float(text).is_integer() else float(text)
@@ -181,4 +190,4 @@ def configured(config: T, values: Mapping[str, object]) -> T:
                 f"--{f.name.replace('_', '-')} must be a {'positive' if least else 'non-negative'} integer; got {new}."
             )
         changes[f.name] = new
-    return cast(T, dataclasses.replace(config, **changes))  # type: ignore[type-var]
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
+from pnp_lip.benchmarks.comparison import Case, CaseKey, Comparison, Observation, seeded
 from pnp_lip.benchmarks.config import DeblurringConfig
 from pnp_lip.benchmarks.photographs import NamedImage, hashes, load_images, sha256_of, source, validation_images
 from pnp_lip.benchmarks.priors import Prior
@@ -26,7 +26,8 @@ VALIDATION_PSF = 0  # the shake's seed; the shakes on trial have others
 
 def run(config: DeblurringConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image, blur and noise level; continues the one that is there."""
-    images, held_out = load_images(config.photographs), validation_images(config.photographs)
+    images = load_images(config.photographs)
+    held_out = validation_images(config.photographs.side, colour=config.photographs.colour)
     psfs = load_psfs(config.kernels, config.kernel_limit)
     data = {
         "images": hashes(images),
@@ -52,7 +53,7 @@ def psf_hash(psf: Tensor) -> str:
 
 def blurred(image: NamedImage, name: str, psf: Tensor, noise: float, seed: int) -> Case:
     """One problem: circular borders, white Gaussian noise; strengths are chosen anew for each noise level."""
-    key = {"image": image.name, "kernel": name, "noise": noise}
+    key: CaseKey = {"image": image.name, "kernel": name, "noise": noise}
 
     def make() -> Observation:
         physics = Blur(psf, (image.x.shape[1], image.x.shape[2], image.x.shape[3]), padding="circular")

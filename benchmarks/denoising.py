@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
+from pnp_lip.benchmarks.comparison import Case, CaseKey, Comparison, Observation, seeded
 from pnp_lip.benchmarks.config import DenoisingConfig
 from pnp_lip.benchmarks.photographs import NamedImage, hashes, load_images, source, validation_images
 from pnp_lip.benchmarks.priors import Prior
@@ -19,7 +19,8 @@ __all__ = ["run"]
 
 def run(config: DenoisingConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image and noise level; continues the one that is there."""
-    images, held_out = load_images(config.photographs), validation_images(config.photographs)
+    images = load_images(config.photographs)
+    held_out = validation_images(config.photographs.side, colour=config.photographs.colour)
     data = {"images": hashes(images), "validation": hashes(held_out), "source": source(config.photographs)}
     record = Record.open(to, "denoising", config, data)
     cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
@@ -48,7 +49,7 @@ def group(level: float) -> str:
 
 def noisy(image: NamedImage, level: float, seed: int) -> Case:
     """One image with white Gaussian noise."""
-    key = {"image": image.name, "sigma": level}
+    key: CaseKey = {"image": image.name, "sigma": level}
 
     def make() -> Observation:
         y = image.x + level / 255 * torch.randn(image.x.shape, generator=seeded(seed, key))

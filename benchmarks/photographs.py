@@ -53,14 +53,13 @@ def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
     return torch.nn.functional.avg_pool2d(central_crop(x, side, name), side // size)
 
 
-def validation_images(which: Photographs) -> list[NamedImage]:
+def validation_images(side: int, *, colour: bool = False) -> list[NamedImage]:
     """The photographs on which strengths are chosen, at the scale of those on trial: a face, a smooth one, one full of edges.
 
     Their central ``side`` pixels of ``SIDE``; in colour those that have colours.
     """
-    names = [name for name in VALIDATION if not which.colour or name in IN_COLOUR]
-    found = {name: photograph(name, SIDE, colour=which.colour) for name in names}
-    return [NamedImage(name, central_crop(x, which.side, name)) for name, x in found.items()]
+    found = {n: photograph(n, SIDE, colour=colour) for n in VALIDATION if not colour or n in IN_COLOUR}
+    return [NamedImage(name, central_crop(x, side, name)) for name, x in found.items()]
 
 
 def load_images(which: Photographs) -> list[NamedImage]:
@@ -119,7 +118,7 @@ def refuse_validation(images: list[NamedImage], crop: int | None) -> None:
     for colour in (False, True):
         forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (*SIDES, SIDE)]
         forms += [whole(name, colour=colour) for name in VALIDATION]
-        forms += [image.x for n in SIDES for image in validation_images(Photographs(side=n, colour=colour))]
+        forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
     forms += [central_crop(v, crop, "") for v in forms if crop and min(v.shape[-2:]) >= crop]
     known = {sha256_of(v) for v in forms}
     for image in images:

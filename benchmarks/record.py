@@ -59,7 +59,7 @@ class Record:
         Raises InputError when the file holds another run, unless ``to.fresh`` discards it.
         """
         asked = json.loads(json.dumps({"benchmark": benchmark, "settings": settings(config), "data": data}))
-        lists = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": [], "pictures": {}}
+        lists: Row = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": [], "pictures": {}}
         content = {"format": FORMAT, "fingerprint": fingerprint(asked), **asked, **lists}
         if to.path.exists() and not to.fresh:
             found = read_record(to.path)

@@ -184,7 +184,7 @@ def cells(records: Mapping[str, Row], name: str) -> tuple[str, ...]:
             )
         found.append(f"{value:.2f}" if value is not None else "diverged" if rows else "–")
         runs += [r for r in rows if "status" in r]
-    shares = ("–", "–")
+    shares: tuple[str, ...] = ("–", "–")
     if runs:
         shares = tuple(
             f"{n} of {len(runs)}" for n in (sum(map(summaries.settled, runs)), sum(r["proved"] for r in runs))

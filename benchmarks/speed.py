@@ -91,7 +91,7 @@ def measure(record: Record, passes: Mapping[Way, Pass], repeats: int) -> None:
     cpu = {at: np.array([times[at]["cpu_seconds"] for times in rounds]) for at in outputs}
     reference = fastest(cpu, "DRUNet")
     for (name, way), seconds in cpu.items():
-        figures = {
+        figures: Row = {
             "cpu_seconds": float(np.median(seconds)),
             "seconds": float(np.median([times[name, way]["seconds"] for times in rounds])),
             "times_faster": None if reference is None else float(np.median(reference / seconds)),

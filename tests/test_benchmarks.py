@@ -216,7 +216,7 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
     with pytest.raises(InputError, match="grey, where colour is asked for"):
         load_images(Photographs(tmp_path, colour=True))
     write_image(tmp_path / "grey.png", x)
-    write_image(tmp_path / "validation.npy", photographs.validation_images(Photographs(side=64, colour=True))[0].x)
+    write_image(tmp_path / "validation.npy", photographs.validation_images(64, colour=True)[0].x)
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path, colour=True))
 
@@ -226,14 +226,14 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
 
 def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
     assert not set(photographs.VALIDATION) & set(photographs.PHOTOGRAPHS)
-    held_out = {image.sha256 for image in photographs.validation_images(Photographs(side=128))}
+    held_out = {image.sha256 for image in photographs.validation_images(128)}
     assert len(held_out) == 3 and not held_out & {image.sha256 for image in load_images(Photographs(crop=128))}
     write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION[0], 128))
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path, crop=128))
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path))
-    write_image(tmp_path / "a.npy", photographs.validation_images(Photographs(side=128))[2].x)
+    write_image(tmp_path / "a.npy", photographs.validation_images(128)[2].x)
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path))
     held_out = {s.sha256 for s in ct.validation_slices(32)}
