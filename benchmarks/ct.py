@@ -28,19 +28,7 @@ from pnp_lip.operators.tomography_inputs import circle_mask
 __all__ = ["run"]
 
 FILTERS = ("ramp", "shepp-logan", "hann")  # the grid of FBP
-
-
-def no_denoiser(x: Tensor, sigma: object) -> Tensor:
-    """FBP denoises nothing."""
-    return x
-
-
-FBP = Prior(
-    "FBP",
-    no_denoiser,
-    Strength(grid=(0.0, 1.0, 2.0)),
-    reason="filtered back-projection does not iterate",
-)
+FBP = Prior("FBP", lambda x, sigma: x, Strength(grid=(0.0, 1.0, 2.0)), reason="it does not iterate")
 LARGEST_INTEGRAL = 4.0  # of the attenuation along a ray, for Poisson noise: e⁻⁴ of the photons arrive
 HOUNSFIELD = (-1000, 1600)  # HU, mapped to [0, 1]
 BRIGHTEST = 0.995  # the quantile of a measured image's pixels that becomes 1
@@ -151,22 +139,16 @@ def made_up_head(n: int) -> NamedImage:
 @functools.cache
 def geometry_of(name: str, n: int) -> SymmetricTomography:
     """The forward model, of norm at most 1; distances of the fan beam in pixels."""
-    kind, views = name.split()
+    kind, count = name.split()
+    turn = 180.0 if kind == "parallel" else 360.0
+    angles, size = np.arange(int(count)) * turn / int(count), (1, n, n)
     if kind == "parallel":
-        angles = np.arange(int(views)) * 180.0 / int(views)
-        return ParallelBeamTomography(angles, (1, n, n), n_det=math.ceil(1.05 * n), mask="circle", normalize=True)
-    angles = np.arange(int(views)) * 360.0 / int(views)
+        return ParallelBeamTomography(angles, size, n_det=math.ceil(1.05 * n), mask="circle", normalize=True)
     near, far = 2.2 * n, 1.7 * n
     return FanBeamTomography(
-        angles,
-        (1, n, n),
-        source_distance=near,
-        detector_distance=far,
-        det_spacing=(near + far) / near,
-        n_det=math.ceil(1.1 * n),
-        mask="circle",
-        normalize=True,
-    )
+        angles, size, source_distance=near, detector_distance=far, det_spacing=(near + far) / near,
+        n_det=math.ceil(1.1 * n), mask="circle", normalize=True,
+    )  # fmt: skip
 
 
 def scan(image: NamedImage, geometry: str, noise: str, config: CtConfig) -> Case:

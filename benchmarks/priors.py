@@ -168,7 +168,10 @@ def collect(
     certified one; ``channels`` are those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns
     why others cannot take part. Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
-    makers: dict[str, Callable[[], Prior]] = {name: partial(shipped, name, channels) for name in certified_names()}
+    makers: dict[str, Callable[[], Prior]] = {
+        name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
+        for name in certified_names()
+    }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
     others = {name: partial(baseline, name, channels) for name in BASELINES}
@@ -198,11 +201,6 @@ def collect(
         if admm and prior.certified:
             priors.append(with_admm(prior))
     return [p for p in priors if wanted is None or p.name.lower() in kept], skipped
-
-
-def shipped(name: str, channels: int) -> Prior:
-    """A denoiser of the package."""
-    return prior_of(name, load_pretrained(name), ours=True, channels=channels)
 
 
 def baseline(name: str, channels: int) -> Prior:

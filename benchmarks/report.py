@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -39,18 +40,13 @@ def find_records(places: Sequence[str | Path]) -> list[Path]:
     """
     paths: list[Path] = []
     for place in map(Path, places):
-        paths += [p for p in sorted(place.glob("*.json")) if is_record(p)] if place.is_dir() else [place]
+        for path in sorted(place.glob("*.json")) if place.is_dir() else [place]:
+            with contextlib.suppress(*([InputError] if place.is_dir() else [])):
+                read_record(path)
+                paths.append(path)
     if not paths:
         raise InputError(f"no records (.json) in {', '.join(map(str, places))}.")
     return paths
-
-
-def is_record(path: Path) -> bool:
-    """Whether ``read_record`` understands the file."""
-    try:
-        return bool(read_record(path))
-    except InputError:
-        return False
 
 
 def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:

@@ -40,7 +40,9 @@ def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     skipped = {name: reason for name, reason in to.skipped.items() if name not in RIVALS}
     record = Record.open(dataclasses.replace(to, skipped=skipped), "speed", config, {"image": sha256_of(clean)})
     passes: dict[Way, Pass] = {}
-    for prior in [*priors, *random_rivals(config.seed, {p.name for p in priors})]:
+    names = {p.name for p in priors}
+    rivals = {kind: untrained(kind, config.seed, in_channels=1, out_channels=1) for kind in RIVALS if kind not in names}
+    for prior in [*priors, *(Prior(*rival, reason="random weights, to measure its speed") for rival in rivals.items())]:
         network = prior.denoiser
         if isinstance(network, nn.Module) and any(True for _ in network.parameters()):
             record.register(prior.name, prior.describe())
@@ -48,15 +50,6 @@ def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     if not all(record.find("rows", {"prior": name, "way": way}) for name, way in passes):
         measure(record, passes, config.repeats)
     return record.content
-
-
-def random_rivals(seed: int, known: set[str]) -> list[Prior]:
-    """The rivals that are not ``known``, with random weights."""
-    return [
-        Prior(kind, untrained(kind, seed, in_channels=1, out_channels=1), reason="random weights, to measure its speed")
-        for kind in RIVALS
-        if kind not in known
-    ]
 
 
 def ways(denoiser: nn.Module, y: Tensor, sigma: float) -> dict[str, Pass]:
