@@ -204,27 +204,30 @@ def overhead(
 
 def tables(content: Row) -> list[Table]:
     """Iterations with the certified denoiser, and what happens with the others."""
+
+    def cost(row: Row) -> str:
+        return f"{row['iterations']} ({row['cpu_seconds']:.1f})" if row["outcome"] == "settled" else str(row["outcome"])
+
+    def ending(row: Row) -> str:
+        return f"{row['outcome']}, {row['relative_residual']:.0e}, {row['psnr']:.1f} dB"
+
     rows = [r for r in content["rows"] if "solver" in r and "error" not in r]
     certified = [r for r in rows if r["denoiser"] == "certified"]
-    made = [Table(note=f"Settings: {json.dumps(content['settings'])}, {machine(content)}.")]
+    here = content["environments"][-1]
+    machine = [f"{name} {here['versions'][name]}" for name in ("pnp-lip", "torch", "deepinv")]
+    machine += [here["system"], f"{here['threads']} thread(s)"]
+    made = [Table(note=f"Settings: {json.dumps(content['settings'])}, {', '.join(machine)}.")]
     for scheme in dict.fromkeys(r["scheme"] for r in certified):
         note = f"Certified denoiser, {scheme}: iterations (CPU seconds) until it settled, or what happened instead."
         chosen = [r for r in certified if r["scheme"] == scheme]
-        made += [Table(note=note), by_operator(chosen, iterations_cell)]
+        made += [Table(note=note), by_operator(chosen, cost)]
     for label in dict.fromkeys(r["denoiser"] for r in rows if r["denoiser"] != "certified"):
         note = f"{label}, uncertified: outcome, relative residual, PSNR."
-        made += [Table(note=note), by_operator([r for r in rows if r["denoiser"] == label], outcome_cell)]
+        made += [Table(note=note), by_operator([r for r in rows if r["denoiser"] == label], ending)]
     ratios = speedups(certified)
     text = f"Plain over accelerated iterations: median {statistics.median(ratios):.1f}, least {min(ratios):.1f}."
     shares = ", ".join(f"{r['overhead']} {r['share']:.1%}" for r in content["rows"] if "share" in r)
     return [*made, Table(note=f"{text}\nTime outside denoiser and operator: {shares}.")]
-
-
-def machine(content: Row) -> str:
-    """The versions and the machine of the last run."""
-    here = content["environments"][-1]
-    versions = [f"{name} {here['versions'][name]}" for name in ("pnp-lip", "torch", "deepinv")]
-    return ", ".join([*versions, here["system"], f"{here['threads']} thread(s)"])
 
 
 def by_operator(rows: Sequence[Row], show: Callable[[Row], str]) -> Table:
@@ -235,16 +238,6 @@ def by_operator(rows: Sequence[Row], show: Callable[[Row], str]) -> Table:
         found = {r["operator"]: show(r) for r in rows if r["solver"] == solver}
         lines.append((solver, *(found.get(name, "-") for name in names)))
     return Table("", ("solver", *names), tuple(lines))
-
-
-def iterations_cell(row: Row) -> str:
-    """The cost of a run that settled."""
-    return f"{row['iterations']} ({row['cpu_seconds']:.1f})" if row["outcome"] == "settled" else str(row["outcome"])
-
-
-def outcome_cell(row: Row) -> str:
-    """How a run without a proof ended."""
-    return f"{row['outcome']}, {row['relative_residual']:.0e}, {row['psnr']:.1f} dB"
 
 
 def speedups(rows: Sequence[Row]) -> list[float]:

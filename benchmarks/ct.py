@@ -60,7 +60,8 @@ def run(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:
             cases += [scan(s, geometry, noise, config) for s in slices]
             validation[f"{geometry}, {noise}"] = [scan(s, geometry, noise, config) for s in held_out]
     if config.tilts is not None:
-        sinograms, degrees = load_tilts(config.tilts)
+        counts, degrees = load_array(config.tilts, "sinograms", "tilts_deg")
+        sinograms = torch.from_numpy(counts.astype(np.float32))
         measured, reference = measured_cases(sinograms, degrees, config)
         cases += measured
         validation["tilt series"] = [reference]
@@ -185,12 +186,6 @@ def photon_noise(clean: Tensor, photons: float, generator: torch.Generator) -> t
     counts = torch.poisson(photons * torch.exp(-scale * clean.double()), generator=generator).clamp_min(1)
     y = (-(counts / photons).log() / scale).to(clean.dtype)
     return y, float((photons / counts).mean() / photons) ** 0.5 / scale
-
-
-def load_tilts(path: Path) -> tuple[Tensor, NDArray[np.generic]]:
-    """Measured sinograms (slices, angles, bins), and the angles in degrees."""
-    sinograms, degrees = load_array(path, "sinograms", "tilts_deg")
-    return torch.from_numpy(sinograms.astype(np.float32)), degrees
 
 
 def measured_cases(sinograms: Tensor, degrees: NDArray[np.generic], config: CtConfig) -> tuple[list[Case], Case]:

@@ -40,7 +40,7 @@ def run(config: DeblurringConfig, to: Destination, priors: Sequence[Prior]) -> R
     for noise in config.noises:
         cases += [blurred(image, *psf, noise, config.seed) for psf in psfs.items() for image in images]
         chosen_on = [blurred(image, "validation shake", shake, noise, config.seed) for image in held_out]
-        validation[chosen_on[0].group] = chosen_on
+        validation[f"noise {noise:g}"] = chosen_on
     record = Record.open(to, "deblurring", config, data)
     measure = functools.partial(measure_restoration, limits=config.limits)
     return Comparison(record, validation, measure).run(cases, priors)

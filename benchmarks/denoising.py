@@ -24,7 +24,9 @@ def run(config: DenoisingConfig, to: Destination, priors: Sequence[Prior]) -> Ro
     data = {"images": hashes(images), "validation": hashes(held_out), "source": source(config.photographs)}
     record = Record.open(to, "denoising", config, data)
     cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
-    validation = {group(level): [noisy(image, level, config.seed) for image in held_out] for level in config.levels}
+    validation = {
+        f"sigma {level:g}": [noisy(image, level, config.seed) for image in held_out] for level in config.levels
+    }
     return Comparison(record, validation, measure_denoising).run(cases, [at_true_level(p) for p in priors])
 
 
@@ -42,17 +44,12 @@ def at_true_level(prior: Prior) -> Prior:
     return dataclasses.replace(prior, strength=dataclasses.replace(prior.strength, grid=(1.0,)))
 
 
-def group(level: float) -> str:
-    """Strengths are chosen anew for each noise level."""
-    return f"sigma {level:g}"
-
-
 def noisy(image: NamedImage, level: float, seed: int) -> Case:
-    """One image with white Gaussian noise."""
+    """One image with white Gaussian noise; strengths are chosen anew for each noise level."""
     key: CaseKey = {"image": image.name, "sigma": level}
 
     def make() -> Observation:
         y = image.x + level / 255 * torch.randn(image.x.shape, generator=seeded(seed, key))
         return Observation(image.x, y, None, level / 255, shown=y)
 
-    return Case(key, group(level), make)
+    return Case(key, f"sigma {level:g}", make)

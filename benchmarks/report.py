@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +40,12 @@ def find_records(places: Sequence[str | Path]) -> list[Path]:
     paths: list[Path] = []
     for place in map(Path, places):
         for path in sorted(place.glob("*.json")) if place.is_dir() else [place]:
-            with contextlib.suppress(*([InputError] if place.is_dir() else [])):
+            try:
                 read_record(path)
+            except InputError:
+                if path == place:
+                    raise
+            else:
                 paths.append(path)
     if not paths:
         raise InputError(f"no records (.json) in {', '.join(map(str, places))}.")
@@ -62,7 +65,11 @@ def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:
         name = html.escape(path.stem)
         links += f'<a href="#{name}">{name}</a>'
         sections += f'<section id="{name}"><h2>{name}</h2>{comparison(content, path.parent)}{curves(content)}'
-        sections += "".join(table.html() for table in made) + made_with(content) + "</section>"
+        facts = json.dumps({key: content[key] for key in ("settings", "data", "environments")}, indent=1)
+        sections += "".join(table.html() for table in made)
+        sections += (
+            f"<details><summary>settings and machine</summary><pre>{html.escape(facts)}</pre></details></section>"
+        )
     page = resources.files("pnp_lip.benchmarks").joinpath("page.html").read_text(encoding="utf-8")
     page = page.replace("<!-- contents -->", links).replace("<!-- sections -->", sections)
     return [*written, write_text(Path(out) / "report.html", page)]
@@ -102,12 +109,6 @@ def write_text(path: Path, text: str) -> Path:
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
-
-
-def made_with(content: Row) -> str:
-    """Settings and environment, folded."""
-    facts = json.dumps({key: content[key] for key in ("settings", "data", "environments")}, indent=1)
-    return f"<details><summary>settings and machine</summary><pre>{html.escape(facts)}</pre></details>"
 
 
 def comparison(content: Row, folder: Path) -> str:

@@ -61,11 +61,6 @@ def mean_psnr(content: Row, prior: str, group: str | None = None) -> float | Non
     return mean(r["psnr"] for r in measured(content, prior, group) if r.get("status") != "diverged")
 
 
-def groups(content: Row) -> list[str]:
-    """The columns, in the order of the record."""
-    return list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
-
-
 def ordered(content: Row) -> list[str]:
     """The priors with results, best first."""
     names = [name for name in content["priors"] if measured(content, name)]
@@ -79,7 +74,7 @@ def label(content: Row, prior: str) -> str:
 
 def quality(content: Row) -> Table:
     """Mean PSNR and SSIM."""
-    columns = groups(content)
+    columns = list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
 
     def cell(prior: str, group: str) -> str:
         rows = measured(content, prior, group)
@@ -195,7 +190,7 @@ def margins(content: Row) -> Table:
         value, count = gain(content, ours, prior, group, converged=iterates)
         return "–" if value is None else f"{value:+.2f} ({count})"
 
-    columns = groups(content)
+    columns = list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
     rows = tuple((label(content, p), *(cell(p, g) for g in columns)) for p in ordered(content) if p != ours)
     note = "On the problems where the other prior converged; their number in brackets. Positive: ours is better."
     return Table(f"{ours} above the others, in dB", ("prior", *columns), rows, note)

@@ -264,7 +264,7 @@ def test_unusable_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="`hu`"):
         ct.load_slices(tmp_path / "x.npz", None, 32)
     with pytest.raises(InputError, match="`sinograms`"):
-        ct.load_tilts(tmp_path / "x.npz")
+        ct.run(CtConfig(tilts=tmp_path / "x.npz"), Destination(tmp_path / "ct.json"), [])
 
 
 def test_a_record_goes_on_where_exponentials_round_otherwise() -> None:
