@@ -122,7 +122,6 @@ def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None
         command.add_argument("--priors", nargs="+", metavar="NAME", help="these only (default: all)")
         text = "also: weights of ours, a network by benchmarks.networks.save_rival, or NAME=package.module:factory"
         command.add_argument("--denoiser", action="append", default=[], metavar="NAME=FILE", help=text)
-        command.add_argument("--weights", type=Path, metavar="DIR", help="published weights (DnCNN, DRUNet, GSDRUNet)")
 
 
 def run_and_report(options: argparse.Namespace, tell: Tell) -> int:
@@ -211,8 +210,8 @@ def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], di
     from pnp_lip.benchmarks.priors import collect
 
     restores, channels = BENCHMARKS[name].restores, 3 if getattr(options, "colour", None) else 1
-    among = (options.denoiser, options.priors, options.weights)
-    priors, missing = collect(*among, admm=restores, channels=channels, annealed=name == "deblurring")
+    annealed = name == "deblurring"
+    priors, missing = collect(options.denoiser, options.priors, admm=restores, channels=channels, annealed=annealed)
     if options.quick and options.priors is None and restores:
         priors = leave_out_slow(priors, missing)
     return priors, missing

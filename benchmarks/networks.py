@@ -1,4 +1,4 @@
-"""Networks of other groups and rivals of our own: from a folder of weights, from a file, or from an import path."""
+"""Networks of other groups and rivals of our own: untrained, from a file, or from an import path."""
 
 from __future__ import annotations
 
@@ -14,17 +14,10 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.protocols import DenoiserLike
 
-__all__ = ["PUBLISHED", "load_by_import", "load_network", "load_rival", "save_rival", "untrained"]
+__all__ = ["load_by_import", "load_rival", "read_plain", "save_rival", "untrained"]
 
 FORMAT = "pnp-lip benchmark network 1"
 RIVALS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
-
-PUBLISHED = {  # the class in deepinv.models, and deepinv's name of the file with the published weights
-    "DnCNN": ("DnCNN", "dncnn_sigma2_gray.pth"),
-    "DnCNN, penalised": ("DnCNN", "dncnn_sigma2_lipschitz_gray.pth"),
-    "DRUNet": ("DRUNet", "drunet_deepinv_gray_finetune_26k.pth"),
-    "GSDRUNet": ("GSDRUNet", "GSDRUNet_grayscale_torch.ckpt"),
-}
 
 
 def untrained(kind: str, seed: int, **config: object) -> nn.Module:
@@ -35,15 +28,6 @@ def untrained(kind: str, seed: int, **config: object) -> nn.Module:
         torch.manual_seed(seed)
         network: nn.Module = getattr(deepinv.models, kind)(**config, pretrained=None)
     return network.eval().requires_grad_(False)
-
-
-def load_network(name: str, weights: Path | None) -> nn.Module:
-    """A published network for grey images with its weights from the folder. Raises InputError if they are not there."""
-    kind, file = PUBLISHED[name]
-    if weights is None or not (weights / file).is_file():
-        raise InputError(f"no --weights folder with {file}" if weights is None else f"{weights} holds no {file}")
-    state = read_plain(weights / file)
-    return rebuild(kind, {"in_channels": 1, "out_channels": 1}, state.get("state_dict", state), str(weights / file))
 
 
 def read_plain(path: Path) -> Row:

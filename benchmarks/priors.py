@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
-from pnp_lip.benchmarks.networks import FORMAT, PUBLISHED, load_by_import, load_network, load_rival, read_plain
+from pnp_lip.benchmarks.networks import FORMAT, load_by_import, load_rival, read_plain
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify, firm
@@ -156,17 +156,16 @@ def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
 def collect(
     named: Sequence[str] = (),
     wanted: Sequence[str] | None = None,
-    weights: Path | None = None,
     *,
     admm: bool = True,
     channels: int = 1,
     annealed: bool = False,
 ) -> tuple[list[Prior], dict[str, str]]:
-    """All priors: the shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines, published networks.
+    """All priors: the shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines.
 
-    ``wanted`` keeps those names only, in any case; a user's entry replaces its namesake; ``admm`` adds a second entry for each
-    certified one; ``channels`` are those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns
-    why others cannot take part. Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
+    ``wanted`` keeps those names only, in any case; ``admm`` adds a second entry for each certified one; ``channels`` are
+    those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns why others cannot take part.
+    Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
     makers: dict[str, Callable[[], Prior]] = {
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
@@ -174,14 +173,9 @@ def collect(
     }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
-    others = {name: partial(baseline, name, channels) for name in BASELINES}
-    others |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
-    taken = {name.lower() for name in makers}
-    makers |= {name: make for name, make in others.items() if name.lower() not in taken}
+    makers |= {name: partial(baseline, name, channels) for name in BASELINES if name not in makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
-    bases = {
-        re.sub(r" \((admm|guided)\)$", "", name) for name in kept
-    }  # a guided or ADMM entry comes with its denoiser
+    bases = {re.sub(r" \((admm|guided)\)$", "", name) for name in kept}  # their entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}
     if unknown:
         raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
@@ -207,13 +201,6 @@ def baseline(name: str, channels: int) -> Prior:
     """A prior without training. Raises InputError when its package is missing."""
     build, threshold = BASELINES[name]
     return prior_of(name, build(), threshold=threshold, channels=channels)
-
-
-def published(name: str, weights: Path | None, channels: int) -> Prior:
-    """Another group's network. Raises InputError when its weights cannot be found, and for colour."""
-    if channels != 1:
-        raise InputError("the benchmark has its weights for grey images only")
-    return prior_of(name, load_network(name, weights))
 
 
 def user_prior(entry: str, channels: int) -> Prior:

@@ -155,7 +155,7 @@ def test_users_denoisers_come_from_files_and_import_paths(tmp_path: Path) -> Non
     assert torch.equal(priors[0].denoiser(x, 0.1), network(x, 0.1)) and not priors[0].ours and not priors[0].certified
     assert priors[1].ours and priors[1].certified
     priors, skipped = collect([f"dncnn={tmp_path / 'rival.pt'}"], ["dncnn", "tv"])
-    assert [p.name for p in priors] == ["dncnn", "TV"] and not skipped  # not the published DnCNN
+    assert [p.name for p in priors] == ["dncnn", "TV"] and not skipped
     loaded = networks.load_by_import("deepinv.models:MedianFilter")
     assert isinstance(loaded, nn.Module) and not loaded.training
 
@@ -181,25 +181,13 @@ def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> N
         collect([], ["unheard"])
 
 
-def test_published_weights_come_from_the_folder_or_are_skipped(tmp_path: Path) -> None:
-    priors, skipped = collect([], ["DnCNN", "DRUNet"])
-    assert not priors and all("no --weights folder" in reason for reason in skipped.values())
-    network = deepinv.models.DnCNN(1, 1, pretrained=None)
-    torch.save(network.state_dict(), tmp_path / networks.PUBLISHED["DnCNN"][1])
-    found = networks.load_network("DnCNN", tmp_path)
-    x = torch.rand(1, 1, 8, 8)
-    assert torch.equal(found(x, 0.1), network(x, 0.1))
-    with pytest.raises(InputError, match="holds no"):
-        networks.load_network("GSDRUNet", tmp_path)
-
-
 def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     colour = GradientFlowDenoiser(in_channels=3, channels=4, hidden_channels=4, dilations=(1,))
     monkeypatch.setattr("pnp_lip.benchmarks.priors.load_pretrained", lambda name: colour)
     priors, skipped = collect([], ["grey"])
     assert not priors and "3 channels" in skipped["grey"]
-    priors, skipped = collect([], ["grey", "TV", "DnCNN"], channels=3)
-    assert [p.name for p in priors] == ["grey", "TV"] and "grey images only" in skipped["DnCNN"]
+    priors, skipped = collect([], ["grey", "TV"], channels=3)
+    assert [p.name for p in priors] == ["grey", "TV"] and not skipped
 
 
 def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> None:
@@ -548,7 +536,7 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
         "--priors",
         "median",
         "TV",
-        "DRUNet",
+        "colour",
         "--crop",
         "24",
         "--side",
@@ -556,9 +544,9 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
     ]
     assert run(*common) == 0
     out = capsys.readouterr().out
-    assert "SKIPPED DRUNet: no --weights folder" in out and "wrote" in out
+    assert "SKIPPED colour: it takes 3 channels" in out and "wrote" in out
     content = json.loads((tmp_path / "denoising.json").read_text())
-    assert {row["prior"] for row in content["rows"]} == {"median", "TV"} and "DRUNet" in content["skipped"]
+    assert {row["prior"] for row in content["rows"]} == {"median", "TV"} and "colour" in content["skipped"]
     assert run(*common) == 0
     assert "2 of 2 results are in" in capsys.readouterr().out
     assert run(*common, "--limit", "2") == 2
@@ -587,7 +575,7 @@ def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_m
     ("arguments", "message"),
     [
         (["denoising", "--limit", "0"], "--limit must be a positive integer"),
-        (["denoising", "--priors", "DRUNet", "--quick"], "no prior can take part"),
+        (["denoising", "--priors", "colour", "--quick"], "no prior can take part"),
         (["denoising", "--denoiser", "x"], "NAME=FILE"),
         (["report", "nowhere.json"], "not a readable record"),
     ],

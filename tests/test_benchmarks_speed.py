@@ -41,7 +41,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("speed") / "speed.json"
     before = torch.get_rng_state()
     priors = [Prior("small", small, ours=True), Prior("untimely", Untimely()), Prior("no network", abs)]
-    speed.run(QUICK, Destination(out, skipped={"BM3D": "not installed", "DRUNet": "no weights"}), priors)
+    speed.run(QUICK, Destination(out, skipped={"BM3D": "not installed"}), priors)
     assert torch.equal(torch.get_rng_state(), before)
     return out
 
@@ -54,7 +54,7 @@ def test_every_network_is_timed_in_every_way(path: Path) -> None:
         for name in ("small", "untimely", "DRUNet", "DnCNN")
         for way in ("plain", "channels-last", "bfloat16")
     }
-    assert content["skipped"] == {"BM3D": "not installed"}  # DRUNet is timed with random weights
+    assert content["skipped"] == {"BM3D": "not installed"}
     assert "no such precision" in rows["untimely", "bfloat16"]["error"]
     for (name, way), row in rows.items():
         if "error" not in row:
