@@ -144,7 +144,7 @@ class RivalConfig:
     """deepinv's DnCNN, trained as our denoisers are."""
 
     images: Path | None = option(None, "folder of photographs; every 20th is held out")
-    penalty: float = option(0.0, "weight of the Jacobian penalty (default: none)")
+    penalty: float = option(0.0, "weight of the Jacobian penalty")
     steps: int = option(7_000, "of training", least=1)
 
 
@@ -162,9 +162,10 @@ def add_options(command: argparse.ArgumentParser, config: object, known: set[str
             add_options(command, value, known)
         elif f.name not in known:
             known.add(f.name)
-            text = f.metadata["help"]
+            given = () if value is None else value if isinstance(value, tuple) else (value,)
+            text = f.metadata["help"] + (f" (default: {', '.join(map(str, given))})" if given else "")
             if isinstance(value, bool):
-                command.add_argument(flag, action="store_true", default=None, help=text)
+                command.add_argument(flag, action="store_true", default=None, help=f.metadata["help"])
             elif isinstance(value, tuple):
                 kind = str if isinstance(value[0], str) else number
                 command.add_argument(flag, nargs="+", type=kind, help=text, metavar=f.name[:-1].upper())
