@@ -24,7 +24,7 @@ from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.benchmarks.tables import Table
 from pnp_lip.benchmarks.timing import timed
 from pnp_lip.certificates import firm
-from pnp_lip.operators import Blur, FanBeamTomography, ParallelBeamTomography, gaussian_psf
+from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.pretrained import load_pretrained
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import (
@@ -114,13 +114,10 @@ def forward_models(n: int) -> Iterator[tuple[str, PhysicsLike]]:
     for padding in ("circular", "zeros"):
         yield f"blur, {padding}", Blur(gaussian_psf(1.5), shape, padding=padding)
     for views in (32, 180):
-        yield f"CT parallel, {views} views", ParallelBeamTomography(np.arange(views) * (180 / views), shape)
-    yield (
-        "CT fan, 60 views",
-        FanBeamTomography(
-            np.arange(60) * 6.0, shape, source_distance=2.0 * n, detector_distance=2.0 * n, det_spacing=2.0
-        ),
-    )
+        parallel = ParallelBeam(np.arange(views) * (180 / views))
+        yield f"CT parallel, {views} views", ParallelBeamTomography(parallel, shape)
+    fan = FanBeam(np.arange(60) * 6.0, source_distance=2.0 * n, detector_distance=2.0 * n, det_spacing=2.0)
+    yield "CT fan, 60 views", FanBeamTomography(fan, shape)
 
 
 def test_image(size: int) -> Tensor:

@@ -20,7 +20,7 @@ from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.benchmarks.restoration import measure_restoration, quality
 from pnp_lip.benchmarks.timing import timed
 from pnp_lip.errors import InputError
-from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography
+from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import SymmetricTomography
 from pnp_lip.operators.tomography_inputs import circle_mask
@@ -141,15 +141,13 @@ def made_up_head(n: int) -> NamedImage:
 def geometry_of(name: str, n: int) -> SymmetricTomography:
     """The forward model, of norm at most 1; distances of the fan beam in pixels."""
     kind, count = name.split()
-    turn = 180.0 if kind == "parallel" else 360.0
-    angles, size = np.arange(int(count)) * turn / int(count), (1, n, n)
+    angles = np.arange(int(count)) * (180.0 if kind == "parallel" else 360.0) / int(count)
     if kind == "parallel":
-        return ParallelBeamTomography(angles, size, n_det=math.ceil(1.05 * n), mask="circle", normalize=True)
-    near, far = 2.2 * n, 1.7 * n
-    return FanBeamTomography(
-        angles, size, source_distance=near, detector_distance=far, det_spacing=(near + far) / near,
-        n_det=math.ceil(1.1 * n), mask="circle", normalize=True,
-    )  # fmt: skip
+        parallel = ParallelBeam(angles, n_det=math.ceil(1.05 * n))
+        return ParallelBeamTomography(parallel, (1, n, n), mask="circle", normalize=True)
+    near, far, bins = 2.2 * n, 1.7 * n, math.ceil(1.1 * n)
+    fan = FanBeam(angles, source_distance=near, detector_distance=far, det_spacing=(near + far) / near, n_det=bins)
+    return FanBeamTomography(fan, (1, n, n), mask="circle", normalize=True)
 
 
 def scan(image: NamedImage, geometry: str, noise: str, config: CtConfig) -> Case:
@@ -191,7 +189,7 @@ def photon_noise(clean: Tensor, photons: float, generator: torch.Generator) -> t
 def measured_cases(sinograms: Tensor, degrees: NDArray[np.generic], config: CtConfig) -> tuple[list[Case], Case]:
     """Real sinograms, whose truth nobody knows, and the simulated scan with their angles and noise for the strengths."""
     n, geometry = sinograms.shape[-1], f"{len(degrees)} tilts"
-    physics = ParallelBeamTomography(degrees, (1, n, n), n_det=n, normalize=True)
+    physics = ParallelBeamTomography(ParallelBeam(degrees, n_det=n), (1, n, n), normalize=True)
     raw = sinograms.permute(0, 2, 1)[:, None].contiguous()
     pixels = physics.fbp(raw, filter="hann").flatten()
     y = raw / float(pixels.kthvalue(int(BRIGHTEST * len(pixels))).values)

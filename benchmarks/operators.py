@@ -27,7 +27,9 @@ from pnp_lip.benchmarks.timing import megabytes, milliseconds_side_by_side, time
 from pnp_lip.operators import (
     Blur,
     CertifiedPhysics,
+    FanBeam,
     FanBeamTomography,
+    ParallelBeam,
     ParallelBeamTomography,
     from_scipy,
     gaussian_psf,
@@ -139,7 +141,8 @@ def parallel(n: int, views: int, repeats: int, bars: tuple[float, float]) -> lis
     from deepinv.physics import Tomography
 
     angles = np.arange(views) * (180.0 / views)
-    ours, setup = timed(lambda: ParallelBeamTomography(angles, (1, n, n), n_det=math.ceil(math.sqrt(2) * n)))
+    beam = ParallelBeam(angles, n_det=math.ceil(math.sqrt(2) * n))
+    ours, setup = timed(lambda: ParallelBeamTomography(beam, (1, n, n)))
     degrees = torch.from_numpy(angles)
     others = [
         Tomography(angles=degrees, img_width=n, circle=False, normalize=False, parallel_computation=mode)
@@ -154,9 +157,8 @@ def fan(n: int, views: int, repeats: int, bars: tuple[float, float]) -> list[Mea
     from deepinv.physics import Tomography
 
     angles, distance, bins, spacing = np.arange(views) * (360.0 / views), 2.0 * n, 400, 2.0
-    ours = FanBeamTomography(
-        angles, (1, n, n), source_distance=distance, detector_distance=distance, n_det=bins, det_spacing=spacing
-    )
+    beam = FanBeam(angles, source_distance=distance, detector_distance=distance, n_det=bins, det_spacing=spacing)
+    ours = FanBeamTomography(beam, (1, n, n))
     geometry = {
         "pixel_spacing": 1.0,
         "source_radius": distance,
@@ -177,7 +179,7 @@ def beside_astra(kind: str, model: str, n: int, views: int, repeats: int, bar: f
 
     angles, n_det = np.arange(views) * (180.0 / views), math.ceil(math.sqrt(2) * n)
     x = torch.rand(1, 1, n, n)
-    ours = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model)
+    ours = ParallelBeamTomography(ParallelBeam(angles, n_det=n_det, model=model), (1, n, n))
     y = ours.A(x)
     geometry = astra.create_proj_geom("parallel", 1.0, n_det, np.deg2rad(angles))
     projector = astra.create_projector(kind, geometry, astra.create_vol_geom(n, n))
@@ -200,12 +202,12 @@ def beside_astra(kind: str, model: str, n: int, views: int, repeats: int, bar: f
 def accuracies() -> dict[str, Work]:
     """Of sinograms, norms and proximal maps, by case."""
     half, full = np.arange(0, 180, 1.5), np.arange(0, 360, 2.0)
-    wide = partial(FanBeamTomography, source_distance=256.0, detector_distance=256.0, det_spacing=2.0)
-    near = partial(FanBeamTomography, source_distance=40.0, detector_distance=30.0, normalize=True)
+    wide = FanBeam(full, source_distance=256.0, detector_distance=256.0, det_spacing=2.0)
+    near = FanBeam(np.arange(0, 360, 8.0), source_distance=40.0, detector_distance=30.0)
     found: dict[str, Work] = {
         "Shepp-Logan sinogram 256^2, 60 views": sinogram,
         "parallel 128^2, 120 views": lambda: norm(ParallelBeamTomography(half, (1, 128, 128)), 1e-3),
-        "fan 128^2, 180 views": lambda: norm(wide(full, (1, 128, 128)), 1e-3),
+        "fan 128^2, 180 views": lambda: norm(FanBeamTomography(wide, (1, 128, 128)), 1e-3),
     }
     for padding in ("circular", "zeros", "replicate", "reflect", "valid"):
         bar = 1e-3 if padding == "circular" else 1e-2
@@ -215,7 +217,7 @@ def accuracies() -> dict[str, Work]:
     size, shake = (1, 24, 24), motion_psf(7, 20)
     return found | {
         "parallel 24^2": lambda: prox(ParallelBeamTomography(np.arange(0, 180, 4.0), size, normalize=True)),
-        "fan 24^2": lambda: prox(near(np.arange(0, 360, 8.0), size)),
+        "fan 24^2": lambda: prox(FanBeamTomography(near, size, normalize=True)),
         "blur 24^2, reflect": lambda: prox(Blur(shake, size, padding="reflect", normalize=True)),
         "blur 24^2, circular": lambda: prox(Blur(shake, size, normalize=True)),
         "ADMM 256^2, 180 views, gamma 1000": admm_steps,
@@ -236,7 +238,8 @@ def sinogram() -> list[Measurement]:
 
     other = Tomography(angles=torch.from_numpy(angles), img_width=n, circle=False, normalize=False)
     strip, joseph = (
-        ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model).A(x)[0, 0] for model in ("strip", "joseph")
+        ParallelBeamTomography(ParallelBeam(angles, n_det=n_det, model=model), (1, n, n)).A(x)[0, 0]
+        for model in ("strip", "joseph")
     )
     theirs = torch.from_numpy(radon(x[0, 0].numpy(), angles, circle=False))
     return [
@@ -305,7 +308,7 @@ def tilt_series(path: Path) -> list[Measurement]:
     archive = np.load(path, allow_pickle=False)
     scale = float(np.percentile(archive["sinograms"], 99))
     y = torch.from_numpy(archive["sinograms"] / scale).permute(0, 2, 1)[:, None].contiguous()
-    physics = ParallelBeamTomography(archive["tilts_deg"], (1, 256, 256), n_det=256, normalize=True)
+    physics = ParallelBeamTomography(ParallelBeam(archive["tilts_deg"], n_det=256), (1, 256, 256), normalize=True)
     result = physics.solve_prox(torch.zeros(len(y), 1, 256, 256), y, 3e3, tol=1e-3 * float(y.norm()))
     residual = float((physics.A(result.x) - y).norm() / y.norm())
     return [
@@ -318,9 +321,10 @@ def cranium(path: Path) -> list[Measurement]:
     """Simulated fan-beam scan of head slices: relative error of filtered back-projection and of Tikhonov."""
     hu = torch.from_numpy(np.load(path, allow_pickle=False)["hu"].astype(np.float32))[:, None]
     x = hounsfield_to_attenuation(hu)
-    physics = FanBeamTomography(
-        np.arange(0, 360, 1.0), (1, 256, 256), source_distance=540.0, detector_distance=410.0, pixel_size=0.957, det_spacing=1.5
-    )  # fmt: skip
+    beam = FanBeam(
+        np.arange(0, 360, 1.0), source_distance=540.0, detector_distance=410.0, pixel_size=0.957, det_spacing=1.5
+    )
+    physics = FanBeamTomography(beam, (1, 256, 256))
     y = physics.A(x)
     fbp = physics.fbp(y)
     result = physics.solve_prox(0.9 * fbp, y, 1e3 / physics.norm_upper**2, tol=1e-3 * float(x.norm()))

@@ -28,6 +28,13 @@ class Checkout:
         return PathFinder.find_spec(name, [str(HERE.parent)]) if name in BESIDE else None
 
 
+RENAMED = {  # old public names
+    "certified_radius": "pnp_lip.theory:certified_radius",
+    "exact": "pnp_lip.theory:",
+    "experiments": "pnp_lip.theory.experiments:",
+    "networks": "pnp_lip.theory:",
+}
+
 if not (HERE / "operators").is_dir():
     sys.meta_path.append(Checkout)
 
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from pnp_lip.public import *  # noqa: F403
     from pnp_lip.public import __all__ as __all__
 else:
-    old_name = renamed(__name__, {})
+    old_name = renamed(__name__, RENAMED, stacklevel=3)
 
     def __getattr__(name: str) -> object:
         public = vars(importlib.import_module("pnp_lip.public"))

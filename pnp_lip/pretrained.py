@@ -20,15 +20,7 @@ from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, denoiser_
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.images import write_atomically
 
-__all__ = [
-    "ANNEALERS",
-    "certified_names",
-    "load_annealer",
-    "load_denoiser",
-    "load_pretrained",
-    "pretrained_names",
-    "save_denoiser",
-]
+__all__ = ["certified_names", "load_annealer", "load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
 Pretrained = GradientFlowDenoiser | AnnealingDenoiser
 

@@ -20,11 +20,11 @@ LEVELS = {
     **dict.fromkeys(("errors", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
     **dict.fromkeys(("images", "noise", "spectral"), 1),
     **dict.fromkeys(("layers", "pages"), 2),
-    **dict.fromkeys(("denoisers", "networks"), 3),
+    **dict.fromkeys(("denoisers",), 3),
     "certificates": 4,
-    **dict.fromkeys(("attacker", "exact", "operators", "pretrained"), 5),
+    **dict.fromkeys(("attacker", "operators", "pretrained", "theory"), 5),
     "solvers": 6,
-    **dict.fromkeys(("experiments", "theory", "training"), 7),
+    **dict.fromkeys(("training",), 7),
     "benchmarks": 8,
     **dict.fromkeys(("command_line", "public"), 9),
     "__init__": 10,
@@ -32,7 +32,7 @@ LEVELS = {
 
 # Results and certificates are read, not made, by users: their fields are not a constructor's parameters.
 READ_ONLY = {"Certificate", "LayerCertificate", "Result"}
-GEOMETRY = re.compile(r"pnp_lip\.operators\..*(Tomography|Geometry|Beam)")  # a scanner has as many numbers as it has
+GEOMETRY = re.compile(r"pnp_lip\.operators\..*(Beam|Geometry)$")  # a scanner has as many numbers as it has
 MACHINE_PATH = re.compile(r"""(?<![\w.:/<>])(/(home|root|tmp|work|mnt|media|scratch|Users|usr/local)/\w|[A-Z]:\\\w)""")
 
 NAMES = sorted(house.modules())
@@ -131,6 +131,7 @@ HONEST = """
     hypothesis.met or hypothesis.waived_by is not None
     certificate.smallest_image == (1, 1)
     layer.method is Method.TORUS or layer.method == Method.DENSE
+    Method[layer["method"]]
     "; ".join(certificate.failures) or "none"
     len(certificate.failures) == 1 and not guarantee.failure
     f"{layer.scope}; {norm.scope}" + hypothesis.advice
@@ -164,6 +165,20 @@ def test_every_public_name_exists() -> None:
     assert set(pnp_lip.__all__) <= set(dir(pnp_lip))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pnp_lip.nothing
+
+
+def test_an_old_name_warns_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pnp_lip
+
+    monkeypatch.setitem(pnp_lip.RENAMED, "strike", "attack")
+    with pytest.warns(DeprecationWarning, match=r"pnp_lip\.strike is now pnp_lip\.attack") as caught:
+        from pnp_lip import strike
+    assert strike is pnp_lip.attack and {entry.filename for entry in caught} == {__file__}
+
+
+def test_a_checkout_needs_no_links() -> None:
+    """Windows checks symbolic links out as text files."""
+    assert [path for folder in house.FOLDERS.values() for path in folder.rglob("*") if path.is_symlink()] == []
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_denoiser, load_pretrained, save_denoiser
 from pnp_lip.command_line import main
 from pnp_lip.command_line.scene import photograph
+from pnp_lip.denoisers import add_guidance
 from pnp_lip.images import psnr, read_image, write_image
 from pnp_lip.operators import Blur, gaussian_psf
-from pnp_lip.training import add_guidance
+from pnp_lip.pretrained import load_annealer
 
 
 @pytest.fixture
@@ -294,12 +295,17 @@ def write_photographs(folder: Path, count: int) -> None:
 def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photographs(tmp_path / "photos", 3)
     arguments = ["train", "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), "--steps", "3"]
-    arguments += ["--batch", "4", "--patch", "16", "--channels", "2", "--hidden", "4", "--dilations", "1,2"]
+    arguments += ["--batch", "4", "--patch", "16", "--size", "2,4,5"]
     assert main([*arguments, "--device", "cpu"]) == 0
-    assert main(["certify", str(tmp_path / "run" / "denoiser.safetensors")]) == 0
+    made = tmp_path / "run" / "denoiser.safetensors"
+    assert main(["certify", str(made)]) == 0
+    assert [tuple(layer.weight.shape) for layer in load_denoiser(made).layers] == [(4, 1, 5, 5)] * 2
     assert main(arguments) == 2 and "--resume" in capsys.readouterr().err
-    assert main([*arguments[:-1], "1;2", "--resume"]) == 2 and "--dilations" in capsys.readouterr().err
-    assert main([*arguments, "--resume", "--scales", "1;2"]) == 2 and "--scales" in capsys.readouterr().err
+    assert main([*arguments[:-1], "2,4", "--resume"]) == 2 and "--size" in capsys.readouterr().err
+    for option in ("--size", "--scales"):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--resume", option, "1;2"])
+        assert option in capsys.readouterr().err
 
 
 def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
@@ -307,23 +313,39 @@ def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
     arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--guidance", "--device", "cpu"]
     arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--out", str(tmp_path / "run"), "--scales", "1,3"]
     assert main(arguments) == 0
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["scales"] == [1, 3]
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["patches"]["scales"] == [1, 3]
 
 
-def test_train_goes_on_from_weights_and_lets_their_filters_grow(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_goes_on_from_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_photographs(tmp_path / "photos", 2)
-    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--kernel-size", "11"]
-    arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--device", "cpu"]
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--device", "cpu"]
+    arguments += ["--steps", "1", "--batch", "4", "--patch", "16"]
     assert main([*arguments, "--rate", "1e-9", "--out", str(tmp_path / "run")]) == 0
     tiny, result = load_pretrained("tiny"), load_denoiser(tmp_path / "run" / "denoiser.safetensors")
-    assert result.config["kernel_size"] == 11 and set(result.config["dilations"]) == {1}
+    assert result.config == tiny.config
     x = photograph("camera", 32)
     assert float((result(x, 0.1) - tiny(x, 0.1)).norm()) < 0.02 * float((x - tiny(x, 0.1)).norm())
-    for options, message in ((["--hidden", "8"], "leave out"), (["--colour"], "--colour")):
+    for options, message in ((["--size", "2,4,5"], "leave out"), (["--colour"], "--colour")):
         assert main([*arguments, *options, "--out", str(tmp_path / "other")]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_train_makes_an_annealer_and_trains_one_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path / "photos", 2)
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--steps", "1", "--batch", "4", "--patch", "16"]
+    tiny, made = load_pretrained("tiny"), tmp_path / "a" / "denoiser.safetensors"
+    assert main([*arguments, "--start", "tiny", "--annealer", "4,3,2", "--out", str(tmp_path / "a")]) == 0
+    assert "no certificate" in capsys.readouterr().out and not list((tmp_path / "a").glob("*.certificate.json"))
+    annealer = load_annealer(made)
+    assert annealer.config["network"] == [4, 3, 2] and annealer.first.guidance is None
+    x = photograph("camera", 32)
+    assert torch.equal(annealer.first(x, 0.1), tiny(x, 0.1))
+    assert main([*arguments, "--start", str(made), "--out", str(tmp_path / "b")]) == 0
+    assert load_annealer(tmp_path / "b" / "denoiser.safetensors").config == annealer.config
+    for options in (["--annealer", "4,3,2"], ["--guidance"]):
+        assert main([*arguments, "--start", str(made), *options, "--out", str(tmp_path / "c")]) == 2
+        assert "annealer" in capsys.readouterr().err
+    assert main([*arguments, "--start", "tiny", "--annealer", "4,3", "--out", str(tmp_path / "c")]) == 2
 
 
 @pytest.mark.slow

@@ -107,16 +107,7 @@ def test_no_filters_are_no_reason_for_nan() -> None:
     assert torch.equal(constrained(x, 0.1), x)
 
 
-def test_projection_counts_the_border_of_unpaired_filters() -> None:
-    torch.manual_seed(0)
-    layer = GradientFlowConv2d(1, 2, 9, padding_mode="symmetric")
-    layer.weight.data = torch.randn_like(layer.weight)
-    layer.tau.data.fill_(100.0)
-    assert not certify(layer).nonexpansive
-    assert certify(project(layer)).nonexpansive
-
-
-@pytest.mark.parametrize("padding_mode", ["zeros", "symmetric"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_what_is_constrained_cannot_be_constrained_again_or_saved(padding_mode: str, tmp_path: Path) -> None:
     d = GradientFlowDenoiser(kernel_size=3, hidden_channels=4, dilations=(1,), padding_mode=padding_mode)
     constrain(d)

@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from pnp_lip import (
     GradientFlowDenoiser,
+    certified_names,
     certify,
     guided,
     load_denoiser,
     load_pretrained,
-    pretrained_names,
     save_denoiser,
 )
 from pnp_lip.command_line.scene import photograph
+from pnp_lip.denoisers import add_guidance, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.images import psnr
 from pnp_lip.layers import project
@@ -66,7 +67,7 @@ def test_shipped_weights_are_certified_small_and_the_identity_without_noise(grey
     import pnp_lip.weights
 
     folder = Path(pnp_lip.weights.__file__).parent
-    for name in pretrained_names():
+    for name in certified_names():
         certificate = certify(load_pretrained(name))
         assert certificate.averaged and all(layer.margin > 0 for layer in certificate.layers)
         assert (folder / f"{name}.safetensors").stat().st_size < 4e6
@@ -94,7 +95,7 @@ def test_nonexpansive_on_pairs_of_images(grey: GradientFlowDenoiser) -> None:
 
 
 def test_circular_padding_commutes_with_shifts(grey: GradientFlowDenoiser) -> None:
-    circular = GradientFlowDenoiser(**{**grey.config, "padding_mode": "circular"})
+    circular = denoiser_from_config({**grey.config, "padding_mode": "circular"})
     circular.load_state_dict(grey.state_dict())
     assert certify(circular).averaged
     x = torch.rand(1, 1, 20, 24, generator=torch.Generator().manual_seed(0))
@@ -200,7 +201,7 @@ def test_loading_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_an_empty_image_and_one_of_another_type_are_refused() -> None:
-    d = project(GradientFlowDenoiser(kernel_size=3, hidden_channels=4, dilations=(1,), guidance=True)).eval()
+    d = add_guidance(project(GradientFlowDenoiser(kernel_size=3, hidden_channels=4, dilations=(1,)))).eval()
     x = torch.rand(1, 1, 8, 8)
     for network in (d, guided(d, x)):
         for empty in (x[:0], x[:, :, :0]):

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from pnp_lip import GradientFlowDenoiser, certify, load_pretrained, relax
+from pnp_lip import GradientFlowDenoiser, certify, load_pretrained
 from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import guided
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf, shake_psf
 from pnp_lip.operators.tomography_inputs import circle_mask
 from pnp_lip.solvers import ForwardBackward
-from pnp_lip.training import TrainingSettings, train
-from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_psf
-from pnp_lip.training.phantoms import BEND, bent, random_cavities, random_field, random_phantoms, random_tissue
+from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, train
+from pnp_lip.training.equilibrium import STEP, Equilibrium, ProblemPool, approach, random_psf, update
+from pnp_lip.training.phantoms import random_phantoms
+from pnp_lip.training.settings import LARGEST_PSF
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
     kernels = [random_psf(torch.Generator().manual_seed(seed)) for seed in range(200)]
     assert len({tuple(k.shape) for k in kernels}) > 4
     for seed, kernel in enumerate(kernels):
-        assert max(kernel.shape) <= LARGEST_KERNEL
+        assert max(kernel.shape) <= LARGEST_PSF
         assert kernel.min() >= 0 and abs(kernel.sum().item() - 1) < 1e-12
         assert torch.equal(kernel, random_psf(torch.Generator().manual_seed(seed)))
     shake = shake_psf(torch.Generator().manual_seed(0), reach=6)
@@ -38,13 +37,12 @@ def test_the_approach_ends_where_the_solver_ends() -> None:
     x = photograph("camera", 256)[..., 60:108, 90:138]
     physics = Blur(gaussian_psf(1.0), (1, 48, 48))
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    equilibrium = Equilibrium(free=60)
-    solver = ForwardBackward(relax(denoiser, equilibrium.theta), sigma=0.014, step=STEP, tol=1e-5)
+    solver = ForwardBackward(denoiser, sigma=0.014, step=STEP, tol=1e-5)
     expected = solver.solve(y, physics).x
     with torch.no_grad():
-        x_hat = equilibrium.approach(denoiser, physics, y, 0.014, y, equilibrium.free)
+        x_hat = approach(denoiser, physics, y, 0.014, y, 60)
         for _ in range(3):
-            x_hat = equilibrium.update(denoiser, physics, x_hat, y, 0.014, STEP)
+            x_hat = update(denoiser, physics, x_hat, y, 0.014, STEP)
     assert (x_hat - expected).norm() < 0.1 * (y - expected).norm()
 
 
@@ -55,14 +53,14 @@ def test_only_the_differentiated_iterations_use_the_fourier_transform(monkeypatc
         raise TransformError
 
     denoiser, x = load_pretrained("tiny").requires_grad_(True), torch.rand(1, 1, 24, 24)
-    physics, equilibrium = Blur(gaussian_psf(1.0), (1, 24, 24)), Equilibrium()
+    physics = Blur(gaussian_psf(1.0), (1, 24, 24))
     denoiser.use_fourier(True)
     monkeypatch.setattr("pnp_lip.layers.gradient_flow_conv2d.correlate", refuse)
     for network in (denoiser, guided(denoiser, x)):
         with torch.no_grad():
-            equilibrium.approach(network, physics, x, 0.01, x, 2)
+            approach(network, physics, x, 0.01, x, 2)
         with pytest.raises(TransformError):
-            equilibrium.update(network, physics, x, x, 0.01, STEP)
+            update(network, physics, x, x, 0.01, STEP)
 
 
 @pytest.mark.parametrize("guidance", [False, True])
@@ -71,8 +69,9 @@ def test_what_comes_back_is_closer_to_the_truth_than_the_data(scans: float, guid
     denoiser = load_pretrained("tiny")
     x = photograph("camera", 256)[..., 60:108, 90:138]
     with torch.no_grad():
-        equilibrium = Equilibrium(scans=scans, phantoms=0.0)
-        x_hat, truth = equilibrium(denoiser, x, torch.Generator().manual_seed(2), guidance=guidance)
+        equilibrium = Equilibrium(guidance=guidance, scans=scans, phantoms=0.0)
+        problem = equilibrium.problem(denoiser, x, torch.Generator().manual_seed(2))
+        x_hat, truth = equilibrium.solve(denoiser, problem), problem.x
     assert torch.equal(truth, x * circle_mask(48) if scans else x)
     assert psnr(x_hat, truth) > 24
 
@@ -89,48 +88,12 @@ def test_made_up_slices_hold_the_photographs_texture_in_a_body() -> None:
     assert (slices - constant).abs()[..., 32, :2].max() == 0  # outside of the bodies nothing is added
 
 
-def test_fields_are_as_smooth_as_they_are_wide_and_bodies_bend_a_little() -> None:
-    generator = torch.Generator().manual_seed(0)
-    fine, coarse = (random_field(96, width, generator) for width in (0.05, 0.4))
-    for field in (fine, coarse):
-        assert abs(field.mean()) < 1e-6 and abs(field.std() - 1) < 1e-6
-    assert coarse.diff(dim=0).square().mean() < 0.1 * fine.diff(dim=0).square().mean()
-    line = (torch.arange(200, dtype=torch.float64) + 0.5) / 100 - 1
-    radius = (line[:, None].square() + line[None, :].square()).sqrt()
-    changed = [bent((radius < 0.6).double()[None], generator)[0] != (radius < 0.6) for _ in range(20)]
-    reach = math.sqrt(2) * BEND + 0.02
-    assert sum(int(c.sum()) for c in changed) > 2000
-    assert all(bool(((radius - 0.6).abs() < reach)[c].all()) for c in changed)
-
-
-def test_half_of_the_slices_hold_tissue_with_cavities() -> None:
-    grey = torch.full((40, 1, 48, 48), 0.5)
-    slices = random_phantoms(grey, torch.Generator().manual_seed(1))
-    inside = slices[:, 0, 16:32, 16:32].flatten(1)
-    values = [len(torch.unique((1000 * x).round())) for x in inside]
-    assert min(values) < 20 < max(values)
-    assert 2 <= int((inside.amin(1) == 0).sum()) <= 20
-
-
-def test_tissue_has_walls_and_cavities_are_empty() -> None:
-    generator = torch.Generator().manual_seed(2)
-    shares = [float(1 - random_cavities(64, generator).mean()) for _ in range(40)]
-    assert min(shares) == 0 and 0.01 < max(shares) < 0.3
-    tissue = torch.stack([random_tissue(64, generator) for _ in range(40)])
-    assert tissue.abs().flatten(1).amax(1).min() > 0.005 and tissue.abs().max() < 5 * 0.45 + 0.6
-    x = torch.rand(60, 1, 48, 48, generator=generator)  # texture everywhere
-    flat = random_phantoms(0 * x + 0.5, torch.Generator().manual_seed(1))
-    textured = random_phantoms(x, torch.Generator().manual_seed(1))
-    empty = (F.max_pool2d(flat, 3, 1, 1) == 0) & (flat == 0)
-    assert float(((textured != 0) & empty).float().mean()) < 0.01
-
-
 def test_a_problem_is_solved_on_from_where_it_stood() -> None:
     denoiser = load_pretrained("tiny")
     x = photograph("camera", 256)[..., 60:108, 90:138]
-    equilibrium = Equilibrium(scans=0.0, free=60, again=10)
+    equilibrium = Equilibrium(guidance=True, scans=0.0, free=60, again=10)
     with torch.no_grad():
-        problem = equilibrium.problem(denoiser, x, torch.Generator().manual_seed(2), guidance=True)
+        problem = equilibrium.problem(denoiser, x, torch.Generator().manual_seed(2))
         first = equilibrium.solve(denoiser, problem)
         second = equilibrium.solve(denoiser, problem)
         short = dataclasses.replace(equilibrium, free=10)
@@ -146,33 +109,42 @@ def test_the_pool_takes_new_problems_and_old_ones_and_forgets_the_oldest(monkeyp
     with torch.no_grad():
         for i in range(60):
             x = torch.rand(1, 1, 24, 24, generator=generator)
-            x_hat, truth = pool(denoiser, x, generator)
-            assert x_hat.shape == truth.shape == x.shape
-            seen.append(truth)
+            problem = pool(denoiser, x, generator)
+            assert pool.equilibrium.solve(denoiser, problem).shape == problem.x.shape == x.shape
+            seen.append(problem.x)
             assert len(pool.problems) <= 14 and (i < 12) <= (len(pool.problems) == i + 1)
     new = sum(all(truth is not before for before in seen[:i]) for i, truth in enumerate(seen))
     assert 25 < new < 50  # the first twelve, then half of them
-    pool.clear()
-    assert pool.problems == []
 
 
-def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(tmp_path: Path) -> None:
+def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    for name, value in {"WARM_UP": 2, "AVERAGE": 0.5, "REFRESH": 5}.items():
+        monkeypatch.setattr(f"pnp_lip.training.training_run.{name}", value)
     images = [photograph("camera", 128)[0], photograph("astronaut", 128)[0]]
     settings = TrainingSettings(
-        steps=25, batch=4, patch=32, equilibrium=1.0, learning_rate=2e-2, warm_up=2, average=0.5, refresh=5,
-        checkpoint_every=25, validate_every=25,
-    )  # fmt: skip
+        steps=25,
+        learning_rate=2e-2,
+        patches=PatchSettings(batch=4, size=32),
+        problems=ProblemSettings(equilibrium=1.0),
+        checkpoint_every=25,
+        validate_every=25,
+    )
     start = GradientFlowDenoiser(channels=3, hidden_channels=6, kernel_size=5, dilations=(1, 2))
     before = loss(start, images[0][None])
     trained = train(start, images, images[:1], tmp_path, settings)
     assert certify(trained).averaged
     assert loss(trained, images[0][None]) < before - 0.02
-    assert dataclasses.asdict(settings)["equilibrium"] == 1.0
+    assert dataclasses.asdict(settings)["problems"]["equilibrium"] == 1.0
 
 
 @torch.no_grad()
 def loss(denoiser: GradientFlowDenoiser, x: torch.Tensor) -> float:
     generator = torch.Generator().manual_seed(5)
-    pairs = [Equilibrium(free=20)(denoiser, x, generator) for _ in range(4)]
-    return float(torch.stack([(x_hat - truth).square().mean().log() for x_hat, truth in pairs]).mean())
+    errors, equilibrium = [], Equilibrium(free=20)
+    for _ in range(4):
+        problem = equilibrium.problem(denoiser, x, generator)
+        errors.append((equilibrium.solve(denoiser, problem) - problem.x).square().mean().log())
+    return float(torch.stack(errors).mean())

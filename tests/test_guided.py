@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from guided_cases import guided_network
+from guided_cases import guided_network, plain_network
 
 from pnp_lip import (
     ClippedDenoiser,
@@ -21,21 +21,11 @@ from pnp_lip import (
     save_denoiser,
 )
 from pnp_lip.command_line.scene import photograph
-from pnp_lip.denoisers import GuidedDenoiser
-from pnp_lip.denoisers.guided_denoiser import CAUTION
+from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GuidedDenoiser, add_guidance, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.images import psnr
 from pnp_lip.layers import Guidance
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.solvers import Anderson, ForwardBackward, refine
-from pnp_lip.training import TrainingSettings, add_guidance, train
-
-
-def network(
-    padding_mode: str = "zeros", channels: int = 1, *, centred: bool = False, group: int = 1
-) -> GradientFlowDenoiser:
-    """An untrained one whose thresholds matter."""
-    return guided_network(in_channels=channels, padding_mode=padding_mode, centred=centred, group=group)
 
 
 def image(size: int = 40, channels: int = 1) -> torch.Tensor:
@@ -53,12 +43,11 @@ def silence(d: GradientFlowDenoiser) -> GradientFlowDenoiser:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_guidance_that_says_nothing_changes_nothing(padding_mode: str, channels: int) -> None:
-    d, x = silence(network(padding_mode, channels)).double(), image(channels=channels).double()
+    d, x = silence(guided_network(channels, padding_mode)).double(), image(channels=channels).double()
     assert torch.allclose(guided(d, x)(x, 0.1), d(x, 0.1), atol=1e-12)
     assert torch.allclose(guided(d, x)(x, torch.tensor([0.1])), d(x, 0.1), atol=1e-12)
-    assert (
-        network(padding_mode, channels).double()(x, 0.1) - guided(network(padding_mode, channels).double(), x)(x, 0.1)
-    ).abs().max() > 1e-3
+    d = guided_network(channels, padding_mode).double()
+    assert (d(x, 0.1) - guided(d, x)(x, 0.1)).abs().max() > 1e-3
 
 
 def test_the_thresholds_are_those_of_the_formula() -> None:
@@ -80,37 +69,30 @@ def test_the_thresholds_are_those_of_the_formula() -> None:
     assert float(extreme(r[:, :1]).detach().max()) == pytest.approx(20.0855, rel=1e-4)
 
 
-@pytest.mark.parametrize("group", [1, 3])
-def test_a_centred_layer_is_that_of_the_formula(group: int) -> None:
-    d, g = network(centred=True, group=group).double(), image().double()
+def test_a_centred_layer_is_that_of_the_formula() -> None:
+    d, g = guided_network(centred=True).double(), image().double()
     assert d.guidance is not None
     layer, guidance = d.layers[0], d.guidance[0]
     generator = torch.Generator().manual_seed(2)
     guidance.share_mixing.copy_(torch.randn(guidance.share_mixing.shape, generator=generator))
     x, sigma = torch.rand(2, 1, 40, 40, generator=generator, dtype=torch.float64), torch.tensor([0.1])
     change = 0.2 * torch.rand(1, 1, 40, 40, generator=generator, dtype=torch.float64)
-    scale = layer.activation.of_groups(sigma)[0]
-    groups = (1, 6 // group, group, 40, 40)
-    features, energies = [], []
-    for seen in (g, change):
-        r = layer.conv(seen, layer.weight).reshape(groups) / scale[:, None, None, None]
-        energies.append(r.square().sum(2))
-        mean = torch.nn.functional.avg_pool2d(energies[-1], 3, 1, 1, count_include_pad=False)
-        features.append((1 + mean / 9).log())
-    logit = torch.einsum("ij,bjhw->bihw", guidance.share_mixing, torch.cat(features, 1)) - torch.tensor(9.0).log()
-    share, limits = 1 / (1 + (-logit).exp()), scale[:, None, None] * guidance(energies[0])
+    scale = layer.activation.scale_and_shift(sigma)[0][:, None, None]
+    energies = [(layer.conv(seen, layer.weight) / scale).square() for seen in (g, change)]
+    means = [torch.nn.functional.avg_pool2d(e, 3, 1, 1, count_include_pad=False) for e in energies]
+    features = torch.cat([(1 + mean / 9).log() for mean in means], 1)
+    logit = torch.einsum("ij,bjhw->bihw", guidance.share_mixing, features) - torch.tensor(9.0).log()
+    share, limits = 1 / (1 + (-logit).exp()), scale * guidance(energies[0])
     assert float(share.min()) < 0.09 < 0.12 < float(share.max())
-    centre = (share[:, :, None] * layer.conv(g, layer.weight).reshape(groups)).flatten(1, 2)
-    t = (layer.conv(x, layer.weight) - centre).unflatten(1, groups[1:3])
-    clipped = t * (limits[:, :, None] / t.norm(dim=2, keepdim=True)).clamp_max(1)
-    expected = x - layer.tau * layer.conv_adjoint(clipped.flatten(1, 2), layer.weight)
+    t = layer.conv(x, layer.weight) - share * layer.conv(g, layer.weight)
+    expected = x - layer.tau * layer.conv_adjoint(t.clamp(-limits, limits), layer.weight)
     made = guidance.clipping(layer, g, change, sigma)
     torch.testing.assert_close(layer.flow(x, *made), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("padding_mode", ["zeros", "circular", "symmetric"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 def test_centred_at_the_whole_guide_it_maps_what_differs_from_it(padding_mode: str) -> None:
-    d, x = network(padding_mode, centred=True).double(), image().double()
+    d, x = guided_network(padding_mode=padding_mode, centred=True).double(), image().double()
     g = x.flip(-1)
     assert d.guidance is not None
     for guidance in d.guidance:
@@ -123,44 +105,65 @@ def test_centred_at_the_whole_guide_it_maps_what_differs_from_it(padding_mode: s
     assert torch.allclose(d_g(g, 0.1), g, atol=1e-9) and not torch.allclose(d_g(x, 0.1), x, atol=1e-3)
 
 
-def test_centres_take_guidance() -> None:
-    with pytest.raises(InputError, match="takes `guidance` as well"):
-        GradientFlowDenoiser(centred=True)
-    old = network()
-    assert old.guidance is not None
-    old.guidance[0].offset.add_(1.0)
-    new = add_guidance(old).requires_grad_(False)
-    assert new.config == {**old.config, "centred": True} and new.guidance is not None
-    assert all(torch.equal(new.state_dict()[name], value) for name, value in old.state_dict().items())
-    for guidance in new.guidance:
+def test_centres_join_guidance_that_was_learned_without_them() -> None:
+    with pytest.raises(InputError, match="belong to guidance"):
+        denoiser_from_config({"centred": True})
+    old, new = guided_network(), guided_network()
+    for d in (old, new):
+        assert d.guidance is not None
+        d.guidance[0].offset.add_(1.0)
+    before = {name: value.clone() for name, value in new.state_dict().items()}
+    assert add_guidance(new, centred=True).requires_grad_(False) is new
+    assert new.config == {**old.config, "centred": True} and not new.guidance.training
+    assert all(torch.equal(new.state_dict()[name], value) for name, value in before.items())
+    learned = new.guidance
+    assert add_guidance(new).guidance is learned and add_guidance(new, centred=True).guidance is learned
+    for guidance in learned:
         guidance.share_offset.fill_(-60.0)
     assert torch.allclose(guided(new, image())(image(), 0.1), guided(old, image())(image(), 0.1), atol=1e-6)
 
 
+def test_attaching_guidance_changes_neither_the_map_nor_its_type() -> None:
+    d, x = plain_network().double(), image().double()
+    before, plain = d(x, 0.1), certify(d)
+    add_guidance(d, network=(4, 3)).requires_grad_(False)
+    assert torch.equal(d(x, 0.1), before) and {p.dtype for p in d.parameters()} == {torch.float64}
+    assert certify(d).averagedness == plain.averagedness and set(plain.weights) < set(certify(d).weights)
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 @pytest.mark.parametrize("centred", [False, True])
-def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch, centred: bool) -> None:
-    d, x = network(centred=centred), image(100)
+def test_windows_of_a_large_image_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, centred: bool, padding_mode: str
+) -> None:
+    d, x = guided_network(padding_mode=padding_mode, centred=centred), image(100)
+    if centred:
+        d.guidance[0].share_mixing.normal_(generator=torch.Generator().manual_seed(0))
     whole = guided(d, x)(x, 0.1)
-    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.cache_tile", lambda *a: (24, 32))
+    monkeypatch.setattr("pnp_lip.denoisers.gradient_flow_denoiser.cache_tile", lambda *a: (24, 32))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
     unkept = guided(d, x)
     assert torch.allclose(unkept(x, 0.1), whole, atol=1e-6)
-    assert unkept.kept is None  # type: ignore[attr-defined]
+    assert unkept.kept.clips is None  # type: ignore[union-attr]
+    y = x.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(unkept(y, 0.1).square().sum(), y)
+    monkeypatch.undo()
+    assert torch.allclose(slope, torch.autograd.grad(guided(d, x)(y, 0.1).square().sum(), y)[0], atol=1e-5)
 
 
 def test_centres_count_among_the_numbers_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     x = image()
     monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 2 * 6 * 40 * 40)
     for centred in (False, True):
-        d_g = guided(network(centred=centred), x)
+        d_g = guided(guided_network(centred=centred), x)
         d_g(x, 0.1)
-        assert (d_g.kept is None) == centred
+        assert (d_g.kept.clips is None) == centred
 
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_another_noise_level_asks_for_other_thresholds(centred: bool) -> None:
-    d, x = network(centred=centred), image()
+    d, x = guided_network(centred=centred), image()
     g = guided(d, x)
     first = g(x, 0.1)
     assert torch.equal(g(x, 0.2), guided(d, x)(x, 0.2))
@@ -169,7 +172,7 @@ def test_another_noise_level_asks_for_other_thresholds(centred: bool) -> None:
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_thresholds_follow_a_change_of_the_guide_or_of_the_weights(centred: bool) -> None:
-    d, x = network(centred=centred), image()
+    d, x = guided_network(centred=centred), image()
     g = guided(d, x)
     g(x, 0.1)
     g.guide.mul_(0.5)  # type: ignore[operator]
@@ -180,7 +183,7 @@ def test_thresholds_follow_a_change_of_the_guide_or_of_the_weights(centred: bool
 
 
 def test_the_certificate_is_that_of_the_denoiser_without_a_guide() -> None:
-    d = network()
+    d = guided_network()
     plain, mine = certify(d), certify(guided(d, image()))
     assert mine.nonexpansive
     assert (mine.lipschitz_upper, mine.averagedness) == (plain.lipschitz_upper, plain.averagedness)
@@ -191,9 +194,9 @@ def test_the_certificate_is_that_of_the_denoiser_without_a_guide() -> None:
         certify(guided(d, image())).require_nonexpansive()
 
 
-@pytest.mark.parametrize(("centred", "group"), [(False, 1), (True, 1), (True, 3)])
-def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are(centred: bool, group: int) -> None:
-    d = network(centred=centred, group=group)
+@pytest.mark.parametrize("centred", [False, True])
+def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are(centred: bool) -> None:
+    d = guided_network(centred=centred)
     assert d.guidance is not None
     generator = torch.Generator().manual_seed(1)
     for g in d.guidance:
@@ -205,17 +208,16 @@ def test_no_violation_is_found_whatever_the_guidance_and_the_guide_are(centred: 
 
 
 def test_denoising_guided_makes_its_guides_with_more_noise_in_mind() -> None:
-    d, y = network(), torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(3))
+    d, y = guided_network(), torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        guide = d(y, CAUTION * 0.1)
+        guide = d(y, GUIDE_SIGMA_FACTOR * 0.1)
         assert torch.equal(denoise_guided(d, y, 0.1), guided(d, guide)(y, 0.1))
-        assert torch.equal(denoise_guided(d, y, 0.1, rounds=2), guided(d, guided(d, guide)(y, CAUTION * 0.1))(y, 0.1))
     with pytest.raises(InputError, match="no guidance"):
         denoise_guided(GradientFlowDenoiser(hidden_channels=2, dilations=(1,)), y, 0.1)
 
 
 def test_wrappers_stay_around_the_guided_denoiser() -> None:
-    d, x = network(), image()
+    d, x = guided_network(), image()
     clipped = guided(ClippedDenoiser(d), x)
     assert torch.equal(clipped(x, 0.1), guided(d, x)(x, 0.1).clamp(0, 1))
     relaxed = guided(firm(d), x)
@@ -226,7 +228,7 @@ def test_wrappers_stay_around_the_guided_denoiser() -> None:
 
 
 def test_a_guide_that_does_not_fit_is_refused() -> None:
-    d, x = network(), image()
+    d, x = guided_network(), image()
     with pytest.raises(InputError, match="no guidance"):
         guided(GradientFlowDenoiser(hidden_channels=2, dilations=(1,)), x)
     with pytest.raises(InputError, match="no guidance"):
@@ -241,7 +243,7 @@ def test_a_guide_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_each_image_of_a_batch_keeps_its_guide(centred: bool) -> None:
-    d = network(centred=centred)
+    d = guided_network(centred=centred)
     guides = torch.cat([image(), image().flip(2), image().flip(3)])
     x = guides + 0.1 * torch.randn(guides.shape, generator=torch.Generator().manual_seed(0))
     whole = guided(d, guides)
@@ -255,7 +257,7 @@ def test_each_image_of_a_batch_keeps_its_guide(centred: bool) -> None:
 
 
 def test_refinement_runs_each_round_under_its_own_guarantee() -> None:
-    d, x = network("circular"), image()
+    d, x = guided_network(padding_mode="circular"), image()
     x = torch.cat([x, 0.2 * x, x.flip(2)])
     physics = Blur(gaussian_psf(1.0), (1, 40, 40), padding="circular")
     y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -273,64 +275,9 @@ def test_refinement_runs_each_round_under_its_own_guarantee() -> None:
         refine(dataclasses.replace(solver, denoiser=GradientFlowDenoiser(hidden_channels=2)), y, physics)
 
 
-@pytest.mark.parametrize("equilibrium", [0.0, 1.0])
-def test_training_guidance_leaves_the_denoiser_as_it_is(tmp_path: Path, equilibrium: float) -> None:
-    camera = photograph("camera", 256)[0, :, ::2, ::2]
-    plain = GradientFlowDenoiser(**{k: v for k, v in network().config.items() if k != "guidance"})
-    plain.load_state_dict(network().state_dict(), strict=False)
-    settings = TrainingSettings(
-        steps=4, batch=4, patch=32, refresh=2, warm_up=1, checkpoint_every=2, validate_every=4, guidance=True,
-        equilibrium=equilibrium,
-    )  # fmt: skip
-    trained = train(add_guidance(plain), [camera], [camera], tmp_path / "run", settings)
-    for name, value in plain.state_dict().items():
-        assert torch.equal(trained.state_dict()[name], value)
-    untrained = add_guidance(plain).state_dict()
-    assert any(not torch.equal(trained.state_dict()[n], v) for n, v in untrained.items() if n.startswith("guidance"))
-    with pytest.raises(InputError, match="guidance"):
-        train(plain, [camera], [camera], tmp_path / "other", settings)
-
-
-def test_centres_can_be_trained_alone(tmp_path: Path) -> None:
-    camera = photograph("camera", 256)[0, :, ::2, ::2]
-    settings = TrainingSettings(
-        steps=3, batch=4, patch=32, warm_up=1, checkpoint_every=3, validate_every=3, guidance=True, centres=True
-    )
-    d = add_guidance(network())
-    trained = train(add_guidance(network()), [camera], [camera], tmp_path / "run", settings).state_dict()
-    changed = {name for name, value in d.state_dict().items() if not torch.equal(trained[name], value)}
-    assert changed == {f"guidance.{i}.share_{part}" for i in (0, 1) for part in ("mixing", "offset")}
-    halfway = dataclasses.replace(settings, steps=6)
-    with pytest.raises(InputError, match="trains another part"):
-        other = dataclasses.replace(halfway, centres=False)
-        train(add_guidance(network()), [camera], [camera], tmp_path / "run", other, resume=True)
-    with pytest.raises(InputError, match="is of another network"):
-        train(add_guidance(network(channels=3)), [camera], [camera], tmp_path / "run", halfway, resume=True)
-    with pytest.raises(InputError, match="have no centres"):
-        train(network(), [camera], [camera], tmp_path / "other", settings)
-    with pytest.raises(InputError, match="takes `guidance`"):
-        TrainingSettings(centres=True)
-
-
-def test_training_guidance_improves_the_second_pass(tmp_path: Path) -> None:
-    x = photograph("camera", 256)[0]
-    d = network()
-    settings = TrainingSettings(
-        steps=40, batch=4, patch=32, warm_up=2, checkpoint_every=40, validate_every=40, guidance=True, average=0.5,
-        learning_rate=1e-2, sigma_range=(0.1, 0.1),
-    )  # fmt: skip
-    trained = train(add_guidance(d), [x], [x], tmp_path, settings)
-    y = x[None] + 0.1 * torch.randn(x[None].shape, generator=torch.Generator().manual_seed(5))
-    first = d(y, 0.1)
-    assert (
-        psnr(guided(trained, first)(y, 0.1), x[None])
-        > max(psnr(guided(d, first)(y, 0.1), x[None]), psnr(first, x[None])) + 0.05
-    )
-
-
 @pytest.mark.parametrize("centred", [False, True])
 def test_guidance_is_saved_with_the_weights(tmp_path: Path, centred: bool) -> None:
-    d, x = network(centred=centred), image()
+    d, x = guided_network(centred=centred), image()
     save_denoiser(d, tmp_path / "d.safetensors")
     again = load_denoiser(tmp_path / "d.safetensors")
     assert again.config == d.config
@@ -338,7 +285,7 @@ def test_guidance_is_saved_with_the_weights(tmp_path: Path, centred: bool) -> No
 
 
 def test_what_is_kept_is_of_these_tensors_and_of_this_mode() -> None:
-    d, x = network(), photograph("camera", 256)[..., 60:90, 90:130]
+    d, x = guided_network(), photograph("camera", 256)[..., 60:90, 90:130]
     a, b = x.flip(-1), x.flip(-2)
     g = guided(d, a)
     first = g(x, 0.1)
@@ -354,7 +301,7 @@ def test_what_is_kept_is_of_these_tensors_and_of_this_mode() -> None:
 
 
 def test_inference_mode_is_as_good_as_no_grad() -> None:
-    d, x = network(), photograph("camera", 256)[..., 60:92, 90:122]
+    d, x = guided_network(), photograph("camera", 256)[..., 60:92, 90:122]
     expected = denoise_guided(d, x, 0.1)
     with torch.inference_mode():
         assert torch.equal(denoise_guided(d, x, 0.1), expected)
@@ -372,14 +319,9 @@ def test_inference_mode_is_as_good_as_no_grad() -> None:
     assert z.grad is not None and bool(torch.isfinite(z.grad).all())
 
 
-def test_no_guided_pass_is_no_guided_denoising() -> None:
-    with pytest.raises(InputError, match="guided passes and is >= 1; got 0"):
-        denoise_guided(network(), torch.rand(1, 1, 8, 8), 0.1, rounds=0)
-
-
 def test_a_noise_level_of_another_batch_is_refused_before_the_first_solution() -> None:
     physics, calls = Blur(gaussian_psf(1.0), (1, 16, 16)), []
-    d = network()
+    d = guided_network()
     d.layers[0].forward = lambda *args: calls.append(0)  # type: ignore[method-assign, assignment]
     with pytest.raises(ShapeError, match="one per image"):
         refine(ForwardBackward(d, sigma=0.1), torch.rand(2, 1, 16, 16), physics, sigma=torch.tensor([0.1, 0.1, 0.1]))

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import dataclasses
 import functools
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from skimage import data
 from skimage.io import imsave
+from torch import nn
 
-from pnp_lip import GradientFlowDenoiser, certify
+from pnp_lip import GradientFlowDenoiser, certify, save_denoiser
+from pnp_lip.denoisers import AnnealingDenoiser, add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.layers import project
+from pnp_lip.layers import GuideNetwork, project
+from pnp_lip.pretrained import load_annealer
 from pnp_lip.training import (
-    TEXTURE_THRESHOLD,
-    PatchSampler,
+    PatchSettings,
+    ProblemSettings,
     TrainingSettings,
-    enlarge_filters,
     join_ranks,
     load_photographs,
     train,
 )
-from pnp_lip.training.optimisation import KernelMuon
-from pnp_lip.training.patches import at_scales, texture
-from pnp_lip.training.train import Run, log_error
+from pnp_lip.training.equilibrium import Equilibrium
+from pnp_lip.training.optimisation import make_optimisers
+from pnp_lip.training.patches import PatchSampler, at_scales, texture, turned
+from pnp_lip.training.training_run import LIMIT, TrainingRun, log_error
 
-TINY = TrainingSettings(
-    steps=6, batch=4, patch=16, refresh=2, warm_up=2, checkpoint_every=3, validate_every=6, sigma_range=(0.05, 0.05)
-)
+TINY = TrainingSettings(steps=6, patches=PatchSettings(batch=4, size=16), checkpoint_every=3, validate_every=6)
+
+
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constants that fit a run of a few steps."""
+    run = "pnp_lip.training.training_run."
+    for name, value in {"WARM_UP": 2, "REFRESH": 2, "SIGMA_RANGE": (0.05, 0.05)}.items():
+        monkeypatch.setattr(run + name, value)
 
 
 def images() -> list[torch.Tensor]:
@@ -45,18 +53,20 @@ def images() -> list[torch.Tensor]:
     return [camera[:, :64, :64], camera[:, 64:, :80]]
 
 
-def network(*, guidance: bool = False, guide_network: bool = False) -> GradientFlowDenoiser:
+def network(kind: str = "denoiser") -> GradientFlowDenoiser:
+    """A denoiser with what the training of a part needs."""
     torch.manual_seed(0)
-    denoiser = GradientFlowDenoiser(
-        channels=4,
-        hidden_channels=8,
-        dilations=(1, 2),
-        guidance=guidance or guide_network,
-        guide_network=(4, 3) if guide_network else None,
-    )
-    if guidance or guide_network:  # its training leaves the denoiser as it is
-        project(denoiser)
+    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2))
+    if kind != "denoiser":  # its training leaves the denoiser as it is
+        project(add_guidance(denoiser, network=(4, 3) if kind == "guide network" else None))
     return denoiser
+
+
+def annealer(kind: str = "denoiser") -> AnnealingDenoiser:
+    torch.manual_seed(0)
+    return AnnealingDenoiser(
+        project(GradientFlowDenoiser(hidden_channels=8, dilations=(1, 1), kernel_size=5)), (6, 3, 2)
+    )
 
 
 class KilledError(Exception):
@@ -64,23 +74,32 @@ class KilledError(Exception):
 
 
 # Long enough that problems are visited again before the checkpoint, and would be after it if the run remembered them.
-AT_EQUILIBRIUM = {"equilibrium": 1.0, "patch": 24, "steps": 24, "checkpoint_every": 16}
+AT_EQUILIBRIUM = dataclasses.replace(
+    TINY, problems=ProblemSettings(1.0), patches=PatchSettings(batch=4, size=24), steps=12, checkpoint_every=7
+)
 
 
 @pytest.mark.parametrize(
-    ("change", "last"),
+    ("make", "settings", "last"),
     [
-        ({"constraint": "parametrisation"}, 5),
-        ({"constraint": "projection"}, 5),
-        (AT_EQUILIBRIUM, 20),
-        ({**AT_EQUILIBRIUM, "guidance": True}, 20),
-        ({**AT_EQUILIBRIUM, "guide_network": True}, 20),
-        ({**AT_EQUILIBRIUM, "guide_network": True, "later": 1.0}, 20),
+        (network, TINY, 5),
+        (annealer, TINY, 5),
+        (network, AT_EQUILIBRIUM, 10),
+        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 10),
+        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 10),
     ],
 )
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, change: dict[str, Any], last: int) -> None:
-    settings = dataclasses.replace(TINY, **change)
-    start = functools.partial(network, guidance=settings.guidance, guide_network=settings.guide_network)
+def test_a_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path,
+    make: Callable[[str], nn.Module],
+    settings: TrainingSettings,
+    last: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pnp_lip.training.equilibrium.FEWEST", 3)
+    shorter = functools.partial(Equilibrium, free=6, again=2)
+    monkeypatch.setattr("pnp_lip.training.training_run.Equilibrium", shorter)
+    start = functools.partial(make, settings.part)
     whole = train(start(), images(), images()[:1], tmp_path / "whole", settings)
 
     def kill(step: int, loss: float) -> None:
@@ -92,21 +111,39 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, change: dict[s
     torch.manual_seed(99)  # the global generator must not matter
     other = start()
     with torch.no_grad():
-        for layer in other.layers if settings.guide_network else ():  # what makes the examples is the checkpoint's, too
+        for layer in other.layers if settings.part == "guide network" else ():  # guides are made by the checkpoint's
             layer.activation.log_scale += 1
     resumed = train(other, images(), images()[:1], tmp_path / "killed", settings, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    assert certify(whole).nonexpansive
+    assert make is annealer or certify(whole).nonexpansive
+
+
+def test_an_annealer_learns_as_a_plain_denoiser_and_its_first_pass_stays(tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, steps=60, patches=PatchSettings(batch=4, size=24), learning_rate=1e-2)
+    trained = train(annealer(), images(), images(), tmp_path / "run", settings)
+    untrained = annealer()
+    for name, value in untrained.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[name]) != name.startswith("network."), name
+    x = images()[0][None]
+    y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert psnr(trained(y, 0.05), x) > psnr(untrained(y, 0.05), x) + 0.5
+    save_denoiser(trained, tmp_path / "annealer.safetensors")
+    with torch.no_grad():
+        assert torch.equal(load_annealer(tmp_path / "annealer.safetensors")(y, 0.05), trained(y, 0.05))
+    for change in ({"part": "guidance"}, {"problems": ProblemSettings(0.5)}):
+        with pytest.raises(InputError, match="an annealer learns from noisy images alone"):
+            train(annealer(), images(), images(), tmp_path / "other", dataclasses.replace(settings, **change))  # type: ignore[arg-type]
 
 
 def test_training_denoises_and_stays_certified(tmp_path: Path) -> None:
     settings = dataclasses.replace(
-        TINY, steps=60, batch=4, patch=32, learning_rate=1e-2, warm_up=5, checkpoint_every=60
+        TINY, steps=60, patches=PatchSettings(batch=4, size=32), learning_rate=1e-2, checkpoint_every=60
     )
     denoiser = train(network(), images(), images(), tmp_path, settings)
     certificate = certify(denoiser)
-    assert certificate.averaged and all(layer.averagedness <= settings.limit * 1.001 for layer in certificate.layers)
+    assert certificate.averaged and all(layer.averagedness <= LIMIT * 1.001 for layer in certificate.layers)
     x = images()[0][None]
     y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     assert psnr(denoiser(y, 0.05), x) > psnr(y, x) + 2
@@ -123,7 +160,9 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     for image in pictures:
         image[:, 20:40, 20:40] = float("nan")
     with pytest.raises(InputError, match="loss became nan"):
-        train(network(), pictures, images(), tmp_path, dataclasses.replace(TINY, steps=50, batch=8))
+        train(
+            network(), pictures, images(), tmp_path, dataclasses.replace(TINY, steps=50, patches=PatchSettings(size=16))
+        )
 
 
 def test_the_log_forgets_what_is_written_again(tmp_path: Path) -> None:
@@ -145,9 +184,9 @@ def test_the_log_forgets_what_is_written_again(tmp_path: Path) -> None:
     assert len((tmp_path / "killed" / "log.csv").read_text().splitlines()) == 2  # a new run in an old place
 
 
-def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps() -> None:
-    settings = dataclasses.replace(TINY, sigma_range=(0.01, 0.1))
-    run = Run(network(), images(), settings, "cpu")
+def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pnp_lip.training.training_run.SIGMA_RANGE", (0.01, 0.1))
+    run = TrainingRun(network(), images(), TINY, "cpu")
     shares = []
     for run.step in range(1000, 1100):
         sigma, y = run.corrupt(torch.zeros(1, 1, 64, 64))
@@ -155,7 +194,7 @@ def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps() -> None:
         shares.append(math.log10(sigma) + 2)
     tenths = torch.histc(torch.tensor(shares), 10, 0, 1)
     assert tenths.min() >= 9 and tenths.max() <= 11  # of independent draws it would be 10 ± 3
-    other = Run(network(), images(), dataclasses.replace(settings, seed=1), "cpu")
+    other = TrainingRun(network(), images(), dataclasses.replace(TINY, seed=1), "cpu")
     assert other.first_sigma != run.first_sigma
 
 
@@ -210,7 +249,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         for other in (both[1]["whole"], both[0]["resumed"], both[1]["resumed"]):
             assert torch.equal(value, other[name]), name
     assert not torch.equal(both[0]["whole"]["layers.0.weight"], alone["layers.0.weight"])
-    generators = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["generator"]
+    generators = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["generators"]
     assert len(generators) == 2 and not torch.equal(*generators)
     assert len((tmp_path / "whole" / "log.csv").read_text().splitlines()) == 2  # one process writes
     with pytest.raises(InputError, match="written by 2 processes"):
@@ -225,27 +264,38 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no such accelerator"), join_ranks("cuda"):
+        pass
+    with join_ranks("auto") as device:
+        assert device == "cpu"
+
+
 def test_texture_prefers_what_has_some() -> None:
     flat = torch.zeros(1, 1, 16, 16)
     rough = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     assert texture(flat).item() == 0 and texture(rough).item() > 3 / 255
     half = torch.cat([torch.zeros(1, 64, 64), torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0))], dim=2)
-    every = PatchSampler([half], 16, torch.Generator())
-    rule = PatchSampler([half], 16, torch.Generator(), texture_threshold=TEXTURE_THRESHOLD)
+    every, rule = (
+        PatchSampler([half], PatchSettings(size=16, scales=(1,), texture_rule=rule), torch.Generator())
+        for rule in (False, True)
+    )
     smooth = [(torch.cat(s.places)[:, 2] <= 48).sum().item() for s in (every, rule)]
     assert len(torch.cat(every.places)) == 7 * 15 and 0 < smooth[1] < smooth[0] / 4
 
 
 def test_patches_come_from_the_images_in_all_eight_orientations() -> None:
     image = torch.arange(40 * 40).reshape(1, 40, 40).float()
-    sampler = PatchSampler([image], 16, torch.Generator().manual_seed(0))
+    settings = PatchSettings(batch=200, size=16, scales=(1,))
+    sampler = PatchSampler([image], settings, torch.Generator().manual_seed(0))
     kinds = set()
-    for patch in sampler(200):
+    for patch in sampler():
         assert len(patch.unique()) == 256
         kinds.add((int(patch[0, 0, 1] - patch[0, 0, 0]), int(patch[0, 1, 0] - patch[0, 0, 0])))
     assert kinds == {(a, b) for a in (1, -1) for b in (40, -40)} | {(b, a) for a in (1, -1) for b in (40, -40)}
     with pytest.raises(InputError, match="smaller patches"):
-        PatchSampler([image], 64, torch.Generator())
+        PatchSampler([image], PatchSettings(), torch.Generator())
 
 
 def test_folders_are_split_by_name(tmp_path: Path) -> None:
@@ -263,25 +313,25 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    "make",
     [
-        {"constraint": "hope"},
-        {"steps": 0},
-        {"patch": 4},
-        {"sigma_range": (0.0, 1.0)},
-        {"average": 1.0},
-        {"equilibrium": -0.1},
-        {"equilibrium": 1.1},
-        {"scans": 1.1},
-        {"later": -0.1},
-        {"later": 0.5},
-        {"annealed": 0.5},
-        {"equilibrium": 0.5, "patch": 16},
+        lambda: TrainingSettings(part="hope"),  # type: ignore[arg-type]
+        lambda: TrainingSettings(steps=0),
+        lambda: TrainingSettings(validate_every=0),
+        lambda: TrainingSettings(learning_rate=0.0),
+        lambda: PatchSettings(size=4),
+        lambda: PatchSettings(batch=0),
+        lambda: ProblemSettings(equilibrium=-0.1),
+        lambda: ProblemSettings(equilibrium=1.1),
+        lambda: ProblemSettings(scans=1.1),
+        lambda: ProblemSettings(annealed=1.5),
+        lambda: TrainingSettings(problems=ProblemSettings(annealed=0.5)),
+        lambda: TrainingSettings(problems=ProblemSettings(equilibrium=0.5), patches=PatchSettings(size=16)),
     ],
 )
-def test_bad_settings_are_refused(change: dict[str, object]) -> None:
+def test_bad_settings_are_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
-        dataclasses.replace(TINY, **change)
+        make()
 
 
 def test_images_count_alike_and_their_patches_are_averaged_first() -> None:
@@ -294,13 +344,13 @@ def test_images_count_alike_and_their_patches_are_averaged_first() -> None:
 
 def test_a_batch_holds_several_patches_of_each_of_its_images() -> None:
     pictures = [torch.full((1, 40 + 8 * i, 40), float(i)) for i in range(5)]
-    sampler = PatchSampler(pictures, 16, torch.Generator().manual_seed(0), per_image=4)
-    values = sampler(400).flatten(1)
+    settings = PatchSettings(batch=400, size=16, scales=(1,))
+    values = PatchSampler(pictures, settings, torch.Generator().manual_seed(0))().flatten(1)
     assert bool((values == values[:, :1]).all())
     groups = values[:, 0].reshape(100, 4)
     assert bool((groups == groups[:, :1]).all()) and min((groups[:, 0] == i).sum() for i in range(5)) >= 10
     with pytest.raises(InputError, match="choose a multiple"):
-        dataclasses.replace(TINY, batch=6)
+        PatchSettings(batch=6)
 
 
 def test_photographs_take_part_at_several_scales() -> None:
@@ -308,50 +358,58 @@ def test_photographs_take_part_at_several_scales() -> None:
     same, half = at_scales([image], (1, 2))
     assert torch.equal(same, image) and torch.equal(half, image.reshape(1, 3, 2, 3, 2).mean((2, 4)))
     with pytest.raises(InputError, match="scales"):
-        dataclasses.replace(TINY, scales=())
+        PatchSettings(scales=())
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
-def test_larger_filters_make_the_same_map(channels: int, padding_mode: str) -> None:
-    torch.manual_seed(1)
-    config = {"in_channels": channels, "hidden_channels": 4, "kernel_size": 3, "padding_mode": padding_mode}
-    small = GradientFlowDenoiser(**config, dilations=(1, 3, 2)).double()
-    large = enlarge_filters(small, 9)
-    x = torch.rand(2, channels, 17, 22, dtype=torch.float64)
-    assert large.config["dilations"] == [1, 1, 1] and large.layers[0].weight.shape[-1] == 9
-    torch.testing.assert_close(large(x, 0.1), small(x, 0.1), rtol=0, atol=1e-12)
-    for size in (5, 8):
-        with pytest.raises(InputError, match="at least 7"):
-            enlarge_filters(small, size)
+def test_turns_are_the_symmetries_of_the_square() -> None:
+    x = torch.arange(9.0).reshape(1, 3, 3)
+    turns = [turned(x, i) for i in range(8)]
+    assert torch.equal(turns[0], x) and len({tuple(t.flatten().tolist()) for t in turns}) == 8
+    assert {float(t[0, 1, 1]) for t in turns} == {4.0}
 
 
 def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
     torch.manual_seed(0)
-    conv = torch.nn.Conv2d(3, 5, 3)
-    before = conv.weight.detach().clone()
-    matrix = torch.nn.Parameter(before.reshape(5, 27).clone())
-    bias = torch.nn.Parameter(conv.bias.detach().clone())  # type: ignore[union-attr]
-    ours = KernelMuon(conv.parameters(), rate=1.0)
-    assert [group["rate"] for group in ours.param_groups] == [1.0, 1.0]
-    muon = torch.optim.Muon([matrix], lr=2e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.Adam([bias], lr=2e-3)
-    for group in ours.param_groups:
+    network = GuideNetwork(1, width=5, depth=3)
+    kernels = [p for p in network.parameters() if p.ndim == 4]
+    biases = [p for p in network.parameters() if p.ndim != 4]
+    before = [p.detach().clone() for p in kernels]
+    matrices = [torch.nn.Parameter(p.reshape(len(p), -1).clone()) for p in before]
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in biases]
+    ours = make_optimisers(network, network)
+    assert [group["rate"] for o in ours for group in o.param_groups] == [1.0, 1.0]
+    muon = torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.Adam(copies, lr=2e-3)
+    for group in (group for optimiser in ours for group in optimiser.param_groups):
         group["lr"] = 2e-3
     for k in range(3):
-        ours.zero_grad()
-        conv(torch.full((1, 3, 4, 4), 0.5 + k)).square().sum().backward()
-        matrix.grad, bias.grad = conv.weight.grad.reshape(5, 27), conv.bias.grad.clone()  # type: ignore[union-attr]
-        for optimiser in (ours, muon, adam):
+        network.zero_grad()
+        network(torch.full((1, 1, 4, 4), 0.5 + k), torch.tensor([0.1])).square().sum().backward()
+        for p, copy in zip((*kernels, *biases), (*matrices, *copies), strict=True):
+            copy.grad = p.grad.reshape(copy.shape).clone()
+        for optimiser in (*ours, muon, adam):
             optimiser.step()
-        assert torch.equal(conv.weight.reshape(5, 27), matrix) and torch.equal(conv.bias, bias)  # type: ignore[arg-type]
-    assert (conv.weight - before).abs().min() > 0
-    other = KernelMuon(copy.deepcopy(conv).parameters(), rate=1.0)
-    other.load_state_dict(ours.state_dict())
-    for mine, theirs in zip(ours.state_dict(), other.state_dict(), strict=True):
-        for k, state in mine["state"].items():
+        for p, copy in zip((*kernels, *biases), (*matrices, *copies), strict=True):
+            assert torch.equal(p.reshape(copy.shape), copy)
+    assert all((p - q).abs().max() > 0 for p, q in zip(kernels, before, strict=True))
+    other = make_optimisers(network, GuideNetwork(1, width=5, depth=3))
+    for mine, theirs in zip(ours, other, strict=True):
+        theirs.load_state_dict(mine.state_dict())
+        for k, state in mine.state_dict()["state"].items():
             assert all(
-                torch.equal(torch.as_tensor(v), torch.as_tensor(theirs["state"][k][n])) for n, v in state.items()
+                torch.equal(torch.as_tensor(v), torch.as_tensor(theirs.state_dict()["state"][k][n]))
+                for n, v in state.items()
             )
-    with pytest.raises(ValueError, match="another optimiser"):
-        ours.load_state_dict(adam.state_dict())  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_another_network_or_part_is_refused(tmp_path: Path) -> None:
+    camera = images()
+    settings = dataclasses.replace(TINY, steps=3, part="guidance")
+    train(network("guide network"), camera, camera, tmp_path, settings)
+    for part in ("denoiser", "guide network"):
+        with pytest.raises(InputError, match="another part"):
+            other = dataclasses.replace(settings, steps=6, part=part)
+            train(network("guide network"), camera, camera, tmp_path, other, resume=True)
+    wide = add_guidance(GradientFlowDenoiser(hidden_channels=6, dilations=(1, 2)), network=(4, 3))
+    with pytest.raises(InputError, match="another network"):
+        train(wide, camera, camera, tmp_path, dataclasses.replace(settings, steps=6), resume=True)

@@ -14,10 +14,10 @@ from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.check import main as check
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
-from pnp_lip.pretrained import pretrained_names
+from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
 from pnp_lip.solvers import Anderson, ForwardBackward, refine
 
-NAMES = pretrained_names()
+NAMES = certified_names()
 FOLDER = Path(pnp_lip.__file__).parent / "weights"
 LEVELS = (5, 15, 25, 50)
 
@@ -54,7 +54,15 @@ def test_weights_are_small_documented_and_proved_averaged_with_a_margin(name: st
     assert certificate.nonexpansive and certificate.averagedness < 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_all_that_ships_is_certified_or_an_annealer() -> None:
+    assert certified_names() == ["colour", "grey", "tiny"]
+    assert pretrained_names() == sorted([*certified_names(), *ANNEALERS.values()])
+    for name in ANNEALERS.values():
+        assert (FOLDER / f"{name}.safetensors").stat().st_size < 4_000_000
+        assert (FOLDER / f"{name}.md").read_text().startswith(f"# Model card: {name}\n")
+
+
+@pytest.mark.parametrize("name", pretrained_names())
 def test_without_noise_the_image_comes_back(name: str) -> None:
     denoiser = load_pretrained(name)
     x = torch.rand(1, denoiser.in_channels, 40, 36, generator=torch.Generator().manual_seed(0))
@@ -62,7 +70,7 @@ def test_without_noise_the_image_comes_back(name: str) -> None:
         assert (denoiser(x, 0.0) - x).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "colour" not in n])
+@pytest.mark.parametrize("name", [n for n in pretrained_names() if "colour" not in n])
 def test_every_noise_level_is_better_removed_than_by_total_variation(name: str) -> None:
     x, other = photograph("camera", 96), photograph("astronaut", 96)
     tv, thresholds = total_variation(), (0.35, 0.5, 0.7, 1.0, 1.4)
@@ -83,6 +91,15 @@ def test_the_first_result_guides_to_a_better_second(name: str) -> None:
             first = denoiser(y, level / 255)
             assert psnr(guided(denoiser, first)(y, level / 255), x) > psnr(first, x) + 0.15, level
             assert psnr(denoise_guided(denoiser, y, level / 255), x) > psnr(first, x) + 0.05, level
+
+
+@pytest.mark.parametrize("name", ANNEALERS.values())
+def test_an_annealer_denoises_better_than_the_layers_that_it_begins_with(name: str) -> None:
+    x, annealer = photograph("coffee", 96, colour="colour" in name), load_pretrained(name)
+    with torch.no_grad():
+        for level in LEVELS:
+            y = noisy(x, level)
+            assert psnr(annealer(y, level / 255), x) > psnr(annealer.first(y, level / 255), x) + 0.15, level
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -188,19 +188,19 @@ def as_degrees(values: np.ndarray, name: str) -> np.ndarray:
 
 def projector(sinogram: Sinogram, options: argparse.Namespace) -> ParallelBeamTomography | FanBeamTomography:
     """The geometry that the options describe, lengths in pixels."""
-    from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography
+    from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 
     bins = sinogram.y.shape[2]
     size = bins if options.size is None else options.size
     detector: dict[str, Any] = {"n_det": bins, "det_spacing": options.spacing, "det_offset": options.offset}
     if options.fan is None:
-        return ParallelBeamTomography(sinogram.angles, (1, size, size), **detector)
+        return ParallelBeamTomography(ParallelBeam(sinogram.angles, **detector), (1, size, size))
     try:
         source, beyond = (float(part) for part in options.fan.split(":"))
     except ValueError as error:
         raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
     detector |= {"source_distance": source, "detector_distance": beyond}
-    return FanBeamTomography(sinogram.angles, (1, size, size), **detector)
+    return FanBeamTomography(FanBeam(sinogram.angles, **detector), (1, size, size))
 
 
 def make_folder(path: str) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import nn
 
-from pnp_lip.denoisers.gradient_flow_denoiser import DenoiserConfig, GradientFlowDenoiser, NetworkConfig
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.layers import Guidance, GuideNetwork
 
@@ -40,20 +40,16 @@ def add_guidance(
             new.load_state_dict(old.state_dict(), strict=False)
         denoiser.guidance = new.train(denoiser.training)
     if network is not None:
-        made = copy.deepcopy(network) if isinstance(network, GuideNetwork) else new_network(denoiser, network)
-        if made.channels != denoiser.in_channels:
+        if not isinstance(network, GuideNetwork):
+            if len(network) != 2:
+                raise InputError(f"`network` is the width and the depth of a guide network; got {network!r}.")
+            network = GuideNetwork(denoiser.in_channels, width=network[0], depth=network[1])
+        elif network.channels != denoiser.in_channels:
             raise InputError(
-                f"the guide network must take {denoiser.in_channels} channels, as the denoiser does; got {made.channels}."
+                f"the guide network must take {denoiser.in_channels} channels, as the denoiser does; got {network.channels}."
             )
-        denoiser.guide_network = made.to(like).train(denoiser.training)
+        denoiser.guide_network = copy.deepcopy(network).to(like).train(denoiser.training)
     return denoiser
-
-
-def new_network(denoiser: GradientFlowDenoiser, size: tuple[int, ...]) -> GuideNetwork:
-    """An untrained guide network of this (width, depth)."""
-    if len(size) != 2:
-        raise InputError(f"`network` is the width and the depth of a guide network; got {size!r}.")
-    return GuideNetwork(denoiser.in_channels, width=size[0], depth=size[1])
 
 
 def denoiser_from_config(config: Mapping[str, object]) -> GradientFlowDenoiser:
@@ -66,12 +62,10 @@ def denoiser_from_config(config: Mapping[str, object]) -> GradientFlowDenoiser:
     (False, True)
     """
     network = {key: value for key, value in config.items() if key not in ATTACHED}
-    denoiser, attached = GradientFlowDenoiser(**cast(NetworkConfig, network)), cast(DenoiserConfig, config)
-    if not attached.get("guidance"):
-        if attached.get("centred") or attached.get("guide_network"):
-            raise InputError("`centred` and `guide_network` belong to guidance, which this configuration lacks.")
-        return denoiser
-    size = attached.get("guide_network")
-    if size is None:
-        return add_guidance(denoiser, centred=attached.get("centred", False))
-    return add_guidance(denoiser, centred=attached.get("centred", False), network=cast(tuple[int, int], tuple(size)))
+    denoiser = GradientFlowDenoiser(**network)  # type: ignore[arg-type]
+    centred, size = bool(config.get("centred")), cast(Sequence[int] | None, config.get("guide_network"))
+    if config.get("guidance"):
+        return add_guidance(denoiser, centred=centred, network=None if size is None else tuple(size))  # type: ignore[arg-type]
+    if centred or size is not None:
+        raise InputError("`centred` and `guide_network` belong to guidance, which this configuration lacks.")
+    return denoiser

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypedDict, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from deepinv.models import Denoiser
 from torch import Tensor
 
-from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, NetworkConfig, Sigma, require_image
+from pnp_lip.denoisers.add_guidance import denoiser_from_config
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
 from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR
 from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.layers import UNet
 
-__all__ = ["AnnealerConfig", "AnnealingDenoiser"]
-
-
-class AnnealerConfig(TypedDict):
-    """The configuration of an annealer, as files of weights hold it."""
-
-    first: NetworkConfig
-    network: list[int]
+__all__ = ["AnnealingDenoiser"]
 
 
 class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
@@ -36,6 +30,7 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
     Shapes: y is (B, in_channels, H, W) with values in [0, 1]; σ as in ``GradientFlowDenoiser``. Raises InputError for a
     ``first`` with guidance, which would be of no use here, and for a size that makes no network.
 
+    >>> import torch
     >>> first = GradientFlowDenoiser(hidden_channels=4, dilations=(1,))
     >>> AnnealingDenoiser(first, (4, 3, 2))(torch.zeros(2, 1, 8, 8), 0.1).shape
     torch.Size([2, 1, 8, 8])
@@ -59,12 +54,13 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
         return improve(self.network, g, x - g, sigma=s)
 
     @property
-    def config(self) -> AnnealerConfig:
-        """What ``from_config`` builds the same network from; the weights are apart."""
+    def config(self) -> dict[str, object]:
+        """What ``from_config`` builds the same network from; files of weights hold it."""
         return {"first": self.first.config, "network": list(self.network.size)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> AnnealingDenoiser:
         """The untrained annealer with this ``config``. Raises KeyError, TypeError or InputError for others."""
-        first = GradientFlowDenoiser(**cast(NetworkConfig, config["first"]))
-        return cls(first, cast(tuple[int, int, int], tuple(cast(list[int], config["network"]))))
+        size = tuple(cast(Sequence[int], config["network"]))
+        first = denoiser_from_config(cast(Mapping[str, object], config["first"]))
+        return cls(first, size)  # type: ignore[arg-type]

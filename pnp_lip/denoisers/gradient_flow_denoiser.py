@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypedDict
 
 import torch
 from deepinv.models import Denoiser
@@ -15,7 +14,7 @@ from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
 
-__all__ = ["DenoiserConfig", "GradientFlowDenoiser", "NetworkConfig", "Sigma", "noise_level"]
+__all__ = ["GradientFlowDenoiser", "Sigma", "noise_level", "require_image"]
 
 Sigma = float | Tensor | None
 
@@ -25,26 +24,6 @@ DILATIONS = (1,) * 20
 # The sum of the layers' first thresholds in units of σ. Started at σ/2 each, twelve layers remove most of the image at first, and
 # training silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
 INITIAL_SHRINKAGE = 0.25
-
-
-class NetworkConfig(TypedDict, total=False):
-    """The constructor's arguments, as files of weights hold them."""
-
-    in_channels: int
-    channels: int
-    hidden_channels: int
-    dilations: list[int]
-    kernel_size: int
-    padding_mode: str
-    default_sigma: float
-
-
-class DenoiserConfig(NetworkConfig, total=False):
-    """The same with what ``add_guidance`` has attached."""
-
-    guidance: bool
-    centred: bool
-    guide_network: list[int]
 
 
 class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
@@ -107,24 +86,20 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         self.guide_network: GuideNetwork | None = None
 
     @property
-    def config(self) -> DenoiserConfig:
-        """What ``denoiser_from_config`` builds the same network from; the weights are apart."""
-        config = DenoiserConfig(
-            in_channels=self.in_channels,
-            channels=self.channels,
-            hidden_channels=self.hidden_channels,
-            dilations=list(self.dilations),
-            kernel_size=self.kernel_size,
-            padding_mode=self.padding_mode,
-            default_sigma=self.default_sigma,
-        )
-        if self.guidance is not None:
-            config["guidance"] = True
-            if self.centred:
-                config["centred"] = True
-        if self.guide_network is not None:
-            config["guide_network"] = list(self.guide_network.size)
-        return config
+    def config(self) -> dict[str, object]:
+        """What ``denoiser_from_config`` builds the same network from; files of weights hold it."""
+        return {
+            "in_channels": self.in_channels,
+            "channels": self.channels,
+            "hidden_channels": self.hidden_channels,
+            "dilations": list(self.dilations),
+            "kernel_size": self.kernel_size,
+            "padding_mode": self.padding_mode,
+            "default_sigma": self.default_sigma,
+            **({} if self.guidance is None else {"guidance": True}),
+            **({"centred": True} if self.centred else {}),
+            **({} if self.guide_network is None else {"guide_network": list(self.guide_network.size)}),
+        }
 
     @property
     def centred(self) -> bool:
@@ -136,42 +111,36 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         require_image(self, x)
         s = self.level(sigma, x)
         z, whole = self.lift(x), self.runs_whole(x)
-        for layer, reach in zip(self.layers, self.reaches, strict=True):
+        for layer, dilation, reach in zip(self.layers, self.dilations, self.reaches, strict=True):
             # A dilated layer chooses between two algorithms, alike to the bit in planes only.
-            z = self.by_window(partial(layer, sigma=s), z, reach=reach, whole=whole, by_pixel=layer.dilation == 1)
+            z = self.by_window(partial(layer, sigma=s), z, reach=reach, whole=whole, by_pixel=dilation == 1)
         return self.lift.adjoint(z)
 
     def level(self, sigma: Sigma, x: Tensor) -> Tensor:
         """σ as a tensor beside x, the default where there is none."""
         return noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
 
-    def runs_whole(self, *inputs: Tensor) -> bool:
-        """Whether a layer's map is best evaluated at once: for a graph of inputs or learning parameters, off a processor."""
-        return any(x.device.type != "cpu" for x in inputs) or self.differentiable(inputs)
-
-    def differentiable(self, inputs: Sequence[Tensor] = ()) -> bool:
+    def differentiable(self, *inputs: Tensor) -> bool:
         """Whether torch is to keep a graph, because of the inputs or of learning parameters."""
         return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.parameters()))
 
-    def by_window(
-        self,
-        function: Callable[..., Tensor],
-        z: Tensor,
-        *others: Tensor,
-        reach: int,
-        whole: bool,
-        by_pixel: bool = True,
-    ) -> Tensor:
-        """f(z, *others) for a map f with the hidden channels of one layer: at once, or in windows that fit the cache.
+    def runs_whole(self, x: Tensor) -> bool:
+        """Whether layers are evaluated on the whole image: where a graph is kept, and on other devices than a processor."""
+        return x.device.type != "cpu" or self.differentiable(x)
 
-        Window by window the hidden channels stay in the processor's cache: two to three times as fast.
+    def by_window(
+        self, f: Callable[..., Tensor], z: Tensor, *others: Tensor, reach: int, whole: bool, by_pixel: bool = True
+    ) -> Tensor:
+        """f(z, *others) for a map f with one layer's hidden channels, on the whole image or in windows.
+
+        In windows the hidden channels stay in the processor's cache: two to three times as fast.
         """
         if whole:
-            return function(z, *others)
+            return f(z, *others)
         tile = cache_tile(z.shape[0], self.hidden_channels, z.shape[2], z.shape[3])
 
         def in_layout(window: Tensor, *rest: Tensor) -> Tensor:
-            return function(stored(window, by_pixel=by_pixel), *rest)
+            return f(stored(window, by_pixel=by_pixel), *rest)
 
         return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=self.circular)
 

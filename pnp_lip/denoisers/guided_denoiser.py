@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -11,7 +11,7 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
-from pnp_lip.denoisers.tiling import improve, map_windows, stored
+from pnp_lip.denoisers.tiling import improve, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance
 from pnp_lip.snapshot import Snapshot, lasting
@@ -22,10 +22,10 @@ __all__ = ["GUIDE_SIGMA_FACTOR", "GuidedDenoiser", "can_be_guided", "guided", "i
 # structure and be kept. Guides with it forgive a noise level that is stated 20 % too low (tests/test_weights.py).
 GUIDE_SIGMA_FACTOR = 1.1
 
-KEPT_NUMBERS = 2**29  # limits and centres kept between calls, 2 GB in float32; an image with more is cut into windows
+KEPT_NUMBERS = 2**29  # limits and centres held between calls, 2 GB in float32; more of them are made at every call
 
-# Rows and columns of the windows of an image that is too large for that; of a window, one layer's numbers are held at a time.
-LARGE_TILE = (1024, 1024)
+Images = Sequence[Tensor]
+Clips = list[list[Tensor]]
 
 
 class Kept(NamedTuple):
@@ -33,8 +33,8 @@ class Kept(NamedTuple):
 
     mode: tuple[object, ...]
     sources: Snapshot
-    seen: tuple[Tensor, Tensor]
-    clips: list[list[Tensor]] | None
+    seen: Images
+    clips: Clips | None
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -50,8 +50,8 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
     made from the data, everything is proved of the map with that g held fixed; the map from data to result, g included, is
     not nonexpansive.
 
-    Limits and centres are made once for each noise level, guide and state of the weights, and kept. An image with too many
-    of them is cut into windows, which make theirs at every call.
+    Limits and centres are made once for each noise level, guide and state of the weights, and kept. Where an image has too
+    many of them, each window of it makes its own at every call.
 
     Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x. Raises InputError for a denoiser without guidance,
     ShapeError for a guide of another shape than x.
@@ -88,71 +88,63 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         require_image(inner, x)
         if x.shape[1:] != guide.shape[1:] or guide.shape[0] not in (1, x.shape[0]):
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
-        s = inner.level(sigma, x)
-        if inner.differentiable():  # guidance is being trained
-            return self.apply(x, self.clips(*self.seen(x, s), sigma=s, whole=True))
-        seen, clips = self.remembered(x, s)
-        if clips is not None:
-            return self.apply(x, clips)
-
-        def window(x: Tensor, guide: Tensor, change: Tensor) -> Tensor:
-            return self.apply(x, self.clips(guide, change, sigma=s, whole=inner.runs_whole(guide)))
-
-        reach = sum(inner.reaches) + 1  # the responses to the guide are averaged over one pixel more
-        return map_windows(window, x, *seen, tile=LARGE_TILE, reach=reach, circular=inner.circular)
-
-    def apply(self, x: Tensor, clips: Iterable[list[Tensor]]) -> Tensor:
-        """Φ_m ∘ … ∘ Φ_1(x) with these limits and centres."""
-        inner = self.denoiser
-        z, whole = inner.lift(x), inner.runs_whole(x)
-        for (layer, _, reach), clip in zip(self.layers(), clips, strict=True):
-            z = inner.by_window(layer.flow, z, *clip, reach=reach, whole=whole)
+        s, z, whole = inner.level(sigma, x), inner.lift(x), inner.runs_whole(x)
+        # Nothing is kept while guidance is being trained.
+        seen, clips = (self.seen(x, s), None) if inner.differentiable() else self.remembered(x, s)
+        for i, (layer, guidance, reach) in enumerate(self.parts()):
+            if clips is None:  # the responses to the guide are averaged over one pixel more
+                step = partial(flow_anew, layer, guidance, s)
+                z = inner.by_window(step, z, *seen, reach=reach + 1, whole=whole)
+            else:
+                z = inner.by_window(layer.flow, z, *clips[i], reach=reach, whole=whole)
         return inner.lift.adjoint(z)
 
-    def clips(self, guide: Tensor, change: Tensor, *, sigma: Tensor, whole: bool) -> Iterator[list[Tensor]]:
-        """λ_i(p) and, if there is one, c_i(p) of one layer after the other, for ĝ and ĝ − g."""
+    def remembered(self, x: Tensor, sigma: Tensor) -> tuple[Images, Clips | None]:
+        """What layers look at and, if these are few enough, their limits and centres; made anew if anything has changed."""
         inner = self.denoiser
-        g, change = inner.lift(guide), inner.lift(change)
-        if not whole:
-            change = stored(change, by_pixel=True)
-        for layer, guidance, reach in self.layers():
-            clip = partial(guidance.clipping, layer, sigma=sigma)
-            if whole:
-                yield clip(g, change)
-                continue
-            # W reaches half as far as WᵀW, and a mean one pixel more.
-            made = inner.by_window(partial(joined, clip), g, change, reach=reach // 2 + 1, whole=False)
-            yield [stored(part, by_pixel=True) for part in made.split(inner.hidden_channels, 1)]
+        mode = (tuple(sigma.tolist()), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        sources = [self.guide, *inner.parameters(), *inner.buffers()]
+        if self.kept is None or self.kept.mode != mode or not self.kept.sources.holds(sources):
+            numbers = inner.hidden_channels * (1 + inner.centred) * len(inner.layers) * x[0, 0].numel()
+            with lasting():
+                seen = self.seen(x, sigma)
+                few = max(sigma.numel(), len(self.guide)) * numbers <= KEPT_NUMBERS
+                self.kept = Kept(mode, Snapshot(sources), seen, self.clips(seen, sigma) if few else None)
+        return self.kept.seen, self.kept.clips
 
-    def layers(self) -> Iterator[tuple[GradientFlowConv2d, Guidance, int]]:
+    def seen(self, x: Tensor, sigma: Tensor) -> Images:
+        """What layers look at: the states of ĝ and of ĝ − g, of the type of x."""
+        network, guide, lift = self.denoiser.guide_network, self.guide.to(x), self.denoiser.lift
+        improved = guide if network is None else improve(network, guide, sigma=sigma)
+        seen = lift(improved), lift(improved - guide)
+        return seen if self.denoiser.runs_whole(x) else [stored(image, by_pixel=True) for image in seen]
+
+    def clips(self, seen: Images, sigma: Tensor) -> Clips:
+        """λ_i(p) of each layer and, if there is one, c_i(p)."""
+        inner, whole, found = self.denoiser, self.denoiser.runs_whole(seen[0]), []
+        for layer, guidance, reach in self.parts():  # W reaches half as far as WᵀW, and a mean one pixel more
+            step = partial(joined_clips, layer, guidance, sigma)
+            made = inner.by_window(step, *seen, reach=reach // 2 + 1, whole=whole)
+            found.append([stored(part, by_pixel=True) for part in torch.split(made, inner.hidden_channels, 1)])
+        return found
+
+    def parts(self) -> Iterator[tuple[GradientFlowConv2d, Guidance, int]]:
         """Each layer with its guidance and its reach."""
         inner = self.denoiser
         parts = zip(inner.layers, cast(nn.ModuleList, inner.guidance), inner.reaches, strict=True)
         return cast(Iterator[tuple[GradientFlowConv2d, Guidance, int]], parts)
 
-    def seen(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """What layers look at: ĝ and ĝ − g, of the type of x."""
-        network, guide = self.denoiser.guide_network, self.guide.to(x)
-        improved = guide if network is None else improve(network, guide, sigma=sigma)
-        return improved, improved - guide
 
-    def remembered(self, x: Tensor, sigma: Tensor) -> tuple[tuple[Tensor, Tensor], list[list[Tensor]] | None]:
-        """ĝ and ĝ − g, and the limits and centres of all layers if they are few enough; made anew if anything has changed."""
-        inner = self.denoiser
-        mode = (tuple(sigma.tolist()), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
-        sources = [self.guide, *inner.parameters(), *inner.buffers()]
-        if self.kept is None or self.kept.mode != mode or not self.kept.sources.holds(sources):
-            with lasting():
-                seen, numbers = self.seen(x, sigma), inner.hidden_channels * (1 + inner.centred) * len(inner.layers)
-                few = max(sigma.numel(), len(self.guide)) * numbers * x[0, 0].numel() <= KEPT_NUMBERS
-                clips = list(self.clips(*seen, sigma=sigma, whole=inner.runs_whole(x))) if few else None
-            self.kept = Kept(mode, Snapshot(sources), seen, clips)
-        return self.kept.seen, self.kept.clips
+def flow_anew(
+    layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, z: Tensor, guide: Tensor, change: Tensor
+) -> Tensor:
+    """A layer's step with limits and centres made for this call alone."""
+    return layer.flow(z, *guidance.clipping(layer, guide, change, sigma))
 
 
-def joined(clip: partial[list[Tensor]], guide: Tensor, change: Tensor) -> Tensor:
-    """Limits and centres one after the other."""
-    return torch.cat(clip(guide, change), 1)
+def joined_clips(layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, guide: Tensor, change: Tensor) -> Tensor:
+    """A layer's limits and centres one after the other."""
+    return torch.cat(guidance.clipping(layer, guide, change, sigma), 1)
 
 
 def innermost(denoiser: object) -> object:
@@ -188,6 +180,5 @@ def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
     torch.Size([2, 1, 8, 8])
     """
     if hasattr(denoiser, "with_guide"):
-        around: nn.Module = denoiser.with_guide(guide)
-        return around
+        return cast(nn.Module, denoiser.with_guide(guide))  # type: ignore[operator]
     return GuidedDenoiser(cast(GradientFlowDenoiser, denoiser), guide)

@@ -30,7 +30,7 @@ class Context(FunctionCtx):
 
 
 class Correlate(torch.autograd.Function):
-    """v(p) = Σ_t w(t) x(p + t): v̂ = x̂ conj(ŵ) on the image's own grid, of which the valid part is kept."""
+    """v_m(p) = Σ_c Σ_t w_mc(t) x_c(p + t): v̂ = x̂ conj(ŵ) on the image's own grid, of which the valid part is kept."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, kernel: Tensor) -> Tensor:
@@ -38,7 +38,8 @@ class Correlate(torch.autograd.Function):
         x_hat, w_hat = torch.fft.rfft2(x), torch.fft.rfft2(kernel, s=grid)
         ctx.save_for_backward(x_hat, w_hat)
         ctx.grid, ctx.taps = grid, taps
-        return inverse(over_inputs(x_hat, w_hat.conj()), grid)[..., : grid[0] - taps[0] + 1, : grid[1] - taps[1] + 1]
+        v: Tensor = torch.fft.irfft2(contract(x_hat, w_hat.conj()), s=grid)
+        return v[..., : grid[0] - taps[0] + 1, : grid[1] - taps[1] + 1]
 
     @staticmethod
     @once_differentiable
@@ -47,31 +48,22 @@ class Correlate(torch.autograd.Function):
         g_hat = torch.fft.rfft2(g, s=ctx.grid)
         dx = dw = None
         if ctx.needs_input_grad[0]:
-            dx = inverse(over_outputs(g_hat, w_hat), ctx.grid)
+            dx = torch.fft.irfft2(contract(g_hat, w_hat.transpose(0, 1)), s=ctx.grid)
         if ctx.needs_input_grad[1]:
-            dw = inverse(over_images(g_hat.conj(), x_hat), ctx.grid)[..., :rows, :columns]
+            dw_hat = contract(g_hat.conj().transpose(0, 1), x_hat.transpose(0, 1))
+            dw = torch.fft.irfft2(dw_hat, s=ctx.grid)[..., :rows, :columns]
         return dx, dw
 
 
-def inverse(x_hat: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Back to the pixels."""
-    x: Tensor = torch.fft.irfft2(x_hat, s=grid)
-    return x
+def contract(a: Tensor, b: Tensor) -> Tensor:
+    """Σ_j a_ij b_kj of shape (I, K, frequencies), by as few products of large tensors as there are j or k.
 
-
-def over_inputs(x_hat: Tensor, w_hat: Tensor) -> Tensor:
-    """Σ_c x̂_c ŵ_mc, shape (B, M, frequencies)."""
-    total: Tensor = x_hat[:, 0, None] * w_hat[:, 0]
-    for c in range(1, x_hat.shape[1]):
-        total = total + x_hat[:, c, None] * w_hat[:, c]
+    >>> contract(torch.ones(2, 3, 5, 5), torch.ones(4, 3, 5, 5)).shape
+    torch.Size([2, 4, 5, 5])
+    """
+    if b.shape[0] < b.shape[1]:
+        return torch.stack([(a * row).sum(1) for row in b], dim=1)
+    total = a[:, 0, None] * b[:, 0]
+    for j in range(1, b.shape[1]):
+        total = total + a[:, j, None] * b[:, j]
     return total
-
-
-def over_outputs(v_hat: Tensor, w_hat: Tensor) -> Tensor:
-    """Σ_m v̂_m ŵ_mc, shape (B, C, frequencies)."""
-    return torch.stack([(v_hat * w_hat[:, c]).sum(1) for c in range(w_hat.shape[1])], dim=1)
-
-
-def over_images(v_hat: Tensor, x_hat: Tensor) -> Tensor:
-    """Σ_b v̂_bm x̂_bc, shape (M, C, frequencies)."""
-    return torch.stack([(v_hat * x_hat[:, c, None]).sum(0) for c in range(x_hat.shape[1])], dim=1)

@@ -1,17 +1,20 @@
 """Training of denoisers on a folder of photographs."""
 
-from pnp_lip.training.enlarge import enlarge_filters
-from pnp_lip.training.patches import TEXTURE_THRESHOLD, PatchSampler, load_photographs
+from pnp_lip.renamed import renamed
+from pnp_lip.training.patches import load_photographs
 from pnp_lip.training.ranks import join_ranks
-from pnp_lip.training.train import TrainingSettings, train, validate
+from pnp_lip.training.settings import PatchSettings, ProblemSettings, TrainingSettings
+from pnp_lip.training.train import train, validate
 
 __all__ = [
-    "TEXTURE_THRESHOLD",
-    "PatchSampler",
+    "PatchSettings",
+    "ProblemSettings",
     "TrainingSettings",
-    "enlarge_filters",
     "join_ranks",
     "load_photographs",
     "train",
     "validate",
 ]
+
+OLD = {"add_guidance": "pnp_lip.denoisers:add_guidance", "PatchSampler": "pnp_lip.training.patches:PatchSampler"}
+__getattr__ = renamed(__name__, OLD)

@@ -1,86 +1,59 @@
-"""Which parameters a run trains, how fast, and their moving average."""
+"""Which parameters a run trains, how fast and how exactly, and their moving average."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["KernelMuon", "learning_names", "parameter_groups", "ramped_average"]
+from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.layers import GuideNetwork, UNet
+
+__all__ = ["kernel_muon", "make_optimisers", "ramped_average", "reduced_precision"]
+
+# Thresholds, steps and guidance learn so many times faster than weights. A threshold is stored as its logarithm, of order
+# one, and a weight is of order 1/30: equal steps would either freeze the thresholds or let the first hundred steps push
+# all of a weight's spectrum into a single frequency.
+ACTIVATION_RATE = 3.3
 
 Parameters = tuple[Tensor, ...] | list[Tensor]
 
 
-def learning_names(denoiser: torch.nn.Module) -> list[str]:
-    """The names of the parameters that are trained."""
-    return [name for name, parameter in denoiser.named_parameters() if parameter.requires_grad]
+def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.optim.Optimizer]:
+    """Adam for a denoiser or its guidance; Muon for the kernels of a U-net or a guide network, and Adam for its biases.
 
-
-def parameter_groups(denoiser: torch.nn.Module, activation_rate: float) -> list[dict[str, Any]]:
-    """The convolutions' weights at rate 1 and everything else at ``activation_rate``.
-
-    A threshold is stored as its logarithm, of order one, and a weight is of order 1/30: equal steps would either freeze
-    the thresholds or let the first hundred steps push all of a weight's spectrum into a single frequency.
+    A group's "rate" is the rate at which its parameters learn, in units of the run's.
     """
-    named = list(denoiser.named_parameters())
-    slow = ["weight" in name or name.startswith("guide_network.") for name, _ in named]
-    weights = [p for (_, p), is_slow in zip(named, slow, strict=True) if is_slow]
-    others = [p for (_, p), is_slow in zip(named, slow, strict=True) if not is_slow]
-    return [{"params": weights, "rate": 1.0}, {"params": others, "rate": activation_rate}]
+    named = list(learning.named_parameters())
+    if isinstance(learning, (GuideNetwork, UNet)):
+        biases = [p for _, p in named if p.ndim != 4]
+        return [kernel_muon([p for _, p in named if p.ndim == 4]), torch.optim.Adam([{"params": biases, "rate": 1.0}])]
+    ours = isinstance(denoiser, GradientFlowDenoiser)
+    slow = [p for name, p in named if not ours or "weight" in name]
+    fast = [p for name, p in named if ours and "weight" not in name]
+    groups = ({"params": slow, "rate": 1.0}, {"params": fast, "rate": ACTIVATION_RATE})
+    return [torch.optim.Adam([group for group in groups if group["params"]])]
 
 
-class KernelMuon:
-    """Muon for a network's convolutions, each kernel (C', C, k, k) a matrix (C', C k²), and Adam for its other parameters.
+def kernel_muon(kernels: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Muon for the kernels of convolutions, (C', C, k, k), each as a matrix (C', C k²).
 
-    One rate serves both, because Muon's updates are scaled to a size like that of Adam's. Of a U-net 3e-3 to 5e-3 were best
-    (docs/training.md). Used as torch's optimisers are.
+    One rate serves it and Adam, because its updates are scaled to a size like that of Adam's. Of a U-net 3e-3 to 5e-3 were
+    best (docs/notebook/training.md).
 
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
+    # Of the same storage: Muon moves the kernels themselves.
+    matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in kernels]
+    optimiser = torch.optim.Muon([{"params": matrices, "rate": 1.0}], weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
-    def __init__(self, parameters: Iterable[Tensor], rate: float) -> None:
-        parameters = list(parameters)
-        self.kernels = [p for p in parameters if p.ndim == 4]
-        # Of the same storage: Muon moves the kernels themselves.
-        self.matrices = [torch.nn.Parameter(p.detach().view(len(p), -1)) for p in self.kernels]
-        others = [p for p in parameters if p.ndim != 4]
-        self.parts: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(self.matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.Adam(others),
-        )
-        self.others = others
-        for group in self.param_groups:
-            group["rate"] = rate
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of both."""
-        return [group for part in self.parts for group in part.param_groups]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for p in (*self.kernels, *self.others):
-            p.grad = None
-
-    def step(self) -> None:
-        """Move all parameters by their gradients."""
-        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+    def hand_over(*_: object) -> None:
+        for matrix, kernel in zip(matrices, kernels, strict=True):
             matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
-        for part in self.parts:
-            part.step()
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        """The states of both."""
-        return [part.state_dict() for part in self.parts]
-
-    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Raises ValueError for the state of another optimiser."""
-        if not isinstance(state, list) or len(state) != len(self.parts):
-            raise ValueError("the optimiser's state is of another optimiser")
-        for part, theirs in zip(self.parts, state, strict=True):
-            part.load_state_dict(theirs)
+    optimiser.register_step_pre_hook(hand_over)
+    return optimiser
 
 
 def ramped_average(decay: float) -> Callable[[Parameters, Parameters, Tensor | int], None]:
@@ -92,3 +65,12 @@ def ramped_average(decay: float) -> Callable[[Parameters, Parameters, Tensor | i
         torch._foreach_lerp_(averaged, current, share)
 
     return update
+
+
+def reduced_precision(device: str, wanted: bool = True) -> torch.autocast:
+    """A context in which convolutions run in bfloat16 if that is ``wanted`` and fast there.
+
+    It is on accelerators, and on processors with instructions for it; others emulate it, eleven times slower (measured).
+    """
+    fast = torch.device(device).type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=wanted and fast)

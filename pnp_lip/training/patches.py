@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
+from pnp_lip.training.settings import PER_IMAGE, PatchSettings
 
-__all__ = ["TEXTURE_THRESHOLD", "PatchSampler", "load_photographs", "texture"]
+__all__ = ["PatchSampler", "load_photographs", "turned"]
 
-TEXTURE_THRESHOLD = 3 / 255  # of the texture rule
-SMOOTH_SHARE = 8  # one smooth patch in so many is kept then
+TEXTURE_THRESHOLD = 3 / 255  # of a patch's ``texture``, on the scale of images: below it a patch is smooth
+SMOOTH_SHARE = 8  # under the texture rule one smooth patch in so many is kept
 
 
 def load_photographs(
@@ -51,26 +52,18 @@ def at_scales(images: Sequence[Tensor], scales: Sequence[int]) -> list[Tensor]:
 class PatchSampler:
     """Draws batches of patches with random position, flip and rotation.
 
-    Each batch holds ``per_image`` patches of each of its images, which are drawn with equal probability, whatever their size.
-    A place on a grid of stride ``size``/2 is kept when its texture is at least ``texture_threshold``; of the others one in
-    eight is kept. Around each kept place the patch is shifted by up to half a stride. The default keeps every place; the
-    texture rule, 3/255, costs 0.2 dB at low noise (measured). All randomness comes from ``generator``.
+    Each batch holds four patches of each of its images, which are drawn with equal probability, whatever their size. Places
+    lie on a grid of stride size/2; under the texture rule those with a texture below 3/255 are left out, but for one in
+    eight of all places. Around its place a patch is shifted by up to half a stride. All randomness comes from ``generator``. The
+    rule costs 0.2 dB at low noise and brings photographs nearer to more detailed ones (docs/notebook/training.md).
     """
 
-    def __init__(
-        self,
-        images: Sequence[Tensor],
-        size: int,
-        generator: torch.Generator,
-        *,
-        texture_threshold: float = 0.0,
-        per_image: int = 1,
-    ) -> None:
-        self.texture_threshold, self.per_image = texture_threshold, per_image
-        self.images = [x for x in images if min(x.shape[-2:]) >= size]
+    def __init__(self, images: Sequence[Tensor], settings: PatchSettings, generator: torch.Generator) -> None:
+        self.size, self.batch, self.generator = settings.size, settings.batch, generator
+        self.threshold = TEXTURE_THRESHOLD if settings.texture_rule else 0.0
+        self.images = [x for x in at_scales(images, settings.scales) if min(x.shape[-2:]) >= self.size]
         if not self.images:
-            raise InputError(f"no image is at least {size} pixels wide and high; choose smaller patches.")
-        self.size, self.generator = size, generator
+            raise InputError(f"no image is at least {self.size} pixels wide and high; choose smaller patches.")
         self.places = [places for i, x in enumerate(self.images) if len(places := self.kept_places(i, x))]
 
     def kept_places(self, index: int, image: Tensor) -> Tensor:
@@ -78,26 +71,26 @@ class PatchSampler:
         stride = self.size // 2
         grey = to_grey(image[None])
         windows = grey.unfold(2, self.size, stride).unfold(3, self.size, stride)[0, 0]
-        rough = texture(windows.reshape(-1, 1, self.size, self.size)) >= self.texture_threshold
+        rough = texture(windows.reshape(-1, 1, self.size, self.size)) >= self.threshold
         rough[::SMOOTH_SHARE] = True
         places = torch.cartesian_prod(torch.arange(windows.shape[0]), torch.arange(windows.shape[1])).reshape(-1, 2)
         places = places[rough] * stride
         return torch.cat([torch.full((len(places), 1), index), places], dim=1)
 
-    def __call__(self, batch: int) -> Tensor:
+    def __call__(self) -> Tensor:
         """A batch of shape (batch, C, size, size)."""
-        images = torch.randint(len(self.places), (batch // self.per_image,), generator=self.generator)
+        images = torch.randint(len(self.places), (self.batch // PER_IMAGE,), generator=self.generator)
         places = torch.cat([self.some(self.places[int(i)]) for i in images])
         half = self.size // 4
-        shifts = torch.randint(-half, half + 1, (batch, 2), generator=self.generator)
-        turns = torch.randint(8, (batch,), generator=self.generator)
+        shifts = torch.randint(-half, half + 1, (self.batch, 2), generator=self.generator)
+        turns = torch.randint(8, (self.batch,), generator=self.generator)
         return torch.stack(
             [self.cut(place, shift, int(turn)) for place, shift, turn in zip(places, shifts, turns, strict=True)]
         )
 
     def some(self, places: Tensor) -> Tensor:
-        """``per_image`` of one image's places."""
-        return places[torch.randint(len(places), (self.per_image,), generator=self.generator)]
+        """As many of one image's places as a batch holds."""
+        return places[torch.randint(len(places), (PER_IMAGE,), generator=self.generator)]
 
     def cut(self, place: Tensor, shift: Tensor, turn: int) -> Tensor:
         """One patch, moved by ``shift`` inside its image and turned by one of the square's eight symmetries."""

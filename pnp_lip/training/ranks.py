@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,17 +20,21 @@ __all__ = ["Ranks", "join_ranks"]
 def join_ranks(device: str) -> Iterator[str]:
     """Inside the context the processes that torchrun started train one network together; yields this one's device.
 
-    On "cuda" each process takes the GPU of its local rank. Without torchrun nothing changes. Raises InputError when there
-    are more processes than GPUs.
+    On "cuda" each process takes the GPU of its local rank; "auto" is "cuda" where torch sees one, otherwise "cpu". Raises
+    InputError when there are more processes than GPUs, or none.
 
     >>> with join_ranks("cpu") as device:
     ...     device, Ranks.here()
     ('cpu', Ranks(rank=0, size=1))
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    cuda = torch.device(device).type == "cuda"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if cuda and not torch.cuda.is_available():
+            raise InputError(f"device {device}: torch sees no such accelerator here; use cpu.")
         yield device
         return
-    cuda = torch.device(device).type == "cuda"
     if cuda:
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
@@ -86,8 +89,8 @@ class Ranks:
             start += p.numel()
         return flat[-1]
 
-    def gather(self, item: Any) -> list[Any]:
-        """The item of every process, in the order of their ranks."""
+    def gather(self, item: Tensor) -> list[Tensor]:
+        """The tensor of every process, in the order of their ranks."""
         items = [item] * self.size
         if self.size > 1:
             dist.all_gather_object(items, item)

@@ -1,0 +1,139 @@
+"""The calculus of blocks: Lipschitz constants counted coordinate by coordinate, in exact rational arithmetic.
+
+The state z = z(x) ∈ R^H of a network, as a function of its input x ∈ R^d, is cut into blocks B of coordinates. Each block
+carries a number L_B with ‖z_B(x) − z_B(y)‖₂ ≤ L_B ‖x − y‖₂, which the layers change:
+
+- affine, z ↦ Az + b: an output block O gets Σ_B ‖A_OB‖ L_B;
+- flow, z ↦ z − τ Wᵀσ(Wz + b), slopes of σ in [0, s]: blocks that no row of W connects do not see each other. A row w that is
+  alone on single coordinates maps differences by Id − τδ wwᵀ for some δ ∈ [0, s]. The absolute row sums of that matrix,
+  weighted with the L, are convex in δ, so
+      L'_i = max(L_i, |1 − τ s w_i²| L_i + τ s |w_i| Σ_{j≠i} |w_j| L_j).
+  For w = (1, −1), τ = s = 1, which sorts a pair, both get max(L₁, L₂). All other connected blocks join into one, with
+  √(Σ L_B²) times the Lipschitz constant of the flow on it.
+
+A single block gives the product of the layers' norms. Single coordinates prove what no product can: n rows of length one
+have ‖Q‖ up to √n, but the maximum of n 1-Lipschitz functions is 1-Lipschitz.
+
+Source: the constraints of Murari, Furuya & Schönlieb (2025), Theorem 4.1, there with all L_B = 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from torch import Tensor
+
+from pnp_lip.certificates.calculus import flow_step, sqrt_up
+from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.verified import exact_float64
+
+__all__ = ["Affine", "Blocks", "Flow", "State", "start"]
+
+Blocks = Sequence[Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Disjoint blocks of coordinates that cover the state, with the Lipschitz constant of each."""
+
+    blocks: Blocks
+    lipschitz: tuple[Fraction, ...]
+
+
+def start(dimension: int) -> State:
+    """The input itself: one block, the identity."""
+    return State([range(dimension)], (Fraction(1),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """z ↦ Az + b with the ``weight`` A. ``blocks`` cut its output, and may cut finer than the input was cut.
+
+    >>> import torch
+    >>> lift = Affine("lift", torch.eye(2).repeat(2, 1), [[0], [1], [2], [3]])
+    >>> [str(l) for l in lift(start(2)).lipschitz]
+    ['1', '1', '1', '1']
+    """
+
+    path: str
+    weight: Tensor
+    blocks: Blocks
+
+    def __call__(self, state: State) -> State:
+        """The state after the map."""
+        a = exact_float64(self.weight)
+        return State(self.blocks, tuple(self.constant(a[list(rows)], state) for rows in self.blocks))
+
+    def constant(self, a: Tensor, state: State) -> Fraction:
+        """Σ_B ‖A_OB‖ L_B for the rows of one output block O."""
+        parts = zip(state.blocks, state.lipschitz, strict=True)
+        return sum((sqrt_up(square_upper(a[:, list(block)])) * value for block, value in parts), Fraction(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """z ↦ z − τ Wᵀσ(Wz + b), slopes of σ in [0, ``slope``].
+
+    >>> import torch
+    >>> sort = Flow("layers.0", torch.tensor([[1.0, -1.0, 0.0]]), 1.0, 1.0)
+    >>> state = State([[0], [1], [2]], (Fraction(1, 2), Fraction(1), Fraction(3)))
+    >>> [str(l) for l in sort(state).lipschitz]
+    ['1', '1', '3']
+    """
+
+    path: str
+    weight: Tensor
+    tau: float
+    slope: float
+
+    def __call__(self, state: State) -> State:
+        """The state after the map, its blocks joined where the rows of W connect them."""
+        w = exact_float64(self.weight)
+        entries = [[(j, v) for j, v in enumerate(row) if v] for row in w.tolist()]
+        blocks: list[list[int]] = []
+        values: list[Fraction] = []
+        for members, rows in components(state.blocks, entries):
+            united = [list(state.blocks[k]) for k in members]
+            constants = [state.lipschitz[k] for k in members]
+            if len(rows) == 1 and all(len(block) == 1 for block in united):
+                blocks += united
+                values += self.row([dict(entries[rows[0]])[block[0]] for block in united], constants)
+            else:
+                blocks.append([j for block in united for j in block])
+                values.append(self.united(w[rows][:, blocks[-1]], constants))
+        return State(blocks, tuple(values))
+
+    def row(self, row: Sequence[float], constants: Sequence[Fraction]) -> list[Fraction]:
+        """max(L_i, |1 − τ s w_i²| L_i + |τ| s |w_i| Σ_{j≠i} |w_j| L_j)."""
+        step = Fraction(self.tau) * Fraction(self.slope)
+        w = [abs(Fraction(value)) for value in row]
+        total = sum((a * b for a, b in zip(w, constants, strict=True)), Fraction(0))
+        return [
+            max(value, abs(1 - step * a**2) * value + abs(step) * a * (total - a * value))
+            for a, value in zip(w, constants, strict=True)
+        ]
+
+    def united(self, w: Tensor, constants: Sequence[Fraction]) -> Fraction:
+        """√(Σ L_B²) times the Lipschitz constant of the flow."""
+        together = constants[0] if len(constants) == 1 else sqrt_up(sum((c**2 for c in constants), Fraction(0)))
+        if not len(w):
+            return together
+        return together * flow_step(Fraction(self.tau) * Fraction(self.slope) * square_upper(w)).lipschitz
+
+
+def components(blocks: Blocks, entries: Sequence[Sequence[tuple[int, float]]]) -> Iterable[tuple[list[int], list[int]]]:
+    """The connected components: the numbers of their blocks, and of the rows that connect these."""
+    home = {j: k for k, block in enumerate(blocks) for j in block}
+    groups = {k: ([k], list[int]()) for k in range(len(blocks))}  # by block; connected blocks share one
+    for i, row in enumerate(entries):
+        if row:
+            members, rows = groups[home[row[0][0]]]
+            rows.append(i)
+            for other in (groups[home[j]] for j, _ in row[1:]):
+                if other[0] is not members:
+                    members += other[0]
+                    rows += other[1]
+                    groups |= dict.fromkeys(other[0], (members, rows))
+    return sorted((sorted(members), sorted(rows)) for k, (members, rows) in groups.items() if members[0] == k)
