@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_denoiser, load_pretrained, save_denoiser
 from pnp_lip.command_line import main
 from pnp_lip.command_line.scene import photograph
+from pnp_lip.denoisers import add_guidance
 from pnp_lip.images import psnr, read_image, write_image
 from pnp_lip.operators import Blur, gaussian_psf
-from pnp_lip.training import add_guidance
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def blurred(tmp_path: Path) -> Path:
 
 def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = blurred.parent / "out.png"
-    arguments = ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01", "-o", str(out), "--quiet"]
+    arguments = ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01", "-o", str(out), "--quiet"]
     np.save(blurred.parent / "k.npy", gaussian_psf(1.5, size=7).numpy())
     arguments[3] = str(blurred.parent / "k.npy")
     assert main([*arguments, "--tol", "1e-3"]) == 0
@@ -56,11 +56,11 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"image": "text.png"}, "could not be read"),
         ({"image": "nan.npy"}, "NaN"),
         ({"image": "cube.npy"}, "shape"),
-        ({"--kernel": "missing.npy"}, "no such kernel"),
-        ({"--kernel": "zero.npy"}, "kernel"),
-        ({"--kernel": "box:99"}, "larger than the image"),
-        ({"--kernel": "gaussian"}, "gaussian:SIGMA"),
-        ({"--kernel": "gaussian:-1"}, "positive"),
+        ({"--psf": "missing.npy"}, "no such kernel"),
+        ({"--psf": "zero.npy"}, "kernel"),
+        ({"--psf": "box:99"}, "larger than the image"),
+        ({"--psf": "gaussian"}, "gaussian:SIGMA"),
+        ({"--psf": "gaussian:-1"}, "positive"),
         ({"--noise": "-0.1"}, "not negative"),
         ({"--noise": "nan"}, "finite"),
         ({"--noise": "2.55"}, "divide by 255"),
@@ -86,7 +86,7 @@ def test_bad_input_gives_one_clear_line(
     np.save("nan.npy", np.full((30, 30), np.nan))
     np.save("cube.npy", np.zeros((30, 30, 30)))
     np.save("zero.npy", np.zeros((5, 5)))
-    options = {"--kernel": "gaussian:1.5", "--noise": "0.01", "-o": "out.png", **change}
+    options = {"--psf": "gaussian:1.5", "--noise": "0.01", "-o": "out.png", **change}
     image = options.pop("image", "y.png")
     assert main(["deblur", image, "--quiet", *(part for pair in options.items() for part in pair)]) == 2
     error = capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(
     blurred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    deblur = ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01"]
+    deblur = ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01"]
     assert main([*deblur, "-o", str(tmp_path / "file" / "x.png")]) == 2
     assert "nothing can be written in" in capsys.readouterr().err
     assert main([*deblur, "-o", str(blurred)]) == 2
@@ -133,7 +133,7 @@ def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.Captu
     save_denoiser(small, folder / "plain.safetensors")
     save_denoiser(add_guidance(small), folder / "guided.safetensors")
     for command in (
-        ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01", "--tol", "1e-3", "--quiet"],
+        ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01", "--tol", "1e-3", "--quiet"],
         ["denoise", str(blurred), "--noise", "0.05"],
     ):
         written = {}
