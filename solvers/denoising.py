@@ -57,13 +57,13 @@ def denoise_guided(denoiser: DenoiserLike, y: Tensor, sigma: float) -> Tensor:
 
     >>> from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
     >>> from pnp_lip.layers import project
-    >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)))
-    >>> project(denoiser)
+    >>> denoiser = add_guidance(project(GradientFlowDenoiser(hidden_channels=4, dilations=(1,))))
+    >>> import torch
     >>> denoise_guided(denoiser, torch.zeros(2, 1, 8, 8), 0.1).shape
     torch.Size([2, 1, 8, 8])
     """
-    from deepinv.physics import DecomposablePhysics
+    from deepinv.physics import Denoising as Identity
 
     first = Denoising(denoiser, sigma=GUIDE_SIGMA_FACTOR * sigma)
     solve = functools.partial(Solver.solve, guarantee="report")
-    return refine(first, y, DecomposablePhysics(), sigma=sigma, solve=solve)[-1].x
+    return refine(first, y, Identity(), sigma=sigma, solve=solve)[-1].x

@@ -1,28 +1,41 @@
-"""A small denoiser to be guided, shared by the tests of guidance and of guide networks."""
+"""Small denoisers to be guided and to make guides, shared by the tests of both."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from pnp_lip import GradientFlowDenoiser
+from pnp_lip import AnnealingDenoiser, GradientFlowDenoiser
+from pnp_lip.denoisers import add_guidance
 from pnp_lip.layers import project
 
 
-def guided_network(**options: Any) -> GradientFlowDenoiser:
-    """An untrained one with guidance whose thresholds matter."""
+def plain_network(in_channels: int = 1, padding_mode: str = "zeros") -> GradientFlowDenoiser:
+    """An untrained one whose thresholds matter."""
     torch.manual_seed(0)
-    d = GradientFlowDenoiser(hidden_channels=6, dilations=(1, 2), kernel_size=5, guidance=True, **options)
+    d = GradientFlowDenoiser(
+        in_channels=in_channels, hidden_channels=6, dilations=(1, 2), kernel_size=5, padding_mode=padding_mode
+    )
     for layer in d.layers:
         layer.activation.log_scale.data += 1.5
     project(d)
     return d.eval().requires_grad_(False)
 
 
-def looking_network(size: tuple[int, ...] = (5, 3)) -> GradientFlowDenoiser:
-    """A denoiser whose guide network looks at the residual, too, and does something with it."""
-    d = guided_network(guide_network=size, residual=True)
-    for conv in d.guide_network.convolutions:
+def guided_network(
+    in_channels: int = 1,
+    padding_mode: str = "zeros",
+    *,
+    centred: bool = False,
+    network: tuple[int, int] | None = None,
+) -> GradientFlowDenoiser:
+    """The same with untrained guidance."""
+    d = add_guidance(plain_network(in_channels, padding_mode), centred=centred, network=network)
+    return d.requires_grad_(False)
+
+
+def annealing_network(size: tuple[int, int, int] = (5, 3, 1), in_channels: int = 1) -> AnnealingDenoiser:
+    """An annealer whose network does something with both of the images that it sees."""
+    d = AnnealingDenoiser(plain_network(in_channels), size)
+    for conv in d.network.convolutions:
         torch.nn.init.normal_(conv.weight, std=0.2)
-    return d
+    return d.eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from pnp_lip.solvers import (
     Halpern,
     Inertial,
     KrasnoselskiiMann,
+    LeastSquares,
     PrimalDual,
 )
 
@@ -38,9 +39,9 @@ def test_every_scheme_reaches_the_same_fixed_point(scheme, solver):
     physics = cases.blur()
     y = physics.A(cases.random(2, *cases.SHAPE, seed=5).abs())
     net = firm(cases.denoiser(dtype=torch.float64))
-    plain = solver(net, sigma=0.1, tol=1e-11, max_iter=20000).solve(y, physics)
+    plain = solver(net, sigma=0.1, tol=1e-11).solve(y, physics, max_iter=20000)
     slow = scheme == Halpern(restart=None)
-    fast = solver(net, sigma=0.1, tol=1e-3 if slow else 1e-11, max_iter=20000, scheme=scheme).solve(y, physics)
+    fast = solver(net, sigma=0.1, tol=1e-3 if slow else 1e-11, scheme=scheme).solve(y, physics, max_iter=20000)
     assert fast.status == "converged" and fast.guarantee.proved
     assert cases.relative(fast.x, plain.x) < (5e-2 if slow else 1e-8)
     if scheme == Anderson():
@@ -52,8 +53,8 @@ def test_anderson_needs_a_third_of_the_calls(solver):
     physics = cases.blur(torch.float32)
     y = physics.A(cases.random(1, *cases.SHAPE, seed=5, dtype=torch.float32).abs())
     net = firm(cases.denoiser())
-    plain = solver(net, sigma=0.1, tol=1e-6, max_iter=5000).solve(y, physics)
-    fast = solver(net, sigma=0.1, tol=1e-6, max_iter=5000, scheme=Anderson()).solve(y, physics)
+    plain = solver(net, sigma=0.1, tol=1e-6).solve(y, physics, max_iter=5000)
+    fast = solver(net, sigma=0.1, tol=1e-6, scheme=Anderson()).solve(y, physics, max_iter=5000)
     assert fast.status == plain.status == "converged" and 3 * fast.iterations <= plain.iterations
 
 
@@ -61,16 +62,16 @@ def test_halpern_obeys_its_bound_on_a_rotation():
     edge = cases.Reflection()
     physics = cases.MatrixPhysics(1e-9 * torch.eye(64, dtype=torch.float64))
     y, x0 = torch.zeros(1, 64, dtype=torch.float64), torch.ones(1, *cases.SHAPE, dtype=torch.float64)
-    options = {"norm_upper": 1e-9, "step": 1.0, "tol": 0, "max_iter": 200}
+    options, run = {"data_term": LeastSquares(norm_upper=1e-9), "step": 1.0, "tol": 0}, {"x0": x0, "max_iter": 200}
     with pytest.raises(GuaranteeError, match="may cycle"):
-        ForwardBackward(edge, **options).solve(y, physics, x0=x0)
-    cycling = ForwardBackward(edge, guarantee="report", **options).solve(y, physics, x0=x0)
+        ForwardBackward(edge, **options).solve(y, physics, **run)
+    cycling = ForwardBackward(edge, **options).solve(y, physics, **run, guarantee="report")
     assert cycling.history.residual[-1] == pytest.approx(16.0)
-    result = ForwardBackward(edge, scheme=Halpern(restart=None), **options).solve(y, physics, x0=x0)
+    result = ForwardBackward(edge, scheme=Halpern(restart=None), **options).solve(y, physics, **run)
     assert result.guarantee.proved
     assert all(r <= 2 * 8 / (k + 1) + 1e-9 for k, r in enumerate(result.history.residual))
     assert (
-        ForwardBackward(edge, scheme=KrasnoselskiiMann(0.5), **options).solve(y, physics, x0=x0).history.residual[-1]
+        ForwardBackward(edge, scheme=KrasnoselskiiMann(0.5), **options).solve(y, physics, **run).history.residual[-1]
         < 1e-6
     )
 
@@ -98,13 +99,13 @@ def test_anderson_never_diverges_on_random_problems(seeds):
     worse = []
     for seed in seeds:
         solver, net, physics, y, start = random_problem(seed)
-        options = {"sigma": 0.1, "tol": 1e-9, "max_iter": 60, "norm_upper": physics.norm}
-        fast = solver(net, scheme=Anderson(), **options).solve(y, physics, x0=start)
+        options = {"sigma": 0.1, "tol": 1e-9, "data_term": LeastSquares(norm_upper=physics.norm)}
+        fast = solver(net, scheme=Anderson(), **options).solve(y, physics, x0=start, max_iter=60)
         assert fast.status != "diverged" and fast.x.isfinite().all() and fast.guarantee.proved, seed
         r = fast.history.residual
         assert min(r[-2:]) <= r[0], seed
         if seed % 10 == 0:
-            plain = solver(net, **options).solve(y, physics, x0=start).history.residual
+            plain = solver(net, **options).solve(y, physics, x0=start, max_iter=60).history.residual
             worse.append(min(r[-3:]) > plain[-1] * 1.01 + 1e-9)
     assert sum(worse) <= len(worse) // 10, worse
 
@@ -134,7 +135,7 @@ def test_momentum_is_unproved_but_for_a_proximal_denoiser(setting):
     momentum = {"sigma": 0.1, "scheme": FISTA()}
     with pytest.raises(GuaranteeError, match="Momentum is unproved"):
         ForwardBackward(net, **momentum).solve(y, physics)
-    assert not ForwardBackward(net, guarantee="report", max_iter=5, **momentum).solve(y, physics).guarantee.proved
+    assert not ForwardBackward(net, **momentum).solve(y, physics, max_iter=5, guarantee="report").guarantee.proved
     prox = cases.denoiser(limit=0.49, layers=1)
     short = 1 / physics.norm_upper**2 * (1 - 1e-9)
     result = ForwardBackward(prox, step=short, **momentum).solve(y, physics)

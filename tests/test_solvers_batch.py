@@ -9,7 +9,7 @@ import torch
 
 from pnp_lip import firm
 from pnp_lip.solvers import ADMM, Anderson, DavisYin, ForwardBackward, Halpern, Inertial, KrasnoselskiiMann, PrimalDual
-from pnp_lip.solvers.data_terms import WeightedLeastSquares
+from pnp_lip.solvers.data_terms import LeastSquares, WeightedLeastSquares
 
 SCALES = torch.tensor([0.01, 1.0, 30.0, 0.3]).reshape(4, 1, 1, 1)
 
@@ -32,7 +32,7 @@ class Counting(torch.nn.Module):
 
 def test_stopped_images_cost_nothing():
     net, physics = Counting(cases.denoiser()), cases.blur(torch.float32)
-    result = ForwardBackward(net, sigma=0.1, assume_nonexpansive=True, tol=1e-6).solve(data(physics), physics)
+    result = ForwardBackward(net, sigma=0.1, tol=1e-6).solve(data(physics), physics, guarantee="assume")
     counts = sorted(h.iterations for h in result.histories)
     assert result.status == "converged" and counts[0] < counts[-1]
     assert net.sizes[-1] == 1
@@ -75,7 +75,7 @@ def test_a_physics_with_parameters_for_each_image_keeps_its_batch():
     masks = (torch.rand(4, *cases.SHAPE, generator=cases.generator(0)) > 0.3).float()
     physics = deepinv.physics.Inpainting(img_size=cases.SHAPE, mask=masks)
     y = physics.A(cases.random(4, *cases.SHAPE, seed=8, dtype=torch.float32) * SCALES)
-    options = {"sigma": 0.1, "norm_upper": 1.0, "tol": 1e-6}
+    options = {"sigma": 0.1, "data_term": LeastSquares(norm_upper=1.0), "tol": 1e-6}
     batch = ForwardBackward(net, **options).solve(y, physics)
     assert len({h.iterations for h in batch.histories}) > 1
     for i in range(4):
@@ -96,10 +96,10 @@ def test_a_physics_that_takes_any_batch_but_treats_images_by_their_place_keeps_i
     physics = Placed(matrix / torch.linalg.matrix_norm(matrix, 2))
     physics.gains = torch.tensor([[1.0], [0.9], [0.8], [0.7]])
     y = physics.A(cases.random(4, *cases.SHAPE, seed=8, dtype=torch.float32) * SCALES)
-    options = {"sigma": 0.1, "norm_upper": 1.001, "tol": 1e-6, "max_iter": 5000}
-    batch = ForwardBackward(cases.denoiser(), **options).solve(y, physics)
+    options = {"sigma": 0.1, "data_term": LeastSquares(norm_upper=1.001), "tol": 1e-6}
+    batch = ForwardBackward(cases.denoiser(), **options).solve(y, physics, max_iter=5000)
     assert len({h.iterations for h in batch.histories}) > 1
     for i in range(4):
         own = cases.MatrixPhysics(physics.gains[i] * physics.matrix)
-        alone = ForwardBackward(cases.denoiser(), **options).solve(y[i : i + 1], own)
+        alone = ForwardBackward(cases.denoiser(), **options).solve(y[i : i + 1], own, max_iter=5000)
         assert cases.relative(batch.x[i], alone.x[0]) < 1e-4

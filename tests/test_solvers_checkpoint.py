@@ -15,6 +15,7 @@ import torch
 from pnp_lip import ClippedDenoiser, relax
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur
+from pnp_lip.solvers import solver as solver_module
 from pnp_lip.solvers import (
     Anderson,
     Checkpoint,
@@ -25,7 +26,6 @@ from pnp_lip.solvers import (
     LeastSquares,
     PrimalDual,
     WeightedLeastSquares,
-    preparation,
 )
 
 
@@ -96,9 +96,9 @@ def test_a_killed_run_resumes_to_the_same_result(scheme, at, tmp_path):
 def test_a_finished_run_can_be_continued(tmp_path):
     net, physics, y = setting()
     path = tmp_path / "run.pt"
-    solver = PrimalDual(net, sigma=0.1, tol=1e-6, max_iter=500)
+    solver = PrimalDual(net, sigma=0.1, tol=1e-6)
     whole = solver.solve(y, physics)
-    dataclasses.replace(solver, max_iter=10).solve(y, physics, checkpoint=path)
+    solver.solve(y, physics, checkpoint=path, max_iter=10)
     ahead = solver.solve(y, physics, checkpoint=path)
     assert torch.equal(ahead.x, whole.x)
     assert [h.residual for h in ahead.histories] == [h.residual for h in whole.histories]
@@ -116,11 +116,11 @@ def test_a_start_that_rounds_differently_is_the_same_run(tmp_path, monkeypatch):
     net, physics, y = setting()
     path = tmp_path / "run.pt"
     solver = ForwardBackward(net, sigma=0.1, tol=1e-6)
-    dataclasses.replace(solver, max_iter=9).solve(y, physics, checkpoint=path)
+    solver.solve(y, physics, checkpoint=path, max_iter=9)
     whole = solver.solve(y, physics)
-    honest = preparation.starting_point
+    honest = solver_module.starting_point
     for change, accepted in ((1 + 3e-6, True), (1.01, False)):
-        monkeypatch.setattr(preparation, "starting_point", lambda y, physics, c=change: c * honest(y, physics))
+        monkeypatch.setattr(solver_module, "starting_point", lambda y, physics, c=change: c * honest(y, physics))
         if accepted:
             resumed = solver.solve(y, physics, checkpoint=path)
             assert resumed.iterations > 9 and cases.relative(resumed.x, whole.x) < 1e-5
@@ -132,7 +132,7 @@ def test_a_start_that_rounds_differently_is_the_same_run(tmp_path, monkeypatch):
 def test_foreign_and_broken_files_are_refused(tmp_path):
     net, physics, y = setting()
     path = tmp_path / "run.pt"
-    ForwardBackward(net, sigma=0.1, max_iter=3).solve(y, physics, checkpoint=path)
+    ForwardBackward(net, sigma=0.1).solve(y, physics, checkpoint=path, max_iter=3)
     for other, data in ((ForwardBackward(net, sigma=0.2), y), (ForwardBackward(net, sigma=0.1), y + 1e-3)):
         with pytest.raises(InputError, match="another run"):
             other.solve(data, physics, checkpoint=path)
@@ -167,7 +167,7 @@ def test_foreign_and_broken_files_are_refused(tmp_path):
 def test_another_operator_is_noticed_although_the_start_is_given(tmp_path):
     net, physics, y = setting()
     other, x0 = Blur(physics.kernel.flip(-1).roll(1, -1), cases.SHAPE), torch.zeros(3, *cases.SHAPE)
-    solver = ForwardBackward(net, sigma=0.1, tol=1e-6, norm_upper=1.1)
+    solver = ForwardBackward(net, sigma=0.1, tol=1e-6, data_term=LeastSquares(norm_upper=1.1))
     first = solver.solve(y, physics, x0=x0, checkpoint=tmp_path / "run.pt")
     with pytest.raises(InputError, match="other data, forward model"):
         solver.solve(y, other, x0=x0, checkpoint=tmp_path / "run.pt")

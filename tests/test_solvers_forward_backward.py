@@ -26,8 +26,8 @@ def test_reaches_the_solution_of_the_linear_fixed_point_equation(kind):
     physics = cases.blur() if kind == "blur" else cases.matrix_physics()
     y = physics.A(cases.random(1, *cases.SHAPE, seed=1))
     net = cases.linear_denoiser()
-    options = {} if kind == "blur" else {"norm_upper": physics.norm}
-    result = ForwardBackward(net, sigma=0.1, tol=1e-14, max_iter=20000, **options).solve(y, physics)
+    options = {} if kind == "blur" else {"data_term": LeastSquares(norm_upper=physics.norm)}
+    result = ForwardBackward(net, sigma=0.1, tol=1e-14, **options).solve(y, physics, max_iter=20000)
     a, d = cases.dense(physics.A), cases.dense(lambda x: net(x, None))
     gamma, one = result.settings["step"], torch.eye(64, dtype=torch.float64)
     truth = torch.linalg.solve(one - d @ (one - gamma * a.T @ a), gamma * d @ a.T @ y.flatten())
@@ -38,7 +38,7 @@ def test_reaches_the_solution_of_the_linear_fixed_point_equation(kind):
 def test_agrees_with_deepinv(setting):
     net, physics, y = setting
     start = torch.zeros(2, *cases.SHAPE)
-    ours = ForwardBackward(net, sigma=0.1, tol=0, max_iter=50).solve(y, physics, x0=start)
+    ours = ForwardBackward(net, sigma=0.1, tol=0).solve(y, physics, x0=start, max_iter=50)
     theirs = deepinv.optim.PGD(
         data_fidelity=deepinv.optim.L2(), prior=deepinv.optim.PnP(net), stepsize=ours.settings["step"],
         sigma_denoiser=0.1, max_iter=50, early_stop=False,
@@ -74,13 +74,13 @@ def test_the_residual_never_grows_and_obeys_the_rate(setting):
 def test_the_linear_rate_holds_where_it_is_claimed():
     physics = cases.MatrixPhysics(torch.diag(torch.linspace(0.5, 1, 64, dtype=torch.float64)))
     y = physics.A(cases.random(1, *cases.SHAPE))
-    options = {"sigma": 0.1, "norm_upper": 1.0, "step": 1.5, "data_term": LeastSquares(convexity=0.25)}
+    options = {"sigma": 0.1, "step": 1.5, "data_term": LeastSquares(convexity=0.25, norm_upper=1.0)}
     net = cases.denoiser(dtype=torch.float64)
-    far = ForwardBackward(net, tol=1e-14, max_iter=2000, **options).solve(y, physics)
+    far = ForwardBackward(net, tol=1e-14, **options).solve(y, physics, max_iter=2000)
     assert any("convexity" in h.name and "stated" in h.bound for h in far.guarantee.hypotheses)
     assert "q = 0.625" in far.guarantee.rate and "Banach" in far.guarantee.existence
-    near = ForwardBackward(net, tol=0, max_iter=10, **options).solve(y, physics)
-    start = float((ForwardBackward(net, tol=0, max_iter=1, **options).solve(y, physics).x - far.x).norm())
+    near = ForwardBackward(net, tol=0, **options).solve(y, physics, max_iter=10)
+    start = float((ForwardBackward(net, tol=0, **options).solve(y, physics, max_iter=1).x - far.x).norm())
     assert float((near.x - far.x).norm()) <= 0.625**9 * start * (1 + 1e-9)
 
 
@@ -89,7 +89,7 @@ def test_a_step_beyond_the_limit_is_refused_with_the_numbers(setting):
     limit = 2 / physics.norm_upper**2
     with pytest.raises(GuaranteeError, match=r"`step` must lie in \(0, 2/\|\|A\|\|\^2\) = \(0, [\d.]+\); got 2\.01"):
         ForwardBackward(net, sigma=0.1, step=2.01 * limit / 2).solve(y, physics)
-    result = ForwardBackward(net, sigma=0.1, step=2.01 * limit / 2, guarantee="report").solve(y, physics)
+    result = ForwardBackward(net, sigma=0.1, step=2.01 * limit / 2).solve(y, physics, guarantee="report")
     assert not result.guarantee.proved and "`step`" in result.guarantee.failure
     assert ForwardBackward(net, sigma=0.1, step=1.99 * limit / 2).check(y, physics).proved
     for step in (0.0, -1.0, float("nan"), float("inf")):
@@ -104,7 +104,7 @@ def test_an_expansive_layer_is_refused_by_name(setting):
         broken.layers[1].weight.mul_(1.01)
     with pytest.raises(CertificateError, match=r"layers\.1.*must not exceed 2"):
         ForwardBackward(broken, sigma=0.1).solve(y, physics)
-    result = ForwardBackward(broken, sigma=0.1, assume_nonexpansive=True, max_iter=5).solve(y, physics)
+    result = ForwardBackward(broken, sigma=0.1).solve(y, physics, max_iter=5, guarantee="assume")
     assert not result.guarantee.proved and "layers.1" in result.guarantee.failure
     assert result.guarantee.statement == "nothing is proved of this run"
 
@@ -112,12 +112,12 @@ def test_an_expansive_layer_is_refused_by_name(setting):
 def test_an_unknown_denoiser_is_refused_unless_it_is_assumed(setting):
     _, physics, y = setting
     for unknown in (deepinv.models.DnCNN(1, 1, depth=3, nf=4, pretrained=None), lambda x, sigma: 0.9 * x):
-        with pytest.raises(CertificateError, match="assume_nonexpansive"):
+        with pytest.raises(CertificateError, match='guarantee="assume"'):
             ForwardBackward(unknown).solve(y, physics)
-        for way in ({"assume_nonexpansive": True}, {"guarantee": "report"}):
-            assert not ForwardBackward(unknown, max_iter=3, **way).solve(y, physics).guarantee.proved
+        for way in ("assume", "report"):
+            assert not ForwardBackward(unknown).solve(y, physics, max_iter=3, guarantee=way).guarantee.proved
     with pytest.raises(GuaranteeError, match="`step`"):  # assuming the denoiser does not excuse the step
-        ForwardBackward(lambda x, sigma: x, assume_nonexpansive=True, step=2.5).solve(y, physics)
+        ForwardBackward(lambda x, sigma: x, step=2.5).solve(y, physics, guarantee="assume")
 
 
 def test_a_merely_nonexpansive_denoiser_needs_relaxation(setting):
@@ -134,14 +134,14 @@ def test_a_missing_norm_bound_and_a_wrong_adjoint_are_refused():
     with pytest.raises(GuaranteeError, match="upper bound of ‖A‖"):
         ForwardBackward(cases.denoiser(), sigma=0.1).solve(y, physics)
     assert (
-        ForwardBackward(cases.denoiser(), sigma=0.1, guarantee="report", max_iter=3)
-        .solve(y, physics)
+        ForwardBackward(cases.denoiser(), sigma=0.1)
+        .solve(y, physics, guarantee="report", max_iter=3)
         .x.isfinite()
         .all()
     )
     physics.A_adjoint = lambda v: 1.01 * cases.MatrixPhysics.A_adjoint(physics, v)
     with pytest.raises(GuaranteeError, match=r"A_adjoint v> must be at most 1e-04.*got 0\.0\d"):
-        ForwardBackward(cases.denoiser(), sigma=0.1, norm_upper=physics.norm).solve(y, physics)
+        ForwardBackward(cases.denoiser(), sigma=0.1, data_term=LeastSquares(norm_upper=physics.norm)).solve(y, physics)
 
 
 def test_bad_input_is_refused(setting):
@@ -163,24 +163,35 @@ def test_bad_input_is_refused(setting):
         solver.solve(y, physics, x0=torch.full((2, *cases.SHAPE), float("inf")))
     with pytest.raises(InputError, match="forward model is zero"):
         zero = cases.MatrixPhysics(torch.zeros(3, 64))
-        ForwardBackward(net, guarantee="report").solve(torch.zeros(1, 3), zero)
+        ForwardBackward(net).solve(torch.zeros(1, 3), zero, guarantee="report")
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"tol": -1}, {"tol": 1.0}, {"max_iter": 0}, {"max_iter": 1.5}, {"box": (1, 0)}, {"box": (0, float("inf"))},
-     {"guarantee": "maybe"}, {"sigma": -0.1}, {"sigma": float("nan")}, {"norm_upper": 0.0}],
+    [{"tol": -1}, {"tol": 1.0}, {"box": (1, 0)}, {"box": (0, float("inf"))}, {"sigma": -0.1}, {"sigma": float("nan")}],
 )  # fmt: skip
 def test_bad_settings_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         ForwardBackward(cases.denoiser(), **options)
+
+
+@pytest.mark.parametrize("options", [{"max_iter": 0}, {"max_iter": 1.5}, {"guarantee": "maybe"}])
+def test_bad_options_of_a_run_are_refused(options, setting):
+    net, physics, y = setting
+    with pytest.raises(InputError, match=next(iter(options))):
+        ForwardBackward(net).solve(y, physics, **options)
+
+
+def test_bad_statements_about_the_data_term_are_refused():
+    with pytest.raises(InputError, match="norm_upper"):
+        LeastSquares(norm_upper=0.0)
     with pytest.raises(InputError, match="denoiser"):
         ForwardBackward(3)
 
 
 def test_divergence_keeps_the_last_finite_iterate(setting):
     _, physics, y = setting
-    result = ForwardBackward(lambda x, sigma: 3 * x, guarantee="report", step=0.1).solve(y, physics)
+    result = ForwardBackward(lambda x, sigma: 3 * x, step=0.1).solve(y, physics, guarantee="report")
     assert result.status == "diverged" and result.x.isfinite().all() and result.advice
     calls = []  # two of them before the first update, to see whether the map is fixed
 
@@ -188,7 +199,7 @@ def test_divergence_keeps_the_last_finite_iterate(setting):
         calls.append(1)
         return 0.5 * x if len(calls) < 8 else x * float("nan")
 
-    result = ForwardBackward(poison, guarantee="report", tol=0).solve(y, physics)
+    result = ForwardBackward(poison, tol=0).solve(y, physics, guarantee="report")
     assert result.status == "diverged" and result.x.isfinite().all() and result.iterations == 6
     assert "null" in result.to_json() and json.loads(result.to_json())["status"] == "diverged"
 
@@ -202,7 +213,7 @@ def test_a_residual_that_grows_withdraws_the_guarantee(setting, monkeypatch):
         return honest(self, x, sigma) + (0.5 if len(count) == 12 else 0.0)
 
     monkeypatch.setattr(type(net), "forward", drifting)
-    result = ForwardBackward(net, sigma=0.1, max_iter=30, tol=0).solve(y, physics)
+    result = ForwardBackward(net, sigma=0.1, tol=0).solve(y, physics, max_iter=30)
     assert not result.guarantee.proved and "at iteration 1" in result.guarantee.failure
 
 
@@ -240,14 +251,14 @@ def test_data_terms(setting):
         with pytest.raises(InputError, match="curvature_upper"):
             UserFidelity(deepinv.optim.L2(), bad)
     with pytest.raises(InputError, match="convexity"):
-        LeastSquares(-1.0)
+        LeastSquares(convexity=-1.0)
 
 
 def test_callback_reference_progress_and_files(setting, tmp_path, capsys):
     net, physics, y = setting
     seen = []
-    result = ForwardBackward(net, sigma=0.1, max_iter=25, tol=0).solve(
-        y, physics, reference=y, progress=True, callback=lambda k, x, r: seen.append((k, x.shape, len(r)))
+    result = ForwardBackward(net, sigma=0.1, tol=0).solve(
+        y, physics, max_iter=25, reference=y, progress=True, callback=lambda k, x, r: seen.append((k, x.shape, len(r)))
     )
     assert [k for k, _, _ in seen] == list(range(1, 26)) and seen[0][1:] == (y.shape, 2)
     assert "ForwardBackward" in capsys.readouterr().err
@@ -270,5 +281,5 @@ def test_callback_reference_progress_and_files(setting, tmp_path, capsys):
 def test_the_mode_of_the_denoiser_is_put_back(setting):
     net, physics, y = setting
     net.train()
-    ForwardBackward(net, sigma=0.1, max_iter=2).solve(y, physics)
+    ForwardBackward(net, sigma=0.1).solve(y, physics, max_iter=2)
     assert net.training and all(m.training for m in net.modules())

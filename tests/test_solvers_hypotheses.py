@@ -45,7 +45,7 @@ def refused(solver, physics, match, error=GuaranteeError):
     y = data(physics)
     with pytest.raises(error, match=match):
         solver().solve(y, physics)
-    result = solver(guarantee="report", max_iter=2).solve(y, physics)
+    result = solver().solve(y, physics, max_iter=2, guarantee="report")
     assert not result.guarantee.proved and result.guarantee.failure
     assert result.guarantee.statement == "nothing is proved of this run"
 
@@ -128,7 +128,7 @@ def test_an_image_below_the_certificates_scope_is_refused():
     d.layers[0].weight.data, d.layers[0].activation.log_scale.data[:] = w, 10.0
     enforce(d, limit=0.99)
     assert certify(d).smallest_image == (8, 8)
-    solver = ForwardBackward(d, sigma=0.05, box=(0, 1), max_iter=3)
+    solver = ForwardBackward(d, sigma=0.05, box=(0, 1))
     large = Blur(torch.ones(1, 1), (1, 8, 9))
     assert solver.check(torch.rand(1, 1, 8, 9), large).proved
     small, y = Blur(torch.ones(1, 1), (1, 2, 9)), torch.rand(1, 1, 2, 9)
@@ -146,8 +146,8 @@ def test_numbers_of_the_user_that_proved_ones_contradict_are_refused():
     with pytest.raises(GuaranteeError, match=r"convexity μ of f must be at most L = 1"):
         wrong.solve(y, physics)
     with pytest.raises(GuaranteeError, match="proved lower bound"):
-        ForwardBackward(net, sigma=0.02, norm_upper=0.5).solve(y, physics)
-    assert ForwardBackward(net, sigma=0.02, norm_upper=1.5).check(y, physics).proved
+        ForwardBackward(net, sigma=0.02, data_term=LeastSquares(norm_upper=0.5)).solve(y, physics)
+    assert ForwardBackward(net, sigma=0.02, data_term=LeastSquares(norm_upper=1.5)).check(y, physics).proved
 
 
 def test_existence_is_not_claimed_by_theorems_that_do_not_apply():
@@ -162,11 +162,11 @@ def test_existence_is_not_claimed_by_theorems_that_do_not_apply():
 def test_data_in_eight_bit_levels_are_noticed():
     physics, net = cases.blur(torch.float32), cases.denoiser(limit=0.3)
     y = physics.A(torch.rand(1, *cases.SHAPE, generator=torch.Generator().manual_seed(0)))
-    solver = ForwardBackward(net, sigma=0.1, box=(0, 1), max_iter=2)
+    solver = ForwardBackward(net, sigma=0.1, box=(0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        solver.solve(y, physics)
+        solver.solve(y, physics, max_iter=2)
     with pytest.warns(UserWarning, match=r"far outside of box=\(0, 1\): divide them"):
-        solver.solve(255 * y, physics)
+        solver.solve(255 * y, physics, max_iter=2)
     with pytest.warns(UserWarning, match="For 8-bit levels divide by 255"):
         net(y, 25.0)

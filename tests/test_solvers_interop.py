@@ -43,7 +43,7 @@ def test_total_variation_is_a_fixed_map_here(setting):
     assert not torch.equal(tv(y, 0.05), deepinv.models.TVDenoiser(n_it_max=20)(y, 0.05))  # the trap
     cold = fixed_map(tv)
     assert torch.equal(cold(y, 0.05), cold(y, 0.05))
-    result = ForwardBackward(tv, sigma=0.05, assume_nonexpansive=True, max_iter=3000).solve(y, physics)
+    result = ForwardBackward(tv, sigma=0.05).solve(y, physics, max_iter=3000, guarantee="assume")
     assert result.status == "converged" and not result.guarantee.proved
     assert fixed_map(cold.denoiser) is not cold.denoiser and fixed_map(len) is len
 
@@ -62,7 +62,7 @@ def test_equivariant_denoisers_average_over_the_whole_group(setting):
     group = Rotate(n_trans=4, multiples=90, positive=True) * Reflect(n_trans=2, dim=[-1])
     whole = deepinv.models.EquivariantDenoiser(inner, transform=group).eval()
     assert fixed_map(whole) is whole and fixed_map(inner) is inner
-    assert ForwardBackward(random, sigma=0.1, assume_nonexpansive=True).solve(y, physics).status == "converged"
+    assert ForwardBackward(random, sigma=0.1).solve(y, physics, guarantee="assume").status == "converged"
 
 
 def test_a_random_denoiser_is_no_map(setting):
@@ -73,17 +73,17 @@ def test_a_random_denoiser_is_no_map(setting):
             return 0.9 * x + 0.01 * torch.randn_like(x)
 
     with pytest.raises(GuaranteeError, match="between two calls"):
-        ForwardBackward(Noisy(), assume_nonexpansive=True).solve(y, physics)
+        ForwardBackward(Noisy()).solve(y, physics, guarantee="assume")
     with pytest.raises(ShapeError, match="denoiser turned"):
-        ForwardBackward(lambda x, s: x[..., :-1], assume_nonexpansive=True).solve(y, physics)
+        ForwardBackward(lambda x, s: x[..., :-1]).solve(y, physics, guarantee="assume")
 
 
 @pytest.mark.parametrize("solver", [ForwardBackward, ADMM, DouglasRachford, HalfQuadratic, RED])
 def test_our_solvers_as_theirs(solver, setting):
     physics, y = setting
-    ours = solver(firm(cases.denoiser()), sigma=0.1, tol=3e-7, max_iter=300)
-    model = to_deepinv(ours, y, physics)
-    assert cases.relative(model(y, physics, init=(y, 0 * y)), ours.solve(y, physics).x) < 1e-5
+    ours = solver(firm(cases.denoiser()), sigma=0.1, tol=3e-7)
+    model = to_deepinv(ours, y, physics, max_iter=300)
+    assert cases.relative(model(y, physics, init=(y, 0 * y)), ours.solve(y, physics, max_iter=300).x) < 1e-5
 
 
 def test_only_twins_are_translated(setting):
@@ -173,9 +173,9 @@ def test_a_reference_of_another_shape_is_refused_before_any_run(setting):
         calls.append(0)
         return x
 
-    solver = ForwardBackward(denoiser, assume_nonexpansive=True, max_iter=2)
+    solver = ForwardBackward(denoiser)
     with pytest.raises(ShapeError, match="`reference`"):
-        choose_by_reference(solver, y, physics, y[..., 1:], {"sigma": [0.1, 0.2]})
+        choose_by_reference(solver, y, physics, y[..., 1:], {"sigma": [0.1, 0.2]}, max_iter=2, guarantee="assume")
     assert not calls
 
 
