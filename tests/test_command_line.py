@@ -70,6 +70,8 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"--max-iter": "0"}, "max_iter"),
         ({"--padding": "mirror"}, "padding"),
         ({"--denoiser": "purple"}, "purple"),
+        ({"--denoiser": "annealer"}, "annealer has no certificate"),
+        ({"--denoiser": "colour", "image": "grey.npy"}, "takes 3 channels; the image has 1"),
         ({"--denoiser": "missing.safetensors"}, "no such file"),
         ({"-o": "out.xyz"}, "suffix"),
     ],
@@ -85,6 +87,7 @@ def test_bad_input_gives_one_clear_line(
     Path("text.png").write_text("no picture")
     np.save("nan.npy", np.full((30, 30), np.nan))
     np.save("cube.npy", np.zeros((30, 30, 30)))
+    np.save("grey.npy", np.zeros((30, 30)))
     np.save("zero.npy", np.zeros((5, 5)))
     options = {"--psf": "gaussian:1.5", "--noise": "0.01", "-o": "out.png", **change}
     image = options.pop("image", "y.png")
@@ -92,6 +95,19 @@ def test_bad_input_gives_one_clear_line(
     error = capsys.readouterr().err
     assert error.startswith("pnp-lip: ") and message in error and "Traceback" not in error
     assert not Path("out.png").exists()
+
+
+def test_the_old_name_of_the_blur_works_and_says_the_new_one(blurred: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for option in ("--psf", "--kernel"):
+        written.append(blurred.parent / f"{option}.png")
+        arguments = ["deblur", str(blurred), option, "gaussian:1.5", "--noise", "0.01", "-o", str(written[-1])]
+        assert main([*arguments, "--quiet", "--tol", "1e-2", "--rounds", "0", "--denoiser", "tiny"]) == 0
+        assert ("--kernel is now --psf" in capsys.readouterr().err) == (option == "--kernel")
+    assert torch.equal(*map(read_image, written))
+    with pytest.raises(SystemExit, match="2"):
+        main(["deblur", str(blurred), "-o", "out.png"])
+    assert "--psf" in capsys.readouterr().err
 
 
 def test_denoise(tmp_path: Path) -> None:
@@ -154,7 +170,8 @@ def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.Captu
 
 def test_certify_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["certify", "grey", "--json", str(tmp_path / "c.json")]) == 0
-    assert "averaged" in capsys.readouterr().out and (tmp_path / "c.json").is_file()
+    said = capsys.readouterr().out
+    assert "averaged" in said and "licensed solvers: ForwardBackward" in said and (tmp_path / "c.json").is_file()
     path = tmp_path / "w.safetensors"
     save_denoiser(load_pretrained("grey"), path)
     assert main(["certify", str(path)]) == 0
