@@ -17,7 +17,7 @@ from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResul
 from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
 from pnp_lip.operators.padding import PADDINGS, extend, extension_index, fold
 from pnp_lip.snapshot import Snapshot, lasting
-from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.spectral import Method, NormBound, norm_bound
 
 __all__ = ["Blur"]
 
@@ -204,7 +204,6 @@ class Blur(CertifiedPhysics):
             upper=largest.upper,
             lower=max(bound.lower for bound in bounds),
             method=largest.method,
-            scope=f"{self.padding} padding, {self.img_size[1]}x{self.img_size[2]} images",
             witness=largest.witness,
         )
 
@@ -212,19 +211,20 @@ class Blur(CertifiedPhysics):
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""
         upper, lower, omega = symbol_maximum(kernel, self.grid)
         if self.padding == "circular":
-            return NormBound(upper, lower, "largest symbol on the image's grid", "", omega)
+            return NormBound(upper, lower, Method.SYMBOL, witness=omega)
         if self.rows_index is not None:
             upper *= float(np.sqrt(multiplicity(self.rows_index) * multiplicity(self.columns_index))) * (1 + 1e-15)
-        method = f"largest symbol on a grid of {self.grid[0]}x{self.grid[1]} times the norm of the padding"
+        method = Method.PADDED_SYMBOL
         sharp, below = self.bound_nonnegative(np.abs(kernel))
         if (kernel < 0).any():
             below = self.rayleigh_lower(kernel)
         if sharp < upper:
-            upper, method = sharp, "Collatz-Wielandt" if (kernel >= 0).all() else "Collatz-Wielandt on |k|"
+            upper = sharp
+            method = Method.COLLATZ_WIELANDT if (kernel >= 0).all() else Method.COLLATZ_WIELANDT_ABSOLUTE
         if upper > 1.001 * below and self.img_size[1] * self.img_size[2] <= MOST_DENSE_PIXELS:
             sharp = self.bound_dense(kernel, upper)
-            upper, method = (sharp, "Cholesky factorisation of the dense matrix") if sharp < upper else (upper, method)
-        return NormBound(upper, below, method, "")
+            upper, method = (sharp, Method.COLUMNS) if sharp < upper else (upper, method)
+        return NormBound(upper, below, method)
 
     def bound_dense(self, kernel: np.ndarray, upper: float) -> float:
         """The verified norm of A as a dense matrix, plus what the fast transforms may have got wrong in its columns."""

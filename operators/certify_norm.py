@@ -16,7 +16,7 @@ from pnp_lip.operators.blur import MOST_DENSE_PIXELS, Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.convolution_norm import aliased_maximum
 from pnp_lip.operators.nonnegative_norm import nonnegative_norm, rayleigh_lower
-from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.spectral import Method, NormBound, norm_bound
 
 __all__ = ["certify_norm"]
 
@@ -81,7 +81,7 @@ def dense(physics: Any, size: tuple[int, ...]) -> NormBound:
     parts = [columns] if isinstance(columns, Tensor) else list(columns)
     real = [torch.view_as_real(part) if part.is_complex() else part for part in parts]
     bound = norm_bound(torch.cat([part.flatten(1).cpu() for part in real], 1))
-    return dataclasses.replace(bound, scope=f"images of {size}, the columns as computed in {dtype}")
+    return dataclasses.replace(bound, method=Method.COLUMNS)
 
 
 def diagonal(physics: Any, size: tuple[int, ...] | None) -> NormBound:
@@ -89,20 +89,20 @@ def diagonal(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     if physics.mask is None:
         raise CertificateError(f"{type(physics).__name__} has no mask yet; set it first.")
     largest = float(torch.as_tensor(physics.mask).abs().max())
-    return NormBound(largest, largest, "largest singular value in closed form", "any image")
+    return NormBound(largest, largest, Method.CLOSED_FORM)
 
 
 def decolorize(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     """A = sᵀ in every pixel: ‖A‖ = ‖s‖."""
     norm = float(physics.srf.double().norm())
-    return NormBound(norm * (1 + 1e-14), norm * (1 - 1e-14), "norm of the spectral response", "any image")
+    return NormBound(norm * (1 + 1e-14), norm * (1 - 1e-14), Method.CLOSED_FORM)
 
 
 def multi_coil(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     """A = M F diag(s₁ … s_N): ‖A‖ ≤ max |M| max_pixel √Σ|s_n|²."""
     maps = physics.coil_maps.abs().double().square().sum(1).max().sqrt()
     upper = float(maps) * float(physics.mask.abs().max()) * (1 + 1e-14)
-    return NormBound(upper, 0.0, "unitary transform between a mask and the coil maps", "these coil maps")
+    return NormBound(upper, 0.0, Method.UNITARY)
 
 
 def convolution(physics: Any, size: tuple[int, ...] | None, padding: str) -> NormBound:
@@ -127,21 +127,19 @@ def as_blur(taps: Tensor, size: tuple[int, ...], padding: str) -> Blur:
 def downsampling(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     """S C, a convolution of which every s-th sample is kept: exact by aliasing if circular, at most ‖C‖ otherwise."""
     if physics.filter is None:
-        return NormBound(1.0, 1.0, "a selection of pixels", "any image")
+        return NormBound(1.0, 1.0, Method.CLOSED_FORM)
     size = required(size if physics.imsize is None else tuple(physics.imsize), physics)
     factor = int(physics.factor)
     if physics.padding == "circular" and size[-2] % factor == 0 and size[-1] % factor == 0:
         filters = physics.filter.detach().cpu().double().flatten(0, 1).numpy()
         bounds = [aliased_maximum(taps, (size[-2], size[-1]), factor) for taps in filters]
-        return NormBound(
-            max(upper for upper, _ in bounds), max(lower for _, lower in bounds), "aliased symbol", f"images of {size}"
-        )
+        return NormBound(max(upper for upper, _ in bounds), max(lower for _, lower in bounds), Method.ALIASED_SYMBOL)
     if type(physics) is dp.Downsampling and bool((physics.filter >= 0).all()):
         return nonnegative_norm(physics, size, *kind(physics))
     whole = convolution(physics, size, physics.padding)
     size = size if type(physics) is dp.Downsampling else (size[0], size[1] // factor, size[2] // factor)
     lower = rayleigh_lower(physics, size, *kind(physics))
-    return NormBound(whole.upper, lower, f"{whole.method}, before downsampling", whole.scope)
+    return NormBound(whole.upper, lower, whole.method)
 
 
 def composed(physics: Any, size: tuple[int, ...] | None) -> NormBound:
@@ -153,16 +151,14 @@ def composed(physics: Any, size: tuple[int, ...] | None) -> NormBound:
         upper *= certify_norm(part, img_size=None if probe is None else tuple(probe.shape[1:])).upper * (1 + 1e-15)
         probe = None if probe is None else part.A(probe)
     lower = 0.0 if size is None else rayleigh_lower(physics, tuple(size), *kind(physics))
-    return NormBound(upper, lower, "product of the factors' bounds", "as its factors")
+    return NormBound(upper, lower, Method.PRODUCT)
 
 
 def stacked(physics: Any, size: tuple[int, ...] | None) -> NormBound:
     """‖(A₁; …; A_k)‖² ≤ Σ ‖A_i‖², and at least the largest of them."""
     bounds = [certify_norm(part, img_size=size) for part in physics.physics_list]
     upper = math.sqrt(math.fsum(bound.upper**2 for bound in bounds)) * (1 + 1e-15)
-    return NormBound(
-        upper, max(bound.lower for bound in bounds), "root of the sum of the blocks' squares", "as its blocks"
-    )
+    return NormBound(upper, max(bound.lower for bound in bounds), Method.STACK)
 
 
 def tomography(physics: Any, size: tuple[int, ...] | None) -> NormBound:

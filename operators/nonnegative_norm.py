@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_lip.errors import CertificateError
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["nonnegative_norm", "rayleigh_lower", "relative_slack"]
 
@@ -47,8 +47,7 @@ def nonnegative_norm(physics: Any, img_size: tuple[int, ...], dtype: torch.dtype
     return NormBound(
         math.sqrt(found.upper_sq) * (1 + 1e-15),
         math.sqrt(found.lower_sq) * (1 - 1e-15),
-        f"Collatz-Wielandt with a slack of {slack:g} for the rounding of the products",
-        f"images of {img_size}",
+        Method.COLLATZ_WIELANDT,
     )
 
 

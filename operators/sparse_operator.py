@@ -14,7 +14,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import CertifiedPhysics, LinearMap, as_img_size
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.sparse_pair import SparsePair
-from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.spectral import Method, NormBound, norm_bound
 
 __all__ = ["SparseOperator", "from_scipy"]
 
@@ -103,14 +103,14 @@ class SparseOperator(CertifiedPhysics):
         """See the class."""
         upper, lower = self.absolute_bound()
         signed = bool((self.matrix.forward_values < 0).any())
-        scope, method = "this matrix, any number of channels", "Collatz-Wielandt" + (" on |M|" if signed else "")
+        method = Method.COLLATZ_WIELANDT_ABSOLUTE if signed else Method.COLLATZ_WIELANDT
         if signed:
             lower = self.rayleigh_lower()
             if upper > 1.001 * lower and self.matrix.shape[1] <= MOST_DENSE_COLUMNS:
                 unit = torch.eye(self.matrix.shape[1], dtype=torch.float64, device=self.tensors[0].device)
                 dense = norm_bound(self.matrix.product(unit).cpu())
-                return NormBound(dense.upper, dense.lower, dense.method, scope)
-        return NormBound(upper, lower, method, scope)
+                return NormBound(dense.upper, dense.lower, dense.method)
+        return NormBound(upper, lower, method)
 
     def rayleigh_lower(self, iterations: int = 100) -> float:
         """‖Mv‖/‖v‖ along a power iteration in float64, less 1e-9 for rounding."""

@@ -23,7 +23,7 @@ from pnp_lip.operators.sparse_pair import SparsePair
 from pnp_lip.operators.tomography_inputs import as_angles, as_mask, as_root_weights, physical_memory
 from pnp_lip.operators.tomography_spectrum import measured_spectrum, ramp_spectrum
 from pnp_lip.snapshot import Snapshot, lasting
-from pnp_lip.spectral import NormBound
+from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["SymmetricTomography"]
 
@@ -253,8 +253,7 @@ class SymmetricTomography(CertifiedPhysics):
         return NormBound(
             math.sqrt(found.upper_sq) * (1 + 1e-15),
             math.sqrt(found.lower_sq) * (1 - 1e-15),
-            f"Collatz-Wielandt after {found.iterations} products",
-            "this geometry, any number of channels",
+            Method.COLLATZ_WIELANDT,
         )
 
     @property

@@ -1,78 +1,47 @@
 """Plug-and-play image reconstruction with learned denoisers whose convergence is proved.
 
-The names below load on first use, so that ``import pnp_lip`` stays cheap.
+The names of ``pnp_lip.public`` are here too. They load on first use, so that ``import pnp_lip`` stays cheap.
 """
 
-from __future__ import annotations
-
 import importlib
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if not (Path(__file__).parent / "operators").is_dir():  # a checkout: operators, solvers and benchmarks stand beside us
-    __path__.append(str(Path(__file__).parents[1]))
+from pnp_lip.renamed import renamed
+
+HERE = Path(__file__).parent
+BESIDE = ("pnp_lip.benchmarks", "pnp_lip.operators", "pnp_lip.solvers")  # in a checkout these folders stand beside HERE
+
+
+class Checkout:
+    """Finds the three folders beside this one; Python asks it after all other finders.
+
+    An installed package holds them, so that nothing is looked for here. ``__path__`` stays as it is: with the checkout's root
+    in it, ``pnp_lip.tests`` and ``pnp_lip.pnp_lip`` would be importable.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Where one of the three is; None for all other names."""
+        return PathFinder.find_spec(name, [str(HERE.parent)]) if name in BESIDE else None
+
+
+if not (HERE / "operators").is_dir():
+    sys.meta_path.append(Checkout)
 
 if TYPE_CHECKING:
-    from pnp_lip.attacker import Violation, attack
-    from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
-    from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, guided, relax
-    from pnp_lip.noise import estimate_noise
-    from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
-    from pnp_lip.solvers import denoise_guided
-    from pnp_lip.version import __version__
+    from pnp_lip.public import *  # noqa: F403
+    from pnp_lip.public import __all__ as __all__
+else:
+    old_name = renamed(__name__, {})
 
-__all__ = [
-    "AnnealingDenoiser",
-    "Certificate",
-    "ClippedDenoiser",
-    "GradientFlowDenoiser",
-    "Violation",
-    "__version__",
-    "attack",
-    "certified_names",
-    "certified_radius",
-    "certify",
-    "denoise_guided",
-    "enforce",
-    "estimate_noise",
-    "firm",
-    "guided",
-    "load_denoiser",
-    "load_pretrained",
-    "pretrained_names",
-    "relax",
-    "save_denoiser",
-]
+    def __getattr__(name: str) -> object:
+        public = vars(importlib.import_module("pnp_lip.public"))
+        if name == "__all__" or name in public.get("__all__", ()):
+            return public[name]
+        return old_name(name)
 
-HOMES = {
-    "AnnealingDenoiser": "denoisers",
-    "Certificate": "certificates",
-    "ClippedDenoiser": "denoisers",
-    "GradientFlowDenoiser": "denoisers",
-    "Violation": "attacker",
-    "__version__": "version",
-    "attack": "attacker",
-    "certified_names": "pretrained",
-    "certified_radius": "certificates",
-    "certify": "certificates",
-    "denoise_guided": "solvers",
-    "enforce": "certificates",
-    "estimate_noise": "noise",
-    "firm": "certificates",
-    "guided": "denoisers",
-    "load_denoiser": "pretrained",
-    "load_pretrained": "pretrained",
-    "pretrained_names": "pretrained",
-    "relax": "denoisers",
-    "save_denoiser": "pretrained",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in HOMES:
-        return getattr(importlib.import_module(f"pnp_lip.{HOMES[name]}"), name)
-    raise AttributeError(f"module 'pnp_lip' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -9,11 +9,11 @@ compose to an S/(1 + S)-averaged map, S = Σ αᵢ/(1 − αᵢ) (Combettes & Ya
 channels. ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U for K̂(p) = Σ_ab K_ab exp(−2πi(a p₁ + b p₂)) and all p: a cell with centre
 c and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U cos(π Σ (k_i − 1) h_i) (Duffin & Schaeffer
 1938), and ‖K̂(c)‖² ≤ max w · ‖V‖² + ‖K̂ᴴK̂ − V diag(w) Vᴴ‖_F for any w and V: computed eigenvectors serve, and need
-not be trusted. Under symmetric padding the filters must contain their mirror images.
+not be trusted. This holds for zero and circular padding and every image size. So a certificate must name the padding
+of the configuration, a smallest image of 1 x 1 and sides divisible by 1.
 
-The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. What the
-certificate says in words (kinds, methods, scopes, version) is not checked, nor are sine and cosine of numpy, taken to be
-accurate within 4e-15.
+The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. The layers' kinds,
+the number of cells, the version and texts are not checked. Sine and cosine of numpy are taken as accurate within 4e-15.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ import numpy.typing as npt
 __all__ = ["check", "main"]
 
 Array = npt.NDArray[Any]
-SCHEMA, FORMAT = "pnp-lip certificate 1", "pnp-lip denoiser 1"
+Record = dict[str, Any]  # what JSON holds
+SCHEMA, FORMAT = "pnp-lip certificate 2", "pnp-lip denoiser 1"
 DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
-PADDING_MODES = ("zeros", "circular", "symmetric")
+PADDING_MODES = ("zeros", "circular")
 MAX_CELLS = 400_000
-VERIFIED = """verified anew: the SHA-256 of each tensor; of each layer the upper and lower bound of the norm, step, margin,
-averagedness and Lipschitz constant; those of the network, its potential and range; the rounding of its execution.
-not verified: what stands there in words (kind, method, scope, version), and that the program which runs the weights
+VERIFIED = """verified anew: the SHA-256 of each tensor; of each layer the upper and lower bound of the norm, the padding, the
+smallest image and the method that the kernel calls for, step, slopes, margin, averagedness and Lipschitz constant; the
+averagedness and Lipschitz constant of the network, its potential and range; the rounding of its execution.
+not verified: the layers' kinds, the number of cells, the version, texts, and that the program which runs the weights
 computes the layers that the configuration names.
 """
 LARGEST_SIGMA = 55 / 255  # the end of the range of noise levels for which denoisers of this format have thresholds
@@ -145,39 +147,42 @@ def rounding_upper(tensors: dict[str, Array], paths: list[str], channels: int, u
     return error
 
 
-def mirror_closed(weight: Array) -> bool:
-    """Whether the filters mirrored, by rows or by columns, are the same filters up to order and signs."""
-    banks = [weight, weight[..., ::-1, :], weight[..., ::-1]]
-    rows = [[max(row, [-v for v in row]) for row in (bank.reshape(len(bank), -1) + 0.0).tolist()] for bank in banks]
-    return sorted(rows[0]) == sorted(rows[1]) == sorted(rows[2])
+def method_of(weight: Array) -> str:
+    """The certifier's method: branch and bound where more than one tap is used, otherwise one factorisation."""
+    taps = np.abs(weight).reshape(*weight.shape[:2], -1).max((0, 1))
+    return "BRANCH_AND_BOUND" if np.count_nonzero(taps) > 1 else "CHOLESKY"
 
 
-def norm_at(weight: Array, witness: list[float]) -> float:
+def norm_at(weight: Array, witness: list[str]) -> float:
     """The norm at the witness's frequency; of the matrix where there is none."""
     if weight.ndim == 2 or not witness:
         return float(np.linalg.norm(weight.reshape(weight.shape[0], -1), 2))
-    rows, columns = (np.exp(-1j * w * np.arange(k)) for w, k in zip(witness, weight.shape[2:], strict=True))
+    angles = zip(map(float.fromhex, witness), weight.shape[2:], strict=True)
+    rows, columns = (np.exp(-1j * w * np.arange(k)) for w, k in angles)
     return float(np.linalg.norm(np.einsum("oiab,a,b->oi", weight, rows, columns), 2))
 
 
-def number(value: Any) -> Fraction:
+def number(value: str | None) -> Fraction:
     """A hexadecimal float as a rational; None counts as 1, the averagedness of a map that is only nonexpansive."""
     return Fraction(1) if value is None else Fraction(float.fromhex(value))
 
 
-def check_layer(layer: dict[str, Any], tensors: dict[str, Array]) -> tuple[Fraction, list[str]]:
+def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> tuple[Fraction, list[str]]:
     """A layer's proved α = τ s U²/2 and what is wrong with its line in the certificate."""
-    prefix = layer["path"] + "." if layer["path"] else ""
-    weight, tau = tensors[prefix + "weight"], Fraction(float(tensors[prefix + "tau"]))
-    upper, slopes = number(layer["norm_upper"]), layer["slopes"]
-    curvature = tau * Fraction(slopes[1]) * upper**2
+    weight, tau = tensors[f"{layer['path']}.weight"], Fraction(float(tensors[f"{layer['path']}.tau"]))
+    norm, slopes = layer["norm"], [number(slope) for slope in layer["slopes"]]
+    upper = number(norm["upper"])
+    curvature = tau * slopes[1] * upper**2
     claims = {
         f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
-        "norm_lower exceeds the norm at the witness": float(number(layer["norm_lower"]))
-        <= norm_at(weight, layer["witness"]) * (1 + 1e-10),
+        "the lower bound exceeds the norm at the witness": float(number(norm["lower"]))
+        <= norm_at(weight, norm["witness"]) * (1 + 1e-10),
+        f"the padding is not {padding_mode}": norm["padding_mode"] == padding_mode,
+        "the smallest image is not 1 x 1, with any divisor": norm["smallest_image"] == norm["divisible_by"] == [1, 1],
+        f"the method is not {method_of(weight)}": norm["method"] == method_of(weight),
         "τ differs from the weights": layer["tau"] is not None and number(layer["tau"]) == tau,
         "τ is negative": tau >= 0,
-        "the slopes are not a clip's, [0, 1]": [float(slope) for slope in slopes] == [0, 1],
+        "the slopes are not a clip's, [0, 1]": slopes == [0, 1],
         f"τ‖W‖² ≤ {float(curvature):.9g} is not ≤ 2": curvature <= 2,
         "the margin is overstated": layer["margin"] is not None and number(layer["margin"]) <= 2 - curvature,
         "the layer's averagedness is understated": number(layer["averagedness"]) >= curvature / 2,
@@ -204,13 +209,10 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
     expected = [f"layers.{i}" for i in range(len(config["dilations"]))]
     if [layer["path"] for layer in claimed["layers"]] != expected or config["padding_mode"] not in PADDING_MODES:
         return [*wrong, "the certificate's layers are not those of the network that the weights describe"]
-    if config["padding_mode"] == "symmetric":
-        open_banks = [path for path in expected if not mirror_closed(tensors[f"{path}.weight"])]
-        wrong += [f"{path}: its filters do not contain their mirror images up to sign" for path in open_banks]
     wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     alphas: list[Fraction] = []
     for layer in claimed["layers"]:
-        alpha, found = check_layer(layer, tensors)
+        alpha, found = check_layer(layer, tensors, config["padding_mode"])
         alphas, wrong = [*alphas, alpha], wrong + found
     total = sum((a / (1 - a) for a in alphas), Fraction(0)) if max(alphas) < 1 else None
     if claimed["averagedness"] is not None and (total is None or number(claimed["averagedness"]) < total / (1 + total)):
@@ -223,8 +225,6 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
         wrong.append("a range is claimed that the layers do not give")
     if claimed["dtype"] != metadata["dtype"]:
         wrong.append(f"the weights are {metadata['dtype']}, not {claimed['dtype']}")
-    elif claimed["rounding"] is not None and config.get("group", 1) > 1:
-        wrong.append("a bound of the rounding is claimed, but no formula covers filters that are clipped in groups")
     elif claimed["rounding"] is not None and float(number(claimed["rounding"])) < (1 - 1e-6) * rounding_upper(
         tensors, expected, config["in_channels"], UNITS[metadata["dtype"]]
     ):  # the tolerance is for the rounding of the two evaluations of the formula

@@ -49,7 +49,7 @@ class Anneal:
         theta, default = unwrapped(maps.denoiser)
         balance = used["step"] if used.get("weight") is None else 1 / number(used["weight"])
         step = number(balance) / theta
-        sigma = default if maps.sigma is None else maps.sigma
+        sigma = maps.sigma if maps.sigma is not None else 0.0 if default is None else default
         if isinstance(maps.data_term, LeastSquares):
             misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
             assumed = torch.as_tensor(sigma).to(misfit).reshape(-1)

@@ -17,6 +17,7 @@ from pnp_lip.operators import certify_norm
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.hypothesis import Hypothesis, interval
 from pnp_lip.solvers.maps import Box, Maps
+from pnp_lip.spectral import norm_lower
 
 __all__ = ["FIRM", "Known", "adjoint_gap", "examine", "norm_estimate"]
 
@@ -250,15 +251,7 @@ def examine_repeatability(maps: Maps, x: Tensor) -> Hypothesis:
     return Hypothesis("relative change of D(x) between two calls", gap, f"be at most {limit:.0e}", gap <= limit, advice)
 
 
-@torch.no_grad()
-def norm_estimate(physics: PhysicsLike, x: Tensor, *, iterations: int = 30) -> float:
+def norm_estimate(physics: PhysicsLike, x: Tensor) -> float:
     """‖A‖ by power iteration, from below: an estimate for runs that claim nothing, never a bound."""
-    v = torch.ones_like(x[:1]) + 0.1 * torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)).to(x)
-    v = v.expand_as(x)
-    value = 0.0
-    for _ in range(iterations):
-        v = v / v.norm().clamp_min(1e-30)
-        image = physics.A(v)
-        value = float(image.norm())
-        v = physics.A_adjoint(image)
-    return value
+    start = torch.ones_like(x[:1]) + 0.1 * torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)).to(x)
+    return norm_lower(physics.A, physics.A_adjoint, start.expand_as(x), iterations=30)[0]

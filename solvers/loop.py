@@ -106,7 +106,7 @@ def begin_or_resume(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor,
 
     A converged image of a stored run goes on when ``tol`` has been lowered since.
     """
-    stored = None if monitor.store is None else monitor.store.load(monitor.origin)
+    stored = None if monitor.store is None or monitor.origin is None else monitor.store.load(monitor.origin)
     if stored is None:
         v = iteration.start(maps, x)
         return State(v, x, scheme.start(v), [Track() for _ in x], list(range(len(x))))

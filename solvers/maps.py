@@ -57,6 +57,8 @@ class Maps:
     def part(self, images: list[int]) -> Maps:
         """The maps of these images of the batch alone; the physics is taken to treat all alike, and so is a denoiser
         without a ``part``."""
+        if len(images) == len(self.y):
+            return self
         sigma = self.sigma
         if isinstance(sigma, Tensor) and sigma.ndim and len(sigma) == len(self.y):
             sigma = sigma[images]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -17,6 +17,8 @@ from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
 __all__ = ["Choice", "choose_by_discrepancy", "choose_by_reference"]
+
+SETTINGS = ("sigma", "step", "weight", "dual_step")  # that a search may vary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +61,17 @@ def choose_by_discrepancy(
     if not 0 < noise < math.inf:
         raise InputError(f"`noise` is a standard deviation and must be positive and finite; got {noise}.")
     scale = noise * math.sqrt(y.numel())
-    candidates = [{parameter: float(value)} for value in sorted(values)]
-    results = runs(solver, y, physics, candidates, x0=x0, max_iter=max_iter)
-    scores = [float((physics.A(r.x) - y).double().norm()) / scale for r in results]
-    fitting = [i for i, score in enumerate(scores) if score <= 1]
-    best = fitting[-1] if fitting else min(range(len(scores)), key=scores.__getitem__)
-    return conclude(solver, results, candidates, scores, best, "‖Ax − y‖ / (noise √m), to be at most 1")
+
+    def fit(result: Result) -> float:
+        return float((physics.A(result.x) - y).double().norm()) / scale
+
+    def last_that_fits(scores: Sequence[float]) -> int:
+        fitting = [i for i, score in enumerate(scores) if score <= 1]
+        return fitting[-1] if fitting else min(range(len(scores)), key=scores.__getitem__)
+
+    solvers = varied(solver, [{parameter: float(value)} for value in sorted(values)])
+    results = solve_all(solvers, y, physics, x0, max_iter, "require")
+    return choice(solvers, results, fit, last_that_fits, "‖Ax − y‖ / (noise √m), to be at most 1")
 
 
 def choose_by_reference(
@@ -80,60 +87,59 @@ def choose_by_reference(
     """The point of a small grid with the highest PSNR against a known image, for later use on images like it.
 
     ``grid`` maps settings ("sigma", "step", "weight") to values; all combinations are run, each from the result of the one
-    before, with ``max_iter`` and ``guarantee`` as in ``Solver.solve``. Raises InputError for an empty grid or an unknown setting.
+    before, with ``max_iter`` and ``guarantee`` as in ``Solver.solve``. Raises InputError for an empty grid or an unknown
+    setting.
     """
-    candidates = [
-        dict(zip(grid, map(float, point), strict=True)) for point in itertools.product(*map(sorted, grid.values()))
-    ]
+    points = itertools.product(*(sorted(values) for values in grid.values())) if grid else ()
+    solvers = varied(solver, [dict(zip(grid, map(float, point), strict=True)) for point in points])
     check_like("reference", reference, starting_point(y, physics))
-    results = runs(solver, y, physics, candidates if grid else [], max_iter=max_iter, guarantee=guarantee)
-    scores = [psnr(r.x, reference) if r.status != "diverged" else -math.inf for r in results]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    return conclude(solver, results, candidates, scores, best, "PSNR in dB, to be large")
+    results = solve_all(solvers, y, physics, None, max_iter, guarantee)
+    return choice(
+        solvers,
+        results,
+        lambda r: psnr(r.x, reference) if r.status != "diverged" else -math.inf,
+        lambda scores: max(range(len(scores)), key=scores.__getitem__),
+        "PSNR in dB, to be large",
+    )
 
 
-def runs(
-    solver: Solver,
-    y: Tensor,
-    physics: PhysicsLike,
-    candidates: Sequence[dict[str, float]],
-    *,
-    x0: Tensor | None = None,
-    max_iter: int,
-    guarantee: str = "require",
-) -> list[Result]:
-    """The reconstruction for every candidate; none is begun unless ``solve`` would take them all."""
-    allowed = {f.name for f in dataclasses.fields(solver)} & {"sigma", "step", "weight", "dual_step"}
+Varied = list[tuple[dict[str, float], Solver]]
+
+
+def varied(solver: Solver, candidates: Sequence[dict[str, float]]) -> Varied:
+    """The solver with each candidate's settings."""
+    allowed = {f.name for f in dataclasses.fields(solver)} & set(SETTINGS)
     if not candidates:
         raise InputError("the search needs at least one value.")
     unknown = set(candidates[0]) - allowed
     if unknown:
         raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
-    solvers = [dataclasses.replace(solver, **candidate) for candidate in candidates]  # type: ignore[arg-type]
-    for varied in solvers:  # all of them before the first long run
-        varied.require(y, physics, guarantee=guarantee)
+    return [(settings, dataclasses.replace(solver, **settings)) for settings in candidates]  # type: ignore[arg-type]
+
+
+def solve_all(
+    solvers: Varied, y: Tensor, physics: PhysicsLike, x0: Tensor | None, max_iter: int, guarantee: str
+) -> list[Result]:
+    """The reconstruction of every solver; none is begun unless ``solve`` would take them all."""
+    for _, solver in solvers:
+        solver.require(y, physics, guarantee=guarantee)
     results: list[Result] = []
-    for varied in solvers:
-        start = results[-1].x if results and results[-1].status != "diverged" else x0 if not results else None
-        results.append(varied.solve(y, physics, x0=start, max_iter=max_iter, guarantee=guarantee))
+    for _, solver in solvers:
+        results.append(solver.solve(y, physics, x0=x0, max_iter=max_iter, guarantee=guarantee))
+        x0 = None if results[-1].status == "diverged" else results[-1].x
     return results
 
 
-def conclude(
-    solver: Solver,
-    results: list[Result],
-    candidates: list[dict[str, float]],
-    scores: list[float],
-    best: int,
+def choice(
+    solvers: Varied,
+    results: Sequence[Result],
+    score: Callable[[Result], float],
+    pick: Callable[[Sequence[float]], int],
     criterion: str,
 ) -> Choice:
-    """Put the record of a search together."""
-    return Choice(
-        solver=dataclasses.replace(solver, **candidates[best]),  # type: ignore[arg-type]
-        result=results[best],
-        best=candidates[best],
-        candidates=tuple(candidates),
-        scores=tuple(scores),
-        statuses=tuple(r.status for r in results),
-        criterion=criterion,
-    )
+    """The record of a search."""
+    scores = tuple(score(result) for result in results)
+    k = pick(scores)
+    best, solver = solvers[k]
+    candidates, statuses = tuple(settings for settings, _ in solvers), tuple(r.status for r in results)
+    return Choice(solver, results[k], best, candidates, scores, statuses, criterion)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnp_lip.denoisers import guided, require_guidance
 from pnp_lip.denoisers.gradient_flow_denoiser import noise_level
@@ -76,6 +76,6 @@ def refine(
     results = [solve(solver, y, physics, x0=x0)]
     for _ in range(rounds):
         guide = results[-1].x if improve is None else improve(results[-1], y, physics)
-        again = dataclasses.replace(later, denoiser=guided(solver.denoiser, guide))
+        again = dataclasses.replace(later, denoiser=guided(cast(nn.Module, solver.denoiser), guide))
         results.append(solve(again, y, physics, x0=guide))
     return tuple(results)

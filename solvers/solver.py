@@ -135,7 +135,7 @@ class Solver(abc.ABC):
             if reference is not None:
                 reference = check_like("reference", reference, p.x)
             store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
-            origin = {} if store is None else origin_of(fields_of(self), p.maps, x0, p.x, p.settings)
+            origin = None if store is None else origin_of(fields_of(self), p.maps, x0, p.x, p.settings)
             watch = p.guarantee.proved and p.iteration.residual_is_monotone and self.scheme.monotone
             name = type(self).__name__ if progress else None
             monitor = Monitor(self.tol, max_iter, watch, reference, name, callback, store, origin)

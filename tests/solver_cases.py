@@ -73,10 +73,10 @@ class MatrixPhysics(LinearPhysics):
         super().__init__()
         self.matrix, self.shape = matrix, shape
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         return x.flatten(1) @ self.matrix.T
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         return (y @ self.matrix).reshape(-1, *self.shape)
 
     @property

@@ -1,81 +1,158 @@
-"""The package's shape: which way imports point, how cheap the import is, how long files are."""
+"""The package's shape: which way imports point, how long things are, what decides about a proof, how cheap the import is.
+
+``python tests/test_architecture.py`` lists what is measured here.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from pathlib import Path
+from textwrap import dedent
 
+import house
 import pytest
+from sentences import decisions_on_sentences
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"pnp_lip": ROOT / "pnp_lip", **{f"pnp_lip.{n}": ROOT / n for n in ("operators", "solvers", "benchmarks")}}
-
-# A part may import parts of a lower level, or of its own. Images, errors, snapshots and version stand below everything.
+# A part may import its own files and parts of a lower level.
 LEVELS = {
-    "errors": 0,
-    "protocols": 0,
-    "renamed": 0,
-    "version": 0,
-    "images": 0,
-    "noise": 0,
-    "snapshot": 0,
-    "check": 0,
-    "spectral": 1,
+    **dict.fromkeys(("errors", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
+    **dict.fromkeys(("images", "noise", "spectral"), 1),
     "layers": 2,
-    "denoisers": 3,
-    "networks": 3,
+    **dict.fromkeys(("denoisers", "networks"), 3),
     "certificates": 4,
-    "pretrained": 5,
-    "exact": 5,
-    "attacker": 5,
-    "operators": 5,
-    "training": 6,
+    **dict.fromkeys(("attacker", "exact", "operators", "pretrained"), 5),
     "solvers": 6,
-    "benchmarks": 7,
-    "experiments": 7,
-    "command_line": 8,
-    "weights": 0,
+    **dict.fromkeys(("experiments", "theory", "training"), 7),
+    "benchmarks": 8,
+    **dict.fromkeys(("command_line", "public"), 9),
+    "__init__": 10,
 }
 
+# Results and certificates are read, not made, by users: their fields are not a constructor's parameters.
+READ_ONLY = {"Certificate", "LayerCertificate", "Result"}
+GEOMETRY = re.compile(r"pnp_lip\.operators\..*(Tomography|Geometry|Beam)")  # a scanner has as many numbers as it has
+MACHINE_PATH = re.compile(r"""(?<![\w.:/<>])(/(home|root|tmp|work|mnt|media|scratch|Users|usr/local)/\w|[A-Z]:\\\w)""")
 
-def sources() -> list[tuple[str, Path]]:
-    """Each source file with the part it belongs to."""
-    files = []
-    for package, folder in FOLDERS.items():
-        for path in sorted(folder.rglob("*.py")):
-            if package == "pnp_lip":
-                relative = path.relative_to(folder)
-                part = relative.parts[0].removesuffix(".py")
-            else:
-                part = package.rpartition(".")[2]
-            files.append((part, path))
-    return files
+NAMES = sorted(house.modules())
 
 
-def imported_parts(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-        elif isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-    return {name.split(".")[1] for name in names if name.startswith("pnp_lip.")}
+def test_imports_point_downwards() -> None:
+    where = {name: (LEVELS[house.part(name)], house.part(name)) for name in NAMES}
+    steps = [(name, other) for name in NAMES for other in house.graph()[name] if where[name] != where[other]]
+    assert [f"{name} imports {other}" for name, other in steps if where[other][0] >= where[name][0]] == []
 
 
-@pytest.mark.parametrize(("part", "path"), sources(), ids=lambda v: v.name if isinstance(v, Path) else v)
-def test_imports_point_downwards_and_files_are_short(part: str, path: Path) -> None:
-    assert path.read_text().count("\n") <= 400
-    if part in ("__init__", "__main__"):
-        return
-    for other in imported_parts(path):
-        assert LEVELS[other] <= LEVELS[part], f"{path.name} ({part}) imports pnp_lip.{other}"
+def test_nothing_inside_imports_from_the_front_door() -> None:
+    """``from pnp_lip import x`` inside the package would tie each file to all others."""
+    statements = [(name, node) for name in NAMES for node in ast.walk(house.tree(name))]
+    assert [n for n, s in statements if isinstance(s, ast.ImportFrom) and s.module == "pnp_lip"] == []
+    assert [n for n in NAMES if "pnp_lip" in house.graph()[n]] == []
 
 
-def test_import_is_cheap(tmp_path: Path) -> None:
+def test_no_circle_of_imports() -> None:
+    assert house.circles(house.graph()) == []
+
+
+@pytest.mark.parametrize(
+    ("imports", "circle"),
+    [
+        ({"a.b": ["a.c"], "a.c": ["a.b"]}, True),
+        ({"a.b": ["a.x"], "a": ["a.b.x"]}, True),  # a name of one's own package, which imports the module
+        ({"a.b": ["a.c.x"], "a": ["a.b.x", "a.c.x"]}, False),  # as it should be: from the file that has the name
+        ({"a.b": ["d.e.x"], "d.f": ["a.b.x"], "d": ["d.f.x"]}, True),  # d/__init__ runs before d.e
+    ],
+)
+def test_circles_are_found(monkeypatch: pytest.MonkeyPatch, imports: dict[str, list[str]], circle: bool) -> None:
+    names = dict.fromkeys(("a", "a.b", "a.c", "d", "d.e", "d.f"))
+    monkeypatch.setattr(house, "modules", lambda: names)
+    graph = {n: set().union(*(house.needs(n, target) for target in imports.get(n, ()))) for n in names}
+    assert bool(house.circles(graph)) == circle
+
+
+def test_sizes() -> None:
+    assert [(name, house.lines(name)) for name in NAMES if house.lines(name) > 400] == []
+    assert house.long_functions(60) == []
+    assert sum(map(house.lines, NAMES)) <= 15_500
+
+
+def test_constructors_are_narrow() -> None:
+    wide = [(name, count) for name, count in house.wide_constructors(8) if name.rpartition(".")[2] not in READ_ONLY]
+    assert [entry for entry in wide if not GEOMETRY.match(entry[0])] == []
+
+
+def test_types_say_something() -> None:
+    assert sum(house.anys().values()) <= 80, house.anys()
+
+
+def test_public_names_are_documented() -> None:
+    assert house.undocumented() == []
+
+
+def test_no_source_names_a_machine() -> None:
+    assert [name for name, path in house.modules().items() if MACHINE_PATH.search(path.read_text("utf-8"))] == []
+
+
+def test_no_decision_looks_into_a_sentence() -> None:
+    found = {name: decisions_on_sentences(house.tree(name)) for name in NAMES}
+    assert {name: looks for name, looks in found.items() if looks} == {}
+
+
+LOOKS = """
+    hypothesis.met or ASSUMED in str(hypothesis.value)
+    SMALLEST.findall(layer.scope)
+    norm.scope.startswith("symmetric")
+    "assumed" in guarantee.failure.lower()
+    certificate.failures[0].split(":")
+    re.search("at least", record["scope"])
+    layer.get("method").endswith("torus")
+    guarantee.statement == NOTHING
+    TEXTS[hypothesis.reason]
+    "zero" in f"{layer.scope}, {layer.path}"
+    "proved" in str(self.guarantee)
+    [h for h in hypotheses if "at most" in h.bound]
+    [f for f in certificate.failures if f.startswith("layer")]
+"""
+BLOCKS = """
+    text = layer.scope
+    words = text.lower()
+    found = "symmetric" in words
+---
+    for failure in certificate.failures:
+        if "padding" in failure:
+            pass
+---
+    match guarantee.theorem:
+        case "Krasnoselskii-Mann":
+            pass
+"""
+HONEST = """
+    hypothesis.met or hypothesis.waived_by is not None
+    certificate.smallest_image == (1, 1)
+    layer.method is Method.TORUS or layer.method == Method.DENSE
+    "; ".join(certificate.failures) or "none"
+    len(certificate.failures) == 1 and not guarantee.failure
+    f"{layer.scope}; {norm.scope}" + hypothesis.advice
+    result.status == "converged" and name.startswith("guide")
+    hypothesis.value <= hypothesis.bound and str(path).endswith(".npz")
+    values.index(choice.value)
+"""
+
+
+@pytest.mark.parametrize("code", [*map(str.strip, LOOKS.strip().splitlines()), *map(dedent, BLOCKS.split("---\n"))])
+def test_looks_into_sentences_are_found(code: str) -> None:
+    assert decisions_on_sentences(ast.parse(code))
+
+
+@pytest.mark.parametrize("code", [line.strip() for line in HONEST.strip().splitlines()])
+def test_typed_decisions_pass(code: str) -> None:
+    assert decisions_on_sentences(ast.parse(code)) == []
+
+
+def test_import_is_cheap() -> None:
     code = "import sys, pnp_lip; print([m for m in ('torch', 'matplotlib', 'skimage', 'deepinv') if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
@@ -87,3 +164,8 @@ def test_every_public_name_exists() -> None:
     assert set(pnp_lip.__all__) <= set(dir(pnp_lip))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = pnp_lip.nothing
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(house.ROOT))
+    house.main()

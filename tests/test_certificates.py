@@ -16,6 +16,7 @@ from pnp_lip.certificates import calculus
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Identity, ReLU, SoftThreshold, project
+from pnp_lip.solvers import licensed
 from pnp_lip.spectral import norm_bound
 
 
@@ -79,9 +80,10 @@ def test_averagedness_of_a_linear_layer_equals_the_dense_truth() -> None:
 def test_denoiser_at_the_limit_is_certified_and_averaged() -> None:
     certificate = certify(at_the_limit())
     assert certificate.nonexpansive and certificate.averaged and not certificate.firmly_nonexpansive
-    assert certificate.algorithms == ("ForwardBackward", "HalfQuadratic", "RED", "ProximalRED")
-    assert all(layer.margin > 0 and layer.norm_lower <= layer.norm_upper for layer in certificate.layers)
-    assert "any image size" in certificate.scope
+    assert licensed(certificate) == ("ForwardBackward", "HalfQuadratic", "RED", "ProximalRED")
+    assert all(layer.margin > 0 and layer.norm.lower <= layer.norm.upper for layer in certificate.layers)
+    assert {layer.norm.padding_mode for layer in certificate.layers} == {"zeros"}
+    assert certificate.scope == "any image size, zeros padding" and certificate.smallest_image == (1, 1)
     assert "0.99" in str(certificate) and "layers.2" in str(certificate)
     assert certificate.require_nonexpansive() is certificate
 
@@ -101,7 +103,7 @@ def test_every_single_layer_mutation_is_caught_by_name(index: int, kind: str) ->
     else:
         layer.activation.slopes = (0.0, 1.01)
     certificate = certify(denoiser)
-    assert not certificate.nonexpansive and certificate.algorithms == ()
+    assert not certificate.nonexpansive and licensed(certificate) == ()
     with pytest.raises(CertificateError, match=rf"layer `layers\.{index}` has"):
         certificate.require_nonexpansive()
 
@@ -114,18 +116,14 @@ def test_shifts_and_thresholds_change_nothing_that_is_proved() -> None:
         layer.activation.shift.normal_()
         layer.activation.log_scale.add_(1)
     after = certify(denoiser)
-    assert (after.layers, after.averagedness, after.algorithms) == (
-        before.layers,
-        before.averagedness,
-        before.algorithms,
-    )
+    assert (after.layers, after.bound) == (before.layers, before.bound)
     assert after.weights != before.weights and after.rounding > before.rounding
 
 
 def test_trained_weights_are_bounded_to_a_millionth() -> None:
     for rtol in (1e-3, 1e-6):
         certificate = certify(load_pretrained("grey"), rtol=rtol)
-        assert all(layer.norm_upper <= layer.norm_lower * (1 + rtol) for layer in certificate.layers)
+        assert all(layer.norm.gap <= rtol for layer in certificate.layers)
 
 
 @pytest.mark.slow
@@ -150,7 +148,7 @@ def test_shortening_the_steps_repairs_a_broken_network() -> None:
 def test_firm_and_relax_and_clip() -> None:
     denoiser = at_the_limit()
     firmed = firm(denoiser)
-    assert certify(firmed).firmly_nonexpansive and "ADMM" in certify(firmed).algorithms
+    assert certify(firmed).firmly_nonexpansive and "ADMM" in licensed(certify(firmed))
     assert firm(firmed) is firmed
     half = relax(denoiser, 0.5)
     x = torch.rand(1, 1, 8, 8)
@@ -168,9 +166,12 @@ def test_json_round_trip_is_exact() -> None:
     certificate = certify(at_the_limit())
     text = certificate.to_json()
     assert Certificate.from_json(text) == certificate
-    assert json.loads(text)["layers"][0]["norm_upper"].startswith("0x")
-    clipped = certify(ClippedDenoiser(at_the_limit(), 0.0, 1.0))
-    assert Certificate.from_json(clipped.to_json()) == clipped
+    norm = json.loads(text)["layers"][0]["norm"]
+    assert norm["upper"].startswith("0x") and norm["method"] == "BRANCH_AND_BOUND" and norm["smallest_image"] == [1, 1]
+    clipped = certify(ClippedDenoiser(at_the_limit(), 0, 1))
+    assert Certificate.from_json(clipped.to_json()) == clipped and clipped.box == (0.0, 1.0)
+    border = certify(nn.Conv2d(1, 2, 3, padding=(1, 2), padding_mode="reflect"))
+    assert Certificate.from_json(border.to_json()) == border and border.smallest_image == (4, 6)
 
 
 @pytest.mark.parametrize("sigma", [0.01, 55 / 255])
@@ -202,10 +203,24 @@ def test_no_rounding_is_claimed_where_none_is_known() -> None:
     assert certify(exchanged).rounding is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 1"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 2"}'])
 def test_what_is_not_a_certificate_is_refused(text: str) -> None:
     with pytest.raises(CertificateError):
         Certificate.from_json(text)
+
+
+def test_certificates_of_the_first_schema_are_refused() -> None:
+    """They hold the padding and the smallest image in sentences."""
+    with pytest.raises(CertificateError, match=r"'pnp-lip certificate 2'.*'pnp-lip certificate 1'. Certify .* anew"):
+        Certificate.from_json('{"schema": "pnp-lip certificate 1"}')
+
+
+@pytest.mark.parametrize(("field", "value"), [("method", "MAGIC"), ("padding_mode", "mirror"), ("upper", None)])
+def test_unknown_words_in_a_file_are_refused(field: str, value: object) -> None:
+    data = json.loads(certify(at_the_limit(layers=1)).to_json())
+    data["layers"][0]["norm"][field] = value
+    with pytest.raises(CertificateError, match="not a certificate"):
+        Certificate.from_json(json.dumps(data))
 
 
 class Disguised(GradientFlowConv2d):
@@ -290,12 +305,19 @@ def test_a_number_that_is_none_is_refused(name: str, value: float) -> None:
         certify(denoiser)
 
 
-def test_the_smallest_image_is_read_off_the_scopes() -> None:
+def test_the_smallest_image_is_the_largest_that_a_layer_asks_for() -> None:
     torch.manual_seed(0)
-    layer = GradientFlowConv2d(1, 2, 9, padding_mode="symmetric")
-    assert certify(layer).smallest_image == (1, 1)
-    layer.weight.data = torch.randn_like(layer.weight)
-    assert certify(layer).smallest_image == (8, 8)
-    other = GradientFlowConv2d(1, 2, (3), dilation=5, padding_mode="symmetric")
-    other.weight.data = torch.randn_like(other.weight)
-    assert certify(nn.Sequential(layer, other)).smallest_image == (10, 10)
+    tall = nn.Conv2d(1, 1, 9, padding=(4, 1), padding_mode="reflect")
+    wide = nn.Conv2d(1, 1, 5, padding=(0, 2), padding_mode="reflect")
+    assert certify(tall).smallest_image == (10, 4) and certify(wide).smallest_image == (2, 6)
+    both = certify(nn.Sequential(tall, nn.ReLU(), wide))
+    assert both.smallest_image == (10, 6) and "; images of at least 2 x 6 pixels, reflect padding" in both.scope
+    assert certify(nn.Identity()).smallest_image == (1, 1) and certify(nn.Identity()).scope == "any input"
+
+
+def test_a_padding_without_a_theorem_is_refused() -> None:
+    layer = GradientFlowConv2d(1, 2, 3)
+    certify(layer)
+    layer.padding_mode = "reflect"  # after construction, which refuses it
+    with pytest.raises(InputError, match="padding_mode"):
+        certify(layer)

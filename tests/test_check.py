@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import subprocess
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from pnp_lip import save_denoiser
 from pnp_lip.certificates import certify
-from pnp_lip.check import check, main, norm_is_at_most, read_safetensors
+from pnp_lip.check import check, main, method_of, norm_is_at_most, read_safetensors
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.layers import project
 from pnp_lip.spectral import norm_bound
@@ -41,6 +40,10 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(data))
 
 
+def change_norm(certificate: dict[str, Any], layer: int, **changes: object) -> None:
+    certificate["layers"][layer]["norm"].update(changes)
+
+
 def scaled(text: str, factor: float) -> str:
     return (float.fromhex(text) * factor).hex()
 
@@ -49,14 +52,38 @@ def test_verifies_what_was_certified(files: Files, capsys: pytest.CaptureFixture
     assert check(*files) == []
     assert main([str(f) for f in files]) == 0
     said = capsys.readouterr().out
-    assert "verified anew" in said and "rounding" in said and "not verified: what stands there in words" in said
+    assert "verified anew" in said and "rounding" in said and "not verified: the layers' kinds" in said
+    assert all(word in said.split("not verified")[0] for word in ("padding", "smallest image", "method"))
     rewrite(files[1], lambda c: c.update(rounding=None))  # to claim less is no lie
     assert check(*files) == []
 
 
-def test_verifies_the_shipped_denoiser() -> None:
+@pytest.mark.parametrize("name", ["grey", "colour", "tiny"])
+def test_verifies_the_shipped_denoisers(name: str) -> None:
     folder = Path(str(resources.files("pnp_lip.weights")))
-    assert check(folder / "grey.safetensors", folder / "grey.certificate.json") == []
+    assert check(folder / f"{name}.safetensors", folder / f"{name}.certificate.json") == []
+
+
+def test_the_padding_is_the_configurations(tmp_path: Path) -> None:
+    """A certificate for zeros beside weights for circular padding proves nothing of them, and vice versa."""
+    names = ("zeros", "circular")
+    for mode in names:
+        torch.manual_seed(0)
+        denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), padding_mode=mode)
+        save_denoiser(project(denoiser, limit=0.9), tmp_path / f"{mode}.safetensors")
+    for weights in names:
+        for certificate in names:
+            wrong = check(tmp_path / f"{weights}.safetensors", tmp_path / f"{certificate}.certificate.json")
+            assert wrong == ([] if weights == certificate else [f"layers.0: the padding is not {weights}"])
+
+
+def test_a_kernel_of_one_tap_calls_for_one_factorisation() -> None:
+    framed = torch.zeros(2, 3, 3, 3)
+    assert method_of(framed.numpy()) == norm_bound(framed).method.name == "CHOLESKY"
+    framed[:, :, 2, 1] = 1
+    assert method_of(framed.numpy()) == norm_bound(framed).method.name == "CHOLESKY"
+    framed[1, 0, 0, 1] = 1e-30
+    assert method_of(framed.numpy()) == norm_bound(framed).method.name == "BRANCH_AND_BOUND"
 
 
 def test_runs_without_torch(files: Files) -> None:
@@ -68,9 +95,18 @@ def test_runs_without_torch(files: Files) -> None:
 
 
 FALSIFICATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "norm too small": lambda c: c["layers"][1].update(norm_upper=scaled(c["layers"][1]["norm_lower"], 1 - 1e-6)),
-    "norm too large": lambda c: c["layers"][1].update(norm_upper=scaled(c["layers"][1]["norm_upper"], 1.01)),
-    "lower bound too large": lambda c: c["layers"][0].update(norm_lower=scaled(c["layers"][0]["norm_lower"], 1 + 1e-6)),
+    "norm too small": lambda c: change_norm(c, 1, upper=scaled(c["layers"][1]["norm"]["lower"], 1 - 1e-6)),
+    "norm too large": lambda c: change_norm(c, 1, upper=scaled(c["layers"][1]["norm"]["upper"], 1.01)),
+    "lower bound too large": lambda c: change_norm(c, 0, lower=scaled(c["layers"][0]["norm"]["lower"], 1 + 1e-6)),
+    "smallest image": lambda c: change_norm(c, 0, smallest_image=[9, 9]),
+    "smallest image, one side": lambda c: change_norm(c, 1, smallest_image=[1, 2]),
+    "smallest image of nothing": lambda c: change_norm(c, 1, smallest_image=[0, 0]),
+    "divisor": lambda c: change_norm(c, 1, divisible_by=[2, 1]),
+    "another padding": lambda c: change_norm(c, 0, padding_mode="circular"),
+    "no padding": lambda c: change_norm(c, 1, padding_mode=None),
+    "unknown padding": lambda c: change_norm(c, 1, padding_mode="reflect"),
+    "another method": lambda c: change_norm(c, 0, method="CHOLESKY"),
+    "unknown method": lambda c: change_norm(c, 1, method="trust me"),
     "step": lambda c: c["layers"][0].update(tau=scaled(c["layers"][0]["tau"], 1 - 1e-12)),
     "no step": lambda c: c["layers"][0].update(tau=None),
     "no margin": lambda c: c["layers"][0].update(margin=None),
@@ -79,15 +115,15 @@ FALSIFICATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
         averagedness=scaled(c["layers"][0]["averagedness"], 1 - 1e-12)
     ),
     "layer's Lipschitz constant": lambda c: c["layers"][0].update(lipschitz_upper=(0.99).hex()),
-    "slopes": lambda c: c["layers"][0].update(slopes=[0.0, 1.01]),
-    "slopes understated": lambda c: c["layers"][0].update(slopes=[0.0, 0.5]),
-    "slopes too small": lambda c: c["layers"][0].update(slopes=[-0.1, 1.0]),
+    "slopes": lambda c: c["layers"][0].update(slopes=[(0.0).hex(), (1.01).hex()]),
+    "slopes understated": lambda c: c["layers"][0].update(slopes=[(0.0).hex(), (0.5).hex()]),
+    "slopes too small": lambda c: c["layers"][0].update(slopes=[(-0.1).hex(), (1.0).hex()]),
     "averagedness": lambda c: c.update(averagedness=scaled(c["averagedness"], 1 - 1e-12)),
     "Lipschitz constant": lambda c: c.update(lipschitz_upper=(0.99).hex()),
     "proximal": lambda c: c.update(proximal=True),
     "rounding": lambda c: c.update(rounding=scaled(c["rounding"], 1 - 1e-5)),
     "dtype": lambda c: c.update(dtype="float64"),
-    "box": lambda c: c.update(box=[0.0, 1.0]),
+    "box": lambda c: c.update(box=[(0.0).hex(), (1.0).hex()]),
     "dropped layer": lambda c: c["layers"].pop(),
     "swapped layers": lambda c: c["layers"].reverse(),
     "hash": lambda c: c["weights"].update({"layers.0.tau": "0" * 64}),
@@ -165,6 +201,7 @@ def test_agrees_with_the_certifier(shape: tuple[int, ...], rtol: float) -> None:
     bound = norm_bound(w, rtol=rtol)
     assert norm_is_at_most(w.numpy(), bound.upper * (1 + 1e-11))
     assert not norm_is_at_most(w.numpy(), bound.lower * (1 - 1e-9))
+    assert method_of(w.numpy()) == bound.method.name
 
 
 def test_zero_and_non_finite_weights() -> None:
@@ -181,14 +218,3 @@ def test_a_layer_at_the_limit_is_verified(tmp_path: Path) -> None:
     assert certify(denoiser).nonexpansive
     save_denoiser(denoiser, tmp_path / "d.safetensors")
     assert check(tmp_path / "d.safetensors", tmp_path / "d.certificate.json") == []
-
-
-def test_a_bound_of_the_rounding_that_no_formula_gives_is_noticed(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    for group in (1, 2):
-        denoiser = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), padding_mode="zeros", group=group)
-        certificate = save_denoiser(project(denoiser, limit=0.9), tmp_path / "d.safetensors")
-        assert (certificate.rounding is None) == (group == 2)
-        dataclasses.replace(certificate, rounding=1.0).save(tmp_path / "d.certificate.json")
-        wrong = check(tmp_path / "d.safetensors", tmp_path / "d.certificate.json")
-        assert wrong == [] if group == 1 else "clipped in groups" in wrong[0] and len(wrong) == 1

@@ -171,7 +171,7 @@ def test_the_certificate_is_that_of_the_denoiser_and_no_violation_is_found() -> 
     assert mine.nonexpansive
     assert (mine.lipschitz_upper, mine.averagedness) == (plain.lipschitz_upper, plain.averagedness)
     assert attack(guided(d, image(16, 16)).double(), image(16, 16).double(), sigma=0.2, steps=15).ratio <= 1 + 1e-9
-    d.layers[0].weight *= 1.01 * (2 / (d.layers[0].tau * plain.layers[0].norm_upper ** 2)) ** 0.5
+    d.layers[0].weight *= 1.01 * (2 / (d.layers[0].tau * plain.layers[0].norm.upper ** 2)) ** 0.5
     with pytest.raises(CertificateError):
         certify(guided(d, x)).require_nonexpansive()
 

@@ -186,7 +186,7 @@ def test_the_certificate_is_that_of_the_denoiser_without_a_guide() -> None:
     assert (mine.lipschitz_upper, mine.averagedness) == (plain.lipschitz_upper, plain.averagedness)
     assert [layer.path for layer in mine.layers] == ["denoiser.layers.0", "denoiser.layers.1"]
     assert certify(firm(guided(d, image()))).firmly_nonexpansive
-    d.layers[0].weight *= 1.01 * (2 / (d.layers[0].tau * plain.layers[0].norm_upper ** 2)) ** 0.5
+    d.layers[0].weight *= 1.01 * (2 / (d.layers[0].tau * plain.layers[0].norm.upper ** 2)) ** 0.5
     with pytest.raises(CertificateError):
         certify(guided(d, image())).require_nonexpansive()
 

@@ -83,10 +83,10 @@ class Wrong(dp.LinearPhysics):  # type: ignore[misc]
         super().__init__(img_size=(1, 1, 3))
         self.matrix, self.adjoint = matrix, adjoint
 
-    def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # noqa: N802
+    def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return x @ self.matrix.T
 
-    def A_adjoint(self, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # noqa: N802
+    def A_adjoint(self, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return y @ self.adjoint.T
 
 
@@ -117,7 +117,7 @@ def test_refusals_name_the_reason() -> None:
         certify_norm(torch.nn.Identity())
 
     class Doubled(dp.Denoising):  # type: ignore[misc]
-        def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:  # noqa: N802
+        def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             return 2 * x
 
     with pytest.raises(CertificateError, match="Doubled"):

@@ -1,16 +1,13 @@
-"""The README's Python runs as it stands."""
+"""The README's Python runs as it stands, and its commands are those that `.ci/run` runs."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
+import readme
 import torch
 
 
 def test_python_examples_run_in_order() -> None:
-    text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    blocks = readme.python()
     assert len(blocks) == 2
     names: dict[str, object] = {"print": lambda *text, **how: None}
     torch.manual_seed(0)
@@ -18,3 +15,8 @@ def test_python_examples_run_in_order() -> None:
         exec(block, names)
     assert names["result"].status == "converged" and names["result"].guarantee.proved
     assert names["x_hat"].shape == names["x"].shape
+
+
+def test_commands_are_found() -> None:
+    assert readme.shell("## Start").rstrip().endswith("pnp-lip demo")
+    assert readme.shell("Run the tests").rstrip().endswith("pytest")

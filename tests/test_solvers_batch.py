@@ -86,10 +86,10 @@ def test_a_physics_with_parameters_for_each_image_keeps_its_batch():
 
 def test_a_physics_that_takes_any_batch_but_treats_images_by_their_place_keeps_its_batch():
     class Placed(cases.MatrixPhysics):
-        def A(self, x, **kwargs):  # noqa: N802
+        def A(self, x, **kwargs):
             return self.gains[: len(x)] * super().A(x)
 
-        def A_adjoint(self, y, **kwargs):  # noqa: N802
+        def A_adjoint(self, y, **kwargs):
             return super().A_adjoint(self.gains[: len(y)] * y)
 
     matrix = 0.5 * torch.eye(64) + 0.05 * cases.random(64, 64, dtype=torch.float32)

@@ -15,7 +15,6 @@ import torch
 from pnp_lip import ClippedDenoiser, relax
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur
-from pnp_lip.solvers import solver as solver_module
 from pnp_lip.solvers import (
     Anderson,
     Checkpoint,
@@ -27,6 +26,7 @@ from pnp_lip.solvers import (
     PrimalDual,
     WeightedLeastSquares,
 )
+from pnp_lip.solvers import solver as solver_module
 
 
 @pytest.fixture(autouse=True)

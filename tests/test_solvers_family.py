@@ -11,23 +11,27 @@ import solver_cases as cases
 import torch
 
 from pnp_lip import ClippedDenoiser, certify, firm, relax
-from pnp_lip.errors import GuaranteeError, InputError
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError
 from pnp_lip.solvers import (
     ADMM,
     RED,
     DavisYin,
+    Denoising,
     DouglasRachford,
     ForwardBackward,
     HalfQuadratic,
+    Hypothesis,
     KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
     ProximalRED,
     UserFidelity,
     WeightedLeastSquares,
+    licensed,
 )
 
 SOLVERS = [ForwardBackward, HalfQuadratic, ADMM, DouglasRachford, DavisYin, RED, ProximalRED, PrimalDual]
+SOLVER_ORDER = [ForwardBackward, HalfQuadratic, RED, ProximalRED, ADMM, DouglasRachford, DavisYin, PrimalDual]
 FIRM_ONLY = [ADMM, DouglasRachford, DavisYin, PrimalDual]
 ONE = torch.eye(64, dtype=torch.float64)
 
@@ -252,3 +256,52 @@ def test_red_refuses_bad_weights(options):
         RED(cases.denoiser(), **options)
     with pytest.raises(InputError, match="dual_step"):
         PrimalDual(cases.denoiser(), dual_step=-1.0)
+
+
+def test_licences_are_the_solvers_own_theorems(setting):
+    firm_net, physics, y = setting
+    averaged = cases.denoiser()
+    for net in (firm_net, averaged, cases.Reflection()):
+        proved = tuple(
+            kind.__name__ for kind in SOLVER_ORDER if kind(net, sigma=0.1, box=None).check(y, physics).proved
+        )
+        assert licensed(certify(net)) == proved
+    assert licensed(certify(firm_net)) == tuple(kind.__name__ for kind in SOLVER_ORDER)
+    assert licensed(certify(cases.Reflection())) == ("RED", "ProximalRED")
+    with torch.no_grad():
+        averaged.layers[0].weight.mul_(2)
+    assert licensed(certify(averaged)) == ()
+
+
+def test_denoising_is_one_application_of_the_denoiser(setting):
+    net, _, y = setting
+    calls = []
+
+    def counted(x, sigma):
+        calls.append(sigma)
+        return net(x, sigma)
+
+    identity = deepinv.physics.Denoising()
+    result = Denoising(net, sigma=0.1).solve(y, identity)
+    assert torch.equal(result.x, net(y, 0.1)) and (result.status, result.iterations) == ("converged", 1)
+    assert result.guarantee.proved and "unique" in result.guarantee.existence
+    Denoising(counted, sigma=0.1).solve(y, identity, guarantee="report")
+    assert len(calls) == 3  # two of them to see whether the map is a fixed one
+    with pytest.raises(CertificateError):
+        Denoising(counted, sigma=0.1).solve(y, identity)
+
+
+def test_a_waived_hypothesis_says_by_what_and_stays_unmet(setting):
+    _, physics, y = setting
+    guarantee = ForwardBackward(lambda x, sigma: 0.9 * x).require(y, physics, guarantee="assume")
+    waived = [h for h in guarantee.hypotheses if h.waived is not None]
+    assert [h.waived for h in waived] == ['guarantee="assume"'] and not waived[0].met and not guarantee.proved
+
+    class Lying(LeastSquares):
+        """A failed hypothesis whose text claims to be waived."""
+
+        def stated(self):
+            return (Hypothesis("anything", "assumed to be at most 1", "be true", False),)
+
+    with pytest.raises(GuaranteeError, match="anything must be true"):
+        ForwardBackward(firm(cases.denoiser()), sigma=0.1, data_term=Lying()).solve(y, physics)

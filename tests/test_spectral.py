@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.spectral import circular_norm_upper, norm_bound, norm_lower, norm_upper, symbol
+from pnp_lip.spectral import Method, norm_bound, norm_lower, symbol
 from pnp_lip.spectral.gram_symbol import Symbol
 from pnp_lip.spectral.polyphase import dilate
 from pnp_lip.spectral.torus import discard, first_cells
@@ -19,6 +19,10 @@ from pnp_lip.spectral.verified import TABLE_ERROR, unit_circle
 
 def kernel(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def norm_upper(w: Tensor, rtol: float = 1e-3, **settings: int) -> float:
+    return norm_bound(w, rtol=rtol, **settings).upper
 
 
 def unrolled(w: Tensor, size: tuple[int, int], *, padding: str, **settings: int) -> float:
@@ -67,13 +71,18 @@ def test_approached_by_large_circular_images(shape: tuple[int, ...], settings: d
     assert unrolled(w, (12, 12), padding="circular", **settings) >= 0.93 * norm_upper(w, 1e-6, **settings)
 
 
-@pytest.mark.parametrize("size", [(5, 7), (8, 8), (1, 2), (2, 3)])
-@pytest.mark.parametrize("shape", [(3, 2, 3, 3), (2, 4, 2, 5), (1, 1, 3, 3)])
-def test_circular_bound_is_the_truth_for_its_size(shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    w = kernel(3, *shape)
-    truth = unrolled(w, size, padding="circular")
-    assert truth * (1 - 1e-13) <= circular_norm_upper(w, *size) <= truth * (1 + 1e-9)
-    assert circular_norm_upper(w, *size) <= norm_upper(w) * (1 + 1e-9)
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_the_bound_says_what_it_speaks_of(padding_mode: str) -> None:
+    w = kernel(3, 3, 2, 3, 3)
+    plain, strided = (norm_bound(w, padding_mode=padding_mode, stride=s) for s in (1, (2, 1)))
+    assert plain.upper == norm_upper(w) and plain.method is Method.BRANCH_AND_BOUND
+    assert (plain.padding_mode, plain.smallest_image, plain.divisible_by) == (padding_mode, (1, 1), (1, 1))
+    assert plain.scope == f"any image size, {padding_mode} padding"
+    assert strided.divisible_by == ((2, 1) if padding_mode == "circular" else (1, 1))
+    assert ("divisible by 2 and 1" in strided.scope) == (padding_mode == "circular")
+    matrix = norm_bound(w[..., 0, 0], padding_mode=padding_mode)
+    assert (matrix.padding_mode, matrix.method, matrix.scope) == (None, Method.CHOLESKY, "any input")
+    assert norm_bound(w[..., :1, :1], padding_mode=padding_mode).method is Method.CHOLESKY
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-6, 1e-8])
@@ -122,7 +131,6 @@ def test_the_witness_attains_the_lower_bound() -> None:
     bound = norm_bound(w, rtol=1e-6)
     matrix = symbol(w, torch.tensor([bound.witness], dtype=torch.float64))[0]
     assert float(torch.linalg.matrix_norm(matrix, 2)) == pytest.approx(bound.lower, rel=1e-11)
-    assert norm_lower(w, 1e-6) == bound.lower
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -231,10 +239,33 @@ def test_symbols_of_constant_norm_are_cheap() -> None:
 
 
 def test_power_iteration_at_a_fixed_size_stays_below() -> None:
-    """What others take for a bound: at 16 × 16 with zero padding it is below the norm on larger images."""
+    """What others take for a bound: at 6 × 6 with zero padding it is below the norm on larger images."""
     w = kernel(12, 8, 8, 3, 3)
-    small = unrolled(w, (6, 6), padding="zeros")
-    assert small < norm_lower(w)
+    small, below = unrolled(w, (6, 6), padding="zeros"), norm_bound(w).lower
+    assert small < below
+    start = kernel(13, 1, 8, 6, 6)
+    found, v = norm_lower(
+        lambda x: F.conv2d(x, w, padding=2), lambda y: F.conv_transpose2d(y, w, padding=2), start, iterations=300
+    )
+    assert small * (1 - 1e-3) < found <= small * (1 + 1e-12) and found < below
+    assert float(F.conv2d(v, w, padding=2).norm() / v.norm()) == pytest.approx(found, rel=1e-12)
+
+
+def test_power_iteration_is_below_whatever_the_adjoint_does() -> None:
+    w = kernel(14, 5, 4)
+    truth = float(torch.linalg.matrix_norm(w, 2))
+    start = kernel(15, 4)
+    few, _ = norm_lower(lambda x: w @ x, lambda y: w.T @ y, start, iterations=3)
+    most, _ = norm_lower(lambda x: w @ x, lambda y: w.T @ y, start, iterations=500)
+    early, _ = norm_lower(lambda x: w @ x, lambda y: w.T @ y, start, iterations=500, tol=1e-2)
+    assert few <= most <= truth * (1 + 1e-14) and most >= truth * (1 - 1e-12)
+    assert early <= most and early >= 0.9 * truth
+    wrong, _ = norm_lower(lambda x: w @ x, lambda y: y[:4] * math.inf, start)
+    assert 0 < wrong <= truth
+    parts, _ = norm_lower(lambda x: [w[:2] @ x, w[2:] @ x], lambda y: w.T @ torch.cat(list(y)), start, iterations=500)
+    assert parts == pytest.approx(most, rel=1e-13)
+    assert norm_lower(lambda x: w @ x, lambda y: w.T @ y, 0 * start)[0] == 0
+    assert norm_lower(lambda x: 0 * x, lambda y: y, start)[0] == 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -244,9 +275,6 @@ def test_non_finite_weights_are_refused(bad: float, shape: tuple[int, ...]) -> N
     w.view(-1)[1] = bad
     with pytest.raises(InputError, match="finite"):
         norm_bound(w)
-    if w.ndim == 4:
-        with pytest.raises(InputError, match="finite"):
-            circular_norm_upper(w, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +293,8 @@ def test_wrong_shapes_are_refused(w: Tensor) -> None:
         {"groups": 2},
         {"groups": 0},
         {"max_cells": 0},
+        {"padding_mode": "reflect"},
+        {"padding_mode": "symmetric"},
         {"stride": 0},
         {"stride": 2, "dilation": (1, 2, 3)},
     ],
@@ -272,14 +302,6 @@ def test_wrong_shapes_are_refused(w: Tensor) -> None:
 def test_wrong_settings_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(InputError):
         norm_bound(torch.ones(3, 3, 3, 3), **settings)
-
-
-def test_circular_settings_are_refused() -> None:
-    with pytest.raises(InputError):
-        circular_norm_upper(torch.ones(1, 1, 3, 3), 0, 4)
-    with pytest.raises(ShapeError):
-        circular_norm_upper(torch.ones(3, 3), 4, 4)
-    assert circular_norm_upper(torch.zeros(1, 1, 3, 3), 4, 4) == 0
 
 
 def test_too_few_cells_fail_loudly() -> None:

@@ -26,7 +26,7 @@ from fractions import Fraction
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import flow_step, sqrt_up
-from pnp_lip.spectral import norm_upper
+from pnp_lip.spectral.square_upper import square_upper, sum_of_squares  # noqa: F401 (moved there)
 from pnp_lip.spectral.verified import exact_float64
 
 __all__ = ["Affine", "Blocks", "Flow", "State", "square_upper", "start"]
@@ -144,27 +144,3 @@ def components(blocks: Blocks, entries: Sequence[Sequence[tuple[int, float]]]) -
         if row:
             found[root(home[row[0][0]])][1].append(i)
     return found.values()
-
-
-def square_upper(weight: Tensor, norm: float | None = None) -> Fraction:
-    """A bound of ‖W‖²: the exact largest squared row when no two rows share a column, or by columns; else ``norm``².
-
-    ``norm`` ≥ ‖W‖ is found by ``norm_upper`` where it is needed and not given.
-
-    >>> import torch
-    >>> square_upper(torch.tensor([[1.0, -1.0]]))
-    Fraction(2, 1)
-    """
-    if weight.ndim == 2:
-        support = weight != 0
-        for lines, crossing in ((weight, support.sum(0)), (weight.T, support.sum(1))):
-            if int(crossing.max()) <= 1:
-                return max(sum_of_squares(line[line != 0].tolist()) for line in lines)
-    return Fraction(norm_upper(weight) if norm is None else norm) ** 2
-
-
-def sum_of_squares(values: Sequence[float]) -> Fraction:
-    """Σ v² without rounding, over one common denominator because adding fractions one by one is slow."""
-    ratios = [float(value).as_integer_ratio() for value in values]
-    scale = max((denominator for _, denominator in ratios), default=1)
-    return Fraction(sum((n * (scale // d)) ** 2 for n, d in ratios), scale**2)

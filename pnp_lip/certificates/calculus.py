@@ -20,6 +20,7 @@ __all__ = [
     "gradient_step",
     "identity",
     "lift",
+    "outwards",
     "relax",
     "round_down",
     "round_up",
@@ -117,6 +118,12 @@ def clip(m: MapBound, box: tuple[float, float]) -> MapBound:
     """The projection onto a box after T: 1/(2 − α)-averaged, and the range is the box."""
     projection = MapBound(Fraction(1), Fraction(1, 2), proximal=True)
     return dataclasses.replace(compose([m, projection]), box=box)
+
+
+def outwards(m: MapBound) -> MapBound:
+    """The same bound with numbers that are floats, rounded upwards."""
+    alpha = None if m.averagedness is None else Fraction(round_up(m.averagedness))
+    return dataclasses.replace(m, lipschitz=Fraction(round_up(m.lipschitz)), averagedness=alpha)
 
 
 def round_up(value: Fraction) -> float:

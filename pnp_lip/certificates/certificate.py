@@ -1,149 +1,155 @@
-"""The certificate: what was proved of one map with one set of weights, in a form that others can re-check."""
+"""The certificate: what was proved of one map with one set of weights, in a form that others can check again."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import CertificateError
 from pnp_lip.images import write_atomically
+from pnp_lip.spectral import Method, NormBound, PaddingMode
 from pnp_lip.version import __version__
 
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
-SCHEMA = "pnp-lip certificate 1"
-AVERAGED = ("ForwardBackward", "HalfQuadratic", "RED", "ProximalRED")  # the solvers of an averaged map
-SMALLEST = re.compile(r"images of at least (\d+) x (\d+) pixels")  # in a scope, where it ends
-HEXADECIMAL = (
-    "norm_upper",
-    "norm_lower",
-    "tau",
-    "margin",
-    "lipschitz_upper",
-    "averagedness",
-    "rounding",
-)  # numbers that carry proof
+SCHEMA = "pnp-lip certificate 2"
+PADDING_MODES = (*get_args(PaddingMode), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCertificate:
     """What was proved of one layer x − τ Wᵀ σ(Wx + b), or of a plain layer Wx + b, where τ and margin are None.
 
-    norm_lower ≤ ‖W‖ ≤ norm_upper; ``margin`` ≤ 2 − τ s ‖W‖², positive when the layer is averaged; ``averagedness`` is None
-    when no α < 1 was proved. ``method``, ``scope`` and ``witness`` are those of the norm bound.
+    ``norm`` bounds ‖W‖ from both sides and says by which method, and for which padding and images; ``margin`` ≤
+    2 − τ s ‖W‖², positive when the layer is averaged; ``averagedness`` is None when no α < 1 was proved.
     """
 
     path: str
     kind: str
-    norm_upper: float
-    norm_lower: float
+    norm: NormBound
     tau: float | None
     margin: float | None
     slopes: tuple[float, float]
     lipschitz_upper: float
     averagedness: float | None
-    method: str
-    scope: str
-    witness: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
     """What was proved of a whole map, as a real function of its stored weights.
 
-    ``lipschitz_upper`` bounds the Lipschitz constant; the map is ``averagedness``-averaged when that is not None;
-    ``proximal`` says that the map is the prox of a convex function, so that an objective exists; ``box`` bounds its output.
+    ``bound`` holds what is proved of the map, each number a float: ``lipschitz_upper`` bounds the Lipschitz constant; the
+    map is ``averagedness``-averaged when that is not None; ``proximal`` says that the map is the prox of a convex
+    function, so that an objective exists; ``box`` bounds its output.
     ``rounding`` bounds ‖fl(D)(x, σ) − D(x, σ)‖₂/√(HW), the distance between the map as executed in ``dtype`` and the map
     that all else here speaks of, for images (H, W pixels) with values in [−1, 1] and one noise level σ of the range that
     the denoiser's thresholds are given for; ``execution_error_upper`` states the conditions. None when it is not known,
     as for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations.
     ``weights`` maps each tensor's name to its SHA-256. The certificate speaks of exactly these weights: ``certify`` makes
-    it, and loading weights makes it anew instead of trusting a file.
+    it, and loading weights makes it anew instead of trusting a file. ``failures`` says to people what was not proved.
     """
 
     layers: tuple[LayerCertificate, ...]
-    lipschitz_upper: float
-    averagedness: float | None
-    proximal: bool
-    box: tuple[float, float] | None
-    scope: str
+    bound: MapBound
     weights: dict[str, str]
     dtype: str
     failures: tuple[str, ...] = ()
     rounding: float | None = None
     version: str = __version__
-    schema: str = SCHEMA
+
+    @property
+    def lipschitz_upper(self) -> float:
+        """An upper bound of the Lipschitz constant."""
+        return float(self.bound.lipschitz)
+
+    @property
+    def averagedness(self) -> float | None:
+        """An upper bound of α; None when no α < 1 was proved."""
+        return None if self.bound.averagedness is None else float(self.bound.averagedness)
+
+    @property
+    def proximal(self) -> bool:
+        """Whether D was proved to be the prox of a convex function."""
+        return self.bound.proximal
+
+    @property
+    def box(self) -> tuple[float, float] | None:
+        """Bounds of the output's values; None when unbounded."""
+        return self.bound.box
 
     @property
     def smallest_image(self) -> tuple[int, int]:
-        """The rows and columns that an image must have at least for the bounds to hold, by the layers' scopes."""
-        sizes = [(int(h), int(w)) for layer in self.layers for h, w in SMALLEST.findall(layer.scope)]
+        """The rows and columns that an image must have at least for every layer's bound to hold."""
+        sizes = [layer.norm.smallest_image for layer in self.layers]
         return max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1)
+
+    @property
+    def scope(self) -> str:
+        """For which images the layers' bounds hold, in words."""
+        return "; ".join(dict.fromkeys(layer.norm.scope for layer in self.layers)) or "any input"
 
     @property
     def nonexpansive(self) -> bool:
         """Whether ‖Dx − Dy‖ ≤ ‖x − y‖ was proved."""
-        return self.lipschitz_upper <= 1
+        return self.bound.lipschitz <= 1
 
     @property
     def averaged(self) -> bool:
         """Whether D was proved α-averaged for some α < 1."""
-        return self.averagedness is not None
+        return self.bound.averagedness is not None
 
     @property
     def firmly_nonexpansive(self) -> bool:
         """Whether D was proved 1/2-averaged."""
-        return self.averagedness is not None and self.averagedness <= 0.5
-
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """The solvers whose convergence theorem this map's averagedness licenses."""
-        if self.firmly_nonexpansive:
-            return (*AVERAGED, "ADMM", "DouglasRachford", "DavisYin", "PrimalDual")
-        if self.averaged:
-            return AVERAGED
-        return ()
+        return self.bound.averagedness is not None and self.bound.averagedness <= Fraction(1, 2)
 
     def require_nonexpansive(self) -> Certificate:
         """Return self, or raise CertificateError with every layer that failed and its numbers."""
-        if not self.nonexpansive:
-            raise CertificateError(
-                "this map is not certified as nonexpansive: "
-                + (
-                    "; ".join(self.failures)
-                    or f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}"
-                )
-                + ". Shorten the steps with pnp_lip.enforce(module), or train under constrain(module)."
-                * any(layer.tau is not None for layer in self.layers)
-            )
-        return self
+        if self.nonexpansive:
+            return self
+        unknown = f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}"
+        advice = ". Shorten the steps with pnp_lip.enforce(module), or train under constrain(module)."
+        raise CertificateError(
+            f"this map is not certified as nonexpansive: {'; '.join(self.failures) or unknown}"
+            + advice * any(layer.tau is not None for layer in self.layers)
+        )
 
     def to_json(self) -> str:
-        """A JSON text; numbers that carry a proof are hexadecimal floats, so that no digit is lost."""
-        data = dataclasses.asdict(self)
-        encode(data)
-        for layer in data["layers"]:
-            encode(layer)
-        return json.dumps(data, indent=1)
+        """A JSON text, in which every number that is not an integer is a hexadecimal float, so that no digit is lost."""
+        head = {"schema": SCHEMA, "version": self.version, "dtype": self.dtype, "failures": self.failures}
+        proved = {
+            name: getattr(self, name) for name in ("lipschitz_upper", "averagedness", "proximal", "box", "rounding")
+        }
+        return json.dumps(encode({**head, **proved, "layers": self.layers, "weights": self.weights}), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
-        """Read what ``to_json`` wrote. Raises CertificateError for anything else."""
+        """Read what ``to_json`` wrote. Raises CertificateError for anything else, files of older versions included."""
         try:
             data = json.loads(text)
             if data.get("schema") != SCHEMA:
-                raise CertificateError(f"expected the schema {SCHEMA!r}; got {data.get('schema')!r}.")
-            decode(data)
-            for layer in data["layers"]:
-                decode(layer)
-                layer["slopes"], layer["witness"] = tuple(layer["slopes"]), tuple(layer["witness"])
-            data["layers"] = tuple(LayerCertificate(**layer) for layer in data["layers"])
-            data["failures"] = tuple(data["failures"])
-            data["box"] = None if data["box"] is None else tuple(data["box"])
-            return cls(**data)
+                raise CertificateError(
+                    f"expected the schema {SCHEMA!r}; got {data.get('schema')!r}. Certify the weights anew to replace it."
+                )
+            alpha, box = number(data["averagedness"]), data["box"]
+            return cls(
+                layers=tuple(map(decode_layer, data["layers"])),
+                bound=MapBound(
+                    Fraction(float.fromhex(data["lipschitz_upper"])),
+                    None if alpha is None else Fraction(alpha),
+                    data["proximal"],
+                    None if box is None else (float.fromhex(box[0]), float.fromhex(box[1])),
+                ),
+                weights=data["weights"],
+                dtype=data["dtype"],
+                failures=tuple(data["failures"]),
+                rounding=number(data["rounding"]),
+                version=data["version"],
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CertificateError(f"this is not a certificate ({error}).") from error
 
@@ -159,13 +165,12 @@ class Certificate:
         for layer in self.layers:
             tau, margin, share = (show(v) for v in (layer.tau, layer.margin, layer.averagedness))
             rows.append(
-                f"{layer.path or layer.kind:<24}{layer.norm_upper:>12.6f}{layer.norm_lower:>12.6f}{tau:>10}"
+                f"{layer.path or layer.kind:<24}{layer.norm.upper:>12.6f}{layer.norm.lower:>12.6f}{tau:>10}"
                 f"{margin:>12}{share:>10}"
             )
         rows.append(f"Lipschitz constant ≤ {self.lipschitz_upper:.9g}; {alpha}{firm}; {self.scope}")
         if self.rounding is not None:
             rows.append(f"executed in {self.dtype}, at most {self.rounding:.2g} off per pixel (root mean square)")
-        rows.append("licensed solvers: " + (", ".join(self.algorithms) or "none"))
         return "\n".join(rows + [f"not proved: {failure}" for failure in self.failures])
 
 
@@ -174,15 +179,40 @@ def show(value: float | None) -> str:
     return "-" if value is None else f"{value:.6f}"
 
 
-def encode(record: dict[str, Any]) -> None:
-    """Replace the floats that carry a proof by their hexadecimal form, in place."""
-    for name in HEXADECIMAL:
-        if isinstance(record.get(name), float):
-            record[name] = record[name].hex()
+def encode(value: object) -> object:
+    """What JSON can hold: floats in hexadecimal, methods by their names, records as dictionaries."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: encode(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [encode(entry) for entry in value]
+    if isinstance(value, Method):
+        return value.name
+    return value.hex() if isinstance(value, float) else value
 
 
-def decode(record: dict[str, Any]) -> None:
-    """Undo ``encode``, in place."""
-    for name in HEXADECIMAL:
-        if isinstance(record.get(name), str):
-            record[name] = float.fromhex(record[name])
+def number(text: str | None) -> float | None:
+    """Undo ``encode`` for a float or None."""
+    return None if text is None else float.fromhex(text)
+
+
+def decode_layer(data: dict[str, Any]) -> LayerCertificate:
+    """Undo ``encode`` for a layer."""
+    norm = data["norm"]
+    if norm["padding_mode"] not in PADDING_MODES:
+        raise ValueError(f"unknown padding {norm['padding_mode']!r}")
+    bound = NormBound(
+        float.fromhex(norm["upper"]),
+        float.fromhex(norm["lower"]),
+        Method[norm["method"]],
+        padding_mode=norm["padding_mode"],
+        smallest_image=tuple(norm["smallest_image"]),
+        divisible_by=tuple(norm["divisible_by"]),
+        witness=tuple(map(float.fromhex, norm["witness"])),
+        cells=norm["cells"],
+    )
+    low, high = map(float.fromhex, data["slopes"])
+    tau, margin, averagedness = (number(data[name]) for name in ("tau", "margin", "averagedness"))
+    constant = float.fromhex(data["lipschitz_upper"])
+    return LayerCertificate(data["path"], data["kind"], bound, tau, margin, (low, high), constant, averagedness)

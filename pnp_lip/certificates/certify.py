@@ -7,28 +7,33 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates import calculus
-from pnp_lip.certificates.block_calculus import square_upper
-from pnp_lip.certificates.calculus import MapBound, round_down, round_up
+from pnp_lip.certificates.calculus import (
+    MapBound,
+    clip,
+    compose,
+    flow_step,
+    identity,
+    lift,
+    outwards,
+    relax,
+    round_down,
+)
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
-from pnp_lip.spectral import NormBound, border_norm_bound, execution_error_upper, mirror_closed, norm_bound
+from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
+from pnp_lip.spectral.square_upper import square_upper
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "layer_norm_bound", "rule"]
 
-Module = TypeVar("Module", bound=nn.Module)
-CACHE = "_pnp_lip_certificate"
-UNPAIRED = (
-    "; its filters do not contain their mirror images, which symmetric padding needs (pnp_lip.layers.pair_mirrors)"
-)
+CACHE = "_pnp_lip_certificate"  # where a module keeps (key, certificate, proof)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +45,18 @@ class Proof:
     failures: tuple[str, ...] = ()
 
 
-Rule = Callable[[Any, str, float], Proof]
-RULES: dict[type[nn.Module], Rule] = {}
+Rule = TypeVar("Rule", bound=Callable[..., Proof])
+RULES: dict[type[nn.Module], Callable[..., Proof]] = {}
 
 
-def rule(
-    kind: type[Module],
-) -> Callable[[Callable[[Module, str, float], Proof]], Callable[[Module, str, float], Proof]]:
-    """Register how modules of exactly this type are bounded: ``f(module, path, rtol) -> Proof``.
+def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
+    """Register how modules of exactly these types are bounded: ``f(module, path, rtol) -> Proof``.
 
-    Exactly this type: a subclass may override ``forward``, so it needs a rule of its own.
+    Exactly these types: a subclass may override ``forward``, so it needs a rule of its own.
     """
 
-    def register(function: Callable[[Module, str, float], Proof]) -> Callable[[Module, str, float], Proof]:
-        RULES[kind] = function
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(kinds, function))
         return function
 
     return register
@@ -87,14 +90,9 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         return certificate
     proof = describe(module, "", rtol)
     require_finite(module)
-    alpha = proof.bound.averagedness
     certificate = Certificate(
         layers=proof.layers,
-        lipschitz_upper=round_up(proof.bound.lipschitz),
-        averagedness=None if alpha is None else round_up(alpha),
-        proximal=proof.bound.proximal,
-        box=proof.bound.box,
-        scope=scope_of(proof.layers),
+        bound=outwards(proof.bound),
         weights=weights,
         dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
         failures=proof.failures,
@@ -123,7 +121,7 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
 
 
 def require_finite(module: nn.Module) -> None:
-    """Raise CertificateError where a stored number is no number: of an image that is NaN nothing is proved."""
+    """Raise CertificateError where a stored number is NaN or infinite."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
@@ -144,7 +142,7 @@ def compose_proofs(proofs: Iterable[Proof]) -> Proof:
     """The proof of a composition, the first map applied first."""
     parts = list(proofs)
     return Proof(
-        calculus.compose([p.bound for p in parts]),
+        compose([p.bound for p in parts]),
         tuple(layer for p in parts for layer in p.layers),
         tuple(failure for p in parts for failure in p.failures),
     )
@@ -152,7 +150,7 @@ def compose_proofs(proofs: Iterable[Proof]) -> Proof:
 
 @rule(nn.Identity)
 def certify_identity(module: nn.Identity, path: str, rtol: float) -> Proof:
-    return Proof(calculus.identity())
+    return Proof(identity())
 
 
 @rule(nn.Sequential)
@@ -161,16 +159,7 @@ def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: flo
     return compose_proofs(describe(child, join(path, name), rtol) for name, child in children if child is not None)
 
 
-@rule(GradientFlowConv2d)
-def certify_conv(layer: GradientFlowConv2d, path: str, rtol: float) -> Proof:
-    return certify_gradient_flow(layer, path, rtol)
-
-
-@rule(GradientFlowLinear)
-def certify_linear(layer: GradientFlowLinear, path: str, rtol: float) -> Proof:
-    return certify_gradient_flow(layer, path, rtol)
-
-
+@rule(GradientFlowConv2d, GradientFlowLinear)
 def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: str, rtol: float) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
@@ -183,20 +172,31 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
     if curvature > 2 and tau * high * norm.lower**2 <= 2 and rtol > 1e-6:  # perhaps only the slack fails
         norm = layer_norm_bound(layer, 1e-6)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
-    bound = calculus.flow_step(curvature)
-    return Proof(bound, (record(layer, path, tau, norm, (low, high), curvature),), failures_of(path, tau, norm, bound))
+    bound = flow_step(curvature)
+    line = layer_line(layer, path, norm, bound, tau=tau, margin=round_down(2 - curvature), slopes=(low, high))
+    return Proof(bound, (line,), failures_of(path, tau, norm, bound))
 
 
 def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float) -> NormBound:
-    """Both bounds of ‖W‖ under the layer's padding; loose for symmetric padding and filters without their mirror images."""
-    weight = layer.weight.detach().cpu()
-    if isinstance(layer, GradientFlowLinear):
-        return norm_bound(weight, rtol=rtol)
-    if layer.padding_mode == "symmetric":
-        reach = layer.dilation * (weight.shape[-1] // 2)
-        return border_norm_bound(weight, "symmetric", reach, rtol=rtol, dilation=layer.dilation)
-    scope = f"any image size, {layer.padding_mode} padding"
-    return dataclasses.replace(norm_bound(weight, rtol=rtol), scope=scope)
+    """Both bounds of ‖W‖ under the layer's padding."""
+    mode = layer.padding_mode if isinstance(layer, GradientFlowConv2d) else "zeros"
+    return norm_bound(layer.weight.detach().cpu(), padding_mode=mode, rtol=rtol)
+
+
+def layer_line(
+    layer: nn.Module,
+    path: str,
+    norm: NormBound,
+    bound: MapBound,
+    *,
+    tau: float | None = None,
+    margin: float | None = None,
+    slopes: tuple[float, float] = (1.0, 1.0),
+) -> LayerCertificate:
+    """The layer's line in the certificate, ``bound`` being what is proved of the layer."""
+    known = outwards(bound)
+    alpha = None if known.averagedness is None else float(known.averagedness)
+    return LayerCertificate(path, kind_of(layer).__name__, norm, tau, margin, slopes, float(known.lipschitz), alpha)
 
 
 def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
@@ -209,32 +209,6 @@ def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
     return low, high
 
 
-def record(
-    layer: nn.Module,
-    path: str,
-    tau: float,
-    norm: NormBound,
-    slopes: tuple[float, float],
-    curvature: Fraction,
-) -> LayerCertificate:
-    """The layer's line in the certificate, ``curvature`` = τ s ‖W‖²."""
-    bound = calculus.flow_step(curvature)
-    return LayerCertificate(
-        path=path,
-        kind=type(layer).__name__.removeprefix("Parametrized"),
-        norm_upper=norm.upper,
-        norm_lower=norm.lower,
-        tau=tau,
-        margin=round_down(2 - curvature),
-        slopes=slopes,
-        lipschitz_upper=round_up(bound.lipschitz),
-        averagedness=None if bound.averagedness is None else round_up(bound.averagedness),
-        method=norm.method,
-        scope=norm.scope,
-        witness=norm.witness,
-    )
-
-
 def failures_of(path: str, tau: float, norm: NormBound, bound: MapBound) -> tuple[str, ...]:
     """What to tell the user of a layer that is not nonexpansive."""
     if bound.lipschitz <= 1:
@@ -243,8 +217,7 @@ def failures_of(path: str, tau: float, norm: NormBound, bound: MapBound) -> tupl
         return (f"layer `{path}` has a negative step τ = {tau:.6g}",)
     return (
         f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
-        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})"
-        + (UNPAIRED if norm.scope.startswith("symmetric") else ""),
+        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})",
     )
 
 
@@ -253,13 +226,13 @@ def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> 
     if type(denoiser.lift) is not IsometricLift:
         raise CertificateError(f"`{join(path, 'lift')}` is no IsometricLift, so that Qᵀ N Q is not covered.")
     inner = compose_proofs(describe(m, join(path, f"layers.{i}"), rtol) for i, m in enumerate(denoiser.layers))
-    return dataclasses.replace(inner, bound=calculus.lift(inner.bound))
+    return dataclasses.replace(inner, bound=lift(inner.bound))
 
 
 @rule(RelaxedDenoiser)
 def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
     inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
-    return dataclasses.replace(inner, bound=calculus.relax(inner.bound, denoiser.theta))
+    return dataclasses.replace(inner, bound=relax(inner.bound, denoiser.theta))
 
 
 @rule(GuidedDenoiser)
@@ -275,12 +248,8 @@ def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
 @rule(ClippedDenoiser)
 def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
     inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
-    return dataclasses.replace(inner, bound=calculus.clip(inner.bound, denoiser.box))
-
-
-def scope_of(layers: tuple[LayerCertificate, ...]) -> str:
-    """What the layers' bounds have in common."""
-    return "; ".join(dict.fromkeys(layer.scope for layer in layers)) or "everything"
+    low, high = denoiser.box
+    return dataclasses.replace(inner, bound=clip(inner.bound, (float(low), float(high))))
 
 
 def rounding_upper(module: nn.Module) -> float | None:
@@ -290,18 +259,12 @@ def rounding_upper(module: nn.Module) -> float | None:
     """
     if type(module) is not GradientFlowDenoiser:
         return None
-    layers: list[Any] = list(module.layers)
+    layers = [layer for layer in module.layers if isinstance(layer, GradientFlowConv2d) and layer.bias is None]
+    clips = [layer.activation for layer in layers if type(layer.activation) is NoiseClip]
     dtypes = {p.dtype for p in module.parameters()}
-    if len(dtypes) != 1 or any(type(layer.activation) is not NoiseClip or layer.bias is not None for layer in layers):
+    if len(dtypes) != 1 or len(clips) != len(module.layers):
         return None
-    if module.config["padding_mode"] == "symmetric" and not all(mirror_closed(layer.weight) for layer in layers):
-        return None
-    shifts = [
-        layer.activation.shift.detach().cpu().double().abs().amax(0)
-        * math.exp(layer.activation.log_range[1])
-        * (1 + 1e-9)
-        for layer in layers
-    ]
+    shifts = [c.shift.detach().cpu().double().abs().amax(0) * math.exp(c.log_range[1]) * (1 + 1e-9) for c in clips]
     error = execution_error_upper(
         [layer.weight.detach().cpu() for layer in layers],
         [float(layer.tau.detach()) for layer in layers],

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates.block_calculus import square_upper
 from pnp_lip.certificates.certify import check_slopes, layer_norm_bound
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear
 from pnp_lip.layers.constraints import gradient_flow_layers
+from pnp_lip.spectral.square_upper import square_upper
 
 __all__ = ["Change", "enforce"]
 

@@ -64,7 +64,7 @@ def certify_max_min(layer: MaxMinLayer, path: str, rtol: float) -> Proof:
 
 @rule(BlockAffine)
 def certify_block_affine(layer: BlockAffine, path: str, rtol: float) -> Proof:
-    return affine(layer, path, norm_bound(block_matrix(layer).cpu(), rtol=rtol), "vectors")
+    return affine(layer, path, norm_bound(block_matrix(layer).cpu(), rtol=rtol))
 
 
 def certify_network(network: Network, path: str, rtol: float) -> Proof:

@@ -7,89 +7,76 @@ has no proof. Importing this module registers the rules.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TypedDict
 
 import torch
-from torch import nn
+from deepinv.models import DnCNN
+from torch import Tensor, nn
 
-from pnp_lip.certificates.calculus import MapBound, round_up, sqrt_up
-from pnp_lip.certificates.certificate import LayerCertificate
-from pnp_lip.certificates.certify import RULES, Proof, compose_proofs, describe, join, rule
+from pnp_lip.certificates.calculus import MapBound, identity, round_up, sqrt_up
+from pnp_lip.certificates.certify import Proof, compose_proofs, describe, join, layer_line, rule
 from pnp_lip.errors import CertificateError
-from pnp_lip.spectral import NormBound, border_norm_bound, norm_bound
+from pnp_lip.spectral import Method, NormBound, border_norm_bound, norm_bound
 
-__all__ = ["residual"]
+__all__ = ["affine", "residual"]
 
 Pair = int | tuple[int, ...]
 SLACK = Fraction(1, 10**12)  # covers a handful of float64 roundings many times over
 
 
-def lipschitz_proof(constant: Fraction, layers: tuple[LayerCertificate, ...] = ()) -> Proof:
+def lipschitz_proof(constant: Fraction | int) -> Proof:
     """A map of which only a Lipschitz constant is known."""
-    return Proof(MapBound(constant, None), layers)
+    return Proof(MapBound(Fraction(constant), None))
 
 
-def affine(module: nn.Module, path: str, norm: NormBound, scope: str) -> Proof:
+def affine(module: nn.Module, path: str, norm: NormBound) -> Proof:
     """A linear map plus a bias: its Lipschitz constant is ‖W‖."""
-    line = LayerCertificate(
-        path=path,
-        kind=type(module).__name__.removeprefix("Parametrized"),
-        norm_upper=norm.upper,
-        norm_lower=norm.lower,
-        tau=None,
-        margin=None,
-        slopes=(1.0, 1.0),
-        lipschitz_upper=norm.upper,
-        averagedness=None,
-        method=norm.method,
-        scope=scope,
-        witness=norm.witness,
-    )
-    return lipschitz_proof(Fraction(norm.upper), (line,))
+    bound = MapBound(Fraction(norm.upper), None)
+    return Proof(bound, (layer_line(module, path, norm, bound),))
 
 
 @rule(nn.Linear)
 def certify_dense(layer: nn.Linear, path: str, rtol: float) -> Proof:
-    return affine(layer, path, norm_bound(layer.weight.detach().cpu(), rtol=rtol), "vectors")
+    return affine(layer, path, norm_bound(layer.weight.detach().cpu(), rtol=rtol))
 
 
 @rule(nn.Conv2d)
 def certify_conv2d(layer: nn.Conv2d, path: str, rtol: float) -> Proof:
     """Zero padding of any amount, circular padding that does not lengthen the image, replicate and reflect padding."""
     left, right, top, bottom = layer._reversed_padding_repeated_twice  # in whatever way the padding was given
-    if layer.padding_mode in ("replicate", "reflect"):
-        padding = (top, bottom, left, right)
-        norm = border_norm_bound(
-            padding_mode=layer.padding_mode, padding=padding, **convolution_settings(layer), rtol=rtol
-        )
-        return affine(layer, path, norm, norm.scope)
+    mode, padding, settings = layer.padding_mode, (top, bottom, left, right), convolution_settings(layer)
+    if mode in ("replicate", "reflect"):
+        return affine(layer, path, border_norm_bound(**settings, padding_mode=mode, padding=padding, rtol=rtol))
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    if layer.padding_mode == "circular" and (left + right > reach[1] or top + bottom > reach[0]):
+    if mode == "circular" and (left + right > reach[1] or top + bottom > reach[0]):
         raise CertificateError(
-            f"`{path}` pads circularly by {(top, bottom, left, right)}, more than the kernel's reach {reach}, so that pixels "
-            "are repeated; pad by at most dilation·(kernel_size − 1) in all."
+            f"`{path}` pads circularly by {padding}, more than the kernel's reach {reach}, so that pixels are repeated; pad "
+            "by at most dilation·(kernel_size − 1) in all."
         )
-    norm = norm_bound(**convolution_settings(layer), rtol=rtol)
-    return affine(layer, path, norm, norm.scope)
+    return affine(layer, path, norm_bound(**settings, padding_mode=mode, rtol=rtol))
 
 
 @rule(nn.ConvTranspose2d)
 def certify_conv_transpose2d(layer: nn.ConvTranspose2d, path: str, rtol: float) -> Proof:
     """The adjoint of the convolution with the same weight: padding crops, output padding appends rows of it or zeros."""
-    norm = norm_bound(**convolution_settings(layer), rtol=rtol)
-    return affine(layer, path, norm, "zero padding of any amount, any image size")
+    return affine(layer, path, norm_bound(**convolution_settings(layer), rtol=rtol))
 
 
-def convolution_settings(layer: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
+class ConvolutionSettings(TypedDict):
     """What decides the norm of a convolution, and of its adjoint, which stores the same weight."""
-    return {
-        "weight": layer.weight.detach().cpu(),
-        "stride": [int(s) for s in layer.stride],
-        "dilation": [int(d) for d in layer.dilation],
-        "groups": layer.groups,
-    }
+
+    weight: Tensor
+    stride: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+
+
+def convolution_settings(layer: nn.Conv2d | nn.ConvTranspose2d) -> ConvolutionSettings:
+    """The settings as integers, whatever integers they were given as."""
+    stride, dilation = [int(s) for s in layer.stride], [int(d) for d in layer.dilation]
+    return {"weight": layer.weight.detach().cpu(), "stride": stride, "dilation": dilation, "groups": layer.groups}
 
 
 @rule(nn.BatchNorm2d)
@@ -107,26 +94,25 @@ def certify_batch_norm(layer: nn.BatchNorm2d, path: str, rtol: float) -> Proof:
         raise CertificateError(f"`{path}` has NaN, infinite or negative statistics or gains; load intact weights.")
     top = Fraction(float(gain.max()))
     lower = -round_up(-top * (1 - SLACK))
-    norm = NormBound(round_up(top * (1 + SLACK)), lower, "maximum of the gains", "any image size")
-    return affine(layer, path, norm, norm.scope)
+    return affine(layer, path, NormBound(round_up(top * (1 + SLACK)), lower, Method.CLOSED_FORM))
 
 
-def certify_slope(slope: Callable[[Any], Fraction]) -> Callable[[nn.Module, str, float], Proof]:
-    """The rule of a componentwise function, or of an isometry, from its largest slope."""
-
-    def apply(module: nn.Module, path: str, rtol: float) -> Proof:
-        return lipschitz_proof(slope(module))
-
-    return apply
+@rule(nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten)
+def certify_one(module: nn.Module, path: str, rtol: float) -> Proof:
+    """Slopes in [0, 1], or numbers that are only moved about."""
+    return lipschitz_proof(1)
 
 
-ONES: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh)
-MOVERS: tuple[type[nn.Module], ...] = (nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten)  # these only move numbers about
-for kind in ONES + MOVERS:
-    RULES[kind] = certify_slope(lambda module: Fraction(1))
-RULES[nn.Sigmoid] = certify_slope(lambda module: Fraction(1, 4))
-RULES[nn.LeakyReLU] = certify_slope(lambda module: max(Fraction(1), abs(Fraction(module.negative_slope))))
-RULES[nn.ELU] = certify_slope(lambda module: max(Fraction(1), abs(Fraction(module.alpha))))
+@rule(nn.Sigmoid)
+def certify_sigmoid(module: nn.Sigmoid, path: str, rtol: float) -> Proof:
+    return lipschitz_proof(Fraction(1, 4))
+
+
+@rule(nn.LeakyReLU, nn.ELU)
+def certify_two_slopes(module: nn.LeakyReLU | nn.ELU, path: str, rtol: float) -> Proof:
+    """Slope 1 for t > 0; for t < 0 the stated slope, which ELU's α exp(t) reaches at 0."""
+    slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else module.alpha
+    return lipschitz_proof(max(Fraction(1), abs(Fraction(slope))))
 
 
 @rule(nn.Softplus)
@@ -137,18 +123,15 @@ def certify_softplus(module: nn.Softplus, path: str, rtol: float) -> Proof:
     """
     if not (module.beta > 0 and module.threshold >= 20):
         raise CertificateError(f"`{path}`: Softplus needs beta > 0 and threshold >= 20, below which it jumps visibly.")
-    return lipschitz_proof(Fraction(1))
+    return lipschitz_proof(1)
 
 
-@rule(nn.Dropout)
+@rule(nn.Dropout, nn.Dropout2d)
 def certify_dropout(module: nn.Dropout | nn.Dropout2d, path: str, rtol: float) -> Proof:
     """The identity in evaluation mode."""
     if module.training:
         raise CertificateError(f"`{path}` drops values at random, so it is no fixed map; call module.eval().")
-    return describe(nn.Identity(), path, rtol)
-
-
-RULES[nn.Dropout2d] = certify_dropout
+    return Proof(identity())
 
 
 @rule(nn.AvgPool2d)
@@ -170,7 +153,7 @@ def certify_max_pool(module: nn.MaxPool2d, path: str, rtol: float) -> Proof:
     disjoint_windows(module.kernel_size, module.stride, path)
     if pair(module.dilation) != (1, 1) or module.return_indices:
         raise CertificateError(f"`{path}`: max pooling is covered without dilation and without indices.")
-    return lipschitz_proof(Fraction(1))
+    return lipschitz_proof(1)
 
 
 def disjoint_windows(kernel_size: Pair, stride: Pair, path: str) -> tuple[int, int]:
@@ -193,22 +176,17 @@ def residual(inner: Proof) -> Proof:
     return dataclasses.replace(inner, bound=MapBound(1 + inner.bound.lipschitz, None))
 
 
-def register_deepinv() -> None:
-    """deepinv's networks. The certificates import deepinv anyway, with the denoisers."""
-    from deepinv.models import DnCNN
-
-    @rule(DnCNN)
-    def certify_dncnn(network: DnCNN, path: str, rtol: float) -> Proof:
-        """x + out_conv(σ(conv(… σ(in_conv(x))))), where the network may hold more layers than its forward uses."""
-        return residual(compose_proofs(describe(m, join(path, name), rtol) for name, m in used(network)))
-
-    def used(network: Any) -> Iterable[tuple[str, nn.Module]]:
-        yield "in_conv", network.in_conv
-        yield "nl_list.0", network.nl_list[0]
-        for i in range(network.depth - 2):
-            yield f"conv_list.{i}", network.conv_list[i]
-            yield f"nl_list.{i + 1}", network.nl_list[i + 1]
-        yield "out_conv", network.out_conv
+@rule(DnCNN)
+def certify_dncnn(network: DnCNN, path: str, rtol: float) -> Proof:
+    """x + out_conv(σ(conv(… σ(in_conv(x))))), where the network may hold more layers than its forward uses."""
+    return residual(compose_proofs(describe(m, join(path, name), rtol) for name, m in used(network)))
 
 
-register_deepinv()
+def used(network: DnCNN) -> Iterable[tuple[str, nn.Module]]:
+    """The layers in the order of DnCNN's forward."""
+    yield "in_conv", network.in_conv
+    yield "nl_list.0", network.nl_list[0]
+    for i in range(network.depth - 2):
+        yield f"conv_list.{i}", network.conv_list[i]
+        yield f"nl_list.{i + 1}", network.nl_list[i + 1]
+    yield "out_conv", network.out_conv

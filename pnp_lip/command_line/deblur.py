@@ -35,7 +35,7 @@ def add_command(commands: common.Commands) -> None:
     blur = command.add_mutually_exclusive_group(required=True)
     blur.add_argument("--psf", help=f"the blur, as a point spread function: {PSF}")
     blur.add_argument("--kernel", dest="old_psf", help=argparse.SUPPRESS)  # the former name
-    strength = "weight of the prior, which assumes a noise level of √S · noise; larger is smoother (default: 0.25)"
+    strength = "weight of the prior, larger is smoother: it assumes a noise level of sqrt(S) x noise (default: 0.25)"
     command.add_argument("--strength", type=float, default=0.25, metavar="S", help=strength)
     command.add_argument("--padding", default="valid", help=f"what lies beyond the border: {BORDERS}")
     command.add_argument("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")

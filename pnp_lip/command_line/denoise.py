@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
         first = Denoising(denoiser, sigma=GUIDE_SIGMA_FACTOR * noise)
         x_hat = refine(first, noisy, Identity(), rounds, sigma=noise)[-1].x
         common.say(
-            "denoised again, guided by the first result; only --rounds 0 is nonexpansive as a function of the image"
+            "the first result guided the second; only --rounds 0 is a nonexpansive function of the image"
         )
     else:
         x_hat = denoiser.tiled(noisy, noise, tile=options.tile)

@@ -1,4 +1,4 @@
-"""Convolutions whose border repeats pixels: replicate, reflect and symmetric padding have a norm above one of their own."""
+"""Convolutions whose border repeats pixels: replicate and reflect padding have a norm above one of their own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.spectral.norm_bound import NormBound, norm_bound
-from pnp_lip.spectral.polyphase import pair
+from pnp_lip.spectral.norm_bound import Method, NormBound, norm_bound
+from pnp_lip.spectral.polyphase import Pair, pair
 
-__all__ = ["border_norm_bound", "mirror_closed"]
-
-REPEATING_MODES = ("replicate", "reflect", "symmetric")
-MIRRORED_SCOPE = "any image size, symmetric padding"
+__all__ = ["border_norm_bound"]
 
 
 @torch.no_grad()
@@ -31,20 +28,20 @@ def border_norm_bound(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> NormBound:
-    """Bounds of a convolution with "replicate", "reflect" or "symmetric" padding: x ↦ KEx, E the extension of the image.
+    """Bounds of a convolution with "replicate" or "reflect" padding: x ↦ KEx, E the extension of the image.
 
     ‖KE‖ ≤ min(‖K‖‖E‖, √(Σ_t‖K_t‖ · max_i Σ_t‖K_t‖ m_t(i)))
 
     The first term counts how often E repeats a pixel: ‖E‖² is the product over the axes of the largest multiplicity, 1 +
-    max(padding) for "replicate", 2 for the others. The second is the Schur test with the taps' spectral norms, m_t(i)
+    max(padding) for "replicate", 2 for "reflect". The second is the Schur test with the taps' spectral norms, m_t(i)
     the number of outputs that tap t makes of pixel i: often the smaller for blurs, of which both are loose by up to a
     few tens of per cent; for wavy kernels the first may be loose by ‖E‖. The lower bound is that of ‖K‖, which large
     images approach, whatever their border.
 
     Parameters: ``padding`` per axis (rows, columns), or per side (top, bottom, left, right); ``rtol``, ``stride``,
     ``dilation``, ``groups`` as in ``norm_bound``. Images have at least 2 pixels per axis for "replicate", at least 2
-    more than the padding of both sides for "reflect", at least as many as that for "symmetric" where filters are not
-    closed. Raises InputError for another mode or a negative padding, ShapeError for a weight that is no kernel.
+    more than the padding of both sides for "reflect". Raises InputError for another mode or a negative padding,
+    ShapeError for a weight that is no kernel.
     Source: Horn & Johnson (2013), Section 5.6, for ‖A‖₂² ≤ ‖A‖₁‖A‖_∞, in blocks.
 
     >>> box = torch.full((1, 1, 1, 3), 1 / 3)
@@ -53,45 +50,24 @@ def border_norm_bound(
     """
     if weight.ndim != 4:
         raise ShapeError(f"expected a kernel (out, in, k1, k2); got the shape {tuple(weight.shape)}.")
-    sides = per_side(padding)
-    if padding_mode not in REPEATING_MODES:
-        raise InputError(f"`padding_mode` must be one of {REPEATING_MODES}; got {padding_mode!r}.")
+    if padding_mode not in ("replicate", "reflect"):
+        raise InputError(f"`padding_mode` must be 'replicate' or 'reflect' here; got {padding_mode!r}.")
+    replicate, sides = padding_mode == "replicate", per_side(padding)
     found = norm_bound(weight, rtol=rtol, stride=stride, dilation=dilation, groups=groups)
-    if padding_mode == "symmetric" and pair(stride) == (1, 1) and groups == 1:
-        reaches = [d * (k - 1) / 2 for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]
-        if sides == tuple((r, r) for r in reaches) and mirror_closed(weight):
-            return dataclasses.replace(
-                found, method=f"{found.method}; filters closed under mirroring", scope=MIRRORED_SCOPE
-            )
-    extension = math.sqrt(math.prod(repeats(padding_mode, side) for side in sides)) * (1 + 1e-15)
-    schur = schur_bound(weight, padding_mode, sides, pair(dilation), groups)
-    upper = math.nextafter(min(found.upper * extension, schur), math.inf)
-    reason = "times the norm of the extension" if found.upper * extension <= schur else "the Schur test at the border"
-    scope = f"{padding_mode} padding, images of at least {least(padding_mode, sides)} pixels"
-    return dataclasses.replace(found, upper=upper, method=f"{found.method}; {reason}", scope=scope)
+    repeats = [1 + max(side) if replicate else 1 + min(1, max(side)) for side in sides]  # of a pixel along each axis
+    extended = found.upper * (math.sqrt(math.prod(repeats)) * (1 + 1e-15))
+    schur = schur_bound(weight, replicate, sides, pair(dilation), groups)
+    rows, columns = (2 if replicate else 2 + sum(side) for side in sides)  # then no pixel is repeated from both ends
+    return dataclasses.replace(
+        found,
+        upper=math.nextafter(min(extended, schur), math.inf),
+        method=Method.EXTENSION if extended <= schur else Method.SCHUR,
+        padding_mode="replicate" if replicate else "reflect",
+        smallest_image=(rows, columns),
+    )
 
 
-def mirror_closed(weight: Tensor) -> bool:
-    """Whether mirroring rows, and mirroring columns, gives the same filters up to order and signs, to the bit.
-
-    Then Σ_m w_m w_mᵀ is the same for the bank and its mirror images, which is what section 2 of docs/certificates.md needs.
-
-    >>> mirror_closed(torch.tensor([[[[1.0, 2.0, 3.0]]], [[[3.0, 2.0, 1.0]]]])), mirror_closed(torch.ones(1, 1, 3, 3).tril())
-    (True, False)
-    """
-    bank = signed_rows(weight)
-    return all(torch.equal(bank, signed_rows(weight.flip(axis))) for axis in (-2, -1))
-
-
-def signed_rows(weight: Tensor) -> Tensor:
-    """The filters as rows in lexicographic order, each with the sign that makes its first nonzero entry positive."""
-    rows = weight.detach().cpu().double().flatten(1)
-    first = rows.gather(1, (rows != 0).int().argmax(1, keepdim=True))
-    rows = rows * torch.where(first < 0, -1.0, 1.0) + 0.0  # and no negative zeros
-    return torch.tensor(sorted(rows.tolist()), dtype=torch.float64)
-
-
-def per_side(padding: int | Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def per_side(padding: int | Sequence[int]) -> tuple[Pair, Pair]:
     """((top, bottom), (left, right))."""
     values = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
     values = tuple(v for v in values for _ in range(2)) if len(values) == 2 else values
@@ -100,27 +76,12 @@ def per_side(padding: int | Sequence[int]) -> tuple[tuple[int, int], tuple[int, 
     return (values[0], values[1]), (values[2], values[3])
 
 
-def repeats(padding_mode: str, side: tuple[int, int]) -> int:
-    """How often the most repeated pixel of an axis occurs in its extension."""
-    if padding_mode == "replicate":
-        return 1 + max(side)
-    return 2 if max(side) else 1
-
-
-def least(padding_mode: str, sides: Sequence[tuple[int, int]]) -> str:
-    """The smallest image for which no pixel is repeated from both ends."""
-    sizes = [{"replicate": 2, "reflect": 2 + sum(side), "symmetric": max(1, sum(side))}[padding_mode] for side in sides]
-    return f"{sizes[0]} x {sizes[1]}"
-
-
-def schur_bound(
-    weight: Tensor, padding_mode: str, sides: Sequence[tuple[int, int]], dilation: tuple[int, int], groups: int
-) -> float:
+def schur_bound(weight: Tensor, replicate: bool, sides: Sequence[Pair], dilation: Pair, groups: int) -> float:
     """√(largest row sum × largest column sum) of the matrix of the taps' spectral norms."""
     taps = weight.shape[2:]
     norms = {t: norm_bound(weight[:, :, t[0], t[1]], groups=groups).upper for t in itertools.product(*map(range, taps))}
     counts = [
-        [tap_counts(padding_mode, taps[axis], dilation[axis], side, where) for where in (-1, 0, 1)]
+        [tap_counts(replicate, taps[axis], dilation[axis], side, where) for where in (-1, 0, 1)]
         for axis, side in enumerate(sides)
     ]
     columns = max(
@@ -130,7 +91,7 @@ def schur_bound(
     return math.sqrt(math.fsum(norms.values())) * math.sqrt(columns) * (1 + 1e-12)
 
 
-def tap_counts(padding_mode: str, taps: int, dilation: int, side: tuple[int, int], where: int) -> list[int]:
+def tap_counts(replicate: bool, taps: int, dilation: int, side: Pair, where: int) -> list[int]:
     """How many outputs each tap makes, at most, of a pixel at the first border (−1), the last (1) or inside (0).
 
     Tap t reads from ``before`` = side[0] − t·dilation positions ahead of the first pixel to ``after`` = side[1] − (taps − 1
@@ -139,6 +100,6 @@ def tap_counts(padding_mode: str, taps: int, dilation: int, side: tuple[int, int
     counts = []
     for t in range(taps):
         reach = (side[1] - (taps - 1 - t) * dilation) if where > 0 else (side[0] - t * dilation)
-        border = max(0, 1 + reach) if padding_mode == "replicate" else 1 + min(1, max(0, reach))
+        border = max(0, 1 + reach) if replicate else 1 + min(1, max(0, reach))
         counts.append(border if where else 1)
     return counts

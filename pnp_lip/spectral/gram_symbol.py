@@ -54,11 +54,7 @@ class Symbol:
 
     def gram(self, turns: Tensor) -> Tensor:
         """H at each frequency, complex (n, columns, columns)."""
-        return self.gram_at_phases((turns @ self.offsets.T).remainder(1))
-
-    def gram_at_phases(self, phases: Tensor) -> Tensor:
-        """H for the offsets' phases k·p mod 1, (n, offsets), exact up to 3u."""
-        cosine, sine = unit_circle(phases)
+        cosine, sine = unit_circle((turns @ self.offsets.T).remainder(1))
         return torch.complex(cosine @ self.even, -sine @ self.odd).reshape(-1, self.columns, self.columns)
 
     def sag(self, widths: tuple[float, float]) -> float:

@@ -1,10 +1,12 @@
-"""What is known of an operator's norm: a proved upper bound, a lower bound with its witness, and their origin."""
+"""What is known of an operator's norm: a proved upper bound, a lower bound with its witness, and how both were found."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,32 +14,55 @@ from torch import Tensor
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.spectral.dense_norm import dense_bounds
 from pnp_lip.spectral.gram_symbol import Symbol
-from pnp_lip.spectral.polyphase import dilate, pair, polyphase, trim
+from pnp_lip.spectral.polyphase import Pair, dilate, pair, polyphase, trim
 from pnp_lip.spectral.torus import prove_below
-from pnp_lip.spectral.verified import exact_float64, scale_to_unit, unscale_down, unscale_up
+from pnp_lip.spectral.verified import exact_float64, scale_to_unit, unscale
 
+__all__ = ["Method", "NormBound", "PaddingMode", "norm_bound"]
+
+PaddingMode = Literal["zeros", "circular", "replicate", "reflect"]
 Found = tuple[float, float, tuple[float, ...], int]  # upper, lower, witness, cells
 
-__all__ = ["NormBound", "norm_bound", "norm_lower", "norm_upper"]
 
-DENSE = "Cholesky factorisation of λI − WᵀW with Rump's rounding bound"
-CONVOLUTION = "branch and bound over the torus, cells discarded by verified Cholesky factorisations"
-CONVOLUTION_SCOPE = "zero padding of any amount and circular padding, any image size"
+class Method(enum.Enum):
+    """The argument that proves an upper bound: its name stands in files, its value describes it to people."""
+
+    CHOLESKY = "Cholesky factorisation of λI − WᵀW with Rump's rounding bound"
+    BRANCH_AND_BOUND = "branch and bound over the torus, cells discarded by verified Cholesky factorisations"
+    EXTENSION = "the kernel's bound times the norm of the extension of the border"
+    SCHUR = "Schur test on the norms of the kernel's taps, repeated pixels counted"
+    CLOSED_FORM = "largest singular value in closed form"
+    COLUMNS = "Cholesky factorisation of the matrix of the columns as computed"
+    SYMBOL = "largest symbol on the image's grid"
+    PADDED_SYMBOL = "largest symbol on the padded grid times the norm of the padding"
+    ALIASED_SYMBOL = "largest symbol of the aliased frequencies"
+    COLLATZ_WIELANDT = "Collatz-Wielandt for nonnegative entries"
+    COLLATZ_WIELANDT_ABSOLUTE = "Collatz-Wielandt on the entries' absolute values"
+    UNITARY = "unitary transform between a mask and the coil maps"
+    PRODUCT = "product of the factors' bounds"
+    STACK = "root of the sum of the blocks' squares"
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 @dataclasses.dataclass(frozen=True)
 class NormBound:
     """lower ≤ ‖A‖ ≤ upper, where both hold in real arithmetic for the stored weights, rounding accounted for.
 
-    ``method`` names the argument that proves ``upper``; ``scope`` says for which paddings and image sizes it speaks;
-    ``witness`` locates the lower bound (the frequency ω of a convolution's symbol; empty where there is none to tell);
-    ``cells`` counts the pieces that the proof examined.
+    ``method`` proves ``upper``. For a convolution, both bounds speak of images under ``padding_mode`` with at least
+    ``smallest_image`` rows and columns, whose numbers ``divisible_by`` divides; ``padding_mode`` is None for matrices and
+    for operators that know their padding. ``witness`` locates the lower bound (the frequency ω of a convolution's symbol;
+    empty elsewhere); ``cells`` counts the pieces that the proof examined.
     """
 
     upper: float
     lower: float
-    method: str
-    scope: str
+    method: Method
+    _: dataclasses.KW_ONLY
+    padding_mode: PaddingMode | None = None
+    smallest_image: Pair = (1, 1)
+    divisible_by: Pair = (1, 1)
     witness: tuple[float, ...] = ()
     cells: int = 1
 
@@ -48,11 +73,22 @@ class NormBound:
             return 0.0
         return self.upper / self.lower - 1 if self.lower > 0 else float("inf")
 
+    @property
+    def scope(self) -> str:
+        """For which inputs the bound holds, in words."""
+        if self.padding_mode is None:
+            return "any input"
+        (rows, columns), (m, n) = self.smallest_image, self.divisible_by
+        size = "any image size" if self.smallest_image == (1, 1) else f"images of at least {rows} x {columns} pixels"
+        divisible = "" if self.divisible_by == (1, 1) else f", sides divisible by {m} and {n}"
+        return f"{size}{divisible}, {self.padding_mode} padding"
+
 
 @torch.no_grad()
 def norm_bound(
     weight: Tensor,
     *,
+    padding_mode: str = "zeros",
     rtol: float = 1e-3,
     stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
@@ -64,16 +100,16 @@ def norm_bound(
     ‖W‖ = sup ‖Wx‖/‖x‖; for a convolution, over images of all sizes, sup_ω ‖Σ_ab K[:, :, a, b] exp(−i(a ω₁ + b ω₂))‖₂
 
     A matrix (2-D) is bounded by a verified Cholesky factorisation, within about 1e-12 whatever ``rtol``. A convolution
-    (4-D, as torch stores it) is bounded for zero padding of any amount and for circular padding, for every image size;
-    the transposed convolution has the same norm. With a stride the symbol is that of the polyphase components, and
-    circular images must have sizes divisible by the stride. A dilation leaves the norm as it is. Several groups have
-    the largest of the groups' norms. For reflect and replicate padding see ``border_norm_bound``, for sums and
-    products ``LatticeMap``.
+    (4-D, as torch stores it) is bounded for every image size, for padding by "zeros" of any amount or "circular" padding,
+    with the same number; the transposed convolution has the same norm. With a stride the symbol is that of the polyphase
+    components, and circular images must have sides divisible by the stride. A dilation leaves the norm as it is. Several
+    groups have the largest of the groups' norms. For "reflect" and "replicate" see ``border_norm_bound``.
 
-    Parameters: 1e-9 ≤ ``rtol`` ≤ 1; ``max_cells``, after which CertificateError is raised: kernels need some 10² to
-    10⁴ cells, at worst about 1.3·(r₁ + r₂)²/rtol, r = (k − 1)/2, where the symbol's norm is nearly constant but its
-    taps correlate. Any floating dtype; the bound is of the stored numbers. Raises InputError for NaN, infinity or
-    ``rtol`` out of range, ShapeError for other shapes.
+    Parameters: ``padding_mode`` "zeros" or "circular", of no effect for a matrix; 1e-9 ≤ ``rtol`` ≤ 1; ``max_cells``,
+    after which CertificateError is raised: kernels need some 10² to 10⁴ cells, at worst about 1.3·(r₁ + r₂)²/rtol,
+    r = (k − 1)/2, where the symbol's norm is nearly constant but its taps correlate. Any floating dtype; the bound is of
+    the stored numbers. Raises InputError for NaN, infinity, another
+    padding or ``rtol`` out of range, ShapeError for other shapes.
 
     Source: Rump (2006) for the factorisation; Duffin & Schaeffer (1938) for the cells; docs/certificates.md for the
     proof.
@@ -85,56 +121,25 @@ def norm_bound(
     True
     """
     w = exact_float64(weight)
-    check(w, rtol, groups, max_cells)
-    scope = "vectors" if w.ndim == 2 else CONVOLUTION_SCOPE
+    check(w, padding_mode, rtol, groups, max_cells)
+    steps = pair(stride)
     if w.ndim == 4:
-        w, _ = trim(w)
-        if pair(stride) != (1, 1):
-            w, _ = trim(polyphase(dilate(w, pair(dilation)), pair(stride)))
-            scope += f" (circular: divisible by the stride {pair(stride)})"
+        w = trim(w)
+        if steps != (1, 1):
+            w = trim(polyphase(dilate(w, pair(dilation)), steps))
     scaled, exponent = scale_to_unit(w)
     if w.ndim == 4 and w.shape[-2:] != (1, 1):
+        method = Method.BRANCH_AND_BOUND
         upper, lower, witness, cells = convolution_bounds(scaled.chunk(groups), rtol, max_cells)
-        method = CONVOLUTION
     else:
+        method = Method.CHOLESKY
         upper, lower, witness, cells = matrix_bounds(scaled.flatten(1).chunk(groups))
-        method = DENSE
-    up, down = unscale_up(upper, exponent), unscale_down(lower, exponent)
+    up, down = unscale(upper, exponent, math.inf), unscale(lower, exponent, -math.inf)
     if math.isinf(up):
         raise CertificateError("the norm exceeds the range of float64; scale the weight down.")
-    return NormBound(up, down, method, scope, witness, cells)
-
-
-def norm_upper(
-    weight: Tensor,
-    rtol: float = 1e-3,
-    *,
-    stride: int | Sequence[int] = 1,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> float:
-    """The upper bound of ``norm_bound``.
-
-    >>> norm_upper(torch.eye(3)) >= 1
-    True
-    """
-    return norm_bound(weight, rtol=rtol, stride=stride, dilation=dilation, groups=groups).upper
-
-
-def norm_lower(
-    weight: Tensor,
-    rtol: float = 1e-3,
-    *,
-    stride: int | Sequence[int] = 1,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> float:
-    """The lower bound of ``norm_bound``: attained by a vector, or approached by wave packets on large images.
-
-    >>> norm_lower(torch.eye(3)) <= 1
-    True
-    """
-    return norm_bound(weight, rtol=rtol, stride=stride, dilation=dilation, groups=groups).lower
+    mode: PaddingMode | None = None if weight.ndim == 2 else "circular" if padding_mode == "circular" else "zeros"
+    divisor = steps if mode == "circular" else (1, 1)
+    return NormBound(up, down, method, padding_mode=mode, divisible_by=divisor, witness=witness, cells=cells)
 
 
 def matrix_bounds(blocks: Sequence[Tensor]) -> Found:
@@ -160,8 +165,10 @@ def convolution_bounds(kernels: Sequence[Tensor], rtol: float, max_cells: int) -
     return upper, lower, tuple(2 * math.pi * abs(p) for p in witness.tolist()), cells
 
 
-def check(w: Tensor, rtol: float, groups: int, max_cells: int) -> None:
+def check(w: Tensor, padding_mode: str, rtol: float, groups: int, max_cells: int) -> None:
     """Refuse what the theorems do not speak of."""
+    if padding_mode not in ("zeros", "circular"):
+        raise InputError(f"`padding_mode` must be 'zeros' or 'circular' here; got {padding_mode!r}.")
     if w.ndim not in (2, 4):
         raise ShapeError(f"expected a matrix (out, in) or a kernel (out, in, k1, k2); got the shape {tuple(w.shape)}.")
     if not 1e-9 <= rtol <= 1:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.spectral.norm_bound import norm_upper
-from pnp_lip.spectral.verified import exact_float64
+from pnp_lip.spectral.norm_bound import norm_bound
+from pnp_lip.spectral.verified import exact_float64, gamma
 
 __all__ = ["execution_error_upper"]
 
@@ -35,8 +35,8 @@ def execution_error_upper(
     Holds where 0 ≤ τ‖W‖² ≤ 2 (certified) and σ has slopes in [0, 1] with σ(0) = 0 and is rounded at most once, for
     the λ and b that the activations hold when executed (they may be rounded functions of the noise level: the
     certificate holds for any λ and b). Products are conventional sums of ``dtype`` in any order; zero or circular
-    padding, or symmetric padding where the filters are ``mirror_closed``, any image size; Winograd or Fourier
-    convolutions, reduced-precision modes (TF32), overflow and underflow are excluded. The bound is linear in
+    padding, any image size; Winograd or Fourier convolutions, reduced-precision modes (TF32), overflow and underflow
+    are excluded. The bound is linear in
     ``input_bound`` when there are no shifts. It is infinite when nu ≥ 1/4, as for bfloat16 and more than 57 products.
 
     Parameters: ``weights`` 2-D or 4-D, ``taus`` and ``shifts`` b per layer, None for none. Raises InputError for
@@ -57,7 +57,7 @@ def execution_error_upper(
     for weight, tau, shift in zip(weights, taus, shifts, strict=True):
         w = exact_float64(weight)
         taps = w.abs().flatten(2).sum(2) if w.ndim > 2 else w.abs()
-        gain = norm_upper(taps * (1 + 1e-9))
+        gain = norm_bound(taps * (1 + 1e-9)).upper
         beta = 0.0 if shift is None else float(exact_float64(shift).norm())
         norm = min(gain, math.sqrt(2 / tau) * (1 + 1e-9)) if tau else gain
         first, second = (gamma(size * w[0, 0].numel() + 6, u) for size in (w.shape[1], w.shape[0]))
@@ -67,8 +67,3 @@ def execution_error_upper(
         error += ((1 + u) * own + u * (size + tau * norm * beta)) * (1 + 1e-9)
         r += tau * norm * beta
     return error
-
-
-def gamma(n: int, u: float) -> float:
-    """γ_n = nu/(1 − nu), infinite where the first-order analysis says nothing."""
-    return n * u / (1 - n * u) if n * u < 0.25 else math.inf

@@ -25,8 +25,7 @@ __all__ = [
     "largest_eigenvalue_below",
     "scale_to_unit",
     "unit_circle",
-    "unscale_down",
-    "unscale_up",
+    "unscale",
 ]
 
 UNIT_ROUNDOFF = 2.0**-53
@@ -35,9 +34,9 @@ COSINE = [(-1) ** k / math.factorial(2 * k) for k in range(9)]
 SINE = [(-1) ** k / math.factorial(2 * k + 1) for k in range(9)]
 
 
-def gamma(n: int) -> float:
-    """γ_n = nu/(1 − nu), the relative error of n rounded operations. Source: Higham (2002), Lemma 3.1."""
-    return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
+def gamma(n: int, u: float = UNIT_ROUNDOFF) -> float:
+    """γ_n = nu/(1 − nu), the relative error of n operations; infinite for nu ≥ 1/4. Source: Higham (2002), Lemma 3.1."""
+    return n * u / (1 - n * u) if n * u < 0.25 else math.inf
 
 
 def exact_float64(weight: Tensor) -> Tensor:
@@ -68,22 +67,15 @@ def scale_to_unit(w: Tensor) -> tuple[Tensor, int]:
     return w * 2.0**-half * 2.0 ** (half - exponent), exponent
 
 
-def unscale_up(value: float, exponent: int) -> float:
-    """A float that is at least value·2ᵉ; infinite when that exceeds the range of float64."""
+def unscale(value: float, exponent: int, towards: float) -> float:
+    """value·2ᵉ rounded towards inf or −inf, never across it; infinite when that exceeds the range of float64 upwards."""
     try:
         result = math.ldexp(value, exponent)
     except OverflowError:
-        return math.inf
-    return result if value == 0 or math.ldexp(result, -exponent) >= value else math.nextafter(result, math.inf)
-
-
-def unscale_down(value: float, exponent: int) -> float:
-    """A float that is at most value·2ᵉ."""
-    try:
-        result = math.ldexp(value, exponent)
-    except OverflowError:
-        return math.nextafter(math.inf, 0)
-    return result if value == 0 or math.ldexp(result, -exponent) <= value else math.nextafter(result, 0)
+        return math.inf if towards > 0 else math.nextafter(math.inf, 0)
+    back = math.ldexp(result, -exponent)
+    crossed = value != 0 and (back < value if towards > 0 else back > value)
+    return math.nextafter(result, max(towards, 0.0)) if crossed else result
 
 
 def unit_circle(turns: Tensor) -> tuple[Tensor, Tensor]:

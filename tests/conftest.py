@@ -1,0 +1,15 @@
+"""Tests run against what is installed, or, by ``python -m pytest`` or without an installation, against the checkout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[1])
+
+if find_spec("pnp_lip") is None:
+    sys.path.insert(0, ROOT)
+if Path(find_spec("pnp_lip").origin).parents[1] == Path(ROOT):  # processes that a test starts elsewhere import the same
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
