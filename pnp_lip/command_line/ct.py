@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from pnp_lip.protocols import PhysicsLike
     from pnp_lip.solvers import Choice, Result, Solver
 
-    Projector = ParallelBeamTomography | FanBeamTomography
 
 __all__ = ["add_command", "parse_angles", "read_sinogram"]
+
+Projector: TypeAlias = "ParallelBeamTomography | FanBeamTomography"
 
 SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # noise levels on [0, 1] that the prior tries, in each solution
 BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
@@ -33,7 +34,9 @@ MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is pr
 LARGE_MISFIT = 0.1  # relative misfit that is expected at most when the user states sigma
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
-SINOGRAM = 'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data from the package)'
+SINOGRAM = (
+    'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data from the package)'
+)
 
 
 def add_command(commands: common.Commands) -> None:
@@ -43,7 +46,9 @@ def add_command(commands: common.Commands) -> None:
     command.add_argument("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
     command.add_argument("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
     command.add_argument("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
-    command.add_argument("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
+    command.add_argument(
+        "--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)"
+    )
     command.add_argument("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     command.add_argument("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
     command.add_argument("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")

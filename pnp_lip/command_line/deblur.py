@@ -87,20 +87,18 @@ def parse_psf(text: str) -> Tensor:
     """A point spread function from a file or from one of the builders' short forms."""
     from pnp_lip.operators import box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 
-    builders: dict[str, tuple[int, Callable[..., Tensor]]] = {
-        "gaussian": (1, gaussian_psf),
-        "box": (1, lambda size: box_psf(int(size))),
-        "disk": (1, disk_psf),
-        "motion": (2, motion_psf),
+    builders: dict[str, Callable[..., Tensor]] = {
+        "gaussian": gaussian_psf,
+        "box": lambda size: box_psf(int(size)),
+        "disk": disk_psf,
+        "motion": lambda length, angle: motion_psf(length, angle),
     }
-    name, _, rest = text.partition(":")
-    count, build = builders.get(name, (0, load_psf))
-    if Path(text).exists() or not (count or rest):
+    name, *numbers = text.split(":")
+    if Path(text).exists() or not (name in builders or numbers):
         return load_psf(text)
     try:
-        numbers = [float(part) for part in rest.split(":")]
-    except ValueError:
-        numbers = []
-    if not count or len(numbers) != count:
-        raise InputError(f"--psf takes {PSF}; got {text!r}.")
-    return build(*numbers)
+        return builders[name](*map(float, numbers))
+    except InputError:  # of a builder, which says what is wrong with the numbers
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--psf takes {PSF}; got {text!r}.") from error

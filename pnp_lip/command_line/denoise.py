@@ -35,9 +35,7 @@ def run(options: argparse.Namespace) -> int:
     if rounds:
         first = Denoising(denoiser, sigma=GUIDE_SIGMA_FACTOR * noise)
         x_hat = refine(first, noisy, Identity(), rounds, sigma=noise)[-1].x
-        common.say(
-            "the first result guided the second; only --rounds 0 is a nonexpansive function of the image"
-        )
+        common.say("the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
     else:
         x_hat = denoiser.tiled(noisy, noise, tile=options.tile)
     write_image(options.output, x_hat.reshape(y.shape))
