@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from pnp_lip.command_line import common
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pnp_lip.denoisers import GradientFlowDenoiser
 
 __all__ = ["add_command"]
 
@@ -31,30 +25,23 @@ def add_command(commands: common.Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Certify; 0 when the map is nonexpansive, 1 when that is not proved or a pair of images refutes the bound."""
+    import torch
+
     from pnp_lip.attacker import attack
+    from pnp_lip.benchmarks.photographs import central_crop
     from pnp_lip.certificates import certify
+    from pnp_lip.images import read_image
     from pnp_lip.solvers import licensed
 
     denoiser = common.get_denoiser(options.weights, require_certified=False)
-    crops = None if options.attack is None else central_crops(options.attack, denoiser)
+    images = {path: read_image(path, grey=denoiser.in_channels == 1) for path in options.attack or ()}
+    crops = [central_crop(common.by_channel(x, denoiser), SIDE, path) for path, x in images.items()]
     certificate = certify(denoiser, rtol=options.rtol)
     common.say(f"{certificate}\nlicensed solvers: {', '.join(licensed(certificate)) or 'none'}")
     if options.json:
         certificate.save(options.json)
-    if crops is None:
+    if not crops:
         return int(not certificate.nonexpansive)
-    violation = attack(denoiser, crops, steps=options.attack_steps, bound=certificate.lipschitz_upper)
-    common.say(f"attack: {violation.note}")
-    return int(violation.exceeds or not certificate.nonexpansive)
-
-
-def central_crops(paths: list[str], denoiser: GradientFlowDenoiser) -> Tensor:
-    """The middle of each image, as one batch."""
-    import torch
-
-    from pnp_lip.benchmarks.photographs import central_crop
-    from pnp_lip.images import read_image
-
-    images = [read_image(path, grey=denoiser.in_channels == 1) for path in paths]
-    crops = [central_crop(common.by_channel(x, denoiser), SIDE, path) for x, path in zip(images, paths, strict=True)]
-    return torch.cat(crops)
+    found = attack(denoiser, torch.cat(crops), steps=options.attack_steps, bound=certificate.lipschitz_upper)
+    common.say(f"attack: {found.note}")
+    return int(found.exceeds or not certificate.nonexpansive)
