@@ -45,10 +45,9 @@ class Anneal:
 
     def __call__(self, result: Result, y: Tensor, physics: PhysicsLike) -> Tensor:
         """The annealed image of a ``result``, (B, C, H, W)."""
-        used, maps = result.settings, result.maps
+        maps = result.maps
         theta, default = unwrapped(maps.denoiser)
-        balance = used["step"] if used.get("weight") is None else 1 / number(used["weight"])
-        step = number(balance) / theta
+        step = (1 / result.parameters["weight"] if "weight" in result.parameters else result.parameters["step"]) / theta
         sigma = maps.sigma if maps.sigma is not None else 0.0 if default is None else default
         if isinstance(maps.data_term, LeastSquares):
             misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
@@ -141,10 +140,3 @@ def unwrapped(denoiser: object) -> tuple[float, float | None]:
         denoiser = inner
     default = getattr(denoiser, "default_sigma", None)
     return theta, None if default is None else float(default)
-
-
-def number(value: object) -> float:
-    """A setting that is a number."""
-    if not isinstance(value, (int, float)):
-        raise InputError(f"expected a number among the settings of the result; got {value!r}.")
-    return float(value)

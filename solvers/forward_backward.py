@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pnp_lip.solvers.iteration import Iteration, chain, forward_step
+from pnp_lip.solvers.iteration import Iteration, chain, forward_step, in_box, projection
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.solver import Solver
@@ -42,9 +42,9 @@ class ForwardBackward(Solver):
 
         return Iteration(
             T,
-            bound=chain(forward_step(γ, known.μ, known.L), known.denoiser, *known.projection),
+            bound=chain(forward_step(γ, known.μ, known.L), known.denoiser, *projection(self.box)),
             asks=(*known.needs_norm, known.step_below(γ)),
             parameters={"step": γ},
-            exists=lambda m, x: known.range_in_box(),
-            minimises=known.is_proximal and known.L is not None and Fraction(γ) * known.L <= 1,
+            exists=in_box(self.box or known.range_of_denoiser),
+            minimises=known.is_proximal and self.box is None and known.L is not None and Fraction(γ) * known.L <= 1,
         )

@@ -1,14 +1,22 @@
-"""What a run is entitled to claim: the theorem, its hypotheses with the numbers that met them, or the one that failed."""
+"""What a run is entitled to claim: which theorem holds, with the numbers that met its hypotheses, or the one that failed."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from pnp_lip.solvers.hypothesis import Hypothesis, show
+from torch import Tensor
 
-__all__ = ["NOTHING", "Guarantee"]
+from pnp_lip.certificates.calculus import round_up
+from pnp_lip.solvers.hypothesis import Hypothesis, show
+from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.scheme import Scheme
+
+__all__ = ["Guarantee", "judge"]
 
 NOTHING = "nothing is proved of this run"
+NOT_GIVEN = "assumed; nothing proves it where a hypothesis fails"
+CONTRACTION = "unique, as T is a contraction (Banach)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +49,40 @@ class Guarantee:
         rows += [f"  [{'x' if h.met else ' '}] {h.name} = {show(h.value)} (must {h.bound})" for h in self.hypotheses]
         rows += [f"existence: {self.existence}", f"rate: {self.rate}"]
         return "\n".join(rows + ([f"failure: {self.failure}"] if self.failure else []))
+
+
+def judge(
+    iteration: Iteration,
+    scheme: Scheme,
+    shared: tuple[Hypothesis, ...],
+    *,
+    theorem: str,
+    equation: str,
+    box_advice: str,
+    maps: Maps,
+    x: Tensor,
+) -> Guarantee:
+    """The guarantee of iterating T by the ``scheme``, or the first hypothesis that failed.
+
+    ``shared`` are the hypotheses that do not depend on the solver, x (B, C, H, W) an image; ``box_advice`` says how to
+    have existence proved.
+    """
+    own = (*shared, *iteration.asks)
+    every = own
+    if all(h.allows_to_run for h in own):  # otherwise nothing is known of T, and what the scheme asks is moot
+        every = (*own, *scheme.hypotheses(iteration.bound, proximal=iteration.minimises))
+    failed = next((h for h in every if not h.met), None)
+    bound, holds = iteration.bound, all(h.met for h in own)
+    q = round_up(bound.lipschitz) if holds else 1.0
+    existence = (CONTRACTION if q < 1 else iteration.exists(maps, x)) if holds else None
+    rate = scheme.linear_rate(q, bound) if q < 1 else scheme.rate(bound)
+    statement = f"x_k converges to a fixed point of {equation}{'' if existence else ', if there is one'}"
+    return Guarantee(
+        proved=failed is None,
+        theorem=f"{theorem}; {scheme.theorem}",
+        statement=NOTHING if failed else statement,
+        hypotheses=every,
+        existence=existence or (box_advice if holds else NOT_GIVEN),
+        rate="none" if failed else rate,
+        failure=None if failed is None else str(failed),
+    )

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_lip.solvers.hypothesis import positive
-from pnp_lip.solvers.iteration import Iteration, chain, prox_step
+from pnp_lip.solvers.iteration import Iteration, chain, in_box, projection, prox_step
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.solver import Solver
@@ -43,8 +43,8 @@ class HalfQuadratic(Solver):
 
         return Iteration(
             T,
-            bound=chain(prox_step(γ, known.μ), known.denoiser, *known.projection),
+            bound=chain(prox_step(γ, known.μ), known.denoiser, *projection(self.box)),
             asks=(positive("`step`", γ),),
             parameters={"step": γ},
-            exists=lambda m, x: known.range_in_box(),
+            exists=in_box(self.box or known.range_of_denoiser),
         )

@@ -12,9 +12,9 @@ from torch import Tensor
 from pnp_lip.certificates import calculus
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.solvers.hypothesis import Hypothesis
-from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["UNKNOWN", "Iteration", "chain", "forward_step", "prox_step"]
+__all__ = ["UNKNOWN", "Iteration", "chain", "forward_step", "in_box", "projection", "prox_step", "unproved"]
 
 UNKNOWN = MapBound(Fraction(2), None)  # nothing is claimed
 
@@ -42,7 +42,7 @@ class Iteration:
     ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
     hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
     fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm in which the residual is
-    measured, and T is nonexpansive in it where ``residual_is_monotone``; ``minimises``: T is a proximal gradient step of a
+    measured; ``minimises``: T is a proximal gradient step of a
     convex objective with γ ≤ 1/L.
     """
 
@@ -53,8 +53,12 @@ class Iteration:
     exists: Callable[[Maps, Tensor], str | None] = unproved
     start: Callable[[Maps, Tensor], Tensor] = same
     norm: Callable[[Maps, Tensor], Tensor] = euclidean
-    residual_is_monotone: bool = True
     minimises: bool = False
+
+    @property
+    def residual_is_monotone(self) -> bool:
+        """Whether ``norm`` is the one in which T is nonexpansive, so that the residual never grows."""
+        return self.norm is euclidean
 
 
 def chain(*maps: MapBound | None) -> MapBound:
@@ -76,6 +80,18 @@ def forward_step(step: float, convexity: Fraction, curvature: Fraction | None) -
     γ, μ, K = Fraction(step), convexity, curvature
     constant = max(abs(1 - γ * μ), abs(1 - γ * K))
     return MapBound(constant, γ * K / 2 if γ * K < 2 else None)
+
+
+def projection(box: Box) -> list[MapBound]:
+    """The projection onto the box, where there is one."""
+    return [] if box is None else [MapBound(Fraction(1), Fraction(1, 2), proximal=True, box=box)]
+
+
+def in_box(box: Box) -> Callable[[Maps, Tensor], str | None]:
+    """T maps a box into itself: a nonexpansive map of a compact convex set into itself has a fixed point."""
+    if box is None:
+        return unproved
+    return lambda m, x: f"proved: T maps the box [{box[0]:g}, {box[1]:g}] into itself (Browder, Göhde, Kirk 1965)"
 
 
 def prox_step(step: float, convexity: Fraction) -> MapBound:

@@ -16,7 +16,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.operators import certify_norm
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.hypothesis import Hypothesis, interval
-from pnp_lip.solvers.maps import Box, Maps
+from pnp_lip.solvers.maps import Box, Maps, Settings
 from pnp_lip.spectral import norm_lower
 
 __all__ = ["FIRM", "Known", "adjoint_gap", "examine", "norm_estimate"]
@@ -29,22 +29,20 @@ TYPICAL = 1.9  # derived steps are this in units of 1/K, inside (0, 2/K)
 class Known:
     """What is proved, in numbers.
 
-    ``denoiser`` bounds D, None when nothing is known; ``norm_upper`` bounds ‖A‖ by ``norm_method``, and ``L`` is the bound
-    of ∇f's Lipschitz constant that follows, None without one; ``scale`` is L or an estimate of it, from which free
-    parameters are derived; ``μ`` bounds the strong convexity of f from below; ``hypotheses`` are those of every solver, and
-    ``needs_norm`` asks the bound of ‖A‖ for the solvers that use it.
+    ``denoiser`` bounds D, None when nothing is known; ``norm_upper`` bounds ‖A‖, and ``L`` is the bound of ∇f's Lipschitz
+    constant that follows, None without one; ``scale`` is L or an estimate of it, from which free parameters are derived;
+    ``μ`` bounds the strong convexity of f from below; ``hypotheses`` are those of every solver, and ``needs_norm`` asks for
+    the bound of ‖A‖ where a solver uses one that is missing; ``record`` says how the numbers were found.
     """
 
     denoiser: MapBound | None
     L: Fraction | None
     μ: Fraction
     scale: float
-    box: Box
     norm_upper: float | None
-    norm_method: str = "none"
     hypotheses: tuple[Hypothesis, ...] = ()
     needs_norm: tuple[Hypothesis, ...] = ()
-    certificate: Certificate | None = None
+    record: Settings = dataclasses.field(default_factory=dict)
 
     @property
     def α(self) -> Fraction | None:
@@ -57,11 +55,6 @@ class Known:
     def default_step(self) -> float:
         """1.9/L, inside (0, 2/L)."""
         return TYPICAL / self.scale
-
-    @property
-    def projection(self) -> list[MapBound]:
-        """The projection onto the box, where there is one."""
-        return [] if self.box is None else [MapBound(Fraction(1), Fraction(1, 2), proximal=True, box=self.box)]
 
     def step_below(self, step: float, curvature: Fraction | None = None, limit: str = "2/||A||^2") -> Hypothesis:
         """0 < γ < 2/K, K being L unless a ``curvature`` is given."""
@@ -78,25 +71,13 @@ class Known:
 
     @property
     def is_proximal(self) -> bool:
-        """Whether D is the prox of a convex function, with no box after it."""
-        return self.denoiser is not None and self.denoiser.proximal and self.box is None
+        """Whether D is the prox of a convex function."""
+        return self.denoiser is not None and self.denoiser.proximal
 
-    def range_of_denoiser(self) -> str | None:
-        """D(Id − γ∇f) has a fixed point where D's range is a box."""
-        if self.denoiser is None or self.denoiser.box is None:
-            return None
-        return (
-            "proved: D(Id − γ∇f) maps the denoiser's range, a box, into itself (Brouwer), and its fixed points give T's"
-        )
-
-    def range_in_box(self, *, denoised: bool = True) -> str | None:
-        """A nonexpansive map of a compact convex set into itself has a fixed point; ``denoised``: T ends with D."""
-        box = self.box
-        if box is None and denoised and self.denoiser is not None:
-            box = self.denoiser.box
-        if box is None:
-            return None
-        return f"proved: T maps the box [{box[0]:g}, {box[1]:g}] into itself (Browder, Göhde, Kirk 1965)"
+    @property
+    def range_of_denoiser(self) -> Box:
+        """The box that holds D's range, where one is proved."""
+        return None if self.denoiser is None else self.denoiser.box
 
 
 def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> Known:
@@ -109,9 +90,7 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> Know
         certificate, reason = certify(denoiser), ""  # type: ignore[arg-type]  # whatever else it is, it refuses
     except CertificateError as error:
         certificate, reason = None, str(error)
-    if guarantee == "require":
-        demand(certificate, reason)
-    bound, nonexpansive = judge_denoiser(certificate, reason, assumed=guarantee == "assume")
+    bound, nonexpansive = judge_denoiser(certificate, reason, guarantee)
     norm, method, asked, missing = find_norm(maps, tuple(start.shape[1:]))
     term = maps.data_term
     L = None if norm is None else term.lipschitz_upper(norm)
@@ -120,7 +99,9 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> Know
         raise InputError("the forward model is zero, so the data say nothing about the image.")
     stated = term.stated()
     if L is not None and term.convexity > L:
-        stated = (*stated, impossible_convexity(term.convexity, L))
+        bound_of_μ = f"be at most L = {L:.6g}, the bound of the gradient's Lipschitz constant"
+        advice = "The stated convexity= is wrong; 0 is always true."
+        stated = (*stated, Hypothesis("convexity μ of f", term.convexity, bound_of_μ, False, advice))
     shared = [nonexpansive, *judge_size(certificate, start), *asked, *stated, examine_adjoint(maps.physics, start)]
     if certificate is None:  # a certified map is a fixed one by its structure
         shared.append(examine_repeatability(maps, start))
@@ -129,42 +110,42 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> Know
         L=None if L is None else Fraction(L),
         μ=Fraction(term.convexity),
         scale=scale,
-        box=maps.box,
         norm_upper=norm,
-        norm_method=method,
         hypotheses=tuple(shared),
         needs_norm=missing,
-        certificate=certificate,
+        record={
+            "norm_upper": norm,
+            "norm_method": method,
+            "lipschitz_upper": L,
+            "denoiser_lipschitz_upper": None if certificate is None else certificate.lipschitz_upper,
+            "denoiser_averagedness": None if certificate is None else certificate.averagedness,
+        },
     )
 
 
-def demand(certificate: Certificate | None, reason: str) -> None:
-    """Refuse an uncertified denoiser, naming the layer and the numbers."""
-    advice = 'Pass guarantee="assume" to run it without any proof.'
-    if certificate is None:
-        raise CertificateError(f"{reason} {advice}")
-    try:
-        certificate.require_nonexpansive()
-    except CertificateError as error:
-        raise CertificateError(f"{str(error).rstrip('.')}. {advice}") from None
+def judge_denoiser(certificate: Certificate | None, reason: str, guarantee: str) -> tuple[MapBound | None, Hypothesis]:
+    """What is known of D, and the hypothesis that D is nonexpansive.
 
-
-def judge_denoiser(
-    certificate: Certificate | None, reason: str, *, assumed: bool
-) -> tuple[MapBound | None, Hypothesis]:
-    """What is known of D, and the hypothesis that D is nonexpansive; ``assumed``: firmly, on the user's word."""
+    An uncertified D is refused under "require", naming the layer and the numbers; firm on the user's word under "assume".
+    """
     name, bound = "Lipschitz constant of the denoiser", "be at most 1, by certificate"
     if certificate is not None and certificate.nonexpansive:
         alpha = None if certificate.averagedness is None else Fraction(certificate.averagedness)
         known = MapBound(Fraction(certificate.lipschitz_upper), alpha, certificate.proximal, certificate.box)
         return known, Hypothesis(name, certificate.lipschitz_upper, bound, True)
+    if guarantee == "require":
+        try:
+            if certificate is not None:
+                certificate.require_nonexpansive()
+        except CertificateError as error:
+            reason = f"{str(error).rstrip('.')}."
+        raise CertificateError(f'{reason} Pass guarantee="assume" to run it without any proof.')
     found: float | str = "unknown" if certificate is None else certificate.lipschitz_upper
     why = reason if certificate is None else "; ".join(certificate.failures)
-    if assumed:
-        return FIRM, Hypothesis(
-            name, f"{found}, assumed to be at most 1", bound, False, why, waived='guarantee="assume"'
-        )
-    return None, Hypothesis(name, found, bound, False, why)
+    if guarantee == "report":
+        return None, Hypothesis(name, found, bound, False, why)
+    found = f"{found}, assumed to be at most 1"
+    return FIRM, Hypothesis(name, found, bound, False, why, waived='guarantee="assume"')
 
 
 def judge_size(certificate: Certificate | None, x: Tensor) -> tuple[Hypothesis, ...]:
@@ -197,12 +178,6 @@ def find_norm(maps: Maps, img_size: tuple[int, ...]) -> Norm:
         return None, "none", (), (Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice),)
     norm, method = float(found.upper), str(found.method)
     return norm, method, (Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf),), ()
-
-
-def impossible_convexity(convexity: float, lipschitz: float) -> Hypothesis:
-    """The hypothesis μ ≤ L, which a stated μ contradicts."""
-    bound = f"be at most L = {lipschitz:.6g}, the bound of the gradient's Lipschitz constant"
-    return Hypothesis("convexity μ of f", convexity, bound, False, "The stated convexity= is wrong; 0 is always true.")
 
 
 @torch.no_grad()

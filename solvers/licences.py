@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from torch import Tensor
-
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.solvers.admm import ADMM
@@ -13,7 +11,6 @@ from pnp_lip.solvers.davis_yin import DavisYin
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
 from pnp_lip.solvers.forward_backward import ForwardBackward
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
-from pnp_lip.solvers.judge import judge_scheme
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_red import ProximalRED
@@ -37,17 +34,12 @@ def licensed(certificate: Certificate) -> tuple[str, ...]:
         return ()
     alpha = None if certificate.averagedness is None else Fraction(certificate.averagedness)
     bound = MapBound(Fraction(certificate.lipschitz_upper), alpha, certificate.proximal, certificate.box)
-    known = Known(denoiser=bound, L=Fraction(1), μ=Fraction(0), scale=1.0, box=None, norm_upper=1.0)
-    return tuple(kind.__name__ for kind in SOLVERS if is_proved(kind, known))
-
-
-def is_proved(kind: type[Solver], known: Known) -> bool:
-    """Whether every hypothesis of the solver and of its scheme is met."""
-    solver = kind(unused)
-    iteration = solver.bind(known)
-    return all(h.met for h in (*iteration.asks, *judge_scheme(iteration, solver.scheme)))
-
-
-def unused(x: Tensor, sigma: float | Tensor | None, /) -> Tensor:
-    """Stands where a denoiser is asked for; only its bound is."""
-    return x
+    known = Known(denoiser=bound, L=Fraction(1), μ=Fraction(0), scale=1.0, norm_upper=1.0)
+    names = []
+    for kind in SOLVERS:
+        solver = kind(lambda x, sigma: x)  # of the denoiser only the bound is asked
+        iteration = solver.bind(known)
+        asked = (*iteration.asks, *solver.scheme.hypotheses(iteration.bound, proximal=iteration.minimises))
+        if all(h.met for h in asked):
+            names.append(kind.__name__)
+    return tuple(names)

@@ -14,12 +14,12 @@ from torch import Tensor
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin
 from pnp_lip.solvers.guarantee import Guarantee
 from pnp_lip.solvers.iteration import Iteration
-from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.maps import Maps, Settings
 from pnp_lip.solvers.monitor import Track, psnr_of
-from pnp_lip.solvers.result import Result, Settings
+from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.scheme import Memory, Scheme, per_image
 
-__all__ = ["Callback", "Monitor", "State", "iterate"]
+__all__ = ["Callback", "Monitor", "iterate"]
 
 Callback = Callable[[int, Tensor, tuple[float, ...]], None]
 MOST_RUNNING = 0.75  # a batch is divided when no more than this share of it still runs, so that this happens seldom
@@ -72,12 +72,12 @@ class State:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**fields, "tracks": [vars(track) for track in self.tracks]}
 
-    def result(self, guarantee: Guarantee, settings: Settings, maps: Maps) -> Result:
+    def result(self, guarantee: Guarantee, settings: Settings, iteration: Iteration, maps: Maps) -> Result:
         """The result of a finished run."""
         misfits = maps.misfit(self.x).tolist()
         histories = tuple(track.close(misfit) for track, misfit in zip(self.tracks, misfits, strict=True))
         judged = guarantee if self.broken is None else guarantee.broken(self.broken)
-        return Result.of(self.x, histories, judged, settings, maps, self.seconds)
+        return Result(self.x, histories, judged, settings, iteration.parameters, maps, self.seconds)
 
 
 def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor: Monitor) -> State:

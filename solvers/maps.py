@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -14,9 +14,10 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, HasProx
 
-__all__ = ["Box", "Maps", "check_box", "check_data", "check_like", "starting_point"]
+__all__ = ["Box", "Maps", "Settings", "check_box", "check_data", "check_like", "starting_point"]
 
 Box = tuple[float, float] | None
+Settings = Mapping[str, bool | float | str | Sequence[float] | None]  # what a run depended on, by name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from pnp_lip.solvers.solver import Solver
 
 __all__ = ["Choice", "choose_by_discrepancy", "choose_by_reference"]
 
-SETTINGS = ("sigma", "step", "weight", "dual_step")  # that a search may vary
+SETTINGS = {"sigma", "step", "weight", "dual_step"}  # what a search may vary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +62,14 @@ def choose_by_discrepancy(
         raise InputError(f"`noise` is a standard deviation and must be positive and finite; got {noise}.")
     scale = noise * math.sqrt(y.numel())
 
-    def fit(result: Result) -> float:
-        return float((physics.A(result.x) - y).double().norm()) / scale
-
-    def last_that_fits(scores: Sequence[float]) -> int:
+    def best(scores: Sequence[float]) -> int:
         fitting = [i for i, score in enumerate(scores) if score <= 1]
         return fitting[-1] if fitting else min(range(len(scores)), key=scores.__getitem__)
 
-    solvers = varied(solver, [{parameter: float(value)} for value in sorted(values)])
-    results = solve_all(solvers, y, physics, x0, max_iter, "require")
-    return choice(solvers, results, fit, last_that_fits, "‖Ax − y‖ / (noise √m), to be at most 1")
+    return search(
+        solver, y, physics, [{parameter: float(value)} for value in sorted(values)], x0, max_iter, "require",
+        lambda r: float((physics.A(r.x) - y).double().norm()) / scale, best, "‖Ax − y‖ / (noise √m), to be at most 1",
+    )  # fmt: skip
 
 
 def choose_by_reference(
@@ -91,55 +89,41 @@ def choose_by_reference(
     setting.
     """
     points = itertools.product(*(sorted(values) for values in grid.values())) if grid else ()
-    solvers = varied(solver, [dict(zip(grid, map(float, point), strict=True)) for point in points])
+    candidates = [dict(zip(grid, map(float, point), strict=True)) for point in points]
     check_like("reference", reference, starting_point(y, physics))
-    results = solve_all(solvers, y, physics, None, max_iter, guarantee)
-    return choice(
-        solvers,
-        results,
+    return search(
+        solver, y, physics, candidates, None, max_iter, guarantee,
         lambda r: psnr(r.x, reference) if r.status != "diverged" else -math.inf,
-        lambda scores: max(range(len(scores)), key=scores.__getitem__),
-        "PSNR in dB, to be large",
-    )
+        lambda scores: max(range(len(scores)), key=scores.__getitem__), "PSNR in dB, to be large",
+    )  # fmt: skip
 
 
-Varied = list[tuple[dict[str, float], Solver]]
-
-
-def varied(solver: Solver, candidates: Sequence[dict[str, float]]) -> Varied:
-    """The solver with each candidate's settings."""
-    allowed = {f.name for f in dataclasses.fields(solver)} & set(SETTINGS)
+def search(
+    solver: Solver,
+    y: Tensor,
+    physics: PhysicsLike,
+    candidates: Sequence[dict[str, float]],
+    x0: Tensor | None,
+    max_iter: int,
+    guarantee: str,
+    score: Callable[[Result], float],
+    best: Callable[[Sequence[float]], int],
+    criterion: str,
+) -> Choice:
+    """Solve with every candidate, each from the result before; none is begun unless ``solve`` would take them all."""
+    allowed = {f.name for f in dataclasses.fields(solver)} & SETTINGS
     if not candidates:
         raise InputError("the search needs at least one value.")
     unknown = set(candidates[0]) - allowed
     if unknown:
         raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
-    return [(settings, dataclasses.replace(solver, **settings)) for settings in candidates]  # type: ignore[arg-type]
-
-
-def solve_all(
-    solvers: Varied, y: Tensor, physics: PhysicsLike, x0: Tensor | None, max_iter: int, guarantee: str
-) -> list[Result]:
-    """The reconstruction of every solver; none is begun unless ``solve`` would take them all."""
-    for _, solver in solvers:
-        solver.require(y, physics, guarantee=guarantee)
+    solvers = [dataclasses.replace(solver, **settings) for settings in candidates]  # type: ignore[arg-type]
+    for varied in solvers:
+        varied.require(y, physics, guarantee=guarantee)
     results: list[Result] = []
-    for _, solver in solvers:
-        results.append(solver.solve(y, physics, x0=x0, max_iter=max_iter, guarantee=guarantee))
+    for varied in solvers:
+        results.append(varied.solve(y, physics, x0=x0, max_iter=max_iter, guarantee=guarantee))
         x0 = None if results[-1].status == "diverged" else results[-1].x
-    return results
-
-
-def choice(
-    solvers: Varied,
-    results: Sequence[Result],
-    score: Callable[[Result], float],
-    pick: Callable[[Sequence[float]], int],
-    criterion: str,
-) -> Choice:
-    """The record of a search."""
-    scores = tuple(score(result) for result in results)
-    k = pick(scores)
-    best, solver = solvers[k]
-    candidates, statuses = tuple(settings for settings, _ in solvers), tuple(r.status for r in results)
-    return Choice(solver, results[k], best, candidates, scores, statuses, criterion)
+    scores, statuses = tuple(map(score, results)), tuple(r.status for r in results)
+    k = best(scores)
+    return Choice(solvers[k], results[k], candidates[k], tuple(candidates), scores, statuses, criterion)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pnp_lip.solvers.douglas_rachford import solves_forward_backward
 from pnp_lip.solvers.hypothesis import Hypothesis, positive
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import FIRM, Known
@@ -65,10 +66,9 @@ class PrimalDual(Solver):
             bound=FIRM,
             asks=(*known.needs_norm, positive("`step`", γ), known.firm_denoiser(), below),
             parameters={"step": γ, "dual_step": s},
-            exists=lambda m, x: known.range_of_denoiser(),
+            exists=solves_forward_backward(known),
             start=lambda m, x: join(x, torch.zeros_like(m.y)),
             norm=norm_of,
-            residual_is_monotone=False,
         )
 
 

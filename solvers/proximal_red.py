@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_lip.solvers.hypothesis import interval
-from pnp_lip.solvers.iteration import Iteration, chain, prox_step
+from pnp_lip.solvers.iteration import Iteration, chain, in_box, projection, prox_step
 from pnp_lip.solvers.known import TYPICAL, Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.red import RED, residual_step
@@ -46,8 +46,8 @@ class ProximalRED(RED):
 
         return Iteration(
             T,
-            bound=chain(residual_step(γ, λ, K, known, (Fraction(0),)), prox_step(γ, known.μ), *known.projection),
+            bound=chain(residual_step(γ, λ, K, known, (Fraction(0),)), prox_step(γ, known.μ), *projection(self.box)),
             asks=(interval("`step`", γ, K, "1/(αλ)"),),
             parameters={"step": γ, "weight": λ},
-            exists=lambda m, x: known.range_in_box(denoised=False),
+            exists=in_box(self.box),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.solvers.hypothesis import interval
-from pnp_lip.solvers.iteration import Iteration, chain
+from pnp_lip.solvers.iteration import Iteration, chain, in_box, projection
 from pnp_lip.solvers.known import TYPICAL, Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.solver import Solver, check_positive
@@ -54,10 +54,10 @@ class RED(Solver):
 
         return Iteration(
             T,
-            bound=chain(residual_step(γ, λ, K, known, (known.μ, known.L or known.μ)), *known.projection),
+            bound=chain(residual_step(γ, λ, K, known, (known.μ, known.L or known.μ)), *projection(self.box)),
             asks=(*known.needs_norm, interval("`step`", γ, K, "2/(L + 2αλ)")),
             parameters={"step": γ, "weight": λ},
-            exists=lambda m, x: known.range_in_box(denoised=False),
+            exists=in_box(self.box),
         )
 
 

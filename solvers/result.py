@@ -16,14 +16,12 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.guarantee import Guarantee
-from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.maps import Maps, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["History", "Result", "Settings"]
-
-Settings = Mapping[str, bool | float | str | Sequence[float] | None]  # the parameters of a run by name
+__all__ = ["History", "Result"]
 
 ADVICE = {
     "converged": "",
@@ -58,43 +56,40 @@ class History:
 class Result:
     """The outcome of ``Solver.solve``.
 
-    ``x`` the reconstruction, shape (B, C, H, W); ``status`` "converged" (every image's relative residual fell to tol),
-    "max_iter" or "diverged" (some image's iteration became non-finite or left every bound); ``advice`` what to do then;
-    ``iterations`` the largest number over the batch; ``histories`` one record per image and ``history`` the first of
-    them; ``guarantee`` what was proved; ``settings`` every parameter of the run, the derived ones included; ``maps`` the
-    denoiser, forward model and data term that were used.
+    ``x`` the reconstruction, shape (B, C, H, W); ``histories`` one record per image and ``history`` the first of them;
+    ``guarantee`` what was proved; ``settings`` everything that the run depended on, in plain data, and ``parameters`` the
+    numbers of its map, given or derived; ``maps`` the denoiser, forward model and data term that were used.
     """
 
     x: Tensor
-    status: str
-    advice: str
-    iterations: int
     histories: tuple[History, ...]
     guarantee: Guarantee
     settings: Settings
+    parameters: Mapping[str, float]
     maps: Maps
     seconds: float = 0.0
-
-    @classmethod
-    def of(
-        cls,
-        x: Tensor,
-        histories: tuple[History, ...],
-        guarantee: Guarantee,
-        settings: Settings,
-        maps: Maps,
-        seconds: float,
-    ) -> Result:
-        """The result of a batch, which ends as its worst image does."""
-        statuses = {history.status for history in histories}
-        worst = next((kind for kind in ("diverged", "max_iter") if kind in statuses), "converged")
-        count = max(history.iterations for history in histories)
-        return cls(x, worst, ADVICE[worst], count, histories, guarantee, settings, maps, seconds)
 
     @property
     def history(self) -> History:
         """The record of the first image."""
         return self.histories[0]
+
+    @property
+    def status(self) -> str:
+        """ "converged" (every image's relative residual fell to tol), "max_iter", or "diverged" (some image's iteration
+        became non-finite or left every bound)."""
+        statuses = {history.status for history in self.histories}
+        return next((kind for kind in ("diverged", "max_iter") if kind in statuses), "converged")
+
+    @property
+    def advice(self) -> str:
+        """What to do when it did not converge."""
+        return ADVICE[self.status]
+
+    @property
+    def iterations(self) -> int:
+        """Updates, the largest number over the batch."""
+        return max(history.iterations for history in self.histories)
 
     def to_json(self) -> str:
         """Everything but the image, as JSON text; non-finite numbers become null."""

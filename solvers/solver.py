@@ -19,15 +19,14 @@ from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
 from pnp_lip.solvers.data_terms import DataTerm, HasProx, LeastSquares
 from pnp_lip.solvers.fixed_map import fixed_map
-from pnp_lip.solvers.guarantee import Guarantee
+from pnp_lip.solvers.guarantee import Guarantee, judge
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.iteration import Iteration
-from pnp_lip.solvers.judge import judge
 from pnp_lip.solvers.known import Known, examine
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.loop import Callback, Monitor, iterate
-from pnp_lip.solvers.maps import Box, Maps, check_box, check_data, check_like, starting_point
-from pnp_lip.solvers.result import Result, Settings
+from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, starting_point
+from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.scheme import Scheme, averagedness_of
 
 __all__ = ["Prepared", "Solver"]
@@ -140,7 +139,7 @@ class Solver(abc.ABC):
             name = type(self).__name__ if progress else None
             monitor = Monitor(self.tol, max_iter, watch, reference, name, callback, store, origin)
             state = iterate(p.iteration, p.maps, self.scheme, p.x, monitor)
-            return state.result(p.guarantee, p.settings, p.maps)
+            return state.result(p.guarantee, p.settings, p.iteration, p.maps)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
         """As ``require``, but that no theorem applies is reported, and not refused."""
@@ -218,7 +217,6 @@ def describe(solver: Solver, known: Known, iteration: Iteration, y: Tensor) -> S
     """Every parameter of the run in plain data."""
     sigma = solver.sigma.tolist() if isinstance(solver.sigma, Tensor) else solver.sigma
     plain = {k: v for k, v in fields_of(solver).items() if v is None or isinstance(v, (bool, int, float, str))}
-    certificate = known.certificate
     return {
         **plain,
         "denoiser": type(solver.denoiser).__name__,
@@ -228,11 +226,7 @@ def describe(solver: Solver, known: Known, iteration: Iteration, y: Tensor) -> S
         "box": solver.box,
         "scheme": repr(solver.scheme),
         "data_term": type(solver.data_term).__name__,
-        "norm_upper": known.norm_upper,
-        "norm_method": known.norm_method,
-        "lipschitz_upper": None if known.L is None else float(known.L),
-        "denoiser_lipschitz_upper": None if certificate is None else certificate.lipschitz_upper,
-        "denoiser_averagedness": None if certificate is None else certificate.averagedness,
+        **known.record,
         "map_averagedness": averagedness_of(iteration.bound),
         "dtype": str(y.dtype).removeprefix("torch."),
     }
