@@ -66,7 +66,7 @@ def draw_convergence(axis: Axes, runs: Mapping[str, Sequence[Result]]) -> None:
                 result is results[-1],
                 [r or None for r in result.history.relative],
             )  # zeros have no logarithm
-            label = f"{name}: {proof}" if last else f"{name}: solution {k + 1}"
+            label = (name if len(results) == 1 else f"{name}, solution {k + 1}") + (f": {proof}" if last else "")
             axis.semilogy(range(start, start + len(relative)), relative, f"C{i}" + ("-" if last else "--"), label=label)
             start += len(relative)
     axis.set(xlabel="iteration", ylabel="‖x − Tx‖ / ‖x‖", title="convergence")
