@@ -62,10 +62,8 @@ def draw_convergence(axis: Axes, runs: Mapping[str, Sequence[Result]]) -> None:
         proof = "proved" if all(result.guarantee.proved for result in results) else "not proved"
         start = 0
         for k, result in enumerate(results):
-            last, relative = (
-                result is results[-1],
-                [r or None for r in result.history.relative],
-            )  # zeros have no logarithm
+            last = result is results[-1]
+            relative = [r or None for r in result.history.relative]  # a residual of zero has no logarithm
             label = (name if len(results) == 1 else f"{name}, solution {k + 1}") + (f": {proof}" if last else "")
             axis.semilogy(range(start, start + len(relative)), relative, f"C{i}" + ("-" if last else "--"), label=label)
             start += len(relative)
