@@ -199,6 +199,7 @@ def write(
 
     y = sinogram.y / scale
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
+    bound = physics.norm_bound()
     scores = zip(choice.candidates, choice.scores, strict=True)
     record = {
         "source": sinogram.source,
@@ -206,7 +207,7 @@ def write(
         "scale": scale,
         "geometry": type(physics).__name__,
         "views": len(sinogram.angles),
-        "norm": dataclasses.asdict(physics.norm_bound()),
+        "norm": {**dataclasses.asdict(bound), "method": str(bound.method)},
         "misfit_over_goal_by_sigma": {f"{c['sigma']:g}": score for c, score in scores},
         **json.loads(results[-1].to_json()),
     }

@@ -91,7 +91,7 @@ def write(
     baseline = json.loads(results[TV][-1].to_json())
     record = {"psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
     with write_atomically(out / "demo.png") as path:
-        draw(path, ("photograph\n", scene.x), titles, results, corner=(1 / 6, 1 / 6))
+        draw(path, ("photograph\n", scene.x), titles, results, corner=(1 / 6, 1 / 4))
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
     return quality
