@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pnp_lip import firm, load_pretrained
 from pnp_lip.images import write_atomically
-from pnp_lip.operators import Blur, FanBeamTomography, ParallelBeamTomography, gaussian_psf
+from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeamTomography, gaussian_psf
 from pnp_lip.solvers import (
     ADMM,
     RED,
@@ -149,8 +149,8 @@ def operators(config: Config) -> Iterator[tuple[str, Any]]:
         yield f"blur, {padding}", Blur(gaussian_psf(1.5), shape, padding=padding)
     for views in (32, 180):
         yield f"CT parallel, {views} views", ParallelBeamTomography(np.arange(views) * (180 / views), shape)
-    distances = {"source_distance": 2.0 * n, "detector_distance": 2.0 * n, "det_spacing": 2.0}
-    yield "CT fan, 60 views", FanBeamTomography(np.arange(60) * 6.0, shape, **distances)  # type: ignore[arg-type]
+    fan = FanBeam(np.arange(60) * 6.0, source_distance=2.0 * n, detector_distance=2.0 * n, det_spacing=2.0)
+    yield "CT fan, 60 views", FanBeamTomography(fan, shape)
 
 
 def test_image(size: int) -> Tensor:

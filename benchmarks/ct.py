@@ -23,7 +23,7 @@ from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Record
 from pnp_lip.benchmarks.restoration import Limits, measure_restoration, quality, timed
 from pnp_lip.errors import InputError
-from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography
+from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import SymmetricTomography
 from pnp_lip.operators.tomography_inputs import circle_mask
@@ -169,19 +169,18 @@ def geometry_of(name: str, n: int) -> SymmetricTomography:
     kind, views = name.split()
     if kind == "parallel":
         angles = np.arange(int(views)) * 180.0 / int(views)
-        return ParallelBeamTomography(angles, (1, n, n), n_det=math.ceil(1.05 * n), mask="circle", normalize=True)
+        parallel = ParallelBeam(angles, n_det=math.ceil(1.05 * n))
+        return ParallelBeamTomography(parallel, (1, n, n), mask="circle", normalize=True)
     angles = np.arange(int(views)) * 360.0 / int(views)
     near, far = 2.2 * n, 1.7 * n
-    return FanBeamTomography(
+    fan = FanBeam(
         angles,
-        (1, n, n),
         source_distance=near,
         detector_distance=far,
         det_spacing=(near + far) / near,
         n_det=math.ceil(1.1 * n),
-        mask="circle",
-        normalize=True,
     )
+    return FanBeamTomography(fan, (1, n, n), mask="circle", normalize=True)
 
 
 def scan(image: NamedImage, geometry: str, noise: str, config: Config) -> Case:
@@ -223,7 +222,7 @@ def measured_cases(path: Path, config: Config) -> tuple[list[Case], Case]:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: expected an .npz file with `sinograms` and `tilts_deg` ({error}).") from error
     n = sinograms.shape[-1]
-    physics = ParallelBeamTomography(degrees, (1, n, n), n_det=n, normalize=True)
+    physics = ParallelBeamTomography(ParallelBeam(degrees, n_det=n), (1, n, n), normalize=True)
     raw = sinograms.permute(0, 2, 1)[:, None].contiguous()
     brightest = float(physics.fbp(raw, filter="hann").flatten().kthvalue(int(0.995 * raw.shape[0] * n * n)).values)
     y = raw / brightest

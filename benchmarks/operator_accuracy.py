@@ -14,7 +14,9 @@ from pnp_lip.benchmarks.operator_record import Record, record
 from pnp_lip.operators import (
     Blur,
     CertifiedPhysics,
+    FanBeam,
     FanBeamTomography,
+    ParallelBeam,
     ParallelBeamTomography,
     gaussian_psf,
     hounsfield_to_attenuation,
@@ -40,7 +42,7 @@ def accuracy() -> list[Record]:
     other = deepinv.physics.Tomography(angles=torch.from_numpy(angles), img_width=n, circle=False, normalize=False)
     case = "Shepp-Logan sinogram 256^2, 60 views"
     models = {
-        model: ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model).A(x)[0, 0]
+        model: ParallelBeamTomography(ParallelBeam(angles, n_det=n_det, model=model), (1, n, n)).A(x)[0, 0]
         for model in ("strip", "joseph")
     }
     return [
@@ -61,7 +63,9 @@ def norms() -> list[Record]:
     operators: dict[str, tuple[CertifiedPhysics, float]] = {
         "parallel 128^2, 120 views": (ParallelBeamTomography(half, (1, 128, 128)), 1e-3),
         "fan 128^2, 180 views": (
-            FanBeamTomography(full, (1, 128, 128), source_distance=256.0, detector_distance=256.0, det_spacing=2.0),
+            FanBeamTomography(
+                FanBeam(full, source_distance=256.0, detector_distance=256.0, det_spacing=2.0), (1, 128, 128)
+            ),
             1e-3,
         ),
     }
@@ -93,7 +97,7 @@ def prox_errors() -> list[Record]:
     physics_list: dict[str, CertifiedPhysics] = {
         "parallel 24^2": ParallelBeamTomography(np.arange(0, 180, 4.0), (1, n, n), normalize=True),
         "fan 24^2": FanBeamTomography(
-            np.arange(0, 360, 8.0), (1, n, n), source_distance=40.0, detector_distance=30.0, normalize=True
+            FanBeam(np.arange(0, 360, 8.0), source_distance=40.0, detector_distance=30.0), (1, n, n), normalize=True
         ),
         "blur 24^2, reflect": Blur(motion_psf(7, 20), (1, n, n), padding="reflect", normalize=True),
         "blur 24^2, circular": Blur(motion_psf(7, 20), (1, n, n), normalize=True),
@@ -143,7 +147,7 @@ def tilt_series(folder: Path, pictures: Path | None) -> list[Record]:
     archive = np.load(path, allow_pickle=False)
     scale = float(np.percentile(archive["sinograms"], 99))
     y = torch.from_numpy(archive["sinograms"] / scale).permute(0, 2, 1)[:, None].contiguous()
-    physics = ParallelBeamTomography(archive["tilts_deg"], (1, 256, 256), n_det=256, normalize=True)
+    physics = ParallelBeamTomography(ParallelBeam(archive["tilts_deg"], n_det=256), (1, 256, 256), normalize=True)
     result = physics.solve_prox(torch.zeros(len(y), 1, 256, 256), y, 3e3, tol=1e-3 * float(y.norm()))
     residual = float((physics.A(result.x) - y).norm() / y.norm())
     save_picture(pictures, "tilt_series", torch.cat([result.x[0, 0], physics.fbp(y, filter="hann")[0, 0]], 1))
@@ -159,14 +163,10 @@ def cranium(folder: Path, pictures: Path | None) -> list[Record]:
     path = folder / "cranium8.npz"
     hu = torch.from_numpy(np.load(path, allow_pickle=False)["hu"].astype(np.float32))[:, None]
     x = hounsfield_to_attenuation(hu)
-    physics = FanBeamTomography(
-        np.arange(0, 360, 1.0),
-        (1, 256, 256),
-        source_distance=540.0,
-        detector_distance=410.0,
-        pixel_size=0.957,
-        det_spacing=1.5,
+    geometry = FanBeam(
+        np.arange(0, 360, 1.0), source_distance=540.0, detector_distance=410.0, pixel_size=0.957, det_spacing=1.5
     )
+    physics = FanBeamTomography(geometry, (1, 256, 256))
     y = physics.A(x)
     fbp = physics.fbp(y)
     scale = physics.norm_upper**2

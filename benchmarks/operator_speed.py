@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.operator_record import Record, megabytes, milliseconds_side_by_side, record
-from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography, from_scipy
+from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, from_scipy
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["speed_astra", "speed_fan", "speed_parallel"]
@@ -54,7 +54,7 @@ def speed_parallel(n: int, views: int, repeats: int, bars: tuple[float, float]) 
 
     angles = np.arange(views) * (180.0 / views)
     start = time.process_time()
-    ours = ParallelBeamTomography(angles, (1, n, n), n_det=int(np.ceil(np.sqrt(2) * n)))
+    ours = ParallelBeamTomography(ParallelBeam(angles, n_det=int(np.ceil(np.sqrt(2) * n))), (1, n, n))
     setup = time.process_time() - start
     modes = (True, False) if n <= 256 else (False,)  # the parallel mode needs 10 GB at 512² and is no faster
     others = [
@@ -72,9 +72,8 @@ def speed_fan(n: int, views: int, repeats: int, bars: tuple[float, float]) -> li
     import deepinv
 
     angles = np.arange(views) * (360.0 / views)
-    ours = FanBeamTomography(
-        angles, (1, n, n), source_distance=2.0 * n, detector_distance=2.0 * n, n_det=400, det_spacing=2.0
-    )
+    geometry = FanBeam(angles, source_distance=2.0 * n, detector_distance=2.0 * n, n_det=400, det_spacing=2.0)
+    ours = FanBeamTomography(geometry, (1, n, n))
     other = deepinv.physics.Tomography(
         angles=torch.from_numpy(angles),
         img_width=n,
@@ -104,7 +103,7 @@ def speed_astra(n: int, views: int, repeats: int) -> list[Record]:
     geometry = astra.create_proj_geom("parallel", 1.0, n_det, np.deg2rad(angles))
     records = []
     for kind, model, bar in (("strip", "strip", 15.0), ("linear", "joseph", 8.0)):
-        ours = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, model=model)
+        ours = ParallelBeamTomography(ParallelBeam(angles, n_det=n_det, model=model), (1, n, n))
         y = ours.A(x)
         projector = astra.create_projector(kind, geometry, volume)
         operator = astra.OpTomo(projector)

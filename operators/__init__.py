@@ -5,16 +5,19 @@ from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.certify_norm import certify_norm
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.demo_data import Sinogram, demo_sinogram
-from pnp_lip.operators.fan_beam import FanBeamTomography
+from pnp_lip.operators.fan_beam import FanBeam, FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
-from pnp_lip.operators.parallel_beam import ParallelBeamTomography
+from pnp_lip.operators.parallel_beam import ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.psf import box_psf, disk_psf, gaussian_psf, load_psf, motion_psf, shake_psf
 from pnp_lip.operators.sparse_operator import SparseOperator, from_scipy
+from pnp_lip.renamed import renamed
 
 __all__ = [
     "Blur",
     "CertifiedPhysics",
+    "FanBeam",
     "FanBeamTomography",
+    "ParallelBeam",
     "ParallelBeamTomography",
     "ProxResult",
     "Sinogram",
@@ -31,3 +34,6 @@ __all__ = [
     "motion_psf",
     "shake_psf",
 ]
+
+KINDS = ("box", "disk", "gaussian", "load", "motion", "shake")
+__getattr__ = renamed(__name__, {f"{kind}_kernel": f"{kind}_psf" for kind in KINDS})

@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
+import abc
+import functools
 import math
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.conjugate_gradient import (
-    Map,
-    NormalEquations,
-    ProxResult,
-    certified_result,
-    solve_normal_equations,
-)
+from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
+from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.operators.woodbury import DenseGram
-from pnp_lip.snapshot import Snapshot
-from pnp_lip.spectral import NormBound
+from pnp_lip.snapshot import Snapshot, lasting
+from pnp_lip.spectral import NormBound, norm_bound
+from pnp_lip.spectral.power_iteration import norm_lower
 
-__all__ = ["CertifiedPhysics", "LinearMap", "as_gamma", "as_img_size", "round_up"]
+__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "as_img_size", "check_dtype", "kept"]
 
 Shape = tuple[int, int, int]
+T = TypeVar("T")
+
+MOST_DENSE_PIXELS = 1024  # of one channel; up to here a dense factorisation of A takes well below a second
+TIGHT = 1.001  # upper/lower of a norm up to which no sharper proof is tried
+POWER_SLACK = 1e-9  # relative; covers the rounding of A's products in float64 in a lower bound by power iteration
+PROX_TOLERANCE = 1e-5  # default error of a prox, root mean square per pixel, for images on [0, 1]
+MOST_STEPS = 1000  # default limit of conjugate gradient steps
 
 
-class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
+def kept(compute: Callable[..., T]) -> Callable[..., T]:
+    """Make a method of an operator keep its results until a tensor that defines A is replaced or written to."""
+
+    @functools.wraps(compute)
+    def method(self: CertifiedPhysics, *arguments: object) -> T:
+        if not self._snapshot.holds(self.tensors):
+            self._snapshot, self._kept = Snapshot(self.tensors), {}
+        key = (compute.__qualname__, *arguments)
+        if key not in self._kept:
+            with lasting():
+                self._kept[key] = compute(self, *arguments)
+        return cast(T, self._kept[key])
+
+    return method
+
+
+class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
     A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
-    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A) and
-    ``bound_norm``.
+    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A), ``norm_bound`` and
+    ``product_rounding``.
 
-    The certificate speaks of the real operator with the stored weights; it is computed at first use and again whenever
-    the weights have been replaced or written to. Wrong shape, dtype or device raise ShapeError.
+    The certificate speaks of the real operator with the stored weights. It is computed at first use, and again when a
+    weight has been replaced or written to. Wrong shape, dtype or device raise ShapeError.
 
     ``dense_prox = True`` (an attribute to be set) solves the prox by a dense factorisation in the space of the data, exact to
     rounding for every γ: for at most some thousand data, such as few views, and large γ.
@@ -46,35 +68,37 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
     img_size: Shape
     data_size: Shape
 
-    def __init__(self, img_size: Shape, *, noise_model: NoiseModel | None, device: torch.device | str) -> None:
+    def __init__(
+        self, img_size: Shape, *, noise_model: NoiseModel | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         options = {} if noise_model is None else {"noise_model": noise_model}
-        super().__init__(img_size=img_size, device=device, **options)
-        self._norm_cache: tuple[Snapshot, NormBound] | None = None
-        self._gram_cache: tuple[Snapshot, DenseGram] | None = None
+        super().__init__(img_size=as_img_size(img_size), device=device, **options)
+        self._snapshot = Snapshot(())
+        self._kept: dict[tuple[object, ...], object] = {}
 
     # What a subclass defines.
 
     @property
+    @abc.abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that define A; the first one's dtype and device are the operator's."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def forward_map(self, x: Tensor) -> Tensor:
         """A x, unchecked, in the dtype of x."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def adjoint_map(self, y: Tensor) -> Tensor:
         """Aᵀ y, unchecked, in the dtype of y."""
-        raise NotImplementedError
 
-    def bound_norm(self) -> NormBound:
-        """A new certificate of ‖A‖."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def norm_bound(self) -> NormBound:
+        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; to be ``kept``."""
 
     @property
+    @abc.abstractmethod
     def product_rounding(self) -> float:
         """A bound of the relative error, in the 2-norm, of a product with A or Aᵀ carried out in float64."""
-        raise NotImplementedError
 
     def preconditioner(self, gamma: Tensor) -> Map | None:
         """A symmetric positive definite approximation of (I + γ AᵀA)⁻¹, or None."""
@@ -82,15 +106,20 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
 
     # What deepinv and our solvers call.
 
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802 (deepinv's name; it passes noise parameters along)
+    def A(self, x: Tensor, **kwargs: object) -> Tensor:
         """A x for x of shape (B, C, H, W)."""
         self.check(x, self.img_size, "image")
-        return self.forward_map(x)
+        return self.differentiable(x, False)
 
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:  # noqa: N802
+    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:
         """Aᵀ y for y of shape (B, *data_size), the exact transpose of ``A``."""
         self.check(y, self.data_size, "data")
-        return self.adjoint_map(y)
+        return self.differentiable(y, True)
+
+    def differentiable(self, v: Tensor, transpose: bool) -> Tensor:
+        """A v or Aᵀ v, differentiable; for maps that torch cannot differentiate by itself, or only slowly."""
+        product: Tensor = LinearMap.apply(v, self, transpose)
+        return product
 
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
@@ -99,19 +128,11 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
             raise ShapeError(f"expected {name} as a torch tensor; got {type(tensor).__name__}. Use torch.from_numpy.")
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
-        if tensor.dtype != weight.dtype:
-            raise ShapeError(
-                f"the operator is stored in {weight.dtype}, the {name} in {tensor.dtype}; convert one of them."
-            )
-        if tensor.device != weight.device:
-            raise ShapeError(f"the operator is on {weight.device}, the {name} on {tensor.device}; move one of them.")
-
-    def norm_bound(self) -> NormBound:
-        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; cached."""
-        if self._norm_cache is None or not self._norm_cache[0].holds(self.tensors):
-            bound = self.bound_norm()
-            self._norm_cache = Snapshot(self.tensors), bound
-        return self._norm_cache[1]
+        for what, mine, theirs in (("dtype", weight.dtype, tensor.dtype), ("device", weight.device, tensor.device)):
+            if mine != theirs:
+                raise ShapeError(
+                    f"the {what} of the operator is {mine}, that of the {name} {theirs}; convert one of them."
+                )
 
     @property
     def norm_upper(self) -> float:
@@ -123,15 +144,26 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         """A lower bound of ‖A‖ (not squared)."""
         return self.norm_bound().lower
 
-    def compute_sqnorm(self, x0: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """deepinv's name for ‖A‖²; here the certified upper bound, rounded upwards (deepinv's own is a lower bound)."""
-        return round_up(self.norm_upper**2 * (1 + 1e-15), torch.float64 if x0 is None else x0.dtype)
+    def power_lower(self) -> float:
+        """A lower bound of ‖A‖: the largest ‖Av‖/‖v‖ along a power iteration on one channel in float64, less its rounding."""
+        size, generator = (1, 1, *self.img_size[1:]), torch.Generator().manual_seed(0)
+        start = torch.randn(size, dtype=torch.float64, generator=generator).to(self.tensors[0].device)
+        return norm_lower(self.forward_map, self.adjoint_map, start)[0] * (1 - POWER_SLACK)
 
-    def compute_norm(self, x0: Tensor | None = None, *, squared: bool = False, **kwargs: Any) -> Tensor:
-        """The certified upper bound of ‖A‖, or of ‖A‖² with ``squared``; deepinv's default there is still squared."""
-        if squared:
-            return self.compute_sqnorm(x0)
-        return round_up(self.norm_upper, torch.float64 if x0 is None else x0.dtype)
+    def dense_bound(self) -> NormBound:
+        """The verified norm of the matrix whose columns are A eᵢ for one channel, computed in float64."""
+        units = torch.eye(math.prod(self.img_size[1:]), dtype=torch.float64, device=self.tensors[0].device)
+        return norm_bound(self.forward_map(units.reshape(-1, 1, *self.img_size[1:])).flatten(1).cpu())
+
+    def compute_norm(self, x0: Tensor | None = None, *, squared: bool = False, **kwargs: object) -> Tensor:
+        """The certified upper bound of ‖A‖, or of ‖A‖² with ``squared``, rounded upwards (deepinv's own is a lower bound)."""
+        value = self.norm_upper**2 * (1 + ROOT_SLACK) if squared else self.norm_upper
+        rounded = torch.tensor(value, dtype=torch.float64 if x0 is None else x0.dtype)
+        return rounded if float(rounded) >= value else rounded.nextafter(torch.full_like(rounded, math.inf))
+
+    def compute_sqnorm(self, x0: Tensor | None = None, **kwargs: object) -> Tensor:
+        """deepinv's name for the bound of ‖A‖²."""
+        return self.compute_norm(x0, squared=True)
 
     def solve_prox(
         self,
@@ -141,7 +173,7 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         *,
         x0: Tensor | None = None,
         tol: float | None = None,
-        max_iter: int = 1000,
+        max_iter: int = MOST_STEPS,
     ) -> ProxResult:
         """argmin_x γ/2 ‖Ax − y‖² + ½ ‖x − z‖² with a certified bound of the error of each image of the batch.
 
@@ -150,14 +182,14 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         per pixel in the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of
         1 or B numbers.
         """
+        start = z if x0 is None else x0
         self.check(z, self.img_size, "image")
         self.check(y, self.data_size, "data")
+        self.check(start, self.img_size, "image")
         step = as_gamma(gamma, z)
-        if x0 is not None:
-            self.check(x0, self.img_size, "image")
-        if len(y) != len(z) or (x0 is not None and len(x0) != len(z)):
+        if not len(y) == len(z) == len(start):
             raise ShapeError(f"z, y and x0 must hold the same number of images; got {len(z)} and {len(y)}.")
-        tol = 1e-5 * math.sqrt(math.prod(self.img_size)) if tol is None else tol
+        tol = PROX_TOLERANCE * math.sqrt(math.prod(self.img_size)) if tol is None else tol
         if not tol > 0:
             raise InputError(f"`tol` is an absolute error and must be positive; got {tol}.")
         with torch.no_grad():
@@ -165,16 +197,13 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
                 self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding
             )
             if self.dense_prox:
-                x = self.dense_gram().solve(system)
-                return certified_result(x, system.error_bound(x, system.residual(x)), z.dtype, tol, 0)
-            return self.solve_system(system, z if x0 is None else x0, tol, max_iter)
+                return system.result(self.dense_gram().solve(system), z.dtype, tol)
+            return self.solve_system(system, start, tol, max_iter)
 
+    @kept
     def dense_gram(self) -> DenseGram:
-        """A Aᵀ as a dense matrix; cached."""
-        if self._gram_cache is None or not self._gram_cache[0].holds(self.tensors):
-            gram = DenseGram(self.forward_map, self.adjoint_map, self.data_size, self.tensors[0].device)
-            self._gram_cache = Snapshot(self.tensors), gram
-        return self._gram_cache[1]
+        """A Aᵀ as a dense matrix; kept until the weights change."""
+        return DenseGram(self.forward_map, self.adjoint_map, self.data_size, self.tensors[0].device)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
         """Preconditioned conjugate gradients; operators with a closed form override it."""
@@ -189,24 +218,35 @@ class CertifiedPhysics(LinearPhysics):  # type: ignore[misc]
         max_iter: int | None = None,
         tol: float | None = None,
         verbose: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Tensor:
         """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; ``solver`` and ``verbose`` are ignored.
 
         Differentiable once in z, y and γ by the implicit function theorem. Warns if the tolerance was not reached.
         """
-        if not isinstance(z, Tensor):
-            z = y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
+        z = self.as_image(z, y)
         step = as_gamma(gamma, z)
-        settings = (self, tol, 1000 if max_iter is None else max_iter)
-        x: Tensor = ImplicitProx.apply(z, y, step, settings)
+        solve = functools.partial(self.solve_prox, tol=tol, max_iter=MOST_STEPS if max_iter is None else max_iter)
+        result = solve(z, y, step)
+        if not result.converged:
+            warnings.warn(
+                f"prox_l2 stopped after {result.iterations} steps with an error of at most "
+                f"{float(result.error_bound.max()):.3g}; raise `max_iter` or `tol`, or use `solve_prox`.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        x: Tensor = ImplicitProx.apply(z, y, step, result.x, self.forward_map, solve)
         return x
+
+    def as_image(self, z: Tensor | float | None, y: Tensor) -> Tensor:
+        """deepinv's z: an image, or a number (None for 0) in every pixel."""
+        return z if isinstance(z, Tensor) else y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
 
 
 class LinearMap(torch.autograd.Function):
     """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times.
 
-    Works under torch.func as well (vmap joins the mapped axis to the batch).
+    Works under torch.func too (vmap joins the mapped axis to the batch).
     """
 
     @staticmethod
@@ -227,40 +267,37 @@ class LinearMap(torch.autograd.Function):
         return image
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, physics: CertifiedPhysics, transpose: bool) -> tuple[Tensor, int]:
+    def vmap(
+        info: object, in_dims: tuple[int, None, None], x: Tensor, physics: CertifiedPhysics, transpose: bool
+    ) -> tuple[Tensor, int]:
         joined = x.movedim(in_dims[0], 0)
         image: Tensor = LinearMap.apply(joined.flatten(0, 1), physics, transpose)
         return image.reshape(*joined.shape[:2], *image.shape[1:]), 0
 
 
 class ImplicitProx(torch.autograd.Function):
-    """x = H⁻¹(z + γAᵀy), H = I + γAᵀA; with w = H⁻¹ g the gradients are w, γAw and ⟨w, Aᵀ(y − Ax)⟩."""
+    """x = H⁻¹(z + γAᵀy), H = I + γAᵀA; with w = H⁻¹ g the gradients are w, γAw and ⟨w, Aᵀ(y − Ax)⟩.
+
+    ``x`` is given; ``solve`` is the physics' ``solve_prox`` with the tolerance that was used for it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, y: Tensor, gamma: Tensor, settings: tuple[CertifiedPhysics, Any, int]) -> Tensor:
-        physics, tol, max_iter = settings
-        result = physics.solve_prox(z, y, gamma, tol=tol, max_iter=max_iter)
-        if not result.converged:
-            warnings.warn(
-                f"prox_l2 stopped after {result.iterations} steps with an error of at most "
-                f"{float(result.error_bound.max()):.3g}; raise `max_iter` or `tol`, or use `solve_prox`.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        ctx.save_for_backward(result.x, y, gamma)
-        ctx.settings = settings
-        return result.x
+    def forward(
+        ctx: Any, z: Tensor, y: Tensor, gamma: Tensor, x: Tensor, forward_map: Map, solve: Callable[..., ProxResult]
+    ) -> Tensor:
+        ctx.save_for_backward(x, y, gamma)
+        ctx.forward_map, ctx.solve = forward_map, solve
+        return x
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        physics, tol, max_iter = ctx.settings
         x, y, gamma = ctx.saved_tensors
-        w = physics.solve_prox(gradient, torch.zeros_like(y), gamma, tol=tol, max_iter=max_iter).x
-        a_w = physics.forward_map(w)
-        in_gamma = (a_w * (y - physics.forward_map(x))).sum((1, 2, 3), keepdim=True)
+        w = ctx.solve(gradient, torch.zeros_like(y), gamma).x
+        a_w = ctx.forward_map(w)
+        in_gamma = (a_w * (y - ctx.forward_map(x))).sum((1, 2, 3), keepdim=True)
         in_gamma = in_gamma if gamma.numel() > 1 else in_gamma.sum().reshape(gamma.shape)
-        return w, gamma * a_w, in_gamma, None
+        return w, gamma * a_w, in_gamma, None, None, None
 
 
 def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
@@ -275,16 +312,13 @@ def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
 
 def as_img_size(img_size: tuple[int, ...]) -> Shape:
     """(C, H, W) of positive integers."""
-    if (
-        not isinstance(img_size, (tuple, list))
-        or len(img_size) != 3
-        or any(not isinstance(side, int) or side < 1 for side in img_size)
-    ):
+    sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else ()
+    if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides):
         raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
-    return img_size[0], img_size[1], img_size[2]
+    return sides[0], sides[1], sides[2]
 
 
-def round_up(value: float, dtype: torch.dtype) -> Tensor:
-    """The smallest number of ``dtype`` that is at least ``value``."""
-    rounded = torch.tensor(value, dtype=dtype)
-    return rounded if float(rounded) >= value else torch.nextafter(rounded, torch.full_like(rounded, float("inf")))
+def check_dtype(dtype: torch.dtype) -> None:
+    """Raise ShapeError unless ``dtype`` is one that an operator may be stored in."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")

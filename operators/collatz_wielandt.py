@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError
+from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["CollatzWielandt", "collatz_wielandt", "gamma_factor"]
+__all__ = ["ROOT_SLACK", "CollatzWielandt", "collatz_wielandt", "gamma_factor"]
+
+ROOT_SLACK = 1e-15  # relative; covers the few roundings of a root or a product in float64, 1.1e-16 each
+# Relative; covers two sums of numbers ≥ 0 in float64: up to 4·10⁵ of them in any order, far more pairwise, as torch sums.
+SUM_SLACK = 1e-10
+UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors that lift what vanished by half the range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +28,11 @@ class CollatzWielandt:
     lower_sq: float
     v: Tensor
     iterations: int
+
+    def bound(self, method: Method = Method.COLLATZ_WIELANDT) -> NormBound:
+        """The bounds of ‖A‖ itself."""
+        upper, lower = math.sqrt(self.upper_sq) * (1 + ROOT_SLACK), math.sqrt(self.lower_sq) * (1 - ROOT_SLACK)
+        return NormBound(upper, lower, method)
 
 
 def gamma_factor(operations: int, dtype: torch.dtype) -> float:
@@ -36,12 +48,7 @@ def gamma_factor(operations: int, dtype: torch.dtype) -> float:
 
 
 def collatz_wielandt(
-    gram: Callable[[Tensor], Tensor],
-    start: Tensor,
-    *,
-    rounding: float,
-    tol: float = 1e-3,
-    max_iter: int = 300,
+    gram: Callable[[Tensor], Tensor], start: Tensor, *, rounding: float, tol: float = 1e-3, max_iter: int = 300
 ) -> CollatzWielandt:
     """Bounds of ‖A‖² = ρ(AᵀA) for A ≥ 0 entrywise, from the power iteration v ← AᵀA v started at ``start`` > 0.
 
@@ -52,7 +59,7 @@ def collatz_wielandt(
     nothing). Pixels that A does not see (zero columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond
     rounding) or after ``max_iter`` products; the running best of either side is kept, so that stopping early costs
     sharpness, never truth. Raises CertificateError if a product is negative or not finite, or if entries of A are so small
-    that their products vanish, to which the relative error does not apply.
+    that their products vanish: the relative error does not apply to them.
 
     Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 
@@ -76,25 +83,21 @@ def collatz_wielandt(
                 return CollatzWielandt(0.0, 0.0, v, iteration)
         ratio = float((w[support].double() / v[support].double()).max())
         rayleigh = float((v.double() * w.double())[support].sum() / v.double()[support].square().sum())
-        lower_sq = max(lower_sq, rayleigh * (1 - 2 * rounding - 1e-10))  # 1e-10 covers the two sums in float64
-        if ratio * (1 + 2 * rounding + 1e-15) < upper_sq:
-            upper_sq, best = ratio * (1 + 2 * rounding + 1e-15), v
+        lower_sq = max(lower_sq, rayleigh * (1 - 2 * rounding - SUM_SLACK))
+        if ratio * (1 + 2 * rounding + ROOT_SLACK) < upper_sq:
+            upper_sq, best = ratio * (1 + 2 * rounding + ROOT_SLACK), v
         if upper_sq <= lower_sq * (1 + tol + 4 * rounding):
             break
-        v = normalised(w, support)
+        # Any positive vector is admissible: keep v away from underflow on the support.
+        floor = torch.finfo(w.dtype).tiny ** 0.5
+        v = torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))
     return CollatzWielandt(upper_sq, lower_sq, best, iteration)
 
 
 def require_visible(gram: Callable[[Tensor], Tensor], v: Tensor, w: Tensor, rounding: float) -> None:
     """Raise CertificateError where w = AᵀA v lost digits below the smallest numbers: those of a multiple of v are intact."""
-    factor = 2.0 ** (60 if v.dtype == torch.float32 else 500)
+    factor = UNDERFLOW_TEST[v.dtype]
     intact = gram(v * factor).double()
     lost = (intact - w.double() * factor).abs() > (4 * rounding + 8 * torch.finfo(v.dtype).eps) * intact
     if bool((lost & torch.isfinite(intact)).any()):
         raise CertificateError(f"products of the operator's entries vanish in {v.dtype}; state it in larger numbers.")
-
-
-def normalised(w: Tensor, support: Tensor) -> Tensor:
-    """w / max w, kept away from underflow on the support (any positive vector is admissible) and zero off it."""
-    floor = torch.finfo(w.dtype).tiny ** 0.5
-    return torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))

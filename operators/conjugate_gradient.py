@@ -8,17 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Map",
-    "NormalEquations",
-    "ProxResult",
-    "certified_result",
-    "conjugate_gradient",
-    "image_norm",
-    "solve_normal_equations",
-]
+__all__ = ["Map", "NormalEquations", "ProxResult", "conjugate_gradient", "image_norm", "solve_normal_equations"]
 
 Map = Callable[[Tensor], Tensor]
+
+NORM_SLACK = 1e-12  # relative; covers the rounding of a norm over up to 10⁸ pixels, summed pairwise in float64
+FLOAT32_REACH = 1e-5  # part of a residual below which a recurrence in float32 no longer follows it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +61,16 @@ class NormalEquations:
         gamma = self.gamma.to(torch.float64).flatten()
         data_term = gamma * self.norm * (image_norm(self.y) + self.norm * size)
         arithmetic = 2 * self.rounding * (image_norm(self.z) + size + data_term)
-        return (image_norm(r) * (1 + 1e-12) + arithmetic).nan_to_num(nan=float("inf"))
+        return (image_norm(r) * (1 + NORM_SLACK) + arithmetic).nan_to_num(nan=float("inf"))
+
+    def result(
+        self, x: Tensor, dtype: torch.dtype, tol: float, iterations: int = 0, bound: Tensor | None = None
+    ) -> ProxResult:
+        """x rounded from float64 to ``dtype``. ``bound``, that of its error (computed if not given), grows by what that costs."""
+        bound = self.error_bound(x, self.residual(x)) if bound is None else bound
+        rounded = x.to(dtype)
+        error = bound + image_norm(x - rounded.to(torch.float64)).nan_to_num(nan=float("inf"))
+        return ProxResult(rounded, error, iterations, bool((error <= tol).all()))
 
 
 def solve_normal_equations(
@@ -89,8 +93,8 @@ def solve_normal_equations(
     while not (proved and (float(bound.max()) <= tol or iterations >= max_iter or not float(bound.max()) < previous)):
         previous = 0.5 * float(bound.max()) if proved else previous
         goal = torch.where(bound > tol, 0.5 * tol, float("inf"))
-        if dtype != torch.float64:  # a recurrence in float32 cannot follow the residual further down than this
-            goal = torch.maximum(goal, 1e-5 * image_norm(r))
+        if dtype != torch.float64:
+            goal = torch.maximum(goal, FLOAT32_REACH * image_norm(r))
         d, steps = conjugate_gradient(system.hessian, r.to(dtype), goal, max(1, max_iter - iterations), preconditioner)
         iterations += steps
         candidate = x + d.to(torch.float64)
@@ -99,14 +103,7 @@ def solve_normal_equations(
         if float(bound_new.max()) >= float(bound.max()) and iterations > steps:
             break  # the correction made things worse: keep what was proved before
         x, r, bound = candidate, r_new, bound_new
-    return certified_result(x, bound, dtype, tol, iterations)
-
-
-def certified_result(x: Tensor, bound: Tensor, dtype: torch.dtype, tol: float, iterations: int) -> ProxResult:
-    """Round ``x`` from float64 to ``dtype`` and add what that costs to its error bound."""
-    rounded = x.to(dtype)
-    error = bound + image_norm(x - rounded.to(torch.float64)).nan_to_num(nan=float("inf"))
-    return ProxResult(rounded, error, iterations, bool((error <= tol).all()))
+    return system.result(x, dtype, tol, iterations, bound)
 
 
 def conjugate_gradient(

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
-from deepinv.physics import NoiseModel
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError
-from pnp_lip.operators.filtered_back_projection import fan_fbp
-from pnp_lip.operators.footprints import Detector, Entries, fan_footprint, joseph_fan
-from pnp_lip.operators.parallel_beam import as_detector, require_length
+from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
+from pnp_lip.operators.footprints import pixel_centres
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes, require_length
 from pnp_lip.operators.tomography import SymmetricTomography
 
-__all__ = ["FanBeamTomography"]
+__all__ = ["FanBeam", "FanBeamTomography"]
 
 
-class FanBeamTomography(SymmetricTomography):
-    """Line integrals along the rays from a point source to the bins of a flat detector, both turning about the image.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FanBeam(ScanGeometry):
+    """A point source and a flat detector that turn about the middle of the image.
 
     ::
 
@@ -38,118 +36,117 @@ class FanBeamTomography(SymmetricTomography):
     (``Tomography(fan_beam=True)``), up to half a pixel in the centre of rotation: a far source at θ sees what
     parallel rays see at θ − 90°.
 
-    ``model="footprint"``: separable footprints, a trapezoid on the detector times the chord of the central ray (Long,
-    Fessler & Balter 2010, SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
-    Entries are nonnegative.
+    ``source_distance`` (source to axis) and ``detector_distance`` (axis to detector, 0 or more) in the unit of
+    ``pixel_size`` and ``det_spacing``. ``n_det`` defaults to what covers the image. ``model="footprint"``: separable
+    footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010, SF-TR);
+    ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
 
-    ``source_distance`` and ``detector_distance`` (axis to detector, 0 or more) in the unit of ``pixel_size`` and
-    ``det_spacing``. ``n_det`` defaults to what covers the image. Data (B, C, n_det, n_angles), angles in degrees. The
-    other settings are those of ``ParallelBeamTomography``.
-
-    Raises InputError if the source lies inside the image's circumscribed circle. The detector may: its distance is a mere
-    scale, and 0 places it on the axis.
-
-    >>> physics = FanBeamTomography([0.0, 90.0], (1, 4, 4), source_distance=1e6, detector_distance=0.0, n_det=4)
-    >>> torch.allclose(physics(torch.ones(1, 1, 4, 4)), torch.full((1, 1, 4, 2), 4.0), atol=1e-4)
-    True
+    An operator raises InputError if the source lies inside its image's circumscribed circle. The detector may: its
+    distance is a mere scale, and 0 places it on the axis.
     """
 
-    def __init__(
-        self,
-        angles: Sequence[float] | NDArray[Any] | Tensor,
-        img_size: tuple[int, int, int],
-        *,
-        source_distance: float,
-        detector_distance: float,
-        n_det: int | None = None,
-        det_spacing: float = 1.0,
-        det_offset: float = 0.0,
-        pixel_size: float = 1.0,
-        model: str = "footprint",
-        mask: str | Tensor | None = None,
-        weights: Tensor | None = None,
-        normalize: bool = False,
-        storage: str = "sparse",
-        kernel: str = "auto",
-        max_memory: float | None = None,
-        noise_model: NoiseModel | None = None,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        n = img_size[-1]
-        detector = fan_detector(n, pixel_size, source_distance, detector_distance, n_det, det_spacing, det_offset)
-        self.source_distance, self.distance = float(source_distance), float(source_distance + detector_distance)
-        if model not in VIEWS:
-            raise InputError(f"`model` must be one of {', '.join(VIEWS)}; got {model!r}.")
-        geometry = (n, pixel_size, detector, self.source_distance, self.distance)
-        super().__init__(
-            angles,
-            img_size,
-            detector,
-            pixel_size,
-            view=functools.partial(fan_view, model, *geometry),
-            parallel=False,
-            turn=TURN,
-            mask=mask,
-            weights=weights,
-            normalize=normalize,
-            storage=storage,
-            kernel=kernel,
-            max_memory=max_memory,
-            noise_model=noise_model,
-            dtype=dtype,
-            device=device,
-        )
+    source_distance: float
+    detector_distance: float
+    model: str = "footprint"
+
+    models: ClassVar[tuple[str, ...]] = ("footprint", "joseph")
+    turn: ClassVar[float] = -90.0  # deepinv's fan beam starts a quarter turn before its parallel beam
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_length("source_distance", self.source_distance)
+        if not (math.isfinite(self.detector_distance) and self.detector_distance >= 0):
+            raise InputError(f"`detector_distance` must be zero or a positive length; got {self.detector_distance}.")
+
+    @property
+    def distance(self) -> float:
+        """Source to detector."""
+        return float(self.source_distance + self.detector_distance)
 
     @property
     def magnification(self) -> float:
         """Detector over axis scale."""
         return self.distance / self.source_distance
 
+    def fitted(self, n: int) -> FanBeam:
+        """See the base; here the source must not turn inside the object."""
+        radius = n * self.pixel_size / math.sqrt(2)
+        if self.source_distance <= radius:
+            raise InputError(
+                f"`source_distance` must exceed the radius {radius:.4g} of the image's circumscribed circle; "
+                f"got {self.source_distance}: the source would turn inside the object."
+            )
+        return super().fitted(n)
+
+    def covering(self, n: int) -> int:
+        """Out to where the ray that touches the circumscribed circle lands."""
+        radius = n * self.pixel_size / math.sqrt(2)
+        edge = radius / math.sqrt(self.source_distance**2 - radius**2) * self.distance
+        return math.ceil(2 * (edge + abs(self.det_offset)) / self.det_spacing)
+
+    def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
+        """Between the four projected corners; height p / max(|cos φ|, |sin φ|), the chord of the pixel's central ray."""
+        pixel, source = self.pixel_size, self.source_distance
+        cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        x, y = pixel_centres(n, pixel)
+        half = 0.5 * pixel
+        corners = [
+            self.distance * ((x + a) * cosine + (y + b) * sine) / (source + (y + b) * cosine - (x + a) * sine)
+            for a in (-half, half)
+            for b in (-half, half)
+        ]
+        # The ray from the source S = −source·(−sin θ, cos θ) through the pixel's middle.
+        along_x, along_y = x - source * sine, y + source * cosine
+        height = pixel * torch.hypot(along_x, along_y) / torch.maximum(along_x.abs(), along_y.abs())
+        return torch.stack(corners).sort(dim=0).values, height
+
+    def rays(self, angle: float) -> tuple[Tensor, Tensor]:
+        """{−source · towards + s (t · across + distance · towards)}."""
+        across, towards = axes(angle)
+        direction = self.bin_centres[:, None] * across + self.distance * towards
+        return (-self.source_distance * towards).expand_as(direction), direction
+
+
+class FanBeamTomography(SymmetricTomography):
+    """Line integrals along the rays from a point source to the bins of a flat detector, both turning about the image.
+
+    The first argument is a ``FanBeam``. Entries are nonnegative; data (B, C, n_det, n_angles). The other settings are
+    those of ``ParallelBeamTomography``.
+
+    >>> geometry = FanBeam([0.0, 90.0], source_distance=1e6, detector_distance=0.0, n_det=4)
+    >>> physics = FanBeamTomography(geometry, (1, 4, 4))
+    >>> torch.allclose(physics(torch.ones(1, 1, 4, 4)), torch.full((1, 1, 4, 2), 4.0), atol=1e-4)
+    True
+    """
+
+    beam: ClassVar[type[ScanGeometry]] = FanBeam
+    geometry: FanBeam
+
     def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann".
 
-        The views must cover a full turn or an arc of at least 180° and the fan's opening (Parker's weights); InputError
-        otherwise.
+        With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
+        p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
+        The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise.
+
+        Source: Kak & Slaney (1988), section 3.4.2; Parker (1982) for w.
         """
         self.check(y, self.data_size, "data")
-        return fan_fbp(self, y, filter, self.source_distance, self.distance)
-
-
-def fan_detector(
-    n: int, pixel: float, source: float, beyond: float, n_det: int | None, spacing: float, offset: float
-) -> Detector:
-    """The detector of a checked geometry, by default wide enough for every ray that meets the image."""
-    require_length("pixel_size", pixel)
-    require_length("det_spacing", spacing)
-    require_length("source_distance", source)
-    radius = n * pixel / math.sqrt(2)
-    if source <= radius:
-        raise InputError(
-            f"`source_distance` must exceed the radius {radius:.4g} of the image's circumscribed circle; "
-            f"got {source}: the source would turn inside the object."
-        )
-    if not (math.isfinite(beyond) and beyond >= 0):
-        raise InputError(f"`detector_distance` must be zero or a positive length; got {beyond}.")
-    if n_det is None:
-        edge = radius / math.sqrt(source**2 - radius**2) * (source + beyond)  # where the tangent ray lands
-        n_det = math.ceil(2 * (edge + abs(offset)) / spacing)
-    return as_detector(n_det, spacing, offset)
-
-
-TURN = -90.0  # deepinv's fan beam starts a quarter turn before its parallel beam, and so do our public angles
-VIEWS = {"footprint": fan_footprint, "joseph": joseph_fan}
-
-
-def fan_view(
-    model: str,
-    n: int,
-    pixel: float,
-    detector: Detector,
-    source: float,
-    distance: float,
-    angle: float,
-    first_bin: int,
-) -> Entries:
-    """The entries of one view."""
-    return VIEWS[model](angle, n, pixel, detector, source, distance, first_bin)
+        n, scan, source = self.img_size[1], self.geometry, self.geometry.source_distance
+        angles = torch.from_numpy(scan.degrees)
+        spacing = scan.det_spacing * source / scan.distance
+        s = (scan.bin_centres * source / scan.distance).to(y)
+        data = self.remove_weights(y) * (source / torch.sqrt(source**2 + s**2))[:, None]
+        radius = n * scan.pixel_size / math.sqrt(2)
+        seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
+        step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
+        views = (filtered(data * share.to(y), spacing, filter) * step.to(y)).flatten(0, -3)
+        line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * scan.pixel_size
+        x, up = line[None, :], -line[:, None]
+        total = y.new_zeros(len(views), n * n)
+        for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
+            cosine, sine = math.cos(angle), math.sin(angle)
+            depth = 1 + (up * cosine - x * sine) / source
+            position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
+            total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
+        return self.in_view(total.reshape(*y.shape[:2], n, n))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-if TYPE_CHECKING:
-    from pnp_lip.operators.tomography import SymmetricTomography
-
-__all__ = ["fan_fbp", "filtered", "parallel_fbp", "view_angles_weight"]
+__all__ = ["fan_weights", "filtered", "sampled", "view_angles_weight"]
 
 FILTERS = ("ramp", "shepp-logan", "hann")
+SAME_VIEW = 1e-9  # degrees; views closer than this repeat one another
+EDGE = 1e-9  # radians; how far Parker's formula stays from its 0/0 at the rim of the fan
 
 
 def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
@@ -54,63 +52,11 @@ def view_angles_weight(angles: Tensor, period: float) -> Tensor:
     order = torch.argsort(torch.remainder(angles, period))
     sorted_angles = torch.remainder(angles, period)[order]
     gaps = torch.diff(sorted_angles, append=sorted_angles[:1] + period)
-    positive = gaps[gaps > 1e-9]
+    positive = gaps[gaps > SAME_VIEW]
     gaps = gaps.clamp_max(2 * float(positive.median())) if len(positive) else gaps
     weight = torch.empty_like(gaps)
     weight[order] = 0.5 * (gaps + gaps.roll(1))
     return torch.deg2rad(weight)
-
-
-def parallel_fbp(physics: SymmetricTomography, y: Tensor, name: str) -> Tensor:
-    """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
-    data = plain_data(physics, y)
-    weight = view_angles_weight(physics.angles.cpu(), 180.0).to(y)
-    views = filtered(data, physics.detector.spacing, name) * weight
-    images = torch.cat([physics.back_project(part) for part in torch.split(flat(views), physics.images_at_once)])
-    factor = physics.detector.spacing / (physics.pixel**2 * float(physics.unit))
-    x = images.reshape(*y.shape[:2], *physics.img_size[1:]) * factor
-    return x if physics.image_mask is None else x * (physics.image_mask > 0)
-
-
-def plain_data(physics: SymmetricTomography, y: Tensor) -> Tensor:
-    """The line integrals behind weighted, scaled data; bins of weight zero count as zero."""
-    y = y / float(physics.unit)
-    if physics.root_weights is None:
-        return y
-    root = physics.root_weights
-    return torch.where(root > 0, y / torch.where(root > 0, root, torch.ones_like(root)), torch.zeros_like(y))
-
-
-def flat(y: Tensor) -> Tensor:
-    """Sinograms as rows."""
-    return y.reshape(y.shape[0] * y.shape[1], -1)
-
-
-def fan_fbp(physics: SymmetricTomography, y: Tensor, name: str, source: float, distance: float) -> Tensor:
-    """Fan-beam FBP for a flat detector (Kak & Slaney 1988, section 3.4.2), full turn or short scan.
-
-    With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
-    p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
-    """
-    data = plain_data(physics, y)
-    spacing = physics.detector.spacing * source / distance
-    s = (physics.detector.centres() * source / distance).to(y)
-    data = data * (source / torch.sqrt(source**2 + s**2))[:, None]
-    radius = physics.img_size[1] * physics.pixel / math.sqrt(2)
-    seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
-    step, share = fan_weights(physics.angles.cpu(), torch.atan(s.cpu().double() / source), seen)
-    views = flat_views(filtered(data * share.to(y), spacing, name) * step.to(y))
-    n = physics.img_size[1]
-    line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * physics.pixel
-    x, up = line[None, :], -line[:, None]
-    total = y.new_zeros(len(views), n * n)
-    for number, angle in enumerate(torch.deg2rad(physics.angles + physics.turn).tolist()):
-        cosine, sine = math.cos(angle), math.sin(angle)
-        depth = 1 + (up * cosine - x * sine) / source
-        position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
-        total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-    result = total.reshape(*y.shape[:2], n, n)
-    return result if physics.image_mask is None else result * (physics.image_mask > 0)
 
 
 def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tensor]:
@@ -123,7 +69,7 @@ def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tenso
     order = torch.argsort(torch.remainder(angles, 360.0))
     sorted_angles = torch.remainder(angles, 360.0)[order]
     gaps = torch.diff(sorted_angles, append=sorted_angles[:1] + 360.0)
-    positive = gaps[gaps > 1e-9]
+    positive = gaps[gaps > SAME_VIEW]
     typical, widest = float(positive.median()), int(gaps.argmax())
     if float(gaps[widest]) <= 2 * typical:
         return view_angles_weight(angles, 360.0), torch.full((len(fan), len(angles)), 0.5, dtype=torch.float64)
@@ -138,15 +84,10 @@ def fan_weights(angles: Tensor, fan: Tensor, seen: float) -> tuple[Tensor, Tenso
             f"fan-beam filtered back-projection needs views over a full turn or at least {needed:.0f}° (180° and the fan's "
             f"opening); these cover {float(gaps.sum()):.0f}°. Reconstruct iteratively: `solve_prox` or a solver."
         )
-    gamma = fan.clamp(-half + 1e-9, half - 1e-9)[:, None] if half > 0 else torch.zeros(len(fan), 1, dtype=fan.dtype)
-    rising = beta / (half + gamma).clamp_min(1e-9)
-    falling = (math.pi + 2 * half - beta) / (half - gamma).clamp_min(1e-9)
+    gamma = fan.clamp(EDGE - half, half - EDGE)[:, None] if half > 0 else torch.zeros(len(fan), 1, dtype=fan.dtype)
+    rising = beta / (half + gamma).clamp_min(EDGE)
+    falling = (math.pi + 2 * half - beta) / (half - gamma).clamp_min(EDGE)
     return step, torch.sin(0.25 * math.pi * torch.minimum(rising, falling).clamp(0, 2)).square()
-
-
-def flat_views(y: Tensor) -> Tensor:
-    """(B, C, bins, views) as (B·C, bins, views)."""
-    return y.reshape(-1, *y.shape[-2:])
 
 
 def sampled(rows: Tensor, position: Tensor) -> Tensor:

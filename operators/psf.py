@@ -1,8 +1,9 @@
-"""Blur kernels: Gaussian, box, disk, straight motion, and camera shake read from a file."""
+"""Point-spread functions (PSFs): Gaussian, box, disk, straight motion, camera shake, or read from a file."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,17 @@ __all__ = ["box_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "sha
 
 Array = NDArray[np.float64]
 
+GAUSS_NODE = 0.5 / math.sqrt(3)  # of the two-point rule on an interval of length 1, from its middle
+STRAIGHT = 1e-12  # a direction's smaller component below which the motion runs along an axis
+SNAP = 1e-9  # pixels; a segment that ends so close to a grid line does not reach beyond it
+
 
 def gaussian_psf(
     sigma: float | tuple[float, float], *, size: int | tuple[int, int] | None = None, angle: float = 0.0
 ) -> Tensor:
     """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
 
-    ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the kernel's
+    ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the PSF's
     height and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum
     1.
 
@@ -94,23 +99,16 @@ def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     if not math.isfinite(angle):
         raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
     directions = np.array([-math.sin(math.radians(angle)), math.cos(math.radians(angle))])
-    directions[np.abs(directions) < 1e-12] = 0.0
+    directions[np.abs(directions) < STRAIGHT] = 0.0
     half = length / 2
-    reach = [math.ceil(half * abs(d) - 1e-9) for d in directions]
+    reach = [math.ceil(half * abs(d) - SNAP) for d in directions]
     crossings = [np.arange(-r, r + 1) / d for r, d in zip(reach, directions, strict=True) if d != 0]
     times = np.unique(np.clip(np.concatenate([[-half, half], *crossings]), -half, half))
     middle, step = (times[1:] + times[:-1]) / 2, np.diff(times)
-    kernel = np.zeros([2 * r + 1 for r in reach])
-    for node in (-0.5 / math.sqrt(3), 0.5 / math.sqrt(3)):
-        points = directions[:, None] * (middle + node * step)
-        corner = np.floor(points).astype(np.int64)
-        for shift in np.ndindex(2, 2):
-            index = corner + np.array(shift)[:, None]
-            weight = np.prod(1 - np.abs(points - index), axis=0) * step / 2
-            inside = weight > 0
-            target = tuple((index + np.array(reach)[:, None])[:, inside])
-            np.add.at(kernel, target, weight[inside])
-    return unit_sum(kernel)
+    psf = np.zeros([2 * r + 1 for r in reach])
+    for node in (-GAUSS_NODE, GAUSS_NODE):
+        spread(psf, directions * (middle + node * step)[:, None], step / 2, reach)
+    return unit_sum(psf)
 
 
 def shake_psf(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
@@ -123,19 +121,23 @@ def shake_psf(generator: torch.Generator, *, reach: int = 8, points: int = 256) 
     path = velocity.cumsum(0)
     path = path - path.mean(0)
     path = path * ((reach - 1) / path.abs().max()) + reach
-    corner = path.floor()
-    kernel = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
-    for row in (0, 1):
-        for column in (0, 1):
-            offset = torch.tensor([row, column])
-            weight = (1 - (path - corner - offset).abs()).prod(1)
-            at = (corner + offset).long()
-            kernel.index_put_((at[:, 0], at[:, 1]), weight, accumulate=True)
-    return unit_sum(kernel.numpy())
+    psf = np.zeros([2 * reach + 1, 2 * reach + 1])
+    spread(psf, path.numpy(), np.ones(points), [0, 0])
+    return unit_sum(psf)
+
+
+def spread(psf: Array, points: Array, weights: Array, origin: Sequence[int]) -> None:
+    """Share out weighted points (k, 2), counted from the pixel ``origin``, bilinearly among their four pixels each."""
+    corner = np.floor(points).astype(np.int64)
+    for shift in np.ndindex(2, 2):
+        index = corner + np.array(shift)
+        share = np.prod(1 - np.abs(points - index), axis=1) * weights
+        inside = share > 0
+        np.add.at(psf, tuple((index + np.array(origin))[inside].T), share[inside])
 
 
 def load_psf(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:
-    """Read a kernel (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
+    """Read a PSF (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
 
     Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
     ``unit`` divides by the sum, which must then be positive. Returns float64 (height, width). Raises InputError for a
@@ -143,39 +145,36 @@ def load_psf(path: str | Path, *, key: str | None = None, unit: bool = True) -> 
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such kernel file.")
+        raise InputError(f"{path}: no such PSF file.")
     try:
-        data = read_array(path, key)
+        psf = np.asarray(read_array(path, key), dtype=np.float64)
     except InputError:
         raise
     except Exception as error:  # each reader has exceptions of its own
-        raise InputError(f"{path}: could not be read as a kernel ({error}).") from error
-    kernel = np.asarray(data, dtype=np.float64)
-    if path.suffix.lower() not in (".npy", ".npz") and kernel.ndim == 3:
-        kernel = kernel[..., :3].mean(-1)
-    if kernel.ndim != 2 or kernel.size == 0:
-        raise InputError(f"{path}: a kernel has two axes; got shape {kernel.shape}.")
-    if not np.isfinite(kernel).all():
-        raise InputError(f"{path}: the kernel holds NaN or infinite values.")
+        raise InputError(f"{path}: could not be read as a PSF ({error}).") from error
+    if path.suffix.lower() not in (".npy", ".npz") and psf.ndim == 3:
+        psf = psf[..., :3].mean(-1)
+    if psf.ndim != 2 or psf.size == 0:
+        raise InputError(f"{path}: a PSF has two axes; got shape {psf.shape}.")
+    if not np.isfinite(psf).all():
+        raise InputError(f"{path}: the PSF holds NaN or infinite values.")
     if not unit:
-        return torch.from_numpy(np.ascontiguousarray(kernel))
-    if kernel.sum() <= 0:
-        raise InputError(
-            f"{path}: the kernel's sum is {kernel.sum():g}, not positive; pass unit=False to keep it as it is."
-        )
-    return unit_sum(kernel)
+        return torch.from_numpy(np.ascontiguousarray(psf))
+    if psf.sum() <= 0:
+        raise InputError(f"{path}: the PSF's sum is {psf.sum():g}, not positive; pass unit=False to keep it as it is.")
+    return unit_sum(psf)
 
 
 def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
     """The raw array of an image, .npy or .npz file."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    if suffix != ".npz":
+    if path.suffix.lower() not in (".npy", ".npz"):
         from skimage.io import imread
 
         return np.asarray(imread(path))
-    with np.load(path, allow_pickle=False) as archive:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as archive:
         names = list(archive.keys())
         if key is None and len(names) != 1:
             raise InputError(f"{path}: pass key= to choose one of the arrays {names}.")
@@ -204,6 +203,6 @@ def require_positive(**values: float) -> None:
             raise InputError(f"`{name}` must be a positive number; got {value}.")
 
 
-def unit_sum(kernel: Array) -> Tensor:
-    """The kernel divided by its sum."""
-    return torch.from_numpy(np.ascontiguousarray(kernel / kernel.sum()))
+def unit_sum(psf: Array) -> Tensor:
+    """The PSF divided by its sum."""
+    return torch.from_numpy(np.ascontiguousarray(psf / psf.sum()))

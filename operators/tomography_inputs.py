@@ -1,52 +1,34 @@
-"""Checked angles, masks and weights of a tomography operator, and the machine's memory."""
+"""Checked masks and weights of a tomography operator, and the machine's memory."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 
-__all__ = ["as_angles", "as_mask", "as_root_weights", "circle_mask", "physical_memory"]
-
-
-def as_angles(angles: Sequence[float] | NDArray[Any] | Tensor) -> NDArray[np.float64]:
-    """A non-empty list of finite angles in degrees."""
-    if np.ndim(angles) == 0:
-        raise InputError(
-            f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
-            "[180 * k / n for k in range(n)]."
-        )
-    listed = angles.detach().cpu().numpy() if isinstance(angles, Tensor) else angles
-    degrees = np.asarray(listed, dtype=np.float64)
-    if degrees.ndim != 1 or degrees.size == 0:
-        raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
-    if not np.isfinite(degrees).all():
-        raise InputError("`angles` holds NaN or infinite values.")
-    return np.array(degrees, dtype=np.float64)
+__all__ = ["as_mask", "as_nonnegative", "circle_mask", "physical_memory"]
 
 
 def as_mask(mask: str | Tensor | None, n: int, dtype: torch.dtype) -> Tensor | None:
     """The mask as a tensor (n, n) in [0, ∞), or None."""
-    if mask is None:
-        return None
-    if isinstance(mask, str):
-        if mask != "circle":
-            raise InputError(f'`mask` must be "circle", a tensor ({n}, {n}) or None; got {mask!r}.')
-        return circle_mask(n).to(dtype)
-    if tuple(mask.shape) != (n, n):
-        raise ShapeError(f"`mask` must have the shape ({n}, {n}) of the image; got {tuple(mask.shape)}.")
-    result = mask.to(dtype, copy=True)
-    if not bool((torch.isfinite(result) & (result >= 0)).all()) or not bool(result.any()):
-        raise InputError("`mask` must be nonnegative, finite and not zero everywhere.")
-    return result
+    if mask is None or isinstance(mask, Tensor):
+        return None if mask is None else as_nonnegative("mask", mask, (n, n), dtype)
+    if mask != "circle":
+        raise InputError(f'`mask` must be "circle", a tensor ({n}, {n}) or None; got {mask!r}.')
+    return circle_mask(n).to(dtype)
+
+
+def as_nonnegative(name: str, values: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A checked copy."""
+    if tuple(values.shape) != shape:
+        raise ShapeError(f"`{name}` must have the shape {shape}; got {tuple(values.shape)}.")
+    if not bool((torch.isfinite(values) & (values >= 0)).all()) or not bool((values > 0).any()):
+        raise InputError(f"`{name}` must be nonnegative, finite and not zero everywhere.")
+    return values.to(dtype, copy=True)
 
 
 def circle_mask(n: int) -> Tensor:
@@ -57,19 +39,6 @@ def circle_mask(n: int) -> Tensor:
     """
     line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
     return (line[:, None] + line[None, :] <= (n / 2) ** 2).to(torch.float32)
-
-
-def as_root_weights(weights: Tensor | None, data_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor | None:
-    """√w of shape (detectors, views), or None."""
-    if weights is None:
-        return None
-    if tuple(weights.shape) != data_size[1:]:
-        raise ShapeError(
-            f"`weights` must have the shape (detectors, views) = {data_size[1:]}; got {tuple(weights.shape)}."
-        )
-    if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool((weights > 0).any()):
-        raise InputError("`weights` must be nonnegative, finite and not zero everywhere.")
-    return weights.to(dtype).sqrt()
 
 
 def physical_memory() -> float:

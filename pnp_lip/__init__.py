@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     from pnp_lip.public import *  # noqa: F403
     from pnp_lip.public import __all__ as __all__
 else:
-    old_name = renamed(__name__, {})
+    old_name = renamed(
+        __name__,
+        {
+            "certified_radius": "pnp_lip.theory:certified_radius",
+            "exact": "pnp_lip.theory:",
+            "experiments": "pnp_lip.theory.experiments:",
+            "networks": "pnp_lip.theory:",
+        },
+    )
 
     def __getattr__(name: str) -> object:
         public = vars(importlib.import_module("pnp_lip.public"))

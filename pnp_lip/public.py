@@ -1,7 +1,7 @@
 """The public names of ``pnp_lip``: the one list of them. ``pnp_lip`` itself loads this file when a name is first used."""
 
 from pnp_lip.attacker import Violation, attack
-from pnp_lip.certificates import Certificate, certified_radius, certify, enforce, firm
+from pnp_lip.certificates import Certificate, certify, enforce, firm
 from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, guided, relax
 from pnp_lip.noise import estimate_noise
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
@@ -17,7 +17,6 @@ __all__ = [
     "__version__",
     "attack",
     "certified_names",
-    "certified_radius",
     "certify",
     "denoise_guided",
     "enforce",

@@ -10,13 +10,18 @@ __all__ = ["renamed"]
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], object]:
-    """A module's ``__getattr__`` that answers each old name with the new one, "name" or "other.module:name", and warns."""
+    """A module's ``__getattr__`` that answers each old name with the new one and warns.
+
+    The new one is "name", "other.module:name", or "other.module:" for a whole module.
+    """
 
     def __getattr__(old: str) -> object:  # noqa: N807 (what Python calls it)
         if old not in names:
             raise AttributeError(f"module {module!r} has no attribute {old!r}")
         home, _, new = names[old].rpartition(":")
-        warnings.warn(f"{module}.{old} is now {home or module}.{new}.", DeprecationWarning, stacklevel=2)
-        return getattr(importlib.import_module(home or module), new)
+        place = ".".join(filter(None, (home or module, new)))
+        warnings.warn(f"{module}.{old} is now {place}.", DeprecationWarning, stacklevel=2)
+        found = importlib.import_module(home or module)
+        return getattr(found, new) if new else found
 
     return __getattr__

@@ -130,9 +130,7 @@ def judge_denoiser(certificate: Certificate | None, reason: str, guarantee: str)
     """
     name, bound = "Lipschitz constant of the denoiser", "be at most 1, by certificate"
     if certificate is not None and certificate.nonexpansive:
-        alpha = None if certificate.averagedness is None else Fraction(certificate.averagedness)
-        known = MapBound(Fraction(certificate.lipschitz_upper), alpha, certificate.proximal, certificate.box)
-        return known, Hypothesis(name, certificate.lipschitz_upper, bound, True)
+        return certificate.bound, Hypothesis(name, certificate.lipschitz_upper, bound, True)
     if guarantee == "require":
         try:
             if certificate is not None:

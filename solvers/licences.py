@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.solvers.admm import ADMM
 from pnp_lip.solvers.davis_yin import DavisYin
@@ -32,9 +31,7 @@ def licensed(certificate: Certificate) -> tuple[str, ...]:
     """
     if not certificate.nonexpansive:
         return ()
-    alpha = None if certificate.averagedness is None else Fraction(certificate.averagedness)
-    bound = MapBound(Fraction(certificate.lipschitz_upper), alpha, certificate.proximal, certificate.box)
-    known = Known(denoiser=bound, L=Fraction(1), μ=Fraction(0), scale=1.0, norm_upper=1.0)
+    known = Known(denoiser=certificate.bound, L=Fraction(1), μ=Fraction(0), scale=1.0, norm_upper=1.0)
     names = []
     for kind in SOLVERS:
         solver = kind(lambda x, sigma: x)  # of the denoiser only the bound is asked

@@ -13,7 +13,9 @@ from torch import Tensor
 from pnp_lip.operators import (
     Blur,
     CertifiedPhysics,
+    FanBeam,
     FanBeamTomography,
+    ParallelBeam,
     ParallelBeamTomography,
     disk_psf,
     from_scipy,
@@ -33,32 +35,32 @@ class OperatorCase:
     gap: float
 
 
-def signed_kernel(height: int, width: int) -> Tensor:
+def signed_psf(height: int, width: int) -> Tensor:
     return torch.randn(height, width, generator=torch.Generator().manual_seed(height + 10 * width), dtype=torch.float64)
 
 
-def triangular_kernel(height: int, width: int) -> np.ndarray:
+def triangular_psf(height: int, width: int) -> np.ndarray:
     """Nonnegative and without any symmetry."""
     return np.triu(np.arange(1.0, height * width + 1).reshape(height, width)) / (height * width)
 
 
-def blur(kernel: Tensor | np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
-    return lambda dtype: Blur(kernel, size, dtype=dtype, **options)  # type: ignore[arg-type]
+def blur(psf: Tensor | np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
+    return lambda dtype: Blur(psf, size, dtype=dtype, **options)  # type: ignore[arg-type]
 
 
 def blur_cases() -> list[OperatorCase]:
     colour = torch.stack([gaussian_psf(s, size=5) for s in (0.8, 1.0, 1.3)])
     cases = [
-        OperatorCase("blur, colour kernels", blur(colour, (3, 9, 8)), 1e-3),
+        OperatorCase("blur, colour PSFs", blur(colour, (3, 9, 8)), 1e-3),
         OperatorCase("disk, circular", blur(disk_psf(2.2), (1, 12, 13)), 1e-3),
-        OperatorCase("signed, circular", blur(signed_kernel(3, 4), (1, 14, 15)), 1e-3),
+        OperatorCase("signed, circular", blur(signed_psf(3, 4), (1, 14, 15)), 1e-3),
         OperatorCase("gaussian, zeros", blur(gaussian_psf(1.5), (1, 16, 16), padding="zeros"), 1e-2),
-        OperatorCase("one row, zeros", blur(signed_kernel(1, 2), (1, 9, 9), padding="zeros"), 1e-2),
-        OperatorCase("signed, valid", blur(signed_kernel(3, 4), (1, 14, 15), padding="valid"), 1e-2),
+        OperatorCase("one row, zeros", blur(signed_psf(1, 2), (1, 9, 9), padding="zeros"), 1e-2),
+        OperatorCase("signed, valid", blur(signed_psf(3, 4), (1, 14, 15), padding="valid"), 1e-2),
     ]
     for padding in ("circular", "zeros", "replicate", "reflect", "valid"):
         gap = 1e-3 if padding == "circular" else 1e-2
-        even, signed = triangular_kernel(4, 6), signed_kernel(2, 3)
+        even, signed = triangular_psf(4, 6), signed_psf(2, 3)
         cases += [
             OperatorCase(f"motion, {padding}, odd image", blur(motion_psf(7, 30), (1, 15, 17), padding=padding), gap),
             OperatorCase(f"asymmetric even, {padding}, two channels", blur(even, (2, 13, 12), padding=padding), gap),
@@ -67,13 +69,13 @@ def blur_cases() -> list[OperatorCase]:
     return cases
 
 
-def parallel(angles: np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
-    return lambda dtype: ParallelBeamTomography(angles, size, dtype=dtype, **options)  # type: ignore[arg-type]
+def parallel(geometry: ParallelBeam | np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
+    return lambda dtype: ParallelBeamTomography(geometry, size, dtype=dtype, **options)  # type: ignore[arg-type]
 
 
-def fan(angles: np.ndarray, size: tuple[int, int, int], **options: object) -> Build:
-    distances = {"source_distance": 14.0, "detector_distance": 9.0}
-    return lambda dtype: FanBeamTomography(angles, size, dtype=dtype, **distances, **options)  # type: ignore[arg-type]
+def fan(angles: np.ndarray, size: tuple[int, int, int], storage: str = "sparse", **detector: object) -> Build:
+    geometry = FanBeam(angles, source_distance=14.0, detector_distance=9.0, **detector)  # type: ignore[arg-type]
+    return lambda dtype: FanBeamTomography(geometry, size, dtype=dtype, storage=storage)
 
 
 def sparse(signed: bool) -> Build:
@@ -86,15 +88,17 @@ def sparse(signed: bool) -> Build:
 def tomography_cases() -> list[OperatorCase]:
     half, full, odd = np.arange(0, 180, 15.0), np.arange(0, 360, 18.0), np.array([3.0, 17.0, 50.0, 91.0, 200.0])
     weights = torch.rand(14, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    moved = {"det_offset": 0.3, "det_spacing": 0.8, "pixel_size": 1.1}
+    moved = ParallelBeam(full, n_det=13, det_offset=0.3, det_spacing=0.8, pixel_size=1.1)
     return [
         OperatorCase("parallel", parallel(half, (1, 10, 10)), 1e-3),
         OperatorCase("parallel, odd image, full turn", parallel(full, (2, 9, 9)), 1e-3),
         OperatorCase("parallel, irregular angles", parallel(odd, (1, 10, 10)), 1e-3),
-        OperatorCase("parallel, offset detector", parallel(full, (1, 8, 8), n_det=13, **moved), 1e-3),
-        OperatorCase("parallel, joseph", parallel(half, (1, 9, 9), model="joseph"), 1e-3),
+        OperatorCase("parallel, offset detector", parallel(moved, (1, 8, 8)), 1e-3),
+        OperatorCase("parallel, joseph", parallel(ParallelBeam(half, model="joseph"), (1, 9, 9)), 1e-3),
         OperatorCase(
-            "parallel, weights and mask", parallel(half, (1, 9, 9), n_det=14, mask="circle", weights=weights), 1e-3
+            "parallel, weights and mask",
+            parallel(ParallelBeam(half, n_det=14), (1, 9, 9), mask="circle", weights=weights),
+            1e-3,
         ),
         OperatorCase("parallel, normalised", parallel(half, (1, 8, 8), normalize=True), 1e-3),
         OperatorCase("parallel, matrix-free", parallel(half, (1, 8, 8), storage="free", normalize=True), 1e-3),

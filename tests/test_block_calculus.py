@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from pnp_lip import certify, enforce
-from pnp_lip.certificates import output_lipschitz_upper
-from pnp_lip.certificates.block_calculus import Affine, Blocks, Flow, State, square_upper, start
 from pnp_lip.certificates.calculus import sqrt_up
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import Clip, GradientFlowLinear
-from pnp_lip.networks import FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork, seal
 from pnp_lip.spectral import norm_bound
+from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.theory import FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork, output_lipschitz_upper, seal
+from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
 
 PARTITIONS: dict[str, Blocks] = {
     "alone": [[k] for k in range(6)],

@@ -57,8 +57,8 @@ def test_calculus_keeps_what_it_may_and_drops_what_it_must() -> None:
     assert calculus.relax(beyond, 0.5).averagedness is None
     assert calculus.clip(prox, (0.0, 1.0)).averagedness == Fraction(2, 3)
     assert calculus.clip(prox, (0.0, 1.0)).box == (0.0, 1.0)
-    with pytest.raises(ValueError, match="sum to 1"):
-        calculus.convex_combination([0.5, 0.6], [prox, prox])
+    with pytest.raises(ValueError, match="theta"):
+        calculus.relax(prox, 1.1)
 
 
 def test_rounding_never_crosses_the_number() -> None:

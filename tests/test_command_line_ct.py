@@ -12,7 +12,7 @@ import torch
 from pnp_lip.command_line import main
 from pnp_lip.command_line.ct import SIGMAS, parse_angles, read_sinogram
 from pnp_lip.errors import InputError
-from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography, demo_sinogram
+from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, demo_sinogram
 from pnp_lip.operators.phantoms import ellipse_image
 
 ANGLES = np.arange(0, 180, 6.0)
@@ -24,11 +24,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     x = 500 * ellipse_image(32)[None, None].float()
     np.save("truth.npy", x[0, 0].numpy())
-    y = ParallelBeamTomography(ANGLES, (1, 32, 32), n_det=46).A(x)[0, 0].numpy()
+    y = ParallelBeamTomography(ParallelBeam(ANGLES, n_det=46), (1, 32, 32)).A(x)[0, 0].numpy()
     np.save("y.npy", y)
     np.savez("y.npz", sinogram=y, angles=ANGLES)
     np.savetxt("angles.txt", ANGLES)
-    fan = FanBeamTomography(2 * ANGLES, (1, 32, 32), n_det=60, source_distance=60.0, detector_distance=30.0)
+    geometry = FanBeam(2 * ANGLES, n_det=60, source_distance=60.0, detector_distance=30.0)
+    fan = FanBeamTomography(geometry, (1, 32, 32))
     np.savez("fan.npz", sinogram=fan.A(x)[0, 0].numpy(), angles=2 * ANGLES)
     np.save("nan.npy", np.full((46, 30), np.nan))
     np.save("cube.npy", np.zeros((4, 46, 30)))

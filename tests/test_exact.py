@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from pnp_lip import certify
-from pnp_lip.certificates.block_calculus import sum_of_squares
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.exact import MaxMin, construction_size, to_fixed_width, to_unbounded_width
-from pnp_lip.exact.size import ceil_log2
-from pnp_lip.exact.unbounded_width import tournament
-from pnp_lip.networks import FixedWidthNetwork, UnboundedWidthNetwork
+from pnp_lip.spectral.square_upper import sum_of_squares
+from pnp_lip.theory import (
+    FixedWidthNetwork,
+    MaxMin,
+    UnboundedWidthNetwork,
+    to_fixed_width,
+    to_unbounded_width,
+)
+from pnp_lip.theory.exact import tournament
 
 BUILDERS = {"unbounded": to_unbounded_width, "fixed": to_fixed_width}
 POINTS = 10_000
@@ -32,6 +36,11 @@ def random_max_min(dimension: int, pieces: int, *, seed: int = 0) -> MaxMin:
     ]
     offsets = generator.standard_normal(pieces)
     return MaxMin(torch.tensor(slopes), torch.tensor(offsets), groups, int(generator.choice([-1, 1])))
+
+
+def ceil_log2(n: int) -> int:
+    """⌈log₂ n⌉, without rounding."""
+    return (n - 1).bit_length()
 
 
 def brute_force(f: MaxMin, x: np.ndarray) -> np.ndarray:
@@ -51,8 +60,12 @@ def test_networks_equal_the_formula_and_are_certified(family: str, pieces: int, 
         error = np.abs(network(torch.tensor(x))[:, 0].numpy() - brute_force(f, x)).max()
     assert error <= 1e-12
     assert certify(network).lipschitz_upper <= 1  # exactly: no tolerance
-    size = construction_size(network, f)
-    assert size.depth_lower <= size.depth <= size.depth_upper and size.width == size.width_promised
+    depth, width = len(network.layers), network.lift.out_features
+    if family == "fixed":
+        assert (depth, width) == (f.terms - 1, dimension + 3)
+    else:
+        most = ceil_log2(max(map(len, f.groups))) + ceil_log2(len(f.groups))
+        assert ceil_log2(f.terms) <= depth <= most and width == f.terms
 
 
 @pytest.mark.parametrize("family", BUILDERS)
@@ -134,7 +147,6 @@ def test_depth_of_a_plain_maximum_is_the_logarithm() -> None:
     assert len(narrow.layers) == 63 and narrow.lift.weight.shape[0] == 1 + 3
     assert math.isclose(float(torch.linalg.matrix_norm(wide.lift.weight.detach(), 2)), 8.0)
     assert certify(wide).lipschitz_upper == certify(narrow).lipschitz_upper == 1
-    assert "depth 6 (at least 6, promised 6), width 64" in str(construction_size(wide, f))
 
 
 def test_negation_exchanges_maxima_and_minima() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pnp_lip import certify
-from pnp_lip.certificates.block_calculus import sum_of_squares
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.exact import (
+from pnp_lip.spectral.square_upper import sum_of_squares
+from pnp_lip.theory import (
     MaxMin,
     covering_cosine_lower,
     distance_to_points,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -10,16 +11,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch import nn
 
 from pnp_lip.command_line import main
 from pnp_lip.errors import InputError
-from pnp_lip.experiments import Cell, Experiment, insert_table, run_experiment
-from pnp_lip.experiments.approximation_rate import circle_distance, extend, interpolate
-from pnp_lip.experiments.data import load_digits, two_moons
-from pnp_lip.experiments.evaluation import accuracy, gradient_norms, largest_gradient_norm, robust_accuracy
-from pnp_lip.experiments.side_by_side import Protocol, TrainingSettings, train_side_by_side
-from pnp_lip.networks import FixedWidthNetwork, UnboundedWidthNetwork, seal
+from pnp_lip.theory import FixedWidthNetwork, UnboundedWidthNetwork, seal
+from pnp_lip.theory.experiments import (
+    Experiment,
+    approximation_rate_experiment,
+    constraint_cost_experiment,
+    mnist,
+    run_experiment,
+    two_moons_experiment,
+)
+from pnp_lip.theory.experiments.approximation_rate import circle_distance, extend, interpolate
+from pnp_lip.theory.experiments.classifiers import (
+    Objective,
+    Schedule,
+    accuracy,
+    gradient_norms,
+    largest_gradient_norm,
+    robust_accuracy,
+    train_side_by_side,
+)
+from pnp_lip.theory.experiments.mnist import load_digits
+from pnp_lip.theory.experiments.two_moons import two_moons
 
 
 def test_two_moons_are_stratified_standardised_and_disjoint() -> None:
@@ -89,9 +106,13 @@ def test_cells_are_computed_once_and_survive_an_interruption(tmp_path: Path) -> 
             raise KeyboardInterrupt
         return {"value": i}
 
+    def draw(left: Axes, right: Axes, cells: object) -> None:
+        left.plot([1], [1], label="left")
+        right.plot([1], [1], label="right")
+
     def experiment(fail: bool, settings: int = 0) -> Experiment:
-        cells = {str(i): Cell(1, lambda tick, i=i: (tick(), compute(i, fail and i == 2))[1]) for i in range(3)}  # type: ignore[misc]
-        return Experiment("trial", {"s": settings}, cells, lambda r: str(len(r)), lambda p, r: p.touch())
+        cells = {str(i): functools.partial(compute, i, fail and i == 2) for i in range(3)}
+        return Experiment("trial", {"s": settings}, cells, lambda r: str(len(r)), draw)
 
     seen: list[tuple[int, int, str]] = []
     with pytest.raises(KeyboardInterrupt):
@@ -109,19 +130,31 @@ def test_cells_are_computed_once_and_survive_an_interruption(tmp_path: Path) -> 
         run_experiment(experiment(False), tmp_path, lambda *now: None)
 
 
-def test_tables_are_inserted_between_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- t: begin -->\nold\n<!-- t: end -->\nafter\n")
-    for _ in range(2):
-        insert_table(page, "t", "new\n")
-        assert page.read_text() == "before\n<!-- t: begin -->\nnew\n<!-- t: end -->\nafter\n"
-    with pytest.raises(InputError, match="markers"):
-        insert_table(page, "u", "new\n")
+@pytest.mark.parametrize("name", ["two-moons", "mnist", "constraint-cost", "approximation-rate"])
+def test_the_tables_of_the_documentation_are_made_of_the_committed_records(name: str, tmp_path: Path) -> None:
+    """To the byte; and a run with the same settings takes up the committed cells instead of computing them again."""
+    folder = Path(__file__).parents[1] / "docs"
+    content = json.loads((folder / "theory" / f"{name}.json").read_text())
+    if name == "mnist":
+        cells = sorted(content["cells"].items(), key=lambda item: (item[1]["width"], item[1]["depth"]))
+        table = mnist.table(dict(cells))
+    else:
+        makers = {
+            "two-moons": two_moons_experiment,
+            "constraint-cost": constraint_cost_experiment,
+            "approximation-rate": approximation_rate_experiment,
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        records = run_experiment(makers[name](), tmp_path, lambda *now: pytest.fail("computed anew"))
+        assert records == content["cells"] and (tmp_path / f"{name}.png").stat().st_size
+        table = (tmp_path / f"{name}.md").read_text()
+    page = (folder / "theory.md").read_text()
+    assert page.split(f"<!-- {name}: begin -->\n")[1].split(f"<!-- {name}: end -->")[0] == table
 
 
 def test_networks_trained_side_by_side_do_not_see_each_other() -> None:
     split = two_moons(400)
-    settings = TrainingSettings(epochs=3, batch=40)
+    settings = Schedule(epochs=3, batch=40)
     results = []
     for companions in (0, 2):
         networks = []
@@ -129,23 +162,23 @@ def test_networks_trained_side_by_side_do_not_see_each_other() -> None:
             torch.manual_seed(seed)
             networks.append(FixedWidthNetwork(2, depth=2))
         # the batches of the first network depend on how many there are, so all points form one batch
-        one = TrainingSettings(epochs=3, batch=len(split.train_x))
-        train_side_by_side(networks, [Protocol()] * len(networks), split.train_x, split.train_y, one)
+        one = Schedule(epochs=3, batch=len(split.train_x))
+        train_side_by_side(networks, [Objective()] * len(networks), split.train_x, split.train_y, one)
         results.append(networks[0].state_dict())
     for name, value in results[0].items():
         assert torch.allclose(value, results[1][name], atol=1e-4), name
-    with pytest.raises(InputError, match="protocol"):
-        train_side_by_side(networks, [Protocol()], split.train_x, split.train_y, settings)
+    with pytest.raises(InputError, match="objective"):
+        train_side_by_side(networks, [Objective()], split.train_x, split.train_y, settings)
     with pytest.raises(InputError, match="positive"):
-        TrainingSettings(epochs=0)
+        Schedule(epochs=0)
 
 
 def test_the_constraint_costs_no_accuracy_and_the_lift_left_free_breaks_it() -> None:
     torch.manual_seed(0)
     split = two_moons()
     networks = [UnboundedWidthNetwork(2, width=5, depth=2) for _ in range(2)]
-    protocols = [Protocol(1.0, free_lift=True), Protocol(20.0)]
-    settings = TrainingSettings(epochs=150, learning_rate=1e-2)
+    protocols = [Objective(1.0, free_lift=True), Objective(20.0)]
+    settings = Schedule(epochs=150, learning_rate=1e-2)
     train_side_by_side(networks, protocols, split.train_x, split.train_y, settings)
     free, held = networks[0], seal(networks[1])
     assert accuracy(held, split.test_x, split.test_y) > 0.985
@@ -170,10 +203,10 @@ def test_gradient_search_finds_a_hidden_slope() -> None:
 
 
 def test_interpolation_has_its_theoretical_error_and_extension_its_bound() -> None:
-    record = interpolate("interpolation of sin", 16, lambda: None)
+    record = interpolate(16)
     h = 2 * math.pi / 16
     assert record["error"] == pytest.approx(h**2 / 8, rel=0.05) and record["network_differs_by"] < 1e-12
-    extended = extend("extension of the distance to a circle", 3, lambda: None)
+    extended = extend(3)
     assert extended["network_differs_by"] < 1e-12 and extended["error"] < 2 * math.sqrt(2) / 2
     assert float(circle_distance(torch.tensor([[0.0, 0.7]]))) == pytest.approx(0.0, abs=1e-7)
 

@@ -19,7 +19,7 @@ from pnp_lip.denoisers import relax
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import psnr
 from pnp_lip.layers import GuideNetwork
-from pnp_lip.operators import Blur, ParallelBeamTomography, gaussian_psf
+from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.solvers import ForwardBackward, refine, residual_image
 from pnp_lip.training import TrainingSettings, add_guide_network, train
 from pnp_lip.training.draws import draw
@@ -202,7 +202,8 @@ def test_a_step_of_guidance_and_a_scan_hand_it_on(monkeypatch: pytest.MonkeyPatc
     assert [None if r is None else tuple(r.shape) for r in calls] == [(4, 1, 16, 16)]
     calls.clear()
     monkeypatch.setattr("pnp_lip.denoisers.guided", spy)
-    y = ParallelBeamTomography(np.arange(0, 180, 6.0), (1, 32, 32), n_det=46).A(20 * camera[None, :, 90:122, 90:122])
+    geometry = ParallelBeam(np.arange(0, 180, 6.0), n_det=46)
+    y = ParallelBeamTomography(geometry, (1, 32, 32)).A(20 * camera[None, :, 90:122, 90:122])
     np.savez(tmp_path / "y.npz", sinogram=y[0, 0].numpy(), angles=np.arange(0, 180, 6.0))
     arguments = ["--size", "32", "--out", str(tmp_path / "ct"), "--quiet", "--tol", "1e-2", "--sigma", "0.01"]
     assert main(["ct", str(tmp_path / "y.npz"), "--denoiser", "tiny", *arguments]) == 0

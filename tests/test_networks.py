@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip import attack, certify
-from pnp_lip.certificates import output_lipschitz_upper
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowLinear, ReLU, SoftThreshold
-from pnp_lip.networks import (
+from pnp_lip.theory import (
     BlockAffine,
     FixedWidthNetwork,
     MaxMinLayer,
     Projector,
     UnboundedWidthNetwork,
+    output_lipschitz_upper,
     parametrise,
     plain,
     seal,
 )
-from pnp_lip.networks.constraints import dual_norm, power_method, retract
+from pnp_lip.theory.constraints import dual_norm, norms_lower, retract
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
 FAMILIES = {
@@ -176,7 +176,7 @@ def test_power_method_is_a_lower_bound_that_converges() -> None:
     truth = torch.linalg.matrix_norm(w, 2)
     v = torch.ones(3, 4, 1, dtype=torch.float64) / 2
     for iterations, tolerance in ((1, 0.5), (300, 1e-9)):
-        norm, _ = power_method(w, v, iterations)
+        norm, _ = norms_lower(w, v, iterations)
         assert bool((norm <= truth * (1 + 1e-12)).all()) and bool((norm >= truth * (1 - tolerance)).all())
 
 

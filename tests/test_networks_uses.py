@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,11 +11,35 @@ import torch
 from scipy.optimize import linear_sum_assignment, linprog
 from torch import Tensor
 
-from pnp_lip import certified_radius, certify
-from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.networks import FixedWidthNetwork, Projector, UnboundedWidthNetwork, seal, wasserstein1
+import pnp_lip.certificates
+import pnp_lip.theory.experiments
+from pnp_lip import certify
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.theory import (
+    FixedWidthNetwork,
+    Projector,
+    UnboundedWidthNetwork,
+    certified_radius,
+    output_lipschitz_upper,
+    parametrise,
+    plain,
+    seal,
+    wasserstein1,
+)
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
+
+
+@pytest.mark.parametrize("name", ["certified_radius", "networks", "exact", "experiments"])
+def test_old_names_warn(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"pnp_lip\.{name} is now pnp_lip\.theory"):
+        found = getattr(pnp_lip, name)
+    new = {"certified_radius": certified_radius, "experiments": pnp_lip.theory.experiments}.get(name, pnp_lip.theory)
+    assert found is new
+    with pytest.warns(
+        DeprecationWarning, match=r"pnp_lip\.certificates\.output_lipschitz_upper is now pnp_lip\.theory"
+    ):
+        assert pnp_lip.certificates.output_lipschitz_upper is output_lipschitz_upper
 
 
 def affine(weight: Tensor) -> UnboundedWidthNetwork:
@@ -91,6 +116,43 @@ def test_no_perturbation_within_the_radius_changes_the_class(make: object) -> No
 def test_radius_refuses_other_shapes() -> None:
     with pytest.raises(InputError, match="inputs"):
         certified_radius(affine(torch.eye(2)), torch.zeros(2))
+
+
+class Louder(UnboundedWidthNetwork):
+    """Children that are certified, and a forward that is twenty times as steep as they prove."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 20 * super().forward(x)
+
+
+@pytest.mark.parametrize("bound", [output_lipschitz_upper, lambda f: certified_radius(f, torch.ones(1, 2)), certify])
+def test_subclasses_and_replaced_forwards_are_refused(bound: Callable[[Network], object]) -> None:
+    torch.manual_seed(0)
+    louder = seal(Louder(2, width=4, depth=2, out_features=2))
+    with pytest.raises(CertificateError, match="Louder"):
+        bound(louder)
+    network = seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=2))
+    bound(network)
+    hook = network.register_forward_hook(lambda m, i, o: 20 * o)
+    with pytest.raises(CertificateError, match="hooks"):
+        bound(network)
+    hook.remove()
+    network.forward = lambda x: 20 * x  # type: ignore[method-assign]
+    with pytest.raises(CertificateError, match="replaced forward"):
+        bound(network)
+
+
+@pytest.mark.parametrize("make", [UnboundedWidthNetwork, FixedWidthNetwork])
+def test_parametrised_networks_have_the_radii_of_their_plain_weights(make: type[Network]) -> None:
+    torch.manual_seed(0)
+    network = parametrise(make(2, width=4, depth=2, out_features=3)).requires_grad_(False)
+    x = torch.randn(20, 2)
+    radius, constants = certified_radius(network, x), output_lipschitz_upper(network)
+    plain(network)
+    assert torch.allclose(certified_radius(network, x), radius, rtol=1e-5)
+    assert output_lipschitz_upper(network) == pytest.approx(constants, rel=1e-6)
+    with pytest.raises(CertificateError, match="Louder"):
+        output_lipschitz_upper(parametrise(Louder(2, width=4, depth=2)))
 
 
 def linear_program(p: Tensor, q: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from operator_cases import CASES, OperatorCase, dense, dense_adjoint
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.operators import Blur, ParallelBeamTomography, certify_norm
+from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, certify_norm
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -175,7 +175,7 @@ def test_wrong_shape_dtype_and_settings_are_refused(case: OperatorCase) -> None:
 def test_certificate_follows_the_weights() -> None:
     physics = Blur(torch.ones(3, 3) / 9, (1, 8, 8))
     assert physics.norm_upper == pytest.approx(1)
-    physics.kernel.mul_(2)
+    physics.psf.mul_(2)
     assert physics.norm_upper == pytest.approx(2)
     torch.testing.assert_close(physics.A(torch.ones(1, 1, 8, 8)), torch.full((1, 1, 8, 8), 2.0))
     physics.load_state_dict(Blur(torch.ones(3, 3) / 3, (1, 8, 8)).state_dict())
@@ -200,21 +200,22 @@ def test_prox_l2_warns_when_it_stops_early() -> None:
 
 
 def test_entries_whose_products_vanish_are_refused_a_bound() -> None:
-    tiny = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16), pixel_size=1e-23, det_spacing=1e-23)
+    angles = [0.0, 40.0, 90.0]
+    tiny = ParallelBeamTomography(ParallelBeam(angles, pixel_size=1e-23, det_spacing=1e-23), (1, 16, 16))
     for physics in (
         tiny,
         Blur(torch.full((3, 3), 1e-171, dtype=torch.float64), (1, 16, 16), padding="zeros", dtype=torch.float64),
     ):
         with pytest.raises(CertificateError, match="products of the operator's entries vanish"):
             physics.norm_bound()
-    moderate = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16), pixel_size=1e-9, det_spacing=1e-9)
-    usual = ParallelBeamTomography([0.0, 40.0, 90.0], (1, 16, 16))
+    moderate = ParallelBeamTomography(ParallelBeam(angles, pixel_size=1e-9, det_spacing=1e-9), (1, 16, 16))
+    usual = ParallelBeamTomography(angles, (1, 16, 16))
     assert moderate.norm_upper == pytest.approx(1e-9 * usual.norm_upper, rel=1e-4)
 
 
 def test_a_detector_that_no_ray_meets_cannot_be_normalised() -> None:
     with pytest.raises(InputError, match="no ray meets the image"):
-        ParallelBeamTomography([0.0], (1, 4, 4), det_offset=100.0, normalize=True)
+        ParallelBeamTomography(ParallelBeam([0.0], det_offset=100.0), (1, 4, 4), normalize=True)
 
 
 def test_listed_angles_keep_their_digits() -> None:

@@ -1,4 +1,4 @@
-"""Blur against deepinv and against the definition; kernels against closed forms; bad input."""
+"""Blur against deepinv and against the definition; PSFs against closed forms; bad input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pnp_lip import operators
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 
@@ -59,7 +60,7 @@ def test_pseudo_inverse_recovers_what_was_not_lost() -> None:
     assert box.A_dagger(y).norm() < 1e3
 
 
-def test_replicate_padding_of_a_unit_sum_kernel_exceeds_one() -> None:
+def test_replicate_padding_of_a_unit_sum_psf_exceeds_one() -> None:
     assert Blur(motion_psf(31, 20), (1, 64, 64), padding="replicate").norm_lower > 1.02
 
 
@@ -69,7 +70,7 @@ def test_normalize_gives_a_norm_of_at_most_one() -> None:
         assert 0.998 < physics.norm_lower <= physics.norm_upper <= 1
 
 
-def test_per_channel_kernels_stay_in_their_channel() -> None:
+def test_per_channel_psfs_stay_in_their_channel() -> None:
     kernels = torch.stack([gaussian_psf(1.0, size=5), 2 * box_psf(5)])
     physics = Blur(kernels, (2, 10, 10), dtype=torch.float64)
     assert physics.norm_upper == pytest.approx(2)
@@ -79,21 +80,30 @@ def test_per_channel_kernels_stay_in_their_channel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "error", "message"),
+    ("psf", "error", "message"),
     [
         (torch.ones(9, 3), InputError, "larger than the image"),
         (torch.zeros(3, 3), InputError, "zero everywhere"),
         (torch.tensor([[1.0, float("nan")]]), InputError, "NaN"),
         (torch.full((2, 2), 1e200, dtype=torch.float64), InputError, "NaN or infinite"),
         (torch.ones(2, 3, 3), ShapeError, "channels"),
-        (torch.ones(3), ShapeError, "kernel has shape"),
-        (torch.ones(0, 3), ShapeError, "kernel has shape"),
+        (torch.ones(3), ShapeError, "PSF has shape"),
+        (torch.ones(0, 3), ShapeError, "PSF has shape"),
         (torch.ones(2, 2, dtype=torch.complex64), ShapeError, "real numbers"),
     ],
 )
-def test_bad_kernels_are_refused(kernel: torch.Tensor, error: type[Exception], message: str) -> None:
+def test_bad_psfs_are_refused(psf: torch.Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        Blur(kernel, (1, 8, 8))
+        Blur(psf, (1, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["box", "disk", "gaussian", "load", "motion", "shake"])
+def test_old_names_of_psfs_warn(kind: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{kind}_kernel is now pnp_lip.operators.{kind}_psf"):
+        old = getattr(operators, f"{kind}_kernel")
+    assert old is getattr(operators, f"{kind}_psf")
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = operators.nothing_kernel
 
 
 def test_bad_settings_are_refused() -> None:
@@ -106,7 +116,7 @@ def test_bad_settings_are_refused() -> None:
         Blur(kernel, (8, 8))  # type: ignore[arg-type]
 
 
-def test_kernels_have_unit_sum_and_the_right_spread() -> None:
+def test_psfs_have_unit_sum_and_the_right_spread() -> None:
     for kernel in (gaussian_psf((1.0, 2.0), angle=30), box_psf((3, 4)), disk_psf(3.3), motion_psf(9.5, 77)):
         assert float(kernel.sum()) == pytest.approx(1)
         assert bool((kernel >= 0).all())
@@ -139,7 +149,7 @@ def test_motion_has_the_moments_of_its_segment() -> None:
         assert across == pytest.approx(expected, abs=1e-10)  # bilinear spreading keeps first and mixed moments
 
 
-def test_load_kernel_reads_images_and_arrays(tmp_path: Path) -> None:
+def test_load_psf_reads_images_and_arrays(tmp_path: Path) -> None:
     from skimage.io import imsave
 
     shake = np.zeros((5, 7))
@@ -154,7 +164,7 @@ def test_load_kernel_reads_images_and_arrays(tmp_path: Path) -> None:
     torch.testing.assert_close(load_psf(tmp_path / "k.npy", unit=False), torch.from_numpy(shake))
 
 
-def test_load_kernel_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+def test_load_psf_refuses_what_it_cannot_use(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such"):
         load_psf(tmp_path / "missing.npy")
     (tmp_path / "broken.npy").write_bytes(b"nothing")
@@ -188,6 +198,6 @@ def test_load_kernel_refuses_what_it_cannot_use(tmp_path: Path) -> None:
         lambda: motion_psf(2.0, float("nan")),
     ],
 )
-def test_kernel_builders_refuse_bad_parameters(make: object) -> None:
+def test_psf_builders_refuse_bad_parameters(make: object) -> None:
     with pytest.raises(InputError):
         make()  # type: ignore[operator]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pnp_lip.operators import Blur, CertifiedPhysics, FanBeamTomography, ParallelBeamTomography, gaussian_psf
+from pnp_lip.operators import Blur, CertifiedPhysics, FanBeam, FanBeamTomography, ParallelBeamTomography, gaussian_psf
 
 SIZE = (1, 16, 16)
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ OPERATORS: dict[str, Callable[[], CertifiedPhysics]] = {
     "blur reflect": lambda: Blur(gaussian_psf(1.0), SIZE, padding="reflect", normalize=True),
     "parallel": lambda: ParallelBeamTomography(np.arange(0, 180, 6.0), SIZE, normalize=True),
     "fan": lambda: FanBeamTomography(
-        np.arange(0, 360, 12.0), SIZE, source_distance=30.0, detector_distance=20.0, normalize=True
+        FanBeam(np.arange(0, 360, 12.0), source_distance=30.0, detector_distance=20.0), SIZE, normalize=True
     ),
 }
 CHECKS = [

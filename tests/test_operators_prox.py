@@ -8,7 +8,7 @@ import torch
 from operator_cases import CASES, OperatorCase, dense
 
 from pnp_lip.errors import InputError
-from pnp_lip.operators import ParallelBeamTomography, woodbury
+from pnp_lip.operators import ParallelBeam, ParallelBeamTomography, woodbury
 from pnp_lip.operators.phantoms import ellipse_image
 
 
@@ -73,8 +73,9 @@ def test_turning_about_another_centre() -> None:
     n, angles = 64, np.arange(0, 180, 5.0)
     x = ellipse_image(n)[None, None]
     theirs = torch.from_numpy(radon(x[0, 0].numpy(), angles, circle=False))
+    geometry = ParallelBeam(angles, n_det=91)
     wider = torch.nn.functional.pad(x, (0, 1, 0, 1))
-    shifted = ParallelBeamTomography(angles, (1, n + 1, n + 1), n_det=91, dtype=torch.float64).A(wider)[0, 0]
-    plain = ParallelBeamTomography(angles, (1, n, n), n_det=91, dtype=torch.float64).A(x)[0, 0]
+    shifted = ParallelBeamTomography(geometry, (1, n + 1, n + 1), dtype=torch.float64).A(wider)[0, 0]
+    plain = ParallelBeamTomography(geometry, (1, n, n), dtype=torch.float64).A(x)[0, 0]
     assert float((shifted - theirs).norm() / theirs.norm()) < 0.005
     assert float((plain - theirs).norm() / theirs.norm()) > 0.05

@@ -15,17 +15,20 @@ from skimage.transform import radon
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators import (
+    FanBeam,
     FanBeamTomography,
+    ParallelBeam,
     ParallelBeamTomography,
     attenuation_to_hounsfield,
     from_scipy,
     hounsfield_to_attenuation,
+    tomography,
 )
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt
 from pnp_lip.operators.filtered_back_projection import fan_weights
-from pnp_lip.operators.footprints import Detector, joseph_parallel, strip_footprint
 from pnp_lip.operators.phantoms import ellipse_image, ellipse_sinogram
 
+DETECTOR = {"n_det", "det_spacing", "det_offset", "pixel_size", "model"}
 HALF = np.arange(0, 180, 3.0)
 
 
@@ -46,7 +49,7 @@ def phantom() -> torch.Tensor:
 @pytest.mark.parametrize("model", ["strip", "joseph"])
 def test_sinogram_of_the_phantom_is_accurate(model: str, phantom: torch.Tensor) -> None:
     n, n_det, x = 256, 363, phantom
-    physics = ParallelBeamTomography(HALF, (1, n, n), n_det=n_det, model=model)
+    physics = ParallelBeamTomography(ParallelBeam(HALF, n_det=n_det, model=model), (1, n, n))
     truth = ellipse_sinogram(n, torch.from_numpy(HALF), n_det)
     assert float((physics.A(x)[0, 0] - truth).norm() / truth.norm()) < 0.008
     if model == "strip":
@@ -56,14 +59,16 @@ def test_sinogram_of_the_phantom_is_accurate(model: str, phantom: torch.Tensor) 
 
 def test_strip_entries_are_areas() -> None:
     # 45°: the shadow of a unit pixel is a triangle of base √2 and area 1; the half plane through a vertex takes half.
-    _, pixels, weights = strip_footprint(45.0, 2, 1.0, Detector(4, math.sqrt(0.5)))
+    _, pixels, weights = ParallelBeam([45.0], n_det=4, det_spacing=math.sqrt(0.5)).view(45.0, 2)
     for pixel in range(4):
         mine = weights[pixels == pixel]
         assert float(mine.sum()) * math.sqrt(0.5) == pytest.approx(1, abs=1e-12)
         assert mine.tolist() == pytest.approx([math.sqrt(0.5)] * 2)
     generator = np.random.default_rng(0)
-    for angle in generator.uniform(0, 180, 5):
-        bins, pixels, weights = strip_footprint(float(angle), 3, 1.3, Detector(9, 0.7, 0.2))
+    angles = generator.uniform(0, 180, 5)
+    geometry = ParallelBeam(angles, n_det=9, det_spacing=0.7, det_offset=0.2, pixel_size=1.3)
+    for angle in angles:
+        bins, pixels, weights = geometry.view(float(angle), 3)
         points = generator.uniform(-0.65, 0.65, (200_000, 2))
         t = points @ [math.cos(math.radians(angle)), math.sin(math.radians(angle))]  # the central pixel
         index = np.floor((t - 0.2 + 4.5 * 0.7) / 0.7).astype(int)
@@ -73,8 +78,8 @@ def test_strip_entries_are_areas() -> None:
 
 
 def test_joseph_is_exact_for_linear_images() -> None:
-    n, angle, detector = 15, 33.0, Detector(5, 1.0)
-    bins, pixels, weights = joseph_parallel(angle, n, 1.0, detector)
+    n, angle = 15, 33.0
+    bins, pixels, weights = ParallelBeam([angle], n_det=5, model="joseph").view(angle, n)
     line = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
     x = (2.0 + 0.1 * line[None, :] - 0.05 * line[:, None]).flatten()
     projection = torch.zeros(5, dtype=torch.float64).index_add(0, bins, weights * x[pixels])
@@ -93,20 +98,20 @@ def test_joseph_is_exact_for_linear_images() -> None:
 @pytest.mark.parametrize("beam", ["parallel", "fan"])
 def test_symmetric_product_is_the_plain_matrix(angles: np.ndarray, n: int, n_det: int, beam: str) -> None:
     if beam == "parallel":
-        physics: Any = ParallelBeamTomography(angles, (1, n, n), n_det=n_det, dtype=torch.float64)
+        physics: Any = ParallelBeamTomography(ParallelBeam(angles, n_det=n_det), (1, n, n), dtype=torch.float64)
     else:
-        distances = {"source_distance": 11.0, "detector_distance": 4.0}
-        physics = FanBeamTomography(angles, (1, n, n), n_det=n_det, dtype=torch.float64, **distances)
+        geometry = FanBeam(angles, n_det=n_det, source_distance=11.0, detector_distance=4.0)
+        physics = FanBeamTomography(geometry, (1, n, n), dtype=torch.float64)
     plain = torch.zeros(n_det, len(angles), n * n, dtype=torch.float64)
     for number, angle in enumerate(angles):
-        bins, pixels, weights = physics.view(float(angle) + physics.turn, 0)
+        bins, pixels, weights = physics.geometry.view(float(angle) + physics.geometry.turn, n)
         plain[:, number].index_put_((bins, pixels), weights, accumulate=True)
     torch.testing.assert_close(dense(physics), plain.flatten(0, 1), rtol=0, atol=1e-13)
 
 
 def test_symmetry_saves_what_it_should() -> None:
-    physics = ParallelBeamTomography(np.arange(0, 180, 1.0), (1, 16, 16), n_det=23)
-    full = sum(len(strip_footprint(float(a), 16, 1.0, physics.detector)[0]) for a in range(180))
+    physics = ParallelBeamTomography(ParallelBeam(np.arange(0, 180, 1.0), n_det=23), (1, 16, 16))
+    full = sum(len(physics.geometry.view(float(a), 16)[0]) for a in range(180))
     assert physics.matrix is not None
     assert full / len(physics.matrix.forward_values) > 7
     assert len(physics.plan.group) == 8 and len(physics.plan.base_angles) == 46
@@ -114,8 +119,10 @@ def test_symmetry_saves_what_it_should() -> None:
 
 def test_kernels_and_chunks_agree() -> None:
     x = rand(9, 2, 12, 12)
-    physics = ParallelBeamTomography(np.arange(0, 180, 15.0), (2, 12, 12), dtype=torch.float64, kernel="csr")
-    bag = ParallelBeamTomography(np.arange(0, 180, 15.0), (2, 12, 12), dtype=torch.float64, kernel="bag")
+    physics = ParallelBeamTomography(np.arange(0, 180, 15.0), (2, 12, 12), dtype=torch.float64)
+    bag = ParallelBeamTomography(np.arange(0, 180, 15.0), (2, 12, 12), dtype=torch.float64)
+    assert physics.matrix is not None and bag.matrix is not None
+    physics.matrix.kernel, bag.matrix.kernel = "csr", "bag"
     y = physics.A(x)
     torch.testing.assert_close(bag.A(x), y, rtol=0, atol=1e-12)
     torch.testing.assert_close(bag.A_adjoint(y), physics.A_adjoint(y), rtol=0, atol=1e-10)
@@ -135,7 +142,8 @@ def test_orientation_is_that_of_skimage_and_deepinv() -> None:
     reference = deepinv.physics.Tomography(
         angles=torch.from_numpy(angles), img_width=n, normalize=False, fan_beam=True, fan_parameters=parameters
     )
-    fan = FanBeamTomography(angles, (1, n, n), source_distance=100.0, detector_distance=60.0, n_det=151)
+    geometry = FanBeam(angles, source_distance=100.0, detector_distance=60.0, n_det=151)
+    fan = FanBeamTomography(geometry, (1, n, n))
     y, y_reference = fan.A(x.float()), reference.A(x.float())
     bins = torch.arange(151.0)[:, None]
     middle = ((y - y_reference)[0, 0] * bins).sum(0) / y[0, 0].sum(0)
@@ -145,32 +153,33 @@ def test_orientation_is_that_of_skimage_and_deepinv() -> None:
 
 def test_far_source_is_the_parallel_beam() -> None:
     n, x = 12, rand(1, 1, 12, 12)
-    fan = FanBeamTomography(HALF, (1, n, n), source_distance=1e7, detector_distance=0.0, n_det=17, dtype=torch.float64)
-    parallel = ParallelBeamTomography(HALF - 90, (1, n, n), n_det=17, dtype=torch.float64)
+    geometry = FanBeam(HALF, source_distance=1e7, detector_distance=0.0, n_det=17)
+    fan = FanBeamTomography(geometry, (1, n, n), dtype=torch.float64)
+    parallel = ParallelBeamTomography(ParallelBeam(HALF - 90, n_det=17), (1, n, n), dtype=torch.float64)
     torch.testing.assert_close(fan.A(x), parallel.A(x), rtol=0, atol=1e-4)
 
 
 def test_lengths_scale_the_data() -> None:
     x = rand(1, 1, 10, 10)
-    unit = ParallelBeamTomography(HALF, (1, 10, 10), n_det=15, dtype=torch.float64)
-    metres = ParallelBeamTomography(HALF, (1, 10, 10), n_det=15, pixel_size=0.3, det_spacing=0.3, dtype=torch.float64)
+    unit = ParallelBeamTomography(ParallelBeam(HALF, n_det=15), (1, 10, 10), dtype=torch.float64)
+    geometry = ParallelBeam(HALF, n_det=15, pixel_size=0.3, det_spacing=0.3)
+    metres = ParallelBeamTomography(geometry, (1, 10, 10), dtype=torch.float64)
     torch.testing.assert_close(metres.A(x), 0.3 * unit.A(x), rtol=0, atol=1e-5)  # entries of 1e-6 may come or go
-    fan = FanBeamTomography(HALF, (1, 10, 10), source_distance=30.0, detector_distance=20.0, dtype=torch.float64)
+    beam = FanBeam(HALF, source_distance=30.0, detector_distance=20.0)
+    fan = FanBeamTomography(beam, (1, 10, 10), dtype=torch.float64)
     y = fan.A(torch.ones(1, 1, 10, 10, dtype=torch.float64))
-    assert float(y[..., 0, :].max()) == 0 or fan.detector.count >= 24  # the default detector covers the image
+    assert float(y[..., 0, :].max()) == 0 or fan.geometry.count >= 24  # the default detector covers the image
 
 
 @pytest.mark.parametrize("name", ["ramp", "shepp-logan", "hann"])
 def test_filtered_back_projection_recovers_a_smooth_image(name: str) -> None:
     n, x = 64, blob(64)
     tolerance = {"ramp": 0.02, "shepp-logan": 0.03, "hann": 0.12}[name]
-    parallel = ParallelBeamTomography(
-        np.arange(0, 180, 2.0), (1, n, n), dtype=torch.float64, pixel_size=0.5, det_spacing=0.4
-    )
+    fine = ParallelBeam(np.arange(0, 180, 2.0), pixel_size=0.5, det_spacing=0.4)
+    parallel = ParallelBeamTomography(fine, (1, n, n), dtype=torch.float64)
     normalised = ParallelBeamTomography(np.arange(0, 180, 2.0), (1, n, n), dtype=torch.float64, normalize=True)
-    fan = FanBeamTomography(
-        np.arange(0, 360, 2.0), (1, n, n), source_distance=150.0, detector_distance=90.0, dtype=torch.float64
-    )
+    beam = FanBeam(np.arange(0, 360, 2.0), source_distance=150.0, detector_distance=90.0)
+    fan = FanBeamTomography(beam, (1, n, n), dtype=torch.float64)
     for physics in (parallel, normalised, fan):
         x_hat = physics.fbp(physics.A(x), filter=name)
         assert float((x_hat - x).norm() / x.norm()) < tolerance
@@ -183,14 +192,18 @@ def test_filtered_back_projection_recovers_a_smooth_image(name: str) -> None:
 def test_a_short_scan_gets_parkers_weights(start: float, extra: float) -> None:
     n, x = 64, blob(64)
     opening = 2 * math.degrees(math.asin(64 / math.sqrt(2) / 150.0))
-    options = {"source_distance": 150.0, "detector_distance": 90.0, "dtype": torch.float64}
+
+    def scan(angles: np.ndarray) -> FanBeamTomography:
+        geometry = FanBeam(angles, source_distance=150.0, detector_distance=90.0)
+        return FanBeamTomography(geometry, (1, n, n), dtype=torch.float64)
+
     angles = start + np.arange(0, 180 + opening + extra, 1.5)
-    short = FanBeamTomography(angles, (1, n, n), **options)  # type: ignore[arg-type]
+    short = scan(angles)
     x_hat = short.fbp(short.A(x))
     assert float((x_hat - x).norm() / x.norm()) < 0.02
-    full = FanBeamTomography(np.arange(0, 360, 1.5), (1, n, n), **options)  # type: ignore[arg-type]
+    full = scan(np.arange(0, 360, 1.5))
     assert float((x_hat - full.fbp(full.A(x))).norm() / x.norm()) < 0.02
-    too_short = FanBeamTomography(angles[:121], (1, n, n), **options)  # type: ignore[arg-type]
+    too_short = scan(angles[:121])
     with pytest.raises(InputError, match=r"at least 21\d°.*cover 18\d°"):
         too_short.fbp(too_short.A(x))
 
@@ -265,28 +278,40 @@ def test_admm_like_sequence_needs_few_conjugate_gradient_steps() -> None:
         ([0.0], {"det_offset": float("inf")}, InputError, "det_offset"),
         ([0.0], {"model": "siddon"}, InputError, "model"),
         ([0.0], {"storage": "disk"}, InputError, "storage"),
-        ([0.0], {"kernel": "numba"}, InputError, "kernel"),
         ([0.0], {"mask": "square"}, InputError, "mask"),
         ([0.0], {"mask": torch.ones(3, 3)}, ShapeError, "mask"),
         ([0.0], {"mask": -torch.ones(8, 8)}, InputError, "mask"),
         ([0.0], {"weights": torch.ones(3, 3)}, ShapeError, "weights"),
         ([0.0], {"weights": -torch.ones(12, 1)}, InputError, "weights"),
         ([0.0], {"dtype": torch.float16}, ShapeError, "dtype"),
-        ([0.0], {"max_memory": 100.0}, InputError, r"GB.*storage=\"free\""),
     ],
 )
 def test_bad_settings_are_refused(angles: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        ParallelBeamTomography(angles, (1, 8, 8), **options)
+        detector = {name: options.pop(name) for name in DETECTOR & set(options)}
+        ParallelBeamTomography(ParallelBeam(angles, **detector), (1, 8, 8), **options)
+
+
+def test_a_matrix_too_large_for_the_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tomography, "physical_memory", lambda: 200.0)
+    with pytest.raises(InputError, match=r"GB.*storage=\"free\""):
+        ParallelBeamTomography([0.0], (1, 8, 8))
+    assert ParallelBeamTomography([0.0], (1, 8, 8), storage="free").norm_upper > 0
 
 
 def test_bad_fan_geometry_is_refused() -> None:
     with pytest.raises(InputError, match="inside the object"):
-        FanBeamTomography([0.0], (1, 8, 8), source_distance=5.0, detector_distance=1.0)
+        FanBeamTomography(FanBeam([0.0], source_distance=5.0, detector_distance=1.0), (1, 8, 8))
     with pytest.raises(InputError, match="detector_distance"):
-        FanBeamTomography([0.0], (1, 8, 8), source_distance=9.0, detector_distance=-1.0)
+        FanBeam([0.0], source_distance=9.0, detector_distance=-1.0)
     with pytest.raises(InputError, match="model"):
-        FanBeamTomography([0.0], (1, 8, 8), source_distance=9.0, detector_distance=1.0, model="strip")
+        FanBeam([0.0], source_distance=9.0, detector_distance=1.0, model="strip")
+    with pytest.raises(TypeError, match="source_distance"):
+        FanBeamTomography([0.0], (1, 8, 8))
+    with pytest.raises(InputError, match="must be a ParallelBeam"):
+        ParallelBeamTomography(FanBeam([0.0], source_distance=9.0, detector_distance=1.0), (1, 8, 8))
+    with pytest.raises(InputError, match="`n_det` is still open"):
+        ParallelBeam([0.0]).view(0.0, 8)
     with pytest.raises(ShapeError, match="square"):
         ParallelBeamTomography([0.0], (1, 8, 9))
 
@@ -294,7 +319,7 @@ def test_bad_fan_geometry_is_refused() -> None:
 def test_memory_estimate_is_close() -> None:
     for physics in (
         ParallelBeamTomography(np.arange(0, 180, 2.0), (1, 64, 64)),
-        FanBeamTomography(np.arange(0, 360, 2.0), (1, 64, 64), source_distance=128.0, detector_distance=128.0),
+        FanBeamTomography(FanBeam(np.arange(0, 360, 2.0), source_distance=128.0, detector_distance=128.0), (1, 64, 64)),
     ):
         assert physics.matrix is not None
         actual = 2 * 8 * len(physics.matrix.forward_values)

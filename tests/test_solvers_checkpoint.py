@@ -166,7 +166,7 @@ def test_foreign_and_broken_files_are_refused(tmp_path):
 
 def test_another_operator_is_noticed_although_the_start_is_given(tmp_path):
     net, physics, y = setting()
-    other, x0 = Blur(physics.kernel.flip(-1).roll(1, -1), cases.SHAPE), torch.zeros(3, *cases.SHAPE)
+    other, x0 = Blur(physics.psf.flip(-1).roll(1, -1), cases.SHAPE), torch.zeros(3, *cases.SHAPE)
     solver = ForwardBackward(net, sigma=0.1, tol=1e-6, data_term=LeastSquares(norm_upper=1.1))
     first = solver.solve(y, physics, x0=x0, checkpoint=tmp_path / "run.pt")
     with pytest.raises(InputError, match="other data, forward model"):

@@ -4,10 +4,8 @@ from pnp_lip.certificates import plain  # noqa: F401 (registers its rules)
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.certify import Proof, certify, describe, hash_weights, rule
-from pnp_lip.certificates.enforce import Change, enforce
-from pnp_lip.certificates.firm import firm
-from pnp_lip.certificates.networks import output_lipschitz_upper
-from pnp_lip.certificates.radius import certified_radius
+from pnp_lip.certificates.enforce import Change, enforce, firm
+from pnp_lip.renamed import renamed
 
 __all__ = [
     "Certificate",
@@ -15,12 +13,18 @@ __all__ = [
     "LayerCertificate",
     "MapBound",
     "Proof",
-    "certified_radius",
     "certify",
     "describe",
     "enforce",
     "firm",
     "hash_weights",
-    "output_lipschitz_upper",
     "rule",
 ]
+
+__getattr__ = renamed(
+    __name__,
+    {
+        "certified_radius": "pnp_lip.theory:certified_radius",
+        "output_lipschitz_upper": "pnp_lip.theory:output_lipschitz_upper",
+    },
+)

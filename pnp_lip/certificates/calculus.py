@@ -15,7 +15,6 @@ __all__ = [
     "MapBound",
     "clip",
     "compose",
-    "convex_combination",
     "flow_step",
     "gradient_step",
     "identity",
@@ -91,22 +90,14 @@ def compose(maps: Sequence[MapBound]) -> MapBound:
     return MapBound(lipschitz, total / (1 + total), box=box)
 
 
-def convex_combination(weights: Sequence[float | Fraction], maps: Sequence[MapBound]) -> MapBound:
-    """Σ wᵢ Tᵢ with wᵢ ≥ 0, Σ wᵢ = 1 is Σ wᵢ αᵢ-averaged."""
-    w = [Fraction(weight) for weight in weights]
-    if min(w) < 0 or sum(w) != 1 or len(w) != len(maps):
-        raise ValueError(f"the weights of a convex combination are nonnegative and sum to 1; got {list(weights)}.")
-    lipschitz = sum((a * m.lipschitz for a, m in zip(w, maps, strict=True)), Fraction(0))
-    alphas = [Fraction(1) if m.averagedness is None and m.lipschitz <= 1 else m.averagedness for m in maps]
-    if any(alpha is None for alpha in alphas):
-        return MapBound(lipschitz, None)
-    alpha = sum((a * b for a, b in zip(w, alphas, strict=True) if b is not None), Fraction(0))
-    return MapBound(lipschitz, alpha if alpha < 1 else None, proximal=all(m.proximal for m in maps))
-
-
 def relax(m: MapBound, theta: float) -> MapBound:
     """(1 − θ) Id + θ T, 0 ≤ θ ≤ 1, is θα-averaged; θ-averaged when T is only nonexpansive."""
-    return convex_combination([1 - Fraction(theta), Fraction(theta)], [identity(), m])
+    share = Fraction(theta)
+    if not 0 <= share <= 1:
+        raise ValueError(f"`theta` must lie in [0, 1]; got {theta}.")
+    lipschitz = 1 - share + share * m.lipschitz
+    alpha = Fraction(1) if m.averagedness is None and m.lipschitz <= 1 else m.averagedness
+    return MapBound(lipschitz, None if alpha is None or share * alpha >= 1 else share * alpha, m.proximal)
 
 
 def lift(inner: MapBound) -> MapBound:

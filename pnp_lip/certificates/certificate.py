@@ -50,7 +50,7 @@ class Certificate:
     the denoiser's thresholds are given for; ``execution_error_upper`` states the conditions. None when it is not known,
     as for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations.
     ``weights`` maps each tensor's name to its SHA-256. The certificate speaks of exactly these weights: ``certify`` makes
-    it, and loading weights makes it anew instead of trusting a file. ``failures`` says to people what was not proved.
+    it, and loading weights makes it again instead of trusting a file. ``failures`` tells people what was not proved.
     """
 
     layers: tuple[LayerCertificate, ...]
@@ -119,37 +119,20 @@ class Certificate:
         )
 
     def to_json(self) -> str:
-        """A JSON text, in which every number that is not an integer is a hexadecimal float, so that no digit is lost."""
-        head = {"schema": SCHEMA, "version": self.version, "dtype": self.dtype, "failures": self.failures}
-        proved = {
-            name: getattr(self, name) for name in ("lipschitz_upper", "averagedness", "proximal", "box", "rounding")
-        }
-        return json.dumps(encode({**head, **proved, "layers": self.layers, "weights": self.weights}), indent=1)
+        """A JSON text; numbers that carry a proof are hexadecimal floats, so that no digit is lost."""
+        return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self, dict_factory=encode)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
         """Read what ``to_json`` wrote. Raises CertificateError for anything else, files of older versions included."""
         try:
             data = json.loads(text)
-            if data.get("schema") != SCHEMA:
-                raise CertificateError(
-                    f"expected the schema {SCHEMA!r}; got {data.get('schema')!r}. Certify the weights anew to replace it."
-                )
-            alpha, box = number(data["averagedness"]), data["box"]
-            return cls(
-                layers=tuple(map(decode_layer, data["layers"])),
-                bound=MapBound(
-                    Fraction(float.fromhex(data["lipschitz_upper"])),
-                    None if alpha is None else Fraction(alpha),
-                    data["proximal"],
-                    None if box is None else (float.fromhex(box[0]), float.fromhex(box[1])),
-                ),
-                weights=data["weights"],
-                dtype=data["dtype"],
-                failures=tuple(data["failures"]),
-                rounding=number(data["rounding"]),
-                version=data["version"],
-            )
+            schema = data.pop("schema", None)
+            if schema != SCHEMA:
+                raise CertificateError(f"expected the schema {SCHEMA!r}; got {schema!r}. Certify the weights anew.")
+            data["layers"] = tuple(map(decode_layer, data["layers"]))
+            data["bound"] = decode_bound(data["bound"])
+            return cls(**{**data, "failures": tuple(data["failures"]), "rounding": number(data["rounding"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CertificateError(f"this is not a certificate ({error}).") from error
 
@@ -179,17 +162,15 @@ def show(value: float | None) -> str:
     return "-" if value is None else f"{value:.6f}"
 
 
-def encode(value: object) -> object:
-    """What JSON can hold: floats in hexadecimal, methods by their names, records as dictionaries."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: encode(entry) for key, entry in value.items()}
-    if isinstance(value, tuple):
-        return [encode(entry) for entry in value]
-    if isinstance(value, Method):
-        return value.name
-    return value.hex() if isinstance(value, float) else value
+def encode(fields: list[tuple[str, object]]) -> dict[str, object]:
+    """One record for JSON: methods by their names, numbers as hexadecimal floats (but not those of tuples)."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Method):
+            return value.name
+        return float(value).hex() if isinstance(value, float | Fraction) else value
+
+    return {name: plain(value) for name, value in fields}
 
 
 def number(text: str | None) -> float | None:
@@ -197,22 +178,20 @@ def number(text: str | None) -> float | None:
     return None if text is None else float.fromhex(text)
 
 
+def decode_bound(data: dict[str, Any]) -> MapBound:
+    """Undo ``encode`` for what is proved of the map."""
+    constant, alpha, box = float.fromhex(data["lipschitz"]), number(data["averagedness"]), data["box"]
+    exact = {"lipschitz": Fraction(constant), "averagedness": None if alpha is None else Fraction(alpha)}
+    return MapBound(**{**data, **exact, "box": None if box is None else tuple(box)})
+
+
 def decode_layer(data: dict[str, Any]) -> LayerCertificate:
-    """Undo ``encode`` for a layer."""
+    """Undo ``encode`` for a layer. Raises ValueError for an unknown padding or method."""
     norm = data["norm"]
     if norm["padding_mode"] not in PADDING_MODES:
         raise ValueError(f"unknown padding {norm['padding_mode']!r}")
-    bound = NormBound(
-        float.fromhex(norm["upper"]),
-        float.fromhex(norm["lower"]),
-        Method[norm["method"]],
-        padding_mode=norm["padding_mode"],
-        smallest_image=tuple(norm["smallest_image"]),
-        divisible_by=tuple(norm["divisible_by"]),
-        witness=tuple(map(float.fromhex, norm["witness"])),
-        cells=norm["cells"],
-    )
-    low, high = map(float.fromhex, data["slopes"])
-    tau, margin, averagedness = (number(data[name]) for name in ("tau", "margin", "averagedness"))
-    constant = float.fromhex(data["lipschitz_upper"])
-    return LayerCertificate(data["path"], data["kind"], bound, tau, margin, (low, high), constant, averagedness)
+    norm |= {name: float.fromhex(norm[name]) for name in ("upper", "lower")}
+    norm |= {name: tuple(norm[name]) for name in ("smallest_image", "divisible_by", "witness")}
+    found = {name: number(data[name]) for name in ("tau", "margin", "lipschitz_upper", "averagedness")}
+    bound = NormBound(**{**norm, "method": Method(norm["method"])})
+    return LayerCertificate(**{**data, **found, "slopes": tuple(data["slopes"]), "norm": bound})

@@ -1,4 +1,4 @@
-"""The least change that makes a network certifiable: steps that are too long are shortened, nothing else is touched."""
+"""The least changes that make a network certifiable, or firmly nonexpansive: shorter steps, an average with the identity."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates.certify import check_slopes, layer_norm_bound
+from pnp_lip.certificates.certify import certify, check_slopes, layer_norm_bound
+from pnp_lip.denoisers import RelaxedDenoiser
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear
 from pnp_lip.layers.constraints import gradient_flow_layers
 from pnp_lip.spectral.square_upper import square_upper
 
-__all__ = ["Change", "enforce"]
+__all__ = ["Change", "enforce", "firm"]
 
 COARSE = 1e-3  # relative tightness that suffices for most layers that need no change
 
@@ -89,3 +90,18 @@ def largest_below(value: Fraction, like: Tensor) -> Tensor:
     while Fraction(float(rounded)) > value:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
     return rounded
+
+
+def firm(denoiser: nn.Module) -> nn.Module:
+    """Relax a nonexpansive denoiser by the least amount that makes it firmly nonexpansive.
+
+    (1 − θ) Id + θ D with θ = 1/(2α), rounded down, where D is proved α-averaged (θ = 1/2 when D is only nonexpansive); a D
+    that is firmly nonexpansive already is returned as it is.
+
+    Raises CertificateError when D is not certified as nonexpansive. Source: Bauschke & Combettes (2017), Proposition 4.40.
+    """
+    certificate = certify(denoiser).require_nonexpansive()
+    if certificate.firmly_nonexpansive:
+        return denoiser
+    alpha = 1.0 if certificate.averagedness is None else certificate.averagedness
+    return RelaxedDenoiser(denoiser, math.nextafter(math.nextafter(0.5 / alpha, 0.0), 0.0))

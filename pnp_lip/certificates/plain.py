@@ -7,27 +7,26 @@ has no proof. Importing this module registers the rules.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import TypedDict
 
 import torch
 from deepinv.models import DnCNN
-from torch import Tensor, nn
+from torch import nn
 
 from pnp_lip.certificates.calculus import MapBound, identity, round_up, sqrt_up
 from pnp_lip.certificates.certify import Proof, compose_proofs, describe, join, layer_line, rule
 from pnp_lip.errors import CertificateError
 from pnp_lip.spectral import Method, NormBound, border_norm_bound, norm_bound
+from pnp_lip.spectral.polyphase import Pair, pair
 
 __all__ = ["affine", "residual"]
 
-Pair = int | tuple[int, ...]
 SLACK = Fraction(1, 10**12)  # covers a handful of float64 roundings many times over
 
 
 def lipschitz_proof(constant: Fraction | int) -> Proof:
-    """A map of which only a Lipschitz constant is known."""
+    """Only a Lipschitz constant is known."""
     return Proof(MapBound(Fraction(constant), None))
 
 
@@ -45,38 +44,33 @@ def certify_dense(layer: nn.Linear, path: str, rtol: float) -> Proof:
 @rule(nn.Conv2d)
 def certify_conv2d(layer: nn.Conv2d, path: str, rtol: float) -> Proof:
     """Zero padding of any amount, circular padding that does not lengthen the image, replicate and reflect padding."""
-    left, right, top, bottom = layer._reversed_padding_repeated_twice  # in whatever way the padding was given
-    mode, padding, settings = layer.padding_mode, (top, bottom, left, right), convolution_settings(layer)
+    left, right, top, bottom = layer._reversed_padding_repeated_twice  # holds however the padding was given
+    mode, padding = layer.padding_mode, (top, bottom, left, right)
     if mode in ("replicate", "reflect"):
-        return affine(layer, path, border_norm_bound(**settings, padding_mode=mode, padding=padding, rtol=rtol))
+        norm = convolution_bound(border_norm_bound, layer, rtol, padding_mode=mode, padding=padding)
+        return affine(layer, path, norm)
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if mode == "circular" and (left + right > reach[1] or top + bottom > reach[0]):
         raise CertificateError(
             f"`{path}` pads circularly by {padding}, more than the kernel's reach {reach}, so that pixels are repeated; pad "
             "by at most dilation·(kernel_size − 1) in all."
         )
-    return affine(layer, path, norm_bound(**settings, padding_mode=mode, rtol=rtol))
+    return affine(layer, path, convolution_bound(norm_bound, layer, rtol, padding_mode=mode))
 
 
 @rule(nn.ConvTranspose2d)
 def certify_conv_transpose2d(layer: nn.ConvTranspose2d, path: str, rtol: float) -> Proof:
     """The adjoint of the convolution with the same weight: padding crops, output padding appends rows of it or zeros."""
-    return affine(layer, path, norm_bound(**convolution_settings(layer), rtol=rtol))
+    return affine(layer, path, convolution_bound(norm_bound, layer, rtol))
 
 
-class ConvolutionSettings(TypedDict):
-    """What decides the norm of a convolution, and of its adjoint, which stores the same weight."""
-
-    weight: Tensor
-    stride: Sequence[int]
-    dilation: Sequence[int]
-    groups: int
-
-
-def convolution_settings(layer: nn.Conv2d | nn.ConvTranspose2d) -> ConvolutionSettings:
-    """The settings as integers, whatever integers they were given as."""
+def convolution_bound(
+    bound: Callable[..., NormBound], layer: nn.Conv2d | nn.ConvTranspose2d, rtol: float, **padding: object
+) -> NormBound:
+    """``bound`` for the layer's weight, which the adjoint stores alike, with settings that are plain integers."""
     stride, dilation = [int(s) for s in layer.stride], [int(d) for d in layer.dilation]
-    return {"weight": layer.weight.detach().cpu(), "stride": stride, "dilation": dilation, "groups": layer.groups}
+    weight = layer.weight.detach().cpu()
+    return bound(weight, rtol=rtol, stride=stride, dilation=dilation, groups=layer.groups, **padding)
 
 
 @rule(nn.BatchNorm2d)
@@ -156,19 +150,14 @@ def certify_max_pool(module: nn.MaxPool2d, path: str, rtol: float) -> Proof:
     return lipschitz_proof(1)
 
 
-def disjoint_windows(kernel_size: Pair, stride: Pair, path: str) -> tuple[int, int]:
-    """The window's sizes, of which the theorems ask that they be the strides."""
+def disjoint_windows(kernel_size: int | Pair, stride: int | Pair, path: str) -> Pair:
+    """The window's sizes, which must equal the strides."""
     if pair(kernel_size) != pair(stride):
         raise CertificateError(
             f"`{path}` pools over windows {pair(kernel_size)} with stride {pair(stride)}; only disjoint windows, "
             "kernel_size == stride, are covered."
         )
     return pair(kernel_size)
-
-
-def pair(value: Pair) -> tuple[int, int]:
-    """An int counts for both axes."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def residual(inner: Proof) -> Proof:

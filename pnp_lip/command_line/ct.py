@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -170,18 +169,22 @@ def parse_angles(text: str) -> np.ndarray:
 
 def projector(sinogram: Sinogram, options: argparse.Namespace) -> Projector:
     """The geometry that the options describe, lengths in pixels."""
-    from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography
+    from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 
-    build: Callable[..., Projector] = ParallelBeamTomography
-    if options.fan is not None:
-        try:
-            source, detector = (float(part) for part in options.fan.split(":"))
-        except ValueError as error:
-            raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
-        build = functools.partial(FanBeamTomography, source_distance=source, detector_distance=detector)
-    bins = sinogram.y.shape[2]
+    bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
     size = (1, bins, bins) if options.size is None else (1, options.size, options.size)
-    return build(sinogram.angles, size, n_det=bins, det_spacing=options.spacing, det_offset=options.offset)
+    if options.fan is None:
+        parallel = ParallelBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset)
+        return ParallelBeamTomography(parallel, size)
+    try:
+        source, detector = (float(part) for part in options.fan.split(":"))
+    except ValueError as error:
+        raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
+    fan = FanBeam(
+        sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
+        source_distance=source, detector_distance=detector,
+    )  # fmt: skip
+    return FanBeamTomography(fan, size)
 
 
 def write(

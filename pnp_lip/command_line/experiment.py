@@ -10,7 +10,7 @@ from pnp_lip.command_line.common import Commands, say
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
-    from pnp_lip.experiments import Experiment
+    from pnp_lip.theory.experiments import Experiment
 
 __all__ = ["add_command"]
 
@@ -24,7 +24,6 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--out", default="pnp-lip-experiments", metavar="DIR", help="NAME.json, NAME.md and NAME.png")
     command.add_argument("--data", metavar="PATH", help="mnist: torchvision's folder (default: data), or an .npz file")
     command.add_argument("--quick", action="store_true", help="a small version that takes seconds, to see that it runs")
-    command.add_argument("--page", metavar="FILE", help="also renew the table between the markers of this page")
     command.add_argument("--quiet", action="store_true", help="no progress")
     command.set_defaults(run=run)
 
@@ -33,28 +32,26 @@ def run(options: argparse.Namespace) -> int:
     """Compute the cells that are missing under --out, then the table and the figure."""
     from tqdm import tqdm
 
-    from pnp_lip.experiments import insert_table, run_experiment
+    from pnp_lip.theory.experiments import run_experiment
 
     experiment = choose(options)
     out = Path(options.out)
     with tqdm(unit="", disable=options.quiet, smoothing=0.05) as bar:
 
-        def progress(done: int, total: int, key: str) -> None:
+        def progress(number: int, total: int, key: str) -> None:
             bar.total = total
             bar.set_description_str(key, refresh=False)
-            bar.update(done - bar.n)
+            bar.update(number - 1 - bar.n)
 
-        records = run_experiment(experiment, out, progress)
-    if options.page is not None:
-        insert_table(Path(options.page), experiment.name, experiment.table(records))
-    say(experiment.table(records))
+        cells = run_experiment(experiment, out, progress)
+    say(experiment.table(cells))
     say(f"wrote {out / experiment.name}.json, .md and .png")
     return 0
 
 
 def choose(options: argparse.Namespace) -> Experiment:
     """The experiment by its name."""
-    from pnp_lip import experiments
+    from pnp_lip.theory import experiments
 
     if options.data is not None and options.name != "mnist":
         raise InputError(f"--data is for mnist; {options.name} makes its own data.")

@@ -34,9 +34,9 @@ def border_norm_bound(
 
     The first term counts how often E repeats a pixel: ‖E‖² is the product over the axes of the largest multiplicity, 1 +
     max(padding) for "replicate", 2 for "reflect". The second is the Schur test with the taps' spectral norms, m_t(i)
-    the number of outputs that tap t makes of pixel i: often the smaller for blurs, of which both are loose by up to a
-    few tens of per cent; for wavy kernels the first may be loose by ‖E‖. The lower bound is that of ‖K‖, which large
-    images approach, whatever their border.
+    the number of outputs that tap t makes of pixel i. For blurs it is often the smaller; both may be a few tens of per
+    cent too large there. For wavy kernels the first may be too large by ‖E‖. The lower bound is that of ‖K‖, which large
+    images approach.
 
     Parameters: ``padding`` per axis (rows, columns), or per side (top, bottom, left, right); ``rtol``, ``stride``,
     ``dilation``, ``groups`` as in ``norm_bound``. Images have at least 2 pixels per axis for "replicate", at least 2

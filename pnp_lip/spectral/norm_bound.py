@@ -45,6 +45,11 @@ class Method(enum.Enum):
     def __str__(self) -> str:
         return str(self.value)
 
+    @classmethod
+    def _missing_(cls, value: object) -> Method | None:
+        """The member of this name: ``Method("SCHUR")``."""
+        return cls.__members__.get(str(value))
+
 
 @dataclasses.dataclass(frozen=True)
 class NormBound:

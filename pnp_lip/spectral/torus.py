@@ -20,7 +20,7 @@ CHUNK = 2**18  # entries of the Gram matrices that are formed at once
 STARTS = 3  # of Newton's method
 SEARCH = (16, 16)  # steps of the power iteration and spectra computed per chunk, where the search begins
 PROBES = (4, 2)  # the same where the search only looks for a surprise
-FLAT = 2_000  # cells after which the symbol is taken for one of nearly constant norm
+FLAT = 2_000  # cells after which the second test is tried, too: Gaussian 3 × 3 kernels need fewer (docs, section 4)
 SAFETY = 1 - 1e-15  # covers the rounding of a handful of scalar operations
 Widths = tuple[float, float]  # one number per axis
 
@@ -61,7 +61,7 @@ def supremum_estimate(symbol: Symbol, start: Tensor, radius: float) -> tuple[flo
 
 
 def newton_step(symbol: Symbol, p: Tensor) -> tuple[float, Tensor, Tensor]:
-    """λ = λ_max(SᴴS) at p, its eigenvector v and an ascent step; an estimate, of which nothing needs proof.
+    """λ = λ_max(SᴴS) at p, its eigenvector v and an ascent step: an estimate, which needs no proof.
 
     With a = Sv, b_i = S_i v, c_i = Sᴴb_i + S_iᴴa: λ_i = 2 Re aᴴb_i, and second-order perturbation theory gives
     λ_ij = 2 Re(aᴴS_ij v + b_iᴴb_j + Σ_k conj(v_kᴴc_i) v_kᴴc_j/(λ − λ_k)). The Hessian's eigenvalues are made negative.

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from pnp_lip.denoisers import guided
 from pnp_lip.operators import (
     Blur,
+    ParallelBeam,
     ParallelBeamTomography,
     disk_psf,
     gaussian_psf,
@@ -201,9 +202,8 @@ def random_scan(x: Tensor, generator: torch.Generator) -> ParallelBeamTomography
     """A geometry of norm at most 1 for images (B, 1, n, n), with n/8 to n views, few as likely as many on a logarithmic scale."""
     n = x.shape[-1]
     views = round(draw_log(n / 8, n, generator))
-    physics = ParallelBeamTomography(
-        np.arange(views) * 180.0 / views, (1, n, n), n_det=math.ceil(1.05 * n), mask="circle", normalize=True
-    )
+    geometry = ParallelBeam(np.arange(views) * 180.0 / views, n_det=math.ceil(1.05 * n))
+    physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
     physics.to(x.device)
     return physics
 

@@ -1,18 +1,18 @@
 """The calculus of blocks: Lipschitz constants counted coordinate by coordinate, in exact rational arithmetic.
 
-The state z = z(x) ∈ R^H of a network, as a function of its input x ∈ R^d, is cut into blocks B of coordinates, and for each
-block a number L_B with ‖z_B(x) − z_B(y)‖₂ ≤ L_B ‖x − y‖₂ is carried from layer to layer:
+The state z = z(x) ∈ R^H of a network, as a function of its input x ∈ R^d, is cut into blocks B of coordinates. Each block
+carries a number L_B with ‖z_B(x) − z_B(y)‖₂ ≤ L_B ‖x − y‖₂, which the layers change:
 
-- affine, z ↦ Az + b: an output block O has Σ_B ‖A_OB‖ L_B;
+- affine, z ↦ Az + b: an output block O gets Σ_B ‖A_OB‖ L_B;
 - flow, z ↦ z − τ Wᵀσ(Wz + b), slopes of σ in [0, s]: blocks that no row of W connects do not see each other. A row w that is
-  alone on single coordinates maps differences by Id − τδ wwᵀ for some δ ∈ [0, s], and the absolute row sums of that matrix,
-  weighted with the L, are convex in δ:
+  alone on single coordinates maps differences by Id − τδ wwᵀ for some δ ∈ [0, s]. The absolute row sums of that matrix,
+  weighted with the L, are convex in δ, so
       L'_i = max(L_i, |1 − τ s w_i²| L_i + τ s |w_i| Σ_{j≠i} |w_j| L_j).
-  For w = (1, −1), τ = s = 1, which sorts a pair, both get max(L₁, L₂). Any other connected blocks are joined to one of
-  √(Σ L_B²), times the Lipschitz constant of the flow on it.
+  For w = (1, −1), τ = s = 1, which sorts a pair, both get max(L₁, L₂). All other connected blocks join into one, with
+  √(Σ L_B²) times the Lipschitz constant of the flow on it.
 
-With a single block this is the product of the layers' norms. With single coordinates it proves what no product can: n rows
-of length one have ‖Q‖ up to √n, but the maximum of n 1-Lipschitz functions is 1-Lipschitz.
+A single block gives the product of the layers' norms. Single coordinates prove what no product can: n rows of length one
+have ‖Q‖ up to √n, but the maximum of n 1-Lipschitz functions is 1-Lipschitz.
 
 Source: the constraints of Murari, Furuya & Schönlieb (2025), Theorem 4.1, there with all L_B = 1.
 """
@@ -26,10 +26,10 @@ from fractions import Fraction
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import flow_step, sqrt_up
-from pnp_lip.spectral.square_upper import square_upper, sum_of_squares  # noqa: F401 (moved there)
+from pnp_lip.spectral.square_upper import square_upper
 from pnp_lip.spectral.verified import exact_float64
 
-__all__ = ["Affine", "Blocks", "Flow", "State", "square_upper", "start"]
+__all__ = ["Affine", "Blocks", "Flow", "State", "start"]
 
 Blocks = Sequence[Sequence[int]]
 
@@ -49,7 +49,7 @@ def start(dimension: int) -> State:
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """z ↦ Az + b, of which A is the ``weight``; ``blocks`` cut its output, and may cut finer than the input was cut.
+    """z ↦ Az + b with the ``weight`` A. ``blocks`` cut its output, and may cut finer than the input was cut.
 
     >>> import torch
     >>> lift = Affine("lift", torch.eye(2).repeat(2, 1), [[0], [1], [2], [3]])
@@ -74,7 +74,7 @@ class Affine:
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """z ↦ z − τ Wᵀσ(Wz + b), ``slope`` being the largest of σ, which has no negative ones.
+    """z ↦ z − τ Wᵀσ(Wz + b), slopes of σ in [0, ``slope``].
 
     >>> import torch
     >>> sort = Flow("layers.0", torch.tensor([[1.0, -1.0, 0.0]]), 1.0, 1.0)
@@ -124,23 +124,16 @@ class Flow:
 
 
 def components(blocks: Blocks, entries: Sequence[Sequence[tuple[int, float]]]) -> Iterable[tuple[list[int], list[int]]]:
-    """The blocks that the rows connect, and these rows, by the numbers of both: each component once."""
+    """The connected components: the numbers of their blocks, and of the rows that connect these."""
     home = {j: k for k, block in enumerate(blocks) for j in block}
-    parent = list(range(len(blocks)))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    for row in entries:
-        for j, _ in row[1:]:
-            parent[root(home[j])] = root(home[row[0][0]])
-    found: dict[int, tuple[list[int], list[int]]] = {}
-    for k in range(len(blocks)):
-        found.setdefault(root(k), ([], []))[0].append(k)
+    groups = {k: ([k], list[int]()) for k in range(len(blocks))}  # by block; connected blocks share one
     for i, row in enumerate(entries):
         if row:
-            found[root(home[row[0][0]])][1].append(i)
-    return found.values()
+            members, rows = groups[home[row[0][0]]]
+            rows.append(i)
+            for other in (groups[home[j]] for j, _ in row[1:]):
+                if other[0] is not members:
+                    members += other[0]
+                    rows += other[1]
+                    groups |= dict.fromkeys(other[0], (members, rows))
+    return sorted((sorted(members), sorted(rows)) for k, (members, rows) in groups.items() if members[0] == k)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pnp_lip.experiments.cells import Cell, Experiment, Record, Records, Tick, markdown
-from pnp_lip.experiments.data import two_moons
-from pnp_lip.networks import FixedWidthNetwork, Projector, UnboundedWidthNetwork, parametrise
+from pnp_lip.theory.constraints import Projector, parametrise
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
+from pnp_lip.theory.experiments.two_moons import two_moons
+from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["constraint_cost_experiment"]
 
-Network = UnboundedWidthNetwork | FixedWidthNetwork
 FAMILIES: dict[str, Callable[[int, int], Network]] = {
     "without affine layers": lambda width, depth: UnboundedWidthNetwork(2, width=width, depth=depth),
     "with affine layers": lambda width, depth: FixedWidthNetwork(2, width=width, depth=depth),
@@ -31,12 +35,9 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
 
     The three ways take turns within one process; medians of the repeats. ``quick``: one depth, few repeats.
     """
-    depths, widths, repeats = ((2,), (8,), 3) if quick else ((2, 4, 8, 16, 32, 64), (5, 50), 15)
+    depths, widths, repeats = ((2,), (8, 16), 3) if quick else ((2, 4, 8, 16, 32, 64), (5, 50), 15)
     cells = {
-        f"{family}, width {width}, L = {depth}": Cell(
-            repeats + 1,
-            lambda tick, family=family, width=width, depth=depth: compute(family, width, depth, repeats, tick),  # type: ignore[misc]
-        )
+        f"{family}, width {width}, L = {depth}": functools.partial(compute, family, width, depth, repeats)
         for family in FAMILIES
         for width in widths
         for depth in depths
@@ -45,7 +46,7 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
     return Experiment("constraint-cost", settings, cells, table, draw)
 
 
-def compute(family: str, width: int, depth: int, repeats: int, tick: Tick) -> Record:
+def compute(family: str, width: int, depth: int, repeats: int) -> Values:
     """Median CPU milliseconds of an epoch."""
     split = two_moons()
     torch.manual_seed(0)
@@ -56,16 +57,14 @@ def compute(family: str, width: int, depth: int, repeats: int, tick: Tick) -> Re
             start = time.process_time()
             epochs[way]()
             times[way].append(1e3 * (time.process_time() - start))
-        tick()
     medians = {way: statistics.median(values[1:]) for way, values in times.items()}  # the first is a warm-up
     return {"family": family, "width": width, "depth": depth, "milliseconds": medians}
 
 
 def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """A function that trains for one epoch."""
     if way == "parametrisation":
         parametrise(network)
-    project = Projector(network.constraints()) if way == "projection" else None
+    project: Callable[[], None] = Projector(network.constraints()) if way == "projection" else lambda: None
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, foreach=True)
 
     def run() -> None:
@@ -74,45 +73,35 @@ def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None
             loss = F.binary_cross_entropy_with_logits(20 * network(x[chosen])[:, 0], y[chosen].float())
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            if project is not None:
-                project()
+            project()
 
     return run
 
 
-def table(records: Records) -> str:
-    """Milliseconds for an epoch, one row for each network."""
-    header = ["family", "width", "L", *(f"{way}, ms" for way in WAYS), *(f"{way}, ratio" for way in WAYS[1:])]
-    rows = []
-    for r in records.values():
-        ms = r["milliseconds"]
-        rows.append(
-            [r["family"], str(r["width"]), str(r["depth"])]
-            + [f"{ms[way]:.1f}" for way in WAYS]
-            + [f"{ms[way] / ms[WAYS[0]]:.2f}" for way in WAYS[1:]]
-        )
-    return markdown(header, rows)
+def table(cells: Cells) -> str:
+    def milliseconds(way: str, cell: Values) -> str:
+        return f"{cell['milliseconds'][way]:.1f}"
+
+    def ratio(way: str, cell: Values) -> str:
+        return f"{cell['milliseconds'][way] / cell['milliseconds'][WAYS[0]]:.2f}"
+
+    columns: list[tuple[str, Callable[[Values], str]]] = [
+        ("family", lambda r: str(r["family"])),
+        ("width", lambda r: str(r["width"])),
+        ("L", lambda r: str(r["depth"])),
+        *((f"{way}, ms", functools.partial(milliseconds, way)) for way in WAYS),
+        *((f"{way}, ratio", functools.partial(ratio, way)) for way in WAYS[1:]),
+    ]
+    return markdown(columns, list(cells.values()))
 
 
-def draw(path: Path, records: Records) -> None:
+def draw(left: Axes, right: Axes, cells: Cells) -> None:
     """Time for an epoch against depth, a panel for each width."""
-    from matplotlib.figure import Figure
-
-    widths = sorted({r["width"] for r in records.values()})
-    figure = Figure(figsize=(5.5 * len(widths), 4.2), layout="constrained")
-    for axis, width in zip(figure.subplots(1, len(widths), squeeze=False)[0], widths, strict=True):
-        for family, marker in zip(FAMILIES, ("o", "s"), strict=True):
-            chosen = [r for r in records.values() if (r["family"], r["width"]) == (family, width)]
+    for axis, width in zip((left, right), sorted({int(r["width"]) for r in cells.values()}), strict=False):
+        for family, style, face in zip(FAMILIES, ("o-", "s-"), (None, "w"), strict=True):
+            chosen = where(cells, "depth", family=family, width=width)
             for i, way in enumerate(WAYS):
-                axis.loglog(
-                    [r["depth"] for r in chosen],
-                    [r["milliseconds"][way] for r in chosen],
-                    f"{marker}-",
-                    color=f"C{i}",
-                    mfc="w" if marker == "s" else None,
-                    label=f"{way}, {family}",
-                )
+                times = [r["milliseconds"][way] for r in chosen]
+                depths, label = [r["depth"] for r in chosen], f"{way}, {family}"
+                axis.loglog(depths, times, style, color=f"C{i}", mfc=face, label=label)
         axis.set(xlabel="depth L", ylabel="CPU ms for an epoch", title=f"width {width}")
-        axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7)
-    figure.savefig(path, dpi=90)

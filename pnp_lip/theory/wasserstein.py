@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.networks.constraints import Projector, seal
-from pnp_lip.networks.unbounded_width_network import UnboundedWidthNetwork
+from pnp_lip.theory.constraints import Projector, descend, seal
+from pnp_lip.theory.networks import UnboundedWidthNetwork
 
 __all__ = ["Wasserstein1", "wasserstein1"]
 
@@ -40,15 +40,15 @@ def wasserstein1(
 ) -> Wasserstein1:
     """A lower bound of W₁(P, Q), P and Q uniform on the rows of ``p`` (n, d) and ``q`` (m, d), Euclidean distances.
 
-    W₁(P, Q) = sup { E_P f − E_Q f : f 1-Lipschitz } (Kantorovich & Rubinstein). Any 1-Lipschitz f gives a lower bound; f is
-    an ``UnboundedWidthNetwork`` trained to raise it (Adam, all points in each step) while ``Projector`` keeps every layer
+    W₁(P, Q) = sup { E_P f − E_Q f : f 1-Lipschitz } (Kantorovich & Rubinstein), so any 1-Lipschitz f gives a lower bound.
+    f is an ``UnboundedWidthNetwork`` trained to raise it (Adam, all points in each step). ``Projector`` keeps every layer
     an isometry almost everywhere, since an optimal critic has gradients of norm one along the transport. ``seal`` makes
-    the constraint certain before the value is taken, in float64. How near the bound comes depends on the training: one
-    critic is trained with each of ``learning_rates`` (large ones suit potentials of one piece, small ones those of many)
-    and the best is returned.
+    the constraint certain before the value is taken, in float64. Training decides how near the bound comes: one critic is
+    trained with each of ``learning_rates`` (large ones suit potentials of one piece, small ones those of many) and the
+    best is returned.
 
     Raises ShapeError for clouds that are not (n, d) and (m, d), InputError for points that are not finite or all equal
-    and settings out of range. Source: Arjovsky, Chintala & Bottou (2017) for the critic; its constraint there is not held.
+    and settings out of range. Source: Arjovsky, Chintala & Bottou (2017) for the critic; their constraint is not exact.
 
     >>> p = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     >>> 1.9 < wasserstein1(p, p + torch.tensor([0.0, 2.0]), steps=200).lower <= 2.0
@@ -60,37 +60,32 @@ def wasserstein1(
     centre = both.mean(0)
     scale = float((both - centre).square().mean().sqrt())
     if not scale > 0:
-        raise InputError("all points are equal, so the distance is zero and there is nothing to train.")
-    x = ((both - centre) / scale).float()
+        raise InputError("all points are equal: the distance is zero.")
+    x = (both - centre) / scale
     weights = torch.cat([p.new_full((len(p),), 1 / len(p)), q.new_full((len(q),), -1 / len(q))])
-    critics = [train_critic(x, weights.float(), width, depth, steps, rate, seed).double() for rate in learning_rates]
+
+    def train(learning_rate: float) -> UnboundedWidthNetwork:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            critic = UnboundedWidthNetwork(x.shape[1], width=max(width, x.shape[1]), depth=depth)
+        z, w = x.float(), weights.float()
+
+        def loss() -> Tensor:
+            value: Tensor = -(w @ critic(z)[:, 0])
+            return value
+
+        project = Projector(critic.constraints(), isometric=True)
+        descend(critic.parameters(), loss, project, steps=steps, learning_rate=learning_rate)
+        return seal(critic).double()
+
+    critics = [train(rate) for rate in learning_rates]
     with torch.no_grad():
-        values = [scale * float(weights @ critic((both - centre) / scale)[:, 0]) for critic in critics]
+        values = [scale * float(weights @ critic(x)[:, 0]) for critic in critics]
     lower = max(values)
     return Wasserstein1(lower, critics[values.index(lower)], centre, scale)
 
 
-def train_critic(
-    x: Tensor, weights: Tensor, width: int, depth: int, steps: int, learning_rate: float, seed: int
-) -> UnboundedWidthNetwork:
-    """Raise Σ w_i f(x_i), cosine annealing, then seal."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        critic = UnboundedWidthNetwork(x.shape[1], width=max(width, x.shape[1]), depth=depth)
-    project = Projector(critic.constraints(), isometric=True)
-    optimiser = torch.optim.Adam(critic.parameters(), lr=learning_rate, maximize=True, foreach=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        (weights @ critic(x)[:, 0]).backward()
-        optimiser.step()
-        schedule.step()
-        project()
-    return seal(critic)
-
-
 def check(p: Tensor, q: Tensor, steps: int, rates: Sequence[float]) -> None:
-    """Refuse what is no pair of clouds."""
     if p.ndim != 2 or q.ndim != 2 or p.shape[1] != q.shape[1] or 0 in (*p.shape, *q.shape):
         raise ShapeError(f"expected point clouds (n, d) and (m, d); got {tuple(p.shape)} and {tuple(q.shape)}.")
     if not (torch.isfinite(p).all() and torch.isfinite(q).all()):

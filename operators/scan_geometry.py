@@ -1,0 +1,135 @@
+"""What every scanner has: views, a detector, and the pixel's shadow on it or the ray into each of its bins."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pnp_lip.errors import InputError
+from pnp_lip.operators.footprints import Entries, joseph_entries, trapezoid_entries
+
+__all__ = ["Angles", "ScanGeometry", "axes", "require_length"]
+
+Angles = Sequence[float] | NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64] | Tensor
+Scan = TypeVar("Scan", bound="ScanGeometry")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScanGeometry(abc.ABC):
+    """A scanner with a straight detector of ``n_det`` equal bins; see ``ParallelBeam`` and ``FanBeam``.
+
+    ``angles`` in degrees, any list. ``n_det`` may be left out: an operator then takes as many bins as cover its image.
+    Bin b is centred at (b − (n_det − 1)/2) det_spacing + det_offset. ``det_spacing``, ``det_offset``, ``pixel_size`` in
+    one unit of length. ``model`` says how a ray meets a pixel. Raises InputError for empty or non-finite angles,
+    non-positive lengths, unknown models.
+    """
+
+    angles: Angles = dataclasses.field(kw_only=False)
+    n_det: int | None = None
+    det_spacing: float = 1.0
+    det_offset: float = 0.0
+    pixel_size: float = 1.0
+    model: str = ""
+
+    models: ClassVar[tuple[str, ...]] = ()  # by the pixel's shadow, by Joseph's interpolation along the ray
+    turn: ClassVar[float] = 0.0  # degrees from the user's angles to those of ``shadow`` and ``rays``
+    parallel: ClassVar[bool] = False  # whether opposite views see the same lines
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "angles", as_angles(self.angles))
+        if self.n_det is not None and (not isinstance(self.n_det, int) or self.n_det < 1):
+            raise InputError(f"`n_det` must be a positive integer; got {self.n_det!r}.")
+        require_length("det_spacing", self.det_spacing)
+        require_length("pixel_size", self.pixel_size)
+        if not math.isfinite(self.det_offset):
+            raise InputError(f"`det_offset` must be finite; got {self.det_offset}.")
+        if self.model not in self.models:
+            raise InputError(f"`model` must be one of {', '.join(self.models)}; got {self.model!r}.")
+
+    @abc.abstractmethod
+    def covering(self, n: int) -> int:
+        """How many bins see every ray that meets an image of n × n pixels."""
+
+    @abc.abstractmethod
+    def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
+        """The trapezoid that each pixel casts on the detector: its four corners (4, n²) and its height (n²,)."""
+
+    @abc.abstractmethod
+    def rays(self, angle: float) -> tuple[Tensor, Tensor]:
+        """A point and the direction of the ray into the middle of each bin, (n_det, 2) each."""
+
+    @property
+    def magnification(self) -> float:
+        """How much larger than the object its shadow on the detector is."""
+        return 1.0
+
+    def fitted(self: Scan, n: int) -> Scan:
+        """This scanner with the number of bins settled for an image of n × n pixels."""
+        return self if self.n_det is not None else dataclasses.replace(self, n_det=self.covering(n))
+
+    @property
+    def degrees(self) -> NDArray[np.float64]:
+        """The angles as an array."""
+        return np.array(self.angles)
+
+    @property
+    def count(self) -> int:
+        """The number of bins."""
+        if self.n_det is None:
+            raise InputError("`n_det` is still open; state it, or take the `geometry` of an operator.")
+        return self.n_det
+
+    @property
+    def start(self) -> float:
+        """The outer edge of bin 0."""
+        return self.det_offset - 0.5 * self.count * self.det_spacing
+
+    @property
+    def bin_centres(self) -> Tensor:
+        """The coordinate of the middle of every bin."""
+        return self.start + (torch.arange(self.count, dtype=torch.float64) + 0.5) * self.det_spacing
+
+    def view(self, angle: float, n: int, first_bin: int = 0) -> Entries:
+        """The entries of one view, at ``angle`` + ``turn`` of the user's, for an image of n × n pixels."""
+        bins = range(first_bin, self.count)
+        if self.model == self.models[0]:
+            return trapezoid_entries(*self.shadow(angle, n), self.start, self.det_spacing, bins)
+        point, direction = self.rays(angle)
+        return joseph_entries(point[first_bin:], direction[first_bin:], bins, n, self.pixel_size)
+
+
+def axes(angle: float) -> tuple[Tensor, Tensor]:
+    """The unit vectors along the detector, (cos θ, sin θ), and along the central ray, (−sin θ, cos θ)."""
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    across, towards = torch.tensor([[cosine, sine], [-sine, cosine]], dtype=torch.float64)
+    return across, towards
+
+
+def as_angles(angles: Angles) -> tuple[float, ...]:
+    """A non-empty list of finite angles in degrees."""
+    if np.ndim(angles) == 0:
+        raise InputError(
+            f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
+            "[180 * k / n for k in range(n)]."
+        )
+    listed = angles.detach().cpu().numpy() if isinstance(angles, Tensor) else angles
+    degrees = np.asarray(listed, dtype=np.float64)
+    if degrees.ndim != 1 or degrees.size == 0:
+        raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
+    if not np.isfinite(degrees).all():
+        raise InputError("`angles` holds NaN or infinite values.")
+    return tuple(degrees.tolist())
+
+
+def require_length(name: str, value: float) -> None:
+    """Raise InputError unless ``value`` is a positive finite length."""
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"`{name}` must be a positive length; got {value}.")

@@ -1,0 +1,171 @@
+"""How fast the error falls with width and depth, for fixed 1-Lipschitz targets: by construction, and by training."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pnp_lip.theory.certificates import output_lipschitz_upper
+from pnp_lip.theory.constraints import Projector, descend, seal
+from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
+from pnp_lip.theory.interpolation import lipschitz_extension, piecewise_linear, sphere_directions
+from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["approximation_rate_experiment"]
+
+BATCH, RATE = 256, 2e-2  # points of a step, Adam's learning rate
+DEEPEST = 256  # terms up to which the fixed-width network is built; its depth is known to be one less
+
+
+def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
+    """Errors on a fine grid against size, for four families of networks; ``quick``: two sizes of each.
+
+    Exact constructions: sin on [−π, π] interpolated at equidistant knots (error h²/8, h the distance of knots), and the
+    polyhedral McShane extension of |‖x‖ − 0.7| on [−1, 1]² from N samples on a grid, with 8⌈N^¼⌉ directions.
+    Trained: the same target in the plane, least squares, Adam, isometric layers, both families, mean of the seeds. The
+    largest error for the former, for the latter the root mean square, which is what they are trained for.
+    """
+    steps, seeds = (30, 1) if quick else (1500, 2)
+    sizes = {name: curve.quick if quick else curve.sizes for name, curve in CURVES.items()}
+    cells = {
+        f"{name}, {CURVES[name].unit} {size}": functools.partial(compute, name, size, steps, seeds)
+        for name in CURVES
+        for size in sizes[name]
+    }
+    settings = {"steps": steps, "seeds": seeds, "sizes": list(sizes.values()), "batch": BATCH, "rate": RATE}
+    return Experiment("approximation-rate", settings, cells, table, draw)
+
+
+def compute(name: str, size: int, steps: int, seeds: int) -> Values:
+    return {"curve": name, "size": size, **CURVES[name].measure(size, steps, seeds)}
+
+
+def circle_distance(x: Tensor) -> Tensor:
+    """|‖x‖ − 0.7|, 1-Lipschitz, with a kink along the circle and at the origin."""
+    distance: Tensor = x.norm(dim=-1)
+    return (distance - 0.7).abs()
+
+
+def square_grid(side: int) -> Tensor:
+    """side² points of [−1, 1]²."""
+    t = torch.linspace(-1, 1, side, dtype=torch.float64)
+    return torch.cartesian_prod(t, t)
+
+
+def interpolate(knots: int) -> Values:
+    """The piecewise linear interpolant of sin, as a network of either family."""
+    t = torch.linspace(-math.pi, math.pi, knots + 1, dtype=torch.float64)
+    points = torch.linspace(-math.pi, math.pi, 20_001, dtype=torch.float64)[:, None]
+    return constructed(piecewise_linear(t, t.sin()), points, points[:, 0].sin(), points)
+
+
+def extend(side: int) -> Values:
+    samples, points = square_grid(side), square_grid(101)
+    directions = sphere_directions(2, math.ceil(math.sqrt(side)))
+    f = lipschitz_extension(samples, circle_distance(samples), directions)
+    found = constructed(f, points, circle_distance(points), points[::100])
+    return {**found, "size": side**2, "directions": len(directions)}
+
+
+@torch.no_grad()
+def constructed(f: MaxMin, points: Tensor, target: Tensor, compared: Tensor) -> Values:
+    """Sizes and errors of the two networks that equal f, which is checked at the ``compared`` points."""
+    wide = to_unbounded_width(f)
+    return {
+        "error": float((f(points) - target).abs().max()),
+        "network_differs_by": float((wide(compared)[:, 0] - f(compared)).abs().max()),
+        "width": f.terms,
+        "depth": len(wide.layers),
+        "depth_at_fixed_width": len(to_fixed_width(f).layers) if f.terms <= DEEPEST else f.terms - 1,
+    }
+
+
+def train(make: Callable[[int], Network], size: int, steps: int, seeds: int) -> Values:
+    """Fit the target with networks of this size."""
+    points = square_grid(101)
+    errors, constants, largest = [], [], []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        network = make(size)
+        project = Projector(network.constraints(), isometric=True)
+        loss = functools.partial(variance, network)
+        descend(network.parameters(), loss, project, steps=steps, learning_rate=RATE)
+        with torch.no_grad():
+            difference = seal(network).double()(points)[:, 0] - circle_distance(points)
+        errors.append(float(difference.std()))
+        largest.append(float((difference - difference.mean()).abs().max()))
+        constants.append(max(output_lipschitz_upper(network)))
+    found = {"error": sum(errors) / seeds, "errors": errors, "largest_errors": largest}
+    return {**found, "lipschitz_upper": max(constants)}
+
+
+def variance(network: Network) -> Tensor:
+    """Least squares at random points of the square, up to a constant, as the readout has no bias."""
+    x = 2 * torch.rand(BATCH, 2) - 1
+    residual: Tensor = network(x)[:, 0] - circle_distance(x)
+    return residual.var()
+
+
+class Curve(NamedTuple):
+    """Errors of one kind of networks: what its sizes count, the sizes, the quick ones, ``measure(size, steps, seeds)``."""
+
+    unit: str
+    sizes: tuple[int, ...]
+    quick: tuple[int, ...]
+    measure: Callable[[int, int, int], Values]
+
+
+WIDE = functools.partial(train, lambda width: UnboundedWidthNetwork(2, width=width, depth=4))
+DEEP = functools.partial(train, lambda depth: FixedWidthNetwork(2, depth=depth))
+CURVES = {
+    "interpolation of sin": Curve("knots", (4, 8, 16, 32, 64, 128), (4, 8), lambda size, *_: interpolate(size)),
+    "extension of the distance to a circle": Curve("samples", (3, 5, 7, 9), (3, 5), lambda size, *_: extend(size)),
+    "trained, Theorem 3.1, L = 4": Curve("width", (2, 4, 8, 16, 32), (4, 8), WIDE),
+    "trained, Theorem 4.1": Curve("depth", (2, 4, 8, 16, 32), (2, 4), DEEP),
+}
+
+
+def slope(cells: list[Values], against: str) -> float:
+    """The slope of the least-squares line through (log size, log error).
+
+    >>> round(slope([{"n": 1, "error": 1.0}, {"n": 2, "error": 0.25}, {"n": 4, "error": 0.0625}], "n"), 6)
+    -2.0
+    """
+    x, y = (np.log([r[name] for r in cells]) for name in (against, "error"))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def table(cells: Cells) -> str:
+    columns: list[tuple[str, Callable[[Values], str]]] = [
+        ("networks", lambda row: str(row["name"])),
+        ("size", lambda row: CURVES[row["name"]].unit),
+        ("error, by size", lambda row: ", ".join(f"{r['size']}: {r['error']:.2e}" for r in row["cells"])),
+        ("slope against size", lambda row: f"{slope(row['cells'], 'size'):.2f}"),
+        (
+            "slope against width (Theorem 3.1)",
+            lambda row: f"{slope(row['cells'], 'width'):.2f}" if "width" in row["cells"][0] else "-",
+        ),
+    ]
+    return markdown(columns, [{"name": name, "cells": where(cells, "size", curve=name)} for name in CURVES])
+
+
+def draw(left: Axes, right: Axes, cells: Cells) -> None:
+    """Error against size, both axes logarithmic, with the fitted lines."""
+    for i, (axis, name) in enumerate(zip((left, left, right, right), CURVES, strict=True)):
+        chosen = where(cells, "size", curve=name)
+        sizes, errors, exponent = [r["size"] for r in chosen], [r["error"] for r in chosen], slope(chosen, "size")
+        centre, middle = (math.exp(sum(map(math.log, values)) / len(values)) for values in (sizes, errors))
+        axis.loglog(sizes, errors, "o", color=f"C{i}", label=f"{name}: slope {exponent:.2f}")
+        axis.loglog(sizes, [middle * (size / centre) ** exponent for size in sizes], "-", color=f"C{i}", lw=1)
+    left.set(xlabel="knots or samples N", ylabel="largest error", title="exact constructions")
+    right.set(xlabel="width or depth", ylabel="root mean square error", title="trained")
