@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     y = common.by_channel(image, denoiser)
     if psf.shape[0] > y.shape[2] or psf.shape[1] > y.shape[3]:
         sizes = f"({psf.shape[0]} x {psf.shape[1]}) is larger than the image ({y.shape[2]} x {y.shape[3]})"
-        raise InputError(f"the blur kernel {sizes}; crop it to where it is not zero.")
+        raise InputError(f"the PSF {sizes}; crop it to where it is not zero.")
     sigma = math.sqrt(options.strength) * common.get_noise(options.noise, image)
     improve = common.get_annealing(denoiser, rounds)
     factor = 1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR
