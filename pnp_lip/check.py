@@ -16,8 +16,6 @@ The rounding of the executed network is bounded anew by the formula of docs/cert
 the number of cells, the version and texts are not checked. Sine and cosine of numpy are taken as accurate within 4e-15.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -79,13 +77,6 @@ def norm_squared_upper(s: Array, slack: float) -> Array:
     return bound
 
 
-def symbols(taps: Array, positions: Array, p: Array) -> Array:
-    """K̂(p), one matrix per row of p; the phases are exact for dyadic p."""
-    angles = 2 * np.pi * ((p @ positions.T) % 1.0)
-    s: Array = np.tensordot(np.exp(-1j * angles), taps, axes=1)
-    return s
-
-
 def norm_is_at_most(weight: Array, upper: float) -> bool:
     """Whether ‖W‖ ≤ ``upper`` could be proved; W dense (2-D) or a convolution (4-D), for every image size."""
     kernel = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
@@ -109,8 +100,11 @@ def norm_is_at_most(weight: Array, upper: float) -> bool:
         if cells > MAX_CELLS:
             return False
         target = upper * (math.cos(math.pi * sum((k - 1) * h for k, h in zip(sizes, halves, strict=True))) - 1e-14)
-        parts = [norm_squared_upper(symbols(taps, positions, q), slack) for q in np.array_split(p, len(p) // 512 + 1)]
-        p = p[np.concatenate(parts) > target**2 * (1 - 1e-14)]
+        squares = []
+        for part in np.array_split(p, len(p) // 512 + 1):
+            phases = np.exp(-2j * np.pi * ((part @ positions.T) % 1.0))  # exact up to exp, because p is dyadic
+            squares.append(norm_squared_upper(np.tensordot(phases, taps, axes=1), slack))
+        p = p[np.concatenate(squares) > target**2 * (1 - 1e-14)]
         if len(p) and sizes == (1, 1):
             return False
         for axis in (0, 1):
@@ -121,20 +115,15 @@ def norm_is_at_most(weight: Array, upper: float) -> bool:
     return True
 
 
-def gain(weight: Array) -> float:
-    """An upper bound of ‖Σ_ab |K_ab|‖₂."""
-    total = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)[None]
-    slack = 8 * sum(weight.shape[:2]) * U * float(np.linalg.norm(total)) ** 2
-    return math.sqrt(float(norm_squared_upper(total, slack)[0])) * (1 + 1e-9)
-
-
 def rounding_upper(tensors: dict[str, Array], paths: list[str], channels: int, u: float) -> float:
     """How far the network executed with unit roundoff ``u`` may lie from the real one, root mean square per pixel."""
     error, r = 0.0, math.sqrt(channels)
     for path in paths:
         weight, tau = tensors[f"{path}.weight"], float(tensors[f"{path}.tau"])
         beta = float(np.linalg.norm(np.abs(tensors[f"{path}.activation.shift"]).max(0))) * LARGEST_SIGMA
-        a = gain(weight)
+        total = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)[None]
+        slack = 8 * sum(weight.shape[:2]) * U * float(np.linalg.norm(total)) ** 2
+        a = math.sqrt(float(norm_squared_upper(total, slack)[0])) * (1 + 1e-9)  # ≥ ‖Σ_ab |K_ab|‖
         n = min(a, math.sqrt(2 / tau)) if tau > 0 else a
         counts = (weight.shape[1] * weight[0, 0].size + 6, weight.shape[0] * weight[0, 0].size + 6)
         if max(counts) * u >= 0.25:

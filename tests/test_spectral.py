@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.spectral import Method, norm_bound, norm_lower, symbol
-from pnp_lip.spectral.gram_symbol import Symbol
 from pnp_lip.spectral.polyphase import dilate
-from pnp_lip.spectral.torus import discard, first_cells
+from pnp_lip.spectral.torus import Symbol, discard, first_cells
 from pnp_lip.spectral.verified import TABLE_ERROR, unit_circle
 
 

@@ -1,7 +1,5 @@
 """The certificate: what was proved of one map with one set of weights, in a form that others can check again."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from fractions import Fraction
@@ -107,7 +105,7 @@ class Certificate:
         """Whether D was proved 1/2-averaged."""
         return self.bound.averagedness is not None and self.bound.averagedness <= Fraction(1, 2)
 
-    def require_nonexpansive(self) -> Certificate:
+    def require_nonexpansive(self) -> "Certificate":
         """Return self, or raise CertificateError with every layer that failed and its numbers."""
         if self.nonexpansive:
             return self
@@ -123,7 +121,7 @@ class Certificate:
         return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self, dict_factory=encode)}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Certificate:
+    def from_json(cls, text: str) -> "Certificate":
         """Read what ``to_json`` wrote. Raises CertificateError for anything else, files of older versions included."""
         try:
             data = json.loads(text)
@@ -146,7 +144,8 @@ class Certificate:
         firm = ", firmly nonexpansive" if self.firmly_nonexpansive else ""
         rows = [f"{'layer':<24}{'‖W‖ ≤':>12}{'‖W‖ ≥':>12}{'τ':>10}{'2 − τ‖W‖²':>12}{'α ≤':>10}"]
         for layer in self.layers:
-            tau, margin, share = (show(v) for v in (layer.tau, layer.margin, layer.averagedness))
+            values = (layer.tau, layer.margin, layer.averagedness)
+            tau, margin, share = ("-" if v is None else f"{v:.6f}" for v in values)
             rows.append(
                 f"{layer.path or layer.kind:<24}{layer.norm.upper:>12.6f}{layer.norm.lower:>12.6f}{tau:>10}"
                 f"{margin:>12}{share:>10}"
@@ -155,11 +154,6 @@ class Certificate:
         if self.rounding is not None:
             rows.append(f"executed in {self.dtype}, at most {self.rounding:.2g} off per pixel (root mean square)")
         return "\n".join(rows + [f"not proved: {failure}" for failure in self.failures])
-
-
-def show(value: float | None) -> str:
-    """Six decimals, a dash for None."""
-    return "-" if value is None else f"{value:.6f}"
 
 
 def encode(fields: list[tuple[str, object]]) -> dict[str, object]:

@@ -1,7 +1,5 @@
 """The certifier: walks a module, bounds every layer, composes the bounds, and refuses what it does not know."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math
@@ -13,30 +11,18 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates.calculus import (
-    MapBound,
-    clip,
-    compose,
-    flow_step,
-    identity,
-    lift,
-    outwards,
-    relax,
-    round_down,
-)
+from pnp_lip.certificates.calculus import IDENTITY, MapBound, clip, compose, flow_step, outwards, relax, round_down
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
-from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.norm_bound import square_upper
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "layer_norm_bound", "rule"]
 
 CACHE = "_pnp_lip_certificate"  # where a module keeps (key, certificate, proof)
-FINE = (
-    1e-6  # relative tightness of a second bound, where a layer fails by the slack of the first; costs 1.5 times as much
-)
+FINE = 1e-6  # relative tightness of a second bound, where a layer fails by the slack of the first; costs half as much again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +78,9 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         certificate: Certificate = cached[1]
         return certificate
     proof = describe(module, "", rtol)
-    require_finite(module)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
     certificate = Certificate(
         layers=proof.layers,
         bound=outwards(proof.bound),
@@ -123,13 +111,6 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
     return RULES[kind](module, path, rtol)
 
 
-def require_finite(module: nn.Module) -> None:
-    """Raise CertificateError where a stored number is NaN or infinite."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
-
-
 def kind_of(module: nn.Module) -> type[nn.Module]:
     """The module's type, seen through torch's parametrisations."""
     kind: type[nn.Module] = type(module)
@@ -137,7 +118,6 @@ def kind_of(module: nn.Module) -> type[nn.Module]:
 
 
 def join(path: str, name: str) -> str:
-    """The path of a child module."""
     return f"{path}.{name}" if path else name
 
 
@@ -153,7 +133,7 @@ def compose_proofs(proofs: Iterable[Proof]) -> Proof:
 
 @rule(nn.Identity)
 def certify_identity(module: nn.Identity, path: str, rtol: float) -> Proof:
-    return Proof(identity())
+    return Proof(IDENTITY)
 
 
 @rule(nn.Sequential)
@@ -176,8 +156,17 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
         if curvature <= 2 or tau * high * norm.lower**2 > 2:  # otherwise perhaps only the slack fails
             break
     bound = flow_step(curvature)
-    line = layer_line(layer, path, norm, bound, tau=tau, margin=round_down(2 - curvature), slopes=(low, high))
-    return Proof(bound, (line,), failures_of(path, tau, norm, bound))
+    line = layer_line(layer, path, norm, bound)
+    line = dataclasses.replace(line, tau=tau, margin=round_down(2 - curvature), slopes=(low, high))
+    if bound.lipschitz <= 1:
+        return Proof(bound, (line,))
+    failure = f"layer `{path}` has a negative step τ = {tau:.6g}"
+    if tau >= 0:
+        failure = (
+            f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
+            f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})"
+        )
+    return Proof(bound, (line,), (failure,))
 
 
 def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float) -> NormBound:
@@ -186,20 +175,11 @@ def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float
     return norm_bound(layer.weight.detach().cpu(), padding_mode=mode, rtol=rtol)
 
 
-def layer_line(
-    layer: nn.Module,
-    path: str,
-    norm: NormBound,
-    bound: MapBound,
-    *,
-    tau: float | None = None,
-    margin: float | None = None,
-    slopes: tuple[float, float] = (1.0, 1.0),
-) -> LayerCertificate:
-    """The layer's line in the certificate, ``bound`` being what is proved of the layer."""
+def layer_line(layer: nn.Module, path: str, norm: NormBound, bound: MapBound) -> LayerCertificate:
+    """The line of a layer Wx + b in the certificate, ``bound`` being what is proved of it."""
     known = outwards(bound)
     alpha = None if known.averagedness is None else float(known.averagedness)
-    return LayerCertificate(path, kind_of(layer).__name__, norm, tau, margin, slopes, float(known.lipschitz), alpha)
+    return LayerCertificate(path, kind_of(layer).__name__, norm, None, None, (1.0, 1.0), float(known.lipschitz), alpha)
 
 
 def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
@@ -212,24 +192,13 @@ def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
     return low, high
 
 
-def failures_of(path: str, tau: float, norm: NormBound, bound: MapBound) -> tuple[str, ...]:
-    """What to tell the user of a layer that is not nonexpansive."""
-    if bound.lipschitz <= 1:
-        return ()
-    if tau < 0:
-        return (f"layer `{path}` has a negative step τ = {tau:.6g}",)
-    return (
-        f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
-        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})",
-    )
-
-
 @rule(GradientFlowDenoiser)
 def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> Proof:
+    """Qᵀ N Q with QᵀQ = Id has the averagedness of N, for every α, but not its range."""
     if type(denoiser.lift) is not IsometricLift:
         raise CertificateError(f"`{join(path, 'lift')}` is no IsometricLift, so that Qᵀ N Q is not covered.")
     inner = compose_proofs(describe(m, join(path, f"layers.{i}"), rtol) for i, m in enumerate(denoiser.layers))
-    return dataclasses.replace(inner, bound=lift(inner.bound))
+    return dataclasses.replace(inner, bound=dataclasses.replace(inner.bound, box=None))
 
 
 @rule(RelaxedDenoiser)

@@ -1,7 +1,5 @@
 """The least changes that make a network certifiable, or firmly nonexpansive: shorter steps, an average with the identity."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from fractions import Fraction
@@ -15,7 +13,7 @@ from pnp_lip.denoisers import RelaxedDenoiser
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear
 from pnp_lip.layers.constraints import gradient_flow_layers
-from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.norm_bound import square_upper
 
 __all__ = ["Change", "enforce", "firm"]
 

@@ -4,23 +4,21 @@ These maps are not averaged by construction; the rules show what can be said of 
 has no proof. Importing this module registers the rules.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from deepinv.models import DnCNN
 from torch import nn
 
-from pnp_lip.certificates.calculus import MapBound, identity, round_up, sqrt_up
+from pnp_lip.certificates.calculus import IDENTITY, MapBound, round_up, sqrt_up
 from pnp_lip.certificates.certify import Proof, compose_proofs, describe, join, layer_line, rule
 from pnp_lip.errors import CertificateError
 from pnp_lip.spectral import Method, NormBound, border_norm_bound, norm_bound
 from pnp_lip.spectral.polyphase import Pair, pair
 
-__all__ = ["affine", "residual"]
+__all__ = ["affine"]
 
 SLACK = Fraction(1, 10**12)  # covers a handful of float64 roundings many times over
 
@@ -125,7 +123,7 @@ def certify_dropout(module: nn.Dropout | nn.Dropout2d, path: str, rtol: float) -
     """The identity in evaluation mode."""
     if module.training:
         raise CertificateError(f"`{path}` drops values at random, so it is no fixed map; call module.eval().")
-    return Proof(identity())
+    return Proof(IDENTITY)
 
 
 @rule(nn.AvgPool2d)
@@ -160,22 +158,10 @@ def disjoint_windows(kernel_size: int | Pair, stride: int | Pair, path: str) -> 
     return pair(kernel_size)
 
 
-def residual(inner: Proof) -> Proof:
-    """x + N(x): 1 + the Lipschitz constant of N."""
-    return dataclasses.replace(inner, bound=MapBound(1 + inner.bound.lipschitz, None))
-
-
 @rule(DnCNN)
 def certify_dncnn(network: DnCNN, path: str, rtol: float) -> Proof:
-    """x + out_conv(σ(conv(… σ(in_conv(x))))), where the network may hold more layers than its forward uses."""
-    return residual(compose_proofs(describe(m, join(path, name), rtol) for name, m in used(network)))
-
-
-def used(network: DnCNN) -> Iterable[tuple[str, nn.Module]]:
-    """The layers in the order of DnCNN's forward."""
-    yield "in_conv", network.in_conv
-    yield "nl_list.0", network.nl_list[0]
-    for i in range(network.depth - 2):
-        yield f"conv_list.{i}", network.conv_list[i]
-        yield f"nl_list.{i + 1}", network.nl_list[i + 1]
-    yield "out_conv", network.out_conv
+    """x + out_conv(σ(conv(… σ(in_conv(x))))): 1 + the product. The network may hold more layers than its forward uses."""
+    middle = [name for i in range(network.depth - 2) for name in (f"conv_list.{i}", f"nl_list.{i + 1}")]
+    names = ["in_conv", "nl_list.0", *middle, "out_conv"]
+    inner = compose_proofs(describe(network.get_submodule(name), join(path, name), rtol) for name in names)
+    return dataclasses.replace(inner, bound=MapBound(1 + inner.bound.lipschitz, None))

@@ -1,7 +1,5 @@
 """Convolutions whose border repeats pixels: replicate and reflect padding have a norm above one of their own."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
@@ -77,29 +75,20 @@ def per_side(padding: int | Sequence[int]) -> tuple[Pair, Pair]:
 
 
 def schur_bound(weight: Tensor, replicate: bool, sides: Sequence[Pair], dilation: Pair, groups: int) -> float:
-    """√(largest row sum × largest column sum) of the matrix of the taps' spectral norms."""
+    """√(largest row sum × largest column sum) of the matrix of the taps' spectral norms.
+
+    Tap t reads from ``before`` = side[0] − t·dilation positions ahead of the first pixel to ``after`` = side[1] − (taps − 1
+    − t)·dilation behind the last. All those are copies of the border pixel, or mirror images of one pixel each.
+    """
     taps = weight.shape[2:]
     norms = {t: norm_bound(weight[:, :, t[0], t[1]], groups=groups).upper for t in itertools.product(*map(range, taps))}
-    counts = [
-        [tap_counts(replicate, taps[axis], dilation[axis], side, where) for where in (-1, 0, 1)]
-        for axis, side in enumerate(sides)
-    ]
+    counts = []  # per axis, for a pixel inside, at the first border and at the last: the outputs that each tap makes of it
+    for k, step, side in zip(taps, dilation, sides, strict=True):
+        reaches = [[side[0] - t * step for t in range(k)], [side[1] - (k - 1 - t) * step for t in range(k)]]
+        borders = [[max(0, 1 + r) if replicate else 1 + min(1, max(0, r)) for r in reach] for reach in reaches]
+        counts.append([[1] * k, *borders])
     columns = max(
         math.fsum(norm * rows[t[0]] * cols[t[1]] for t, norm in norms.items())
         for rows, cols in itertools.product(*counts)
     )
     return math.sqrt(math.fsum(norms.values())) * math.sqrt(columns) * (1 + 1e-12)
-
-
-def tap_counts(replicate: bool, taps: int, dilation: int, side: Pair, where: int) -> list[int]:
-    """How many outputs each tap makes, at most, of a pixel at the first border (−1), the last (1) or inside (0).
-
-    Tap t reads from ``before`` = side[0] − t·dilation positions ahead of the first pixel to ``after`` = side[1] − (taps − 1
-    − t)·dilation behind the last. All those are copies of the border pixel, or mirror images of one pixel each.
-    """
-    counts = []
-    for t in range(taps):
-        reach = (side[1] - (taps - 1 - t) * dilation) if where > 0 else (side[0] - t * dilation)
-        border = max(0, 1 + reach) if replicate else 1 + min(1, max(0, reach))
-        counts.append(border if where else 1)
-    return counts

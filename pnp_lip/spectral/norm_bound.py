@@ -1,24 +1,21 @@
 """What is known of an operator's norm: a proved upper bound, a lower bound with its witness, and how both were found."""
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.spectral.dense_norm import dense_bounds
-from pnp_lip.spectral.gram_symbol import Symbol
 from pnp_lip.spectral.polyphase import Pair, dilate, pair, polyphase, trim
-from pnp_lip.spectral.torus import prove_below
-from pnp_lip.spectral.verified import exact_float64, scale_to_unit, unscale
+from pnp_lip.spectral.torus import Symbol, prove_below
+from pnp_lip.spectral.verified import exact_float64, gamma, gram_slack, largest_eigenvalue_below, scale_to_unit, unscale
 
-__all__ = ["Method", "NormBound", "PaddingMode", "norm_bound"]
+__all__ = ["Method", "NormBound", "PaddingMode", "norm_bound", "square_upper", "sum_of_squares"]
 
 PaddingMode = Literal["zeros", "circular", "replicate", "reflect"]
 Found = tuple[float, float, tuple[float, ...], int]  # upper, lower, witness, cells
@@ -46,7 +43,7 @@ class Method(enum.Enum):
         return str(self.value)
 
     @classmethod
-    def _missing_(cls, value: object) -> Method | None:
+    def _missing_(cls, value: object) -> "Method | None":
         """The member of this name: ``Method("SCHUR")``."""
         return cls.__members__.get(str(value))
 
@@ -157,6 +154,29 @@ def matrix_bounds(blocks: Sequence[Tensor]) -> Found:
     return upper, lower, (), len(blocks)
 
 
+def dense_bounds(w: Tensor) -> tuple[float, float]:
+    """lower ≤ ‖W‖₂ ≤ upper for a real float64 matrix with entries in [−1, 1] and ‖W‖_F ≥ 1/2.
+
+    Upper: λI − WᵀW is positive definite for λ a little above the computed largest eigenvalue, the first of a few
+    candidates whose factorisation succeeds. Lower: ‖Wv‖/‖v‖ for the computed eigenvector v, which holds for any v, less
+    its rounding: γ_n ‖W‖_F per unit of v for the product, γ_m relatively for the two norms. They differ by about 1e-13
+    times the rank.
+    """
+    w = w if w.shape[0] >= w.shape[1] else w.T
+    (rows, columns), size = w.shape, sum(w.shape)
+    gram = w.T @ w
+    values, vectors = torch.linalg.eigh(gram)
+    v, estimate, frobenius = vectors[:, -1], float(values[-1]), float(w.norm())
+    lower = float((w @ v).norm() / v.norm()) * (1 - 4 * gamma(size)) - 2 * gamma(size) * frobenius
+    frobenius *= 1 + 2 * gamma(w.numel())
+    for attempt in range(30):
+        bound = estimate + gram_slack(rows, columns, frobenius, estimate) * 2**attempt
+        if bool(largest_eigenvalue_below(gram, bound)):
+            upper = math.sqrt(bound + gram_slack(rows, columns, frobenius, bound)) * (1 + 1e-15)
+            return min(upper, max(0.0, lower)), upper
+    raise CertificateError(f"no bound could be proved for this {rows} × {columns} matrix; please report its weights.")
+
+
 def convolution_bounds(kernels: Sequence[Tensor], rtol: float, max_cells: int) -> Found:
     """The largest norm of the groups' convolutions, none proved better than the bound that another needs anyway."""
     upper = lower = 0.0
@@ -182,3 +202,26 @@ def check(w: Tensor, padding_mode: str, rtol: float, groups: int, max_cells: int
         raise InputError(f"`groups` must divide the {w.shape[0]} output channels; got {groups}.")
     if max_cells < 1:
         raise InputError(f"`max_cells` must be positive; got {max_cells}.")
+
+
+def square_upper(weight: Tensor, norm: float | None = None) -> Fraction:
+    """A bound of ‖W‖²: the exact largest squared row when no two rows share a column, or by columns; else ``norm``².
+
+    ``norm`` ≥ ‖W‖ is found by ``norm_bound`` where it is needed and not given.
+
+    >>> square_upper(torch.tensor([[1.0, -1.0]]))
+    Fraction(2, 1)
+    """
+    if weight.ndim == 2:
+        support = weight != 0
+        for lines, crossing in ((weight, support.sum(0)), (weight.T, support.sum(1))):
+            if int(crossing.max()) <= 1:
+                return max(sum_of_squares(line[line != 0].tolist()) for line in lines)
+    return Fraction(norm_bound(weight).upper if norm is None else norm) ** 2
+
+
+def sum_of_squares(values: Sequence[float]) -> Fraction:
+    """Σ v² without rounding, over one common denominator because adding fractions one by one is slow."""
+    ratios = [float(value).as_integer_ratio() for value in values]
+    scale = max((denominator for _, denominator in ratios), default=1)
+    return Fraction(sum((n * (scale // d)) ** 2 for n, d in ratios), scale**2)

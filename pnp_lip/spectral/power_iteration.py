@@ -1,7 +1,5 @@
 """Lower bounds of an operator's norm by the power method: what stands beside a proved upper bound, and never replaces it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """How far the executed floating-point network may lie from the real function that the certificate speaks of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The symbol of a convolution, the matrix-valued trigonometric polynomial whose supremum is the operator's norm."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -7,8 +7,6 @@ excluded). γ_n = nu/(1 − nu). Underflow plays no part: operands are scaled to
 that all underflows together change a result by less than 2⁻⁹⁰⁰, which the doubled slacks below cover.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
