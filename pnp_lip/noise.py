@@ -1,7 +1,5 @@
 """The noise level of an image whose noise nobody has measured."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -24,10 +22,9 @@ def estimate_noise(y: Tensor) -> Tensor:
     σ̂² = mean(λ₁, …, λₘ), m the largest at which that is at most the median of λ₁, …, λₘ
 
     λ₁ ≤ λ₂ ≤ … are the eigenvalues of the covariance of the image's patches of 8 × 8 pixels, all channels together. A
-    picture leaves most of them to the noise: a blurred one nearly all, and one in colour more than a grey one, whose texture
-    counts as noise where that is weak. What compression, demosaicking or resampling has made of noise is no longer white, and
-    reads too low. Channels that are equal count once, empty ones not at all. Patches of which more than half has the image's
-    darkest or brightest value are left out, because a saturated sensor shows no noise.
+    picture leaves most of them to the noise; the texture of a grey one counts as noise where that is weak, and what
+    compression, demosaicking or resampling has made of noise reads too low. Channels that are equal count once, empty ones
+    not at all. Patches of which more than half has the image's darkest or brightest value are left out as saturated.
 
     Shapes: y is (B, C, H, W) of any range, σ̂ (B,) in its units and dtype. Raises ShapeError for other shapes and InputError
     for integers, for numbers that are not finite and where fewer than 4 · 64 C patches are left.
@@ -54,21 +51,19 @@ def noise_of(image: Tensor) -> Tensor:
     varied = image.flatten(1).amin(1) < image.flatten(1).amax(1)
     image = image[varied] if varied.any() else image
     channels, h, w = image.shape
-    stride = max(1, math.ceil(math.sqrt(h * w / MOST)))
     size = channels * SIDE**2
+    stride = max(1, math.ceil(math.sqrt(h * w / MOST)))
     patches = F.unfold(image.double()[None], SIDE, stride=stride)[0] if min(h, w) >= SIDE else image.new_zeros(size, 0)
     saturated = ((patches == image.min()) | (patches == image.max())).sum(0) > size / 2
     patches = patches[:, ~saturated]
-    least = FEWEST * size
-    if patches.shape[1] < least:
+    if patches.shape[1] < FEWEST * size:
         raise InputError(
-            f"the noise level is estimated from at least {least} patches of {SIDE} x {SIDE} pixels that are not saturated; "
-            f"{h} x {w} pixels have {patches.shape[1]}. State the noise level instead."
+            f"the noise level is estimated from at least {FEWEST * size} patches of {SIDE} x {SIDE} pixels that are not "
+            f"saturated; {h} x {w} pixels have {patches.shape[1]}. State the noise level instead."
         )
     patches = patches - patches.mean(1, keepdim=True)
-    eigenvalues = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1])
+    eigenvalues: Tensor = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1])
     m = len(eigenvalues)
     while eigenvalues[:m].mean() > eigenvalues[:m].quantile(0.5):  # a single one is its own mean and median
         m -= 1
-    variance: Tensor = eigenvalues[:m].mean()
-    return variance.clamp_min(0).sqrt()
+    return eigenvalues[:m].mean().clamp_min(0).sqrt()

@@ -9,15 +9,15 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_down", "round_up", "sqrt_up"]
+__all__ = ["MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_up", "sqrt_up"]
 
 
 @dataclasses.dataclass(frozen=True)
 class MapBound:
-    """What is proved of a map: a Lipschitz constant, averagedness, whether it is a proximal map, and its range.
+    """What is proved of a map: upper bounds of its Lipschitz constant and of α (None when no α < 1 is known).
 
-    ``averagedness`` is an upper bound of α (0 for the identity) or None when no α < 1 is known. ``proximal`` means that
-    the map is the prox of a convex function. ``box`` bounds the values of the map's output, None when unbounded.
+    ``proximal`` means that it is the prox of a convex function, so that an objective exists; ``box`` bounds its output's
+    values, None when unbounded.
     """
 
     lipschitz: Fraction
@@ -90,7 +90,7 @@ def outwards(m: MapBound) -> MapBound:
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float that is not below ``value``."""
+    """The smallest float that is not below ``value``; −round_up(−value) is the largest that is not above it."""
     nearest = float(value)
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
@@ -104,8 +104,3 @@ def sqrt_up(square: Fraction) -> Fraction:
     scaled = math.ceil(square * 4**128)
     root = math.isqrt(scaled)
     return Fraction(root + (root**2 < scaled), 2**128)
-
-
-def round_down(value: Fraction) -> float:
-    """The largest float that is not above ``value``."""
-    return 0.0 - round_up(-value)  # not the negative zero
