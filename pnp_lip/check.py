@@ -1,8 +1,7 @@
 """An independent check of a denoiser's certificate: ``python -m pnp_lip.check WEIGHTS CERTIFICATE``.
 
-It needs numpy and nothing of ours: it parses the safetensors file, recomputes every SHA-256, bounds every layer's norm
-by a method of its own and redoes the composition in fractions. Exit status: 0 verified, 1 refuted or not verified, 2
-unreadable.
+It needs numpy and nothing of ours, bounds every layer's norm by a method of its own and redoes the composition in
+fractions. Exit status: 0 verified, 1 refuted or not verified, 2 unreadable.
 
 A layer x − τ Wᵀ σ(Wx + b), slopes of σ in [0, s], is τ s ‖W‖²/2-averaged (Baillon & Haddad 1977); αᵢ-averaged layers
 compose to an S/(1 + S)-averaged map, S = Σ αᵢ/(1 − αᵢ) (Combettes & Yamada 2015); so does Qᵀ N Q, Q appending zero
@@ -12,11 +11,9 @@ c and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U
 not be trusted. This holds for zero and circular padding and every image size. So a certificate must name the padding
 of the configuration, a smallest image of 1 x 1 and sides divisible by 1.
 
-The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. The layers' kinds,
-the number of cells, the version and texts are not checked. Sine and cosine of numpy are taken as accurate within 4e-15.
+The rounding of the executed network is bounded anew by the formula of docs/certificates.md, section 6. VERIFIED says what
+is not checked. Sine and cosine of numpy are taken as accurate within 4e-15.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -56,8 +53,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str], dict
     metadata = header.pop("__metadata__", {})
     tensors, hashes, dtypes = {}, {}, set()
     for name, entry in header.items():
-        start, end = entry["data_offsets"]
         kind, dtype = DTYPES[entry["dtype"]]
+        start, end = entry["data_offsets"]
         raw, shape = body[start:end], tuple(entry["shape"])
         array = np.frombuffer(raw, kind).reshape(shape)
         if dtype == "bfloat16":
@@ -79,13 +76,6 @@ def norm_squared_upper(s: Array, slack: float) -> Array:
     return bound
 
 
-def symbols(taps: Array, positions: Array, p: Array) -> Array:
-    """K̂(p), one matrix per row of p; the phases are exact for dyadic p."""
-    angles = 2 * np.pi * ((p @ positions.T) % 1.0)
-    s: Array = np.tensordot(np.exp(-1j * angles), taps, axes=1)
-    return s
-
-
 def norm_is_at_most(weight: Array, upper: float) -> bool:
     """Whether ‖W‖ ≤ ``upper`` could be proved; W dense (2-D) or a convolution (4-D), for every image size."""
     kernel = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
@@ -99,7 +89,7 @@ def norm_is_at_most(weight: Array, upper: float) -> bool:
     taps = np.moveaxis(kernel, (0, 1), (2, 3)).reshape(-1, *kernel.shape[:2])
     positions = np.array([(a, b) for a in range(sizes[0]) for b in range(sizes[1])], dtype=float)
     slack = 8 * (sum(taps.shape) + 40) * U * float(np.linalg.norm(np.abs(taps).sum(0))) ** 2
-    counts = [max(1, 2 ** math.ceil(math.log2(8 * (k - 1)))) if k > 1 else 1 for k in sizes]
+    counts = [2 ** math.ceil(math.log2(8 * (k - 1))) if k > 1 else 1 for k in sizes]
     halves = [1 / (2 * n) for n in counts]
     p = np.array([((i + 0.5) / counts[0], (j + 0.5) / counts[1]) for i in range(counts[0]) for j in range(counts[1])])
     p = p[p[:, 1] <= 0.5 + halves[1]]  # K̂(−p) is the conjugate of K̂(p)
@@ -109,8 +99,11 @@ def norm_is_at_most(weight: Array, upper: float) -> bool:
         if cells > MAX_CELLS:
             return False
         target = upper * (math.cos(math.pi * sum((k - 1) * h for k, h in zip(sizes, halves, strict=True))) - 1e-14)
-        parts = [norm_squared_upper(symbols(taps, positions, q), slack) for q in np.array_split(p, len(p) // 512 + 1)]
-        p = p[np.concatenate(parts) > target**2 * (1 - 1e-14)]
+        squares = []
+        for part in np.array_split(p, len(p) // 512 + 1):
+            phases = np.exp(-2j * np.pi * ((part @ positions.T) % 1.0))  # exact up to exp, because p is dyadic
+            squares.append(norm_squared_upper(np.tensordot(phases, taps, axes=1), slack))
+        p = p[np.concatenate(squares) > target**2 * (1 - 1e-14)]
         if len(p) and sizes == (1, 1):
             return False
         for axis in (0, 1):
@@ -121,20 +114,15 @@ def norm_is_at_most(weight: Array, upper: float) -> bool:
     return True
 
 
-def gain(weight: Array) -> float:
-    """An upper bound of ‖Σ_ab |K_ab|‖₂."""
-    total = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)[None]
-    slack = 8 * sum(weight.shape[:2]) * U * float(np.linalg.norm(total)) ** 2
-    return math.sqrt(float(norm_squared_upper(total, slack)[0])) * (1 + 1e-9)
-
-
 def rounding_upper(tensors: dict[str, Array], paths: list[str], channels: int, u: float) -> float:
     """How far the network executed with unit roundoff ``u`` may lie from the real one, root mean square per pixel."""
     error, r = 0.0, math.sqrt(channels)
     for path in paths:
         weight, tau = tensors[f"{path}.weight"], float(tensors[f"{path}.tau"])
         beta = float(np.linalg.norm(np.abs(tensors[f"{path}.activation.shift"]).max(0))) * LARGEST_SIGMA
-        a = gain(weight)
+        total = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)[None]
+        slack = 8 * sum(weight.shape[:2]) * U * float(np.linalg.norm(total)) ** 2
+        a = math.sqrt(float(norm_squared_upper(total, slack)[0])) * (1 + 1e-9)  # ≥ ‖Σ_ab |K_ab|‖
         n = min(a, math.sqrt(2 / tau)) if tau > 0 else a
         counts = (weight.shape[1] * weight[0, 0].size + 6, weight.shape[0] * weight[0, 0].size + 6)
         if max(counts) * u >= 0.25:
@@ -153,14 +141,6 @@ def method_of(weight: Array) -> str:
     return "BRANCH_AND_BOUND" if np.count_nonzero(taps) > 1 else "CHOLESKY"
 
 
-def norm_at(weight: Array, witness: list[float]) -> float:
-    """The norm at the witness's frequency; of the matrix where there is none."""
-    if weight.ndim == 2 or not witness:
-        return float(np.linalg.norm(weight.reshape(weight.shape[0], -1), 2))
-    rows, columns = (np.exp(-1j * w * np.arange(k)) for w, k in zip(witness, weight.shape[2:], strict=True))
-    return float(np.linalg.norm(np.einsum("oiab,a,b->oi", weight, rows, columns), 2))
-
-
 def number(value: str | None) -> Fraction:
     """A hexadecimal float as a rational; None counts as 1, the averagedness of a map that is only nonexpansive."""
     return Fraction(1) if value is None else Fraction(float.fromhex(value))
@@ -172,10 +152,11 @@ def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> 
     norm, slopes = layer["norm"], layer["slopes"]
     upper = number(norm["upper"])
     curvature = tau * Fraction(slopes[1]) * upper**2
+    waves = [np.exp(-1j * w * np.arange(k)) for w, k in zip(norm["witness"] or (0, 0), weight.shape[2:], strict=True)]
+    attained = float(np.linalg.norm(np.einsum("oiab,a,b->oi", weight, *waves), 2))
     claims = {
         f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
-        "the lower bound exceeds the norm at the witness": float(number(norm["lower"]))
-        <= norm_at(weight, norm["witness"]) * (1 + 1e-10),
+        "the lower bound exceeds the norm at the witness": float(number(norm["lower"])) <= attained * (1 + 1e-10),
         f"the padding is not {padding_mode}": norm["padding_mode"] == padding_mode,
         "the smallest image is not 1 x 1, with any divisor": norm["smallest_image"] == norm["divisible_by"] == [1, 1],
         f"the method is not {method_of(weight)}": norm["method"] == method_of(weight),

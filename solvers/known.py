@@ -172,7 +172,7 @@ def find_norm(maps: Maps, img_size: tuple[int, ...]) -> Norm:
     except CertificateError as error:
         advice = f"{error} Pass data_term=LeastSquares(norm_upper=...) if you can vouch for a bound."
         return None, "none", (), (Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice),)
-    norm, method = float(found.upper), str(found.method)
+    norm, method = float(found.upper), found.method.value
     return norm, method, (Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf),), ()
 
 

@@ -14,7 +14,7 @@ from pnp_lip.certificates.calculus import sqrt_up
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import Clip, GradientFlowLinear
 from pnp_lip.spectral import norm_bound
-from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.norm_bound import square_upper
 from pnp_lip.theory import FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork, output_lipschitz_upper, seal
 from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
 

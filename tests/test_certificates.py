@@ -31,7 +31,7 @@ def at_the_limit(*, layers: int = 3, seed: int = 0) -> GradientFlowDenoiser:
 
 
 def test_composition_of_firm_maps_is_m_over_m_plus_one() -> None:
-    firm_map = calculus.gradient_step(1.0, 1.0)
+    firm_map = calculus.flow_step(Fraction(1))
     for m in range(1, 12):
         assert calculus.compose([firm_map] * m).averagedness == Fraction(m, m + 1)
 
@@ -43,16 +43,16 @@ def test_composition_of_two_follows_ogura_and_yamada() -> None:
 
 
 def test_calculus_keeps_what_it_may_and_drops_what_it_must() -> None:
-    prox = calculus.gradient_step(1.0, 1.0)
+    prox = calculus.flow_step(Fraction(1))
     assert prox.proximal and not calculus.compose([prox, prox]).proximal
-    assert calculus.compose([calculus.identity(), prox]).proximal
-    assert calculus.compose([]) == calculus.identity()
-    edge = calculus.gradient_step(2.0, 1.0)
+    assert calculus.compose([calculus.IDENTITY, prox]).proximal
+    assert calculus.compose([]) == calculus.IDENTITY
+    edge = calculus.flow_step(Fraction(2))
     assert edge.lipschitz == 1 and edge.averagedness is None
     assert calculus.compose([prox, edge]).averagedness is None
-    beyond = calculus.gradient_step(2.5, 1.0)
+    beyond = calculus.flow_step(Fraction(5, 2))
     assert calculus.compose([prox, beyond]).lipschitz == Fraction(3, 2)
-    assert calculus.gradient_step(-1.0, 1.0).lipschitz == 2
+    assert calculus.flow_step(Fraction(-1)).lipschitz == 2
     assert calculus.relax(edge, 0.5).averagedness == Fraction(1, 2)
     assert calculus.relax(beyond, 0.5).averagedness is None
     assert calculus.clip(prox, (0.0, 1.0)).averagedness == Fraction(2, 3)
@@ -63,8 +63,8 @@ def test_calculus_keeps_what_it_may_and_drops_what_it_must() -> None:
 
 def test_rounding_never_crosses_the_number() -> None:
     for value in (Fraction(1, 3), Fraction(2, 3), Fraction(10**40 + 1, 10**40), Fraction(1, 2)):
-        assert Fraction(calculus.round_down(value)) <= value <= Fraction(calculus.round_up(value))
-        assert calculus.round_up(value) - calculus.round_down(value) <= 3e-16
+        below, above = -calculus.round_up(-value), calculus.round_up(value)
+        assert Fraction(below) <= value <= Fraction(above) and above - below <= 3e-16
 
 
 def test_averagedness_of_a_linear_layer_equals_the_dense_truth() -> None:

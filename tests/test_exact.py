@@ -11,7 +11,7 @@ import torch
 
 from pnp_lip import certify
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.spectral.square_upper import sum_of_squares
+from pnp_lip.spectral.norm_bound import sum_of_squares
 from pnp_lip.theory import (
     FixedWidthNetwork,
     MaxMin,

@@ -10,7 +10,7 @@ import torch
 
 from pnp_lip import certify
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.spectral.square_upper import sum_of_squares
+from pnp_lip.spectral.norm_bound import sum_of_squares
 from pnp_lip.theory import (
     MaxMin,
     covering_cosine_lower,

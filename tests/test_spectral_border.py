@@ -41,7 +41,7 @@ def test_repeating_borders(
 ) -> None:
     """Dense truth on several sizes, the smallest that the bound names among them, for wavy and for blurring kernels."""
     w = kernel(10, *shape).abs() if positive else kernel(10, *shape)
-    bound = border_norm_bound(w, mode, padding, rtol=1e-6, **settings)
+    bound = border_norm_bound(w, mode, (padding[0], *padding, padding[1]), rtol=1e-6, **settings)
     pads = (padding[1], padding[1], padding[0], padding[0])
     channels = shape[1] * settings.get("groups", 1)
     least = (2, 2) if mode == "replicate" else (2 + 2 * padding[0], 2 + 2 * padding[1])
@@ -62,7 +62,7 @@ def test_repeating_borders(
 def test_a_blur_that_repeats_its_border_exceeds_one_and_the_schur_test_knows_by_how_much() -> None:
     box = torch.full((1, 1, 5, 5), 1 / 25, dtype=torch.float64)
     truth = unrolled(lambda x: F.conv2d(F.pad(x, (2,) * 4, mode="replicate"), box), 1, 12, 12)
-    bound = border_norm_bound(box, "replicate", 2)
+    bound = border_norm_bound(box, "replicate", (2,) * 4)
     assert 1.01 < truth <= bound.upper <= 1.2 + 1e-9 and bound.method is Method.SCHUR
     shear = kernel(11, 2, 2, 3, 3)
     assert border_norm_bound(shear, "replicate", (1, 1, 0, 2)).method is Method.EXTENSION
@@ -71,10 +71,10 @@ def test_a_blur_that_repeats_its_border_exceeds_one_and_the_schur_test_knows_by_
 def test_border_refusals() -> None:
     weight = kernel(0, 3, 2, 3, 3)
     with pytest.raises(InputError, match="padding_mode"):
-        border_norm_bound(weight, "symmetric", 1)
+        border_norm_bound(weight, "symmetric", (1,) * 4)
     with pytest.raises(InputError, match="not negative"):
-        border_norm_bound(weight, "reflect", -1)
-    with pytest.raises(InputError, match="one, two or four"):
+        border_norm_bound(weight, "reflect", (1, 1, -1, 1))
+    with pytest.raises(InputError, match="four numbers"):
         border_norm_bound(weight, "reflect", (1, 1, 1))
     with pytest.raises(ShapeError, match="k1, k2"):
-        border_norm_bound(torch.ones(2, 2), "reflect", 1)
+        border_norm_bound(torch.ones(2, 2), "reflect", (1,) * 4)

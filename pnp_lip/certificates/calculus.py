@@ -4,35 +4,20 @@ T is α-averaged, 0 < α < 1, if T = (1 − α) Id + α N with N nonexpansive; �
 rationals, so every rule below is evaluated without rounding; only ``round_up`` returns to floats, upwards.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = [
-    "MapBound",
-    "clip",
-    "compose",
-    "flow_step",
-    "gradient_step",
-    "identity",
-    "lift",
-    "outwards",
-    "relax",
-    "round_down",
-    "round_up",
-    "sqrt_up",
-]
+__all__ = ["MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_up", "sqrt_up"]
 
 
 @dataclasses.dataclass(frozen=True)
 class MapBound:
-    """What is proved of a map: a Lipschitz constant, averagedness, whether it is a proximal map, and its range.
+    """What is proved of a map: upper bounds of its Lipschitz constant and of α (None when no α < 1 is known).
 
-    ``averagedness`` is an upper bound of α (0 for the identity) or None when no α < 1 is known. ``proximal`` means that
-    the map is the prox of a convex function. ``box`` bounds the values of the map's output, None when unbounded.
+    ``proximal`` means that it is the prox of a convex function, so that an objective exists; ``box`` bounds its output's
+    values, None when unbounded.
     """
 
     lipschitz: Fraction
@@ -41,27 +26,21 @@ class MapBound:
     box: tuple[float, float] | None = None
 
 
-def identity() -> MapBound:
-    """The identity: 0-averaged, the prox of zero."""
-    return MapBound(Fraction(1), Fraction(0), proximal=True)
-
-
-def gradient_step(tau: float, norm_upper: float, slope_upper: float = 1.0) -> MapBound:
-    """x − τ Wᵀ σ(Wx + b) with 0 ≤ σ' ≤ s: α = τ s ‖W‖²/2, Lipschitz constant max(1, τ s ‖W‖² − 1).
-
-    α < 1 makes it α-averaged, α ≤ 1/2 the prox of a convex function. Source: Baillon & Haddad (1977); Sherry et al. (2024).
-
-    >>> gradient_step(1.0, 1.0).averagedness
-    Fraction(1, 2)
-    >>> gradient_step(2.5, 1.0).lipschitz
-    Fraction(3, 2)
-    """
-    return flow_step(Fraction(tau) * Fraction(slope_upper) * Fraction(norm_upper) ** 2)
+IDENTITY = MapBound(Fraction(1), Fraction(0), proximal=True)  # 0-averaged, the prox of zero
 
 
 def flow_step(curvature: Fraction) -> MapBound:
-    """``gradient_step`` in terms of τ s ‖W‖² alone, for norms such as √2 whose square is known exactly."""
-    if curvature < 0:  # a step against the flow: 1 + |τ| s ‖W‖²
+    """x − τ Wᵀ σ(Wx + b) with 0 ≤ σ' ≤ s and ``curvature`` κ ≥ τ s ‖W‖²: α = κ/2, Lipschitz constant max(1, κ − 1).
+
+    α < 1 makes it α-averaged, α ≤ 1/2 the prox of a convex function. For κ < 0, a step against the flow, the Lipschitz
+    constant is 1 + |κ|. Source: Baillon & Haddad (1977); Sherry et al. (2024).
+
+    >>> flow_step(Fraction(1)).averagedness
+    Fraction(1, 2)
+    >>> flow_step(Fraction(5, 2)).lipschitz
+    Fraction(3, 2)
+    """
+    if curvature < 0:
         return MapBound(1 - curvature, None)
     alpha = curvature / 2 if curvature < 2 else None
     return MapBound(max(Fraction(1), curvature - 1), alpha, proximal=curvature <= 1)
@@ -73,20 +52,18 @@ def compose(maps: Sequence[MapBound]) -> MapBound:
     One map without a known α leaves only the product of the Lipschitz constants. Two maps other than the identity have no
     common potential. Source: Combettes & Yamada (2015), Proposition 2.5.
 
-    >>> compose([gradient_step(1.0, 1.0)] * 3).averagedness
+    >>> compose([flow_step(Fraction(1))] * 3).averagedness
     Fraction(3, 4)
     """
     lipschitz = math.prod((m.lipschitz for m in maps), start=Fraction(1))
     moving = [m for m in maps if m.averagedness != 0]
     box = maps[-1].box if maps else None
-    if not moving:
-        return dataclasses.replace(identity(), box=box)
-    if len(moving) == 1:
-        return dataclasses.replace(moving[0], box=box)
-    alphas = [m.averagedness for m in moving]
-    if any(alpha is None for alpha in alphas):
+    if len(moving) <= 1:
+        return dataclasses.replace(moving[0] if moving else IDENTITY, box=box)
+    alphas = [m.averagedness for m in moving if m.averagedness is not None]
+    if len(alphas) < len(moving):
         return MapBound(lipschitz, None, box=box)
-    total = sum((alpha / (1 - alpha) for alpha in alphas if alpha is not None), Fraction(0))
+    total = sum((alpha / (1 - alpha) for alpha in alphas), Fraction(0))
     return MapBound(lipschitz, total / (1 + total), box=box)
 
 
@@ -98,11 +75,6 @@ def relax(m: MapBound, theta: float) -> MapBound:
     lipschitz = 1 - share + share * m.lipschitz
     alpha = Fraction(1) if m.averagedness is None and m.lipschitz <= 1 else m.averagedness
     return MapBound(lipschitz, None if alpha is None or share * alpha >= 1 else share * alpha, m.proximal)
-
-
-def lift(inner: MapBound) -> MapBound:
-    """QᵀNQ with QᵀQ = Id: the averagedness of N, for every α."""
-    return dataclasses.replace(inner, box=None)
 
 
 def clip(m: MapBound, box: tuple[float, float]) -> MapBound:
@@ -118,7 +90,7 @@ def outwards(m: MapBound) -> MapBound:
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float that is not below ``value``."""
+    """The smallest float that is not below ``value``; −round_up(−value) is the largest that is not above it."""
     nearest = float(value)
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
@@ -132,8 +104,3 @@ def sqrt_up(square: Fraction) -> Fraction:
     scaled = math.ceil(square * 4**128)
     root = math.isqrt(scaled)
     return Fraction(root + (root**2 < scaled), 2**128)
-
-
-def round_down(value: Fraction) -> float:
-    """The largest float that is not above ``value``."""
-    return 0.0 - round_up(-value)  # not the negative zero

@@ -1,7 +1,5 @@
 """The certificate: what was proved of one map with one set of weights, in a form that others can check again."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from fractions import Fraction
@@ -17,7 +15,6 @@ from pnp_lip.version import __version__
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
 SCHEMA = "pnp-lip certificate 2"
-PADDING_MODES = (*get_args(PaddingMode), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +39,12 @@ class LayerCertificate:
 class Certificate:
     """What was proved of a whole map, as a real function of its stored weights.
 
-    ``bound`` holds what is proved of the map, each number a float: ``lipschitz_upper`` bounds the Lipschitz constant; the
-    map is ``averagedness``-averaged when that is not None; ``proximal`` says that the map is the prox of a convex
-    function, so that an objective exists; ``box`` bounds its output.
-    ``rounding`` bounds ‖fl(D)(x, σ) − D(x, σ)‖₂/√(HW), the distance between the map as executed in ``dtype`` and the map
-    that all else here speaks of, for images (H, W pixels) with values in [−1, 1] and one noise level σ of the range that
-    the denoiser's thresholds are given for; ``execution_error_upper`` states the conditions. None when it is not known,
-    as for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations.
-    ``weights`` maps each tensor's name to its SHA-256. The certificate speaks of exactly these weights: ``certify`` makes
-    it, and loading weights makes it again instead of trusting a file. ``failures`` tells people what was not proved.
+    ``bound`` holds what is proved of the map, each number a float. ``rounding`` bounds ‖fl(D)(x, σ) − D(x, σ)‖₂/√(HW), the
+    distance between the map as executed in ``dtype`` and the real one, for images (H, W pixels) with values in [−1, 1] and
+    one noise level σ of the range of the denoiser's thresholds; ``execution_error_upper`` states the conditions. It is None
+    for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations. ``weights`` maps each tensor's
+    name to its SHA-256: the certificate speaks of exactly these weights, and loading weights makes it again instead of
+    trusting a file. ``failures`` tells people what was not proved.
     """
 
     layers: tuple[LayerCertificate, ...]
@@ -107,7 +101,7 @@ class Certificate:
         """Whether D was proved 1/2-averaged."""
         return self.bound.averagedness is not None and self.bound.averagedness <= Fraction(1, 2)
 
-    def require_nonexpansive(self) -> Certificate:
+    def require_nonexpansive(self) -> "Certificate":
         """Return self, or raise CertificateError with every layer that failed and its numbers."""
         if self.nonexpansive:
             return self
@@ -123,7 +117,7 @@ class Certificate:
         return json.dumps({"schema": SCHEMA, **dataclasses.asdict(self, dict_factory=encode)}, indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Certificate:
+    def from_json(cls, text: str) -> "Certificate":
         """Read what ``to_json`` wrote. Raises CertificateError for anything else, files of older versions included."""
         try:
             data = json.loads(text)
@@ -131,7 +125,10 @@ class Certificate:
             if schema != SCHEMA:
                 raise CertificateError(f"expected the schema {SCHEMA!r}; got {schema!r}. Certify the weights anew.")
             data["layers"] = tuple(map(decode_layer, data["layers"]))
-            data["bound"] = decode_bound(data["bound"])
+            bound = data["bound"]
+            constant, alpha = Fraction(float.fromhex(bound["lipschitz"])), number(bound["averagedness"])
+            exact = {"lipschitz": constant, "averagedness": None if alpha is None else Fraction(alpha)}
+            data["bound"] = MapBound(**{**bound, **exact, "box": None if bound["box"] is None else tuple(bound["box"])})
             return cls(**{**data, "failures": tuple(data["failures"]), "rounding": number(data["rounding"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CertificateError(f"this is not a certificate ({error}).") from error
@@ -146,31 +143,21 @@ class Certificate:
         firm = ", firmly nonexpansive" if self.firmly_nonexpansive else ""
         rows = [f"{'layer':<24}{'‖W‖ ≤':>12}{'‖W‖ ≥':>12}{'τ':>10}{'2 − τ‖W‖²':>12}{'α ≤':>10}"]
         for layer in self.layers:
-            tau, margin, share = (show(v) for v in (layer.tau, layer.margin, layer.averagedness))
-            rows.append(
-                f"{layer.path or layer.kind:<24}{layer.norm.upper:>12.6f}{layer.norm.lower:>12.6f}{tau:>10}"
-                f"{margin:>12}{share:>10}"
-            )
+            values = (layer.tau, layer.margin, layer.averagedness)
+            tau, margin, share = ("-" if v is None else f"{v:.6f}" for v in values)
+            name, norm = layer.path or layer.kind, layer.norm
+            rows.append(f"{name:<24}{norm.upper:>12.6f}{norm.lower:>12.6f}{tau:>10}{margin:>12}{share:>10}")
         rows.append(f"Lipschitz constant ≤ {self.lipschitz_upper:.9g}; {alpha}{firm}; {self.scope}")
         if self.rounding is not None:
             rows.append(f"executed in {self.dtype}, at most {self.rounding:.2g} off per pixel (root mean square)")
         return "\n".join(rows + [f"not proved: {failure}" for failure in self.failures])
 
 
-def show(value: float | None) -> str:
-    """Six decimals, a dash for None."""
-    return "-" if value is None else f"{value:.6f}"
-
-
 def encode(fields: list[tuple[str, object]]) -> dict[str, object]:
     """One record for JSON: methods by their names, numbers as hexadecimal floats (but not those of tuples)."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, Method):
-            return value.name
-        return float(value).hex() if isinstance(value, float | Fraction) else value
-
-    return {name: plain(value) for name, value in fields}
+    names = {name: value.name for name, value in fields if isinstance(value, Method)}
+    numbers = {name: float(value).hex() for name, value in fields if isinstance(value, float | Fraction)}
+    return {**dict(fields), **names, **numbers}
 
 
 def number(text: str | None) -> float | None:
@@ -178,20 +165,13 @@ def number(text: str | None) -> float | None:
     return None if text is None else float.fromhex(text)
 
 
-def decode_bound(data: dict[str, Any]) -> MapBound:
-    """Undo ``encode`` for what is proved of the map."""
-    constant, alpha, box = float.fromhex(data["lipschitz"]), number(data["averagedness"]), data["box"]
-    exact = {"lipschitz": Fraction(constant), "averagedness": None if alpha is None else Fraction(alpha)}
-    return MapBound(**{**data, **exact, "box": None if box is None else tuple(box)})
-
-
 def decode_layer(data: dict[str, Any]) -> LayerCertificate:
     """Undo ``encode`` for a layer. Raises ValueError for an unknown padding or method."""
     norm = data["norm"]
-    if norm["padding_mode"] not in PADDING_MODES:
+    if norm["padding_mode"] not in (*get_args(PaddingMode), None):
         raise ValueError(f"unknown padding {norm['padding_mode']!r}")
     norm |= {name: float.fromhex(norm[name]) for name in ("upper", "lower")}
     norm |= {name: tuple(norm[name]) for name in ("smallest_image", "divisible_by", "witness")}
     found = {name: number(data[name]) for name in ("tau", "margin", "lipschitz_upper", "averagedness")}
-    bound = NormBound(**{**norm, "method": Method(norm["method"])})
+    bound = NormBound(**{**norm, "method": Method[norm["method"]]})
     return LayerCertificate(**{**data, **found, "slopes": tuple(data["slopes"]), "norm": bound})

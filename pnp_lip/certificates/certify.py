@@ -1,42 +1,27 @@
 """The certifier: walks a module, bounds every layer, composes the bounds, and refuses what it does not know."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates.calculus import (
-    MapBound,
-    clip,
-    compose,
-    flow_step,
-    identity,
-    lift,
-    outwards,
-    relax,
-    round_down,
-)
+from pnp_lip.certificates.calculus import MapBound, clip, compose, flow_step, outwards, relax, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
 from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
-from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.norm_bound import square_upper
 
-__all__ = ["Proof", "certify", "describe", "hash_weights", "layer_norm_bound", "rule"]
+__all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
 
 CACHE = "_pnp_lip_certificate"  # where a module keeps (key, certificate, proof)
-FINE = (
-    1e-6  # relative tightness of a second bound, where a layer fails by the slack of the first; costs 1.5 times as much
-)
+FINE = 1e-6  # relative tightness of a second bound, where a layer fails by the slack of the first; costs half as much again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +33,8 @@ class Proof:
     failures: tuple[str, ...] = ()
 
 
-Rule = TypeVar("Rule", bound=Callable[..., Proof])
-RULES: dict[type[nn.Module], Callable[..., Proof]] = {}
+Rule = Callable[..., Proof]
+RULES: dict[type[nn.Module], Rule] = {}
 
 
 def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -71,10 +56,10 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     Per layer, τ‖W‖² ≤ 2 with ‖W‖ replaced by a rigorous upper bound within ``rtol`` of the truth (tightened by itself when
     a layer would fail for the bound's slack alone); for the whole, the calculus of averaged maps in exact arithmetic.
 
-    A map that is not nonexpansive gets a certificate too, with ``failures`` that name the layers and the numbers;
-    ``require_nonexpansive()`` turns those into an error. The result is cached on the module under the SHA-256 of its
-    weights and settings. Raises CertificateError for a module of unknown type, naming its path, for hooks and for numbers
-    that are not finite, InputError for a padding without a theorem.
+    A map that is not nonexpansive gets a certificate too, with ``failures`` that name the layers and the numbers. The
+    result is cached on the module under the SHA-256 of its weights and its settings. Raises CertificateError for a module
+    of unknown type, naming its path, for hooks and for numbers that are not finite, InputError for a padding without a
+    theorem.
 
     Source: Sherry et al. (2024); Combettes & Yamada (2015); Baillon & Haddad (1977).
 
@@ -92,7 +77,9 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         certificate: Certificate = cached[1]
         return certificate
     proof = describe(module, "", rtol)
-    require_finite(module)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
     certificate = Certificate(
         layers=proof.layers,
         bound=outwards(proof.bound),
@@ -117,17 +104,8 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
     for name, part in module.named_modules():  # the parts that no rule looks at, too: activations, the lift
         if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
             culprit = f"`{join(path, name)}`" if name else where
-            raise CertificateError(
-                f"{culprit} has forward hooks or a replaced forward, which may change the map; remove them."
-            )
+            raise CertificateError(f"{culprit} has forward hooks or a replaced forward; remove what changes the map.")
     return RULES[kind](module, path, rtol)
-
-
-def require_finite(module: nn.Module) -> None:
-    """Raise CertificateError where a stored number is NaN or infinite."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
@@ -137,7 +115,6 @@ def kind_of(module: nn.Module) -> type[nn.Module]:
 
 
 def join(path: str, name: str) -> str:
-    """The path of a child module."""
     return f"{path}.{name}" if path else name
 
 
@@ -149,11 +126,6 @@ def compose_proofs(proofs: Iterable[Proof]) -> Proof:
         tuple(layer for p in parts for layer in p.layers),
         tuple(failure for p in parts for failure in p.failures),
     )
-
-
-@rule(nn.Identity)
-def certify_identity(module: nn.Identity, path: str, rtol: float) -> Proof:
-    return Proof(identity())
 
 
 @rule(nn.Sequential)
@@ -171,35 +143,29 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
         raise CertificateError(f"`{path}`: the step τ is {tau}; load intact weights.")
     weight = layer.weight.detach().cpu()
     for tightness in dict.fromkeys((rtol, min(rtol, FINE))):
-        norm = layer_norm_bound(layer, tightness)
+        norm = norm_bound(weight, padding_mode=getattr(layer, "padding_mode", "zeros"), rtol=tightness)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
         if curvature <= 2 or tau * high * norm.lower**2 > 2:  # otherwise perhaps only the slack fails
             break
     bound = flow_step(curvature)
-    line = layer_line(layer, path, norm, bound, tau=tau, margin=round_down(2 - curvature), slopes=(low, high))
-    return Proof(bound, (line,), failures_of(path, tau, norm, bound))
+    line = layer_line(layer, path, norm, bound)
+    line = dataclasses.replace(line, tau=tau, margin=0.0 - round_up(curvature - 2), slopes=(low, high))
+    if bound.lipschitz <= 1:
+        return Proof(bound, (line,))
+    failure = f"layer `{path}` has a negative step τ = {tau:.6g}"
+    if tau >= 0:
+        failure = (
+            f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
+            f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})"
+        )
+    return Proof(bound, (line,), (failure,))
 
 
-def layer_norm_bound(layer: GradientFlowConv2d | GradientFlowLinear, rtol: float) -> NormBound:
-    """Both bounds of ‖W‖ under the layer's padding."""
-    mode = layer.padding_mode if isinstance(layer, GradientFlowConv2d) else "zeros"
-    return norm_bound(layer.weight.detach().cpu(), padding_mode=mode, rtol=rtol)
-
-
-def layer_line(
-    layer: nn.Module,
-    path: str,
-    norm: NormBound,
-    bound: MapBound,
-    *,
-    tau: float | None = None,
-    margin: float | None = None,
-    slopes: tuple[float, float] = (1.0, 1.0),
-) -> LayerCertificate:
-    """The layer's line in the certificate, ``bound`` being what is proved of the layer."""
+def layer_line(layer: nn.Module, path: str, norm: NormBound, bound: MapBound) -> LayerCertificate:
+    """The line of a layer Wx + b in the certificate, ``bound`` being what is proved of it."""
     known = outwards(bound)
     alpha = None if known.averagedness is None else float(known.averagedness)
-    return LayerCertificate(path, kind_of(layer).__name__, norm, tau, margin, slopes, float(known.lipschitz), alpha)
+    return LayerCertificate(path, kind_of(layer).__name__, norm, None, None, (1.0, 1.0), float(known.lipschitz), alpha)
 
 
 def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
@@ -212,24 +178,13 @@ def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
     return low, high
 
 
-def failures_of(path: str, tau: float, norm: NormBound, bound: MapBound) -> tuple[str, ...]:
-    """What to tell the user of a layer that is not nonexpansive."""
-    if bound.lipschitz <= 1:
-        return ()
-    if tau < 0:
-        return (f"layer `{path}` has a negative step τ = {tau:.6g}",)
-    return (
-        f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
-        f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})",
-    )
-
-
 @rule(GradientFlowDenoiser)
 def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> Proof:
+    """Qᵀ N Q with QᵀQ = Id has the averagedness of N, for every α, but not its range."""
     if type(denoiser.lift) is not IsometricLift:
         raise CertificateError(f"`{join(path, 'lift')}` is no IsometricLift, so that Qᵀ N Q is not covered.")
     inner = compose_proofs(describe(m, join(path, f"layers.{i}"), rtol) for i, m in enumerate(denoiser.layers))
-    return dataclasses.replace(inner, bound=lift(inner.bound))
+    return dataclasses.replace(inner, bound=dataclasses.replace(inner.bound, box=None))
 
 
 @rule(RelaxedDenoiser)
@@ -267,14 +222,10 @@ def rounding_upper(module: nn.Module) -> float | None:
     dtypes = {p.dtype for p in module.parameters()}
     if len(dtypes) != 1 or len(clips) != len(module.layers):
         return None
+    weights, taus = [layer.weight.detach().cpu() for layer in layers], [float(layer.tau.detach()) for layer in layers]
     shifts = [c.shift.detach().cpu().double().abs().amax(0) * math.exp(c.log_range[1]) * (1 + 1e-9) for c in clips]
-    error = execution_error_upper(
-        [layer.weight.detach().cpu() for layer in layers],
-        [float(layer.tau.detach()) for layer in layers],
-        shifts=shifts,
-        input_bound=math.sqrt(module.in_channels) * (1 + 1e-15),
-        dtype=dtypes.pop(),
-    )
+    largest = math.sqrt(module.in_channels) * (1 + 1e-15)
+    error = execution_error_upper(weights, taus, shifts=shifts, input_bound=largest, dtype=dtypes.pop())
     return error if math.isfinite(error) else None
 
 

@@ -1,7 +1,5 @@
 """The least changes that make a network certifiable, or firmly nonexpansive: shorter steps, an average with the identity."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from fractions import Fraction
@@ -10,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates.certify import certify, check_slopes, layer_norm_bound
+from pnp_lip.certificates.certify import certify, check_slopes
 from pnp_lip.denoisers import RelaxedDenoiser
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear
 from pnp_lip.layers.constraints import gradient_flow_layers
-from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.norm_bound import norm_bound, square_upper
 
 __all__ = ["Change", "enforce", "firm"]
 
@@ -38,11 +36,10 @@ def enforce(module: nn.Module, *, limit: float = 1.0, rtol: float = 1e-6) -> tup
     τ ← the largest number of τ's dtype with 0 ≤ τ s U² ≤ 2·``limit`` and τ not above its old value,
 
     where σ has slopes in [0, s] and ‖W‖ ≤ U ≤ (1 + ``rtol``)‖W‖; a negative τ becomes 0. Each gradient-flow layer of
-    ``module`` then is nonexpansive for ``limit`` = 1 and ``limit``-averaged for ``limit`` < 1, and ``certify(module)``
-    proves it when ``module`` consists of such layers, lifts, relaxations and clips. Layers of other types are not touched.
+    ``module`` then is nonexpansive for ``limit`` = 1 and ``limit``-averaged for ``limit`` < 1, which ``certify(module,
+    rtol=rtol)`` proves (by default for ``rtol`` ≤ 1e-6). Layers of other types are not touched.
 
-    Parameters: 0 < ``limit`` ≤ 1; 1e-9 ≤ ``rtol`` ≤ 1, for which ``certify(module, rtol=rtol)`` succeeds; ``certify``
-    with its default does so for ``rtol`` = 1e-6. Raises InputError for a ``limit`` out of range, CertificateError for
+    Parameters: 0 < ``limit`` ≤ 1; 1e-9 ≤ ``rtol`` ≤ 1. Raises InputError for a ``limit`` out of range, CertificateError for
     parametrised layers, steps that are NaN or infinite and activations without slopes; nothing is changed then.
 
     Source: Sherry et al. (2024), Section 2; Baillon & Haddad (1977).
@@ -65,12 +62,9 @@ def enforce(module: nn.Module, *, limit: float = 1.0, rtol: float = 1e-6) -> tup
 
 
 def shortened(layer: GradientFlowConv2d | GradientFlowLinear, path: str, limit: Fraction, rtol: float) -> Tensor | None:
-    """The layer's new step, None when the old one may stay."""
+    """The layer's new step, the longest of its dtype, or None when the old one may stay."""
     if parametrize.is_parametrized(layer):
-        raise CertificateError(
-            f"layer `{path}` is parametrised, so its step is computed and cannot be set; call "
-            "pnp_lip.layers.release(module) first."
-        )
+        raise CertificateError(f"layer `{path}` is parametrised; call pnp_lip.layers.release(module) first.")
     tau, slope = float(layer.tau), Fraction(check_slopes(layer.activation, path)[1])
     if not math.isfinite(tau):
         raise CertificateError(f"layer `{path}`: the step τ is {tau}; load intact weights.")
@@ -78,16 +72,13 @@ def shortened(layer: GradientFlowConv2d | GradientFlowLinear, path: str, limit: 
         return torch.zeros_like(layer.tau) if tau < 0 else None
     weight = layer.weight.detach().cpu()
     for tightness in (max(rtol, COARSE), rtol):
-        curvature = slope * square_upper(weight, layer_norm_bound(layer, tightness).upper)
+        norm = norm_bound(weight, padding_mode=getattr(layer, "padding_mode", "zeros"), rtol=tightness)
+        curvature = slope * square_upper(weight, norm.upper)
         if Fraction(tau) * curvature <= 2 * limit:
             return None
-    return largest_below(2 * limit / curvature, layer.tau)
-
-
-def largest_below(value: Fraction, like: Tensor) -> Tensor:
-    """The largest number of the tensor's dtype that is not above a positive ``value``."""
-    rounded = torch.tensor(float(value), dtype=like.dtype)
-    while Fraction(float(rounded)) > value:
+    longest = 2 * limit / curvature
+    rounded = torch.tensor(float(longest), dtype=layer.tau.dtype)
+    while Fraction(float(rounded)) > longest:
         rounded = torch.nextafter(rounded, torch.zeros_like(rounded))
     return rounded
 

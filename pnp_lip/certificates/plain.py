@@ -1,26 +1,24 @@
 """Rules for plain networks: the product of the layers' Lipschitz constants, honest and usually far above one.
 
-These maps are not averaged by construction; the rules show what can be said of them, so that a user sees why a network
-has no proof. Importing this module registers the rules.
+These maps are not averaged by construction; the rules show what can be said of them. Importing this registers the rules.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
 from deepinv.models import DnCNN
 from torch import nn
 
-from pnp_lip.certificates.calculus import MapBound, identity, round_up, sqrt_up
+from pnp_lip.certificates.calculus import IDENTITY, MapBound, round_up, sqrt_up
 from pnp_lip.certificates.certify import Proof, compose_proofs, describe, join, layer_line, rule
 from pnp_lip.errors import CertificateError
 from pnp_lip.spectral import Method, NormBound, border_norm_bound, norm_bound
 from pnp_lip.spectral.polyphase import Pair, pair
 
-__all__ = ["affine", "residual"]
+__all__ = ["affine"]
 
 SLACK = Fraction(1, 10**12)  # covers a handful of float64 roundings many times over
 
@@ -51,10 +49,8 @@ def certify_conv2d(layer: nn.Conv2d, path: str, rtol: float) -> Proof:
         return affine(layer, path, norm)
     reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     if mode == "circular" and (left + right > reach[1] or top + bottom > reach[0]):
-        raise CertificateError(
-            f"`{path}` pads circularly by {padding}, more than the kernel's reach {reach}, so that pixels are repeated; pad "
-            "by at most dilation·(kernel_size − 1) in all."
-        )
+        why = f"pads circularly by {padding}, more than the kernel's reach {reach} in all, so that pixels are repeated."
+        raise CertificateError(f"`{path}` {why}")
     return affine(layer, path, convolution_bound(norm_bound, layer, rtol, padding_mode=mode))
 
 
@@ -78,10 +74,8 @@ def certify_batch_norm(layer: nn.BatchNorm2d, path: str, rtol: float) -> Proof:
     """In evaluation mode a diagonal map: max |γ_c|/√(v_c + ε)."""
     mean, variance = layer.running_mean, layer.running_var
     if layer.training or mean is None or variance is None:
-        raise CertificateError(
-            f"`{path}` normalises by the statistics of its batch, which makes each output depend on all images; call "
-            "module.eval() and track running statistics."
-        )
+        why = "normalises by the statistics of its batch; call module.eval() and track running statistics."
+        raise CertificateError(f"`{path}` {why}")
     gamma = torch.ones_like(variance) if layer.weight is None else layer.weight.detach()
     gain = gamma.double().abs() / (variance.double() + layer.eps).sqrt()
     if not bool(torch.isfinite(gain).all()):
@@ -91,22 +85,13 @@ def certify_batch_norm(layer: nn.BatchNorm2d, path: str, rtol: float) -> Proof:
     return affine(layer, path, NormBound(round_up(top * (1 + SLACK)), lower, Method.CLOSED_FORM))
 
 
-@rule(nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten)
-def certify_one(module: nn.Module, path: str, rtol: float) -> Proof:
-    """Slopes in [0, 1], or numbers that are only moved about."""
-    return lipschitz_proof(1)
-
-
-@rule(nn.Sigmoid)
-def certify_sigmoid(module: nn.Sigmoid, path: str, rtol: float) -> Proof:
-    return lipschitz_proof(Fraction(1, 4))
-
-
-@rule(nn.LeakyReLU, nn.ELU)
-def certify_two_slopes(module: nn.LeakyReLU | nn.ELU, path: str, rtol: float) -> Proof:
-    """Slope 1 for t > 0; for t < 0 the stated slope, which ELU's α exp(t) reaches at 0."""
-    slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else module.alpha
-    return lipschitz_proof(max(Fraction(1), abs(Fraction(slope))))
+rule(nn.Identity)(lambda module, path, rtol: Proof(IDENTITY))
+rule(nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh)(lambda module, path, rtol: lipschitz_proof(1))  # slopes in [0, 1]
+rule(nn.PixelShuffle, nn.PixelUnshuffle, nn.Flatten)(lambda module, path, rtol: lipschitz_proof(1))  # moved about
+rule(nn.Sigmoid)(lambda module, path, rtol: lipschitz_proof(Fraction(1, 4)))
+# Slope 1 for t > 0, and for t < 0 the stated slope, which ELU's α exp(t) reaches at 0.
+rule(nn.LeakyReLU)(lambda module, path, rtol: lipschitz_proof(max(Fraction(1), abs(Fraction(module.negative_slope)))))
+rule(nn.ELU)(lambda module, path, rtol: lipschitz_proof(max(Fraction(1), abs(Fraction(module.alpha)))))
 
 
 @rule(nn.Softplus)
@@ -125,14 +110,13 @@ def certify_dropout(module: nn.Dropout | nn.Dropout2d, path: str, rtol: float) -
     """The identity in evaluation mode."""
     if module.training:
         raise CertificateError(f"`{path}` drops values at random, so it is no fixed map; call module.eval().")
-    return Proof(identity())
+    return Proof(IDENTITY)
 
 
 @rule(nn.AvgPool2d)
 def certify_average_pool(module: nn.AvgPool2d, path: str, rtol: float) -> Proof:
     """Means of n values over disjoint windows: 1/√n; √n/|d| for a divisor d; at most 1 where windows at the border shrink."""
-    rows, columns = disjoint_windows(module.kernel_size, module.stride, path)
-    n = rows * columns
+    n = math.prod(disjoint_windows(module.kernel_size, module.stride, path))
     if module.divisor_override:
         square = Fraction(n, module.divisor_override**2)
     else:
@@ -152,30 +136,16 @@ def certify_max_pool(module: nn.MaxPool2d, path: str, rtol: float) -> Proof:
 
 def disjoint_windows(kernel_size: int | Pair, stride: int | Pair, path: str) -> Pair:
     """The window's sizes, which must equal the strides."""
-    if pair(kernel_size) != pair(stride):
-        raise CertificateError(
-            f"`{path}` pools over windows {pair(kernel_size)} with stride {pair(stride)}; only disjoint windows, "
-            "kernel_size == stride, are covered."
-        )
-    return pair(kernel_size)
-
-
-def residual(inner: Proof) -> Proof:
-    """x + N(x): 1 + the Lipschitz constant of N."""
-    return dataclasses.replace(inner, bound=MapBound(1 + inner.bound.lipschitz, None))
+    size, steps = pair(kernel_size), pair(stride)
+    if size != steps:
+        raise CertificateError(f"`{path}` pools over windows {size} with stride {steps}; they must be equal.")
+    return size
 
 
 @rule(DnCNN)
 def certify_dncnn(network: DnCNN, path: str, rtol: float) -> Proof:
-    """x + out_conv(σ(conv(… σ(in_conv(x))))), where the network may hold more layers than its forward uses."""
-    return residual(compose_proofs(describe(m, join(path, name), rtol) for name, m in used(network)))
-
-
-def used(network: DnCNN) -> Iterable[tuple[str, nn.Module]]:
-    """The layers in the order of DnCNN's forward."""
-    yield "in_conv", network.in_conv
-    yield "nl_list.0", network.nl_list[0]
-    for i in range(network.depth - 2):
-        yield f"conv_list.{i}", network.conv_list[i]
-        yield f"nl_list.{i + 1}", network.nl_list[i + 1]
-    yield "out_conv", network.out_conv
+    """x + out_conv(σ(conv(… σ(in_conv(x))))): 1 + the product. The network may hold more layers than its forward uses."""
+    middle = [name for i in range(network.depth - 2) for name in (f"conv_list.{i}", f"nl_list.{i + 1}")]
+    names = ["in_conv", "nl_list.0", *middle, "out_conv"]
+    inner = compose_proofs(describe(network.get_submodule(name), join(path, name), rtol) for name in names)
+    return dataclasses.replace(inner, bound=MapBound(1 + inner.bound.lipschitz, None))

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
-from pnp_lip.spectral.symbol import grid_factor, half_torus, symbol
+from pnp_lip.spectral.torus import grid_factor, half_torus, symbol
 
 __all__ = ["BoundedStep", "UnitNorm", "ZeroMean", "constrain", "gradient_flow_layers", "project", "release"]
 

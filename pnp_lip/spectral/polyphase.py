@@ -1,7 +1,5 @@
 """Rearrangements of a kernel that leave the norm of its convolution as it is, without any rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Lower bounds of an operator's norm by the power method: what stands beside a proved upper bound, and never replaces it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -21,16 +19,13 @@ def norm_lower(
     start: Tensor,
     *,
     iterations: int = 100,
-    tol: float | None = None,
 ) -> tuple[float, Tensor]:
     """The largest ‖A v_k‖ over unit vectors v_{k+1} = AᵀA v_k/‖AᵀA v_k‖ from v_0 ∝ ``start``, and the last v_k.
 
-    It certifies nothing: a lower bound of ‖A‖, up to the rounding of its own evaluation, whatever ``apply_adjoint`` does,
-    and never an upper bound. With the adjoint the values grow towards ‖A‖, unless ``start`` is orthogonal to the leading
-    singular vectors; for A ≥ 0 entrywise and ``start`` > 0, the last v_k is a start for Collatz-Wielandt.
+    It certifies nothing: a lower bound of ‖A‖, up to the rounding of its own evaluation, whatever ``apply_adjoint`` does.
+    With the adjoint the values grow towards ‖A‖, unless ``start`` is orthogonal to the leading singular vectors.
 
-    Parameters: at most ``iterations`` products with A; ``tol``, where given, ends the iteration once a step raises the
-    bound by at most ``tol`` relatively. Lengths are taken in float64. Gives 0 for a ``start`` that vanishes, or that A
+    At most ``iterations`` products with A. Lengths are taken in float64. Gives 0 for a ``start`` that vanishes, or that A
     maps to zero. Source: Golub & Van Loan (2013), Section 8.2.
 
     >>> A = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
@@ -45,12 +40,9 @@ def norm_lower(
             break
         v = v / size
         image = apply(v)
-        reached = length(image) / length(v)
-        stalls = tol is not None and reached <= lower * (1 + tol)
-        lower = max(lower, reached)
-        if stalls or k == iterations - 1:
-            break
-        v = apply_adjoint(image)
+        lower = max(lower, length(image) / length(v))
+        if k < iterations - 1:
+            v = apply_adjoint(image)
     return lower, v
 
 

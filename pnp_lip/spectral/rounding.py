@@ -1,7 +1,5 @@
 """How far the executed floating-point network may lie from the real function that the certificate speaks of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -32,12 +30,10 @@ def execution_error_upper(
     + u(r + τNβ), up to a factor 1 + u for the last subtraction. Errors add up, because the layers are nonexpansive; r
     grows by at most τNβ per layer.
 
-    Holds where 0 ≤ τ‖W‖² ≤ 2 (certified) and σ has slopes in [0, 1] with σ(0) = 0 and is rounded at most once, for
-    the λ and b that the activations hold when executed (they may be rounded functions of the noise level: the
-    certificate holds for any λ and b). Products are conventional sums of ``dtype`` in any order; zero or circular
-    padding, any image size; Winograd or Fourier convolutions, reduced-precision modes (TF32), overflow and underflow
-    are excluded. The bound is linear in
-    ``input_bound`` when there are no shifts. It is infinite when nu ≥ 1/4, as for bfloat16 and more than 57 products.
+    Holds where 0 ≤ τ‖W‖² ≤ 2 (certified) and σ has slopes in [0, 1] with σ(0) = 0 and is rounded at most once, for the λ
+    and b that the activations hold when executed. Products are conventional sums of ``dtype`` in any order; zero or circular
+    padding, any image size; Winograd or Fourier convolutions, reduced-precision modes (TF32), overflow and underflow are
+    excluded. The bound is infinite when nu ≥ 1/4, as for bfloat16 and more than 57 products.
 
     Parameters: ``weights`` 2-D or 4-D, ``taus`` and ``shifts`` b per layer, None for none. Raises InputError for
     settings out of range, ShapeError for lists of different length. Source: Higham (2002), Section 3.1, for γ_n.
@@ -47,9 +43,7 @@ def execution_error_upper(
     """
     shifts = [None] * len(weights) if shifts is None else shifts
     if not len(weights) == len(taus) == len(shifts):
-        raise ShapeError(
-            f"expected as many steps and shifts as weights, {len(weights)}; got {len(taus)}, {len(shifts)}."
-        )
+        raise ShapeError(f"expected {len(weights)} steps and shifts, one per weight; got {len(taus)}, {len(shifts)}.")
     if not 0 <= input_bound < math.inf or not all(0 <= tau < math.inf for tau in taus):
         raise InputError(f"`input_bound` and the steps must be finite and not negative; got {input_bound} and {taus}.")
     u = torch.finfo(dtype).eps / 2

@@ -1,21 +1,20 @@
-"""The supremum over the torus of a convolution's symbol: branch and bound, each cell discarded by a proof.
+"""A convolution's symbol and its supremum over the torus: branch and bound, each cell discarded by a proof.
 
-Frequencies are counted in turns, ω = 2πp, and are dyadic, so that all phases are exact.
+Frequencies p are counted in turns, ω = 2πp, and are dyadic, so that the phases a p₁ + b p₂ and their reduction are exact.
 """
 
-from __future__ import annotations
-
+import itertools
 import math
 
 import torch
 from torch import Tensor
 
-from pnp_lip.errors import CertificateError
-from pnp_lip.spectral.gram_symbol import Symbol
-from pnp_lip.spectral.verified import TABLE_ERROR, cholesky_slack, largest_eigenvalue_below, unit_circle
+from pnp_lip.errors import CertificateError, ShapeError
+from pnp_lip.spectral.verified import TABLE_ERROR, cholesky_slack, gamma, largest_eigenvalue_below, unit_circle
 
-__all__ = ["CHUNK", "prove_below", "supremum_estimate"]
+__all__ = ["Symbol", "grid_factor", "half_torus", "prove_below", "symbol"]
 
+MAX_CELLS = 1_000_000  # that are examined for one kernel
 CHUNK = 2**18  # entries of the Gram matrices that are formed at once
 STARTS = 3  # of Newton's method
 SEARCH = (16, 16)  # steps of the power iteration and spectra computed per chunk, where the search begins
@@ -25,10 +24,71 @@ SAFETY = 1 - 1e-15  # covers the rounding of a handful of scalar operations
 Widths = tuple[float, float]  # one number per axis
 
 
-def first_cells(reach: Widths) -> tuple[Tensor, Widths]:
-    """Centres and half-widths, in turns, of cells that cover [0, 1] × [0, 1/2], half the torus.
+class Symbol:
+    """K̂(p) = Σ_ab K[:, :, a, b] exp(−2πi(a p₁ + b p₂)), and H = K̂ᴴK̂, with bounds of the rounding in both.
 
-    The other half follows from K̂(−p) = conj K̂(p). An axis along which |K̂| is constant gets one cell.
+    The kernel is real, float64, (out, in, k₁, k₂), with its largest entry in [1/2, 1]; transposed here to rows ≥ columns.
+
+    H(p) = G_0 + Σ_{k>0} (G_k + G_kᵀ) cos 2πk·p − i(G_k − G_kᵀ) sin 2πk·p, G_k = Σ_a K_aᵀ K_{a+k}, over half of the
+    offsets k: to sum these few matrices is cheaper than to multiply K̂ᴴ and K̂ at every p. With P = Σ_ab |K_ab|, T taps
+    and N offsets, bounds of the rounding are
+
+    - ``error`` ≥ ‖K̂ − computed‖₂: each component sums T taps with tabulated cosines, (γ_T + ε)P entrywise;
+    - ``gram_error`` ≥ ‖H − computed‖₂: (γ_{mT+2} + γ_{2N} + ε)PᵀP entrywise, as Σ_k Σ_a |K_a|ᵀ|K_{a+k}| = PᵀP,
+
+    both with ‖·‖₂ ≤ ‖·‖_F, √2 for the two components, and doubled for what is of higher order. ``frobenius`` ≥ ‖P‖_F
+    ≥ ‖K̂‖_F. ``reach`` = ((k₁ − 1)/2, (k₂ − 1)/2) are the degrees of the trigonometric polynomial.
+    """
+
+    def __init__(self, kernel: Tensor) -> None:
+        if kernel.shape[0] < kernel.shape[1]:
+            kernel = kernel.transpose(0, 1)  # K̂ᵀ has the same norm
+        self.rows, self.columns, height, width = kernel.shape
+        self.reach = ((height - 1) / 2, (width - 1) / 2)
+        self.taps = kernel.permute(2, 3, 0, 1).reshape(height * width, -1)
+        self.positions = torch.cartesian_prod(*(torch.arange(k, dtype=torch.float64) for k in (height, width)))
+        self.frobenius = float(kernel.abs().sum((2, 3)).norm()) * (1 + 1e-9)
+        self.error = 2 * math.sqrt(2) * (gamma(len(self.taps)) + TABLE_ERROR) * self.frobenius
+        offsets = [(i, j) for i, j in itertools.product(range(height), range(1 - width, width)) if (i, j) >= (0, 0)]
+        found = []
+        for i, j in offsets:
+            early = kernel[:, :, : height - i, max(0, -j) : width - max(0, j)].transpose(0, 1).flatten(1)
+            late = kernel[:, :, i:, max(0, j) : width + min(0, j)].transpose(0, 1).flatten(1)
+            found.append(early @ late.T)
+        self.offsets, correlations = torch.tensor(offsets, dtype=torch.float64), torch.stack(found)  # k and G_k
+        self.even = (correlations + correlations.mT).flatten(1)
+        self.even[0] /= 2  # G_0 stands alone
+        self.odd = (correlations - correlations.mT).flatten(1)
+        roundings = gamma(self.rows * len(self.taps) + 2) + gamma(2 * len(self.offsets)) + TABLE_ERROR
+        self.gram_error = 2 * math.sqrt(2) * roundings * self.frobenius**2
+
+    def gram(self, turns: Tensor) -> Tensor:
+        """H at frequencies ``turns``, (n, 2), exact dyadic numbers in [0, 1]; complex (n, columns, columns)."""
+        cosine, sine = unit_circle((turns @ self.offsets.T).remainder(1))
+        return torch.complex(cosine @ self.even, -sine @ self.odd).reshape(-1, self.columns, self.columns)
+
+    def sag(self, widths: tuple[float, float]) -> float:
+        """½ Σ_k ‖G_k‖(2πk·h)², rounded up: how far λ_max(H) may lie below its maximum at a distance of at most h.
+
+        The offsets k and −k are one row here; ‖G_k‖_F² = ‖even‖_F²/4 + ‖odd‖_F²/4.
+        """
+        strength = (self.even.square().sum(1) + self.odd.square().sum(1)).sqrt() / 2 + self.gram_error
+        angles = 2 * math.pi * (self.offsets.abs() @ torch.tensor(widths, dtype=torch.float64))
+        return float((strength * angles**2).sum()) * (1 + 1e-9)
+
+    def lower_bound(self, turns: Tensor, v: Tensor) -> float:
+        """‖K̂(p)v‖/‖v‖, less its rounding, at one frequency, (1, 2): a lower bound of the supremum for any v."""
+        cosine, sine = unit_circle((turns @ self.positions.T).remainder(1))
+        matrix = torch.complex(cosine @ self.taps, -sine @ self.taps).reshape(self.rows, self.columns)
+        size = 2 * (self.rows + self.columns)
+        quotient = float((matrix @ v).norm() / v.norm())
+        return max(0.0, quotient * (1 - 4 * gamma(size)) - self.error - 3 * gamma(size) * self.frobenius)
+
+
+def first_cells(reach: Widths) -> tuple[Tensor, Widths]:
+    """Centres and half-widths, in turns, of cells that cover [0, 1] × [0, 1/2], half the torus: K̂(−p) = conj K̂(p).
+
+    An axis along which |K̂| is constant gets one cell.
     """
     counts = [2 ** math.ceil(math.log2(16 * r)) if r else 1 for r in reach]
     if reach[1]:
@@ -44,9 +104,8 @@ def supremum_estimate(symbol: Symbol, start: Tensor, radius: float) -> tuple[flo
     value, v, step = newton_step(symbol, p)
     for _ in range(30):
         length = float(step.norm())
-        candidate = (
-            torch.round((p + step * min(1.0, radius / (length + 1e-300))) * 2.0**30).remainder(2.0**30) / 2.0**30
-        )
+        target = p + step * min(1.0, radius / (length + 1e-300))
+        candidate = torch.round(target * 2.0**30).remainder(2.0**30) / 2.0**30
         trial, v_trial, next_step = newton_step(symbol, candidate)
         if trial > value:
             gain = trial - value
@@ -112,53 +171,39 @@ def discard(symbol: Symbol, centres: Tensor, widths: Widths, c: float, flat: boo
     return torch.cat(left) if left else centres[:0], math.sqrt(max(0.0, top)), where
 
 
-def halve(centres: Tensor, widths: Widths, reach: Widths) -> tuple[Tensor, Widths]:
-    """Halve the cells along each axis on which the symbol varies; centres stay dyadic, hence exact."""
-    halves = [h / 2 if r else 0.0 for h, r in zip(widths, reach, strict=True)]
-    signs = [torch.tensor([-h, h], dtype=torch.float64) if h else torch.zeros(1, dtype=torch.float64) for h in halves]
-    moved = centres[:, None] + torch.cartesian_prod(*signs)
-    return moved.reshape(-1, 2), (halves[0] or widths[0], halves[1] or widths[1])
-
-
-def prove_below(symbol: Symbol, rtol: float, max_cells: int, floor: float = 0.0) -> tuple[float, float, Tensor, int]:
+def prove_below(symbol: Symbol, rtol: float, floor: float) -> tuple[float, float, Tensor, int]:
     """Upper bound, lower bound, frequency of the lower bound and number of cells for sup_p ‖K̂(p)‖.
 
-    The upper bound c is the largest of (1 + rtol) times the lower bounds found; cells discarded under a smaller c stay
-    discarded. ``floor`` is a value that the caller would accept as an upper bound anyway. The proof that a cell may be
-    discarded is in ``discard``. Raises CertificateError when more than ``max_cells`` cells would be needed.
+    The upper bound c is the largest of (1 + rtol) times the lower bounds found and of ``floor``, which the caller accepts
+    anyway; cells that ``discard`` drops under a smaller c stay dropped. Raises CertificateError after MAX_CELLS.
     """
     centres, widths = first_cells(symbol.reach)
     lower, witness = 0.0, centres[0]
-    for start in highest(symbol, centres):
-        value, p = supremum_estimate(symbol, start, 2 * max(widths))
-        if value > lower:
-            lower, witness = value, p
+    values, starts = [], []  # the centres with the largest norms, as far as found
+    for chunk in torch.split(centres, max(1, CHUNK // symbol.columns**2)):
+        value, places = largest_eigenvalues(symbol.gram(chunk), *SEARCH)
+        values.append(value)
+        starts.append(chunk[places])
+    for start in torch.cat(starts)[torch.cat(values).topk(min(STARTS, sum(map(len, starts)))).indices]:
+        estimate, p = supremum_estimate(symbol, start, 2 * max(widths))
+        if estimate > lower:
+            lower, witness = estimate, p
     bound = max(floor, lower * (1 + rtol))
     cells = 0
     while len(centres):
         cells += len(centres)
-        if cells > max_cells or max(widths) < 2.0**-30:
-            raise CertificateError(
-                f"{cells} frequency cells do not suffice to bound this convolution within {rtol:g}: its symbol is too "
-                f"flat or has too many channels. Raise max_cells = {max_cells} or rtol."
-            )
+        if cells > MAX_CELLS or max(widths) < 2.0**-30:
+            raise CertificateError(f"{cells} cells do not suffice for so flat a symbol. Raise rtol = {rtol:g}.")
         left, top, where = discard(symbol, centres, widths, bound, flat=cells > FLAT)
         if top > lower:
-            value, p = supremum_estimate(symbol, where, 2 * max(widths))
-            if value > lower:
-                lower, witness, bound = value, p, max(bound, value * (1 + rtol))
-        centres, widths = halve(left, widths, symbol.reach)
+            estimate, p = supremum_estimate(symbol, where, 2 * max(widths))
+            if estimate > lower:
+                lower, witness, bound = estimate, p, max(bound, estimate * (1 + rtol))
+        varies = [r > 0 for r in symbol.reach]  # along such an axis each cell is halved
+        widths = (widths[0] / (1 + varies[0]), widths[1] / (1 + varies[1]))
+        moves = [torch.tensor([-h, h] if v else [0.0]).double() for h, v in zip(widths, varies, strict=True)]
+        centres = (left[:, None] + torch.cartesian_prod(*moves)).reshape(-1, 2)  # dyadic, as are the moves: exact
     return bound, lower, witness, cells
-
-
-def highest(symbol: Symbol, centres: Tensor) -> Tensor:
-    """The centres with the largest norms, as far as found: where to search for the supremum."""
-    values, found = [], []
-    for chunk in torch.split(centres, max(1, CHUNK // symbol.columns**2)):
-        value, places = largest_eigenvalues(symbol.gram(chunk), *SEARCH)
-        values.append(value)
-        found.append(chunk[places])
-    return torch.cat(found)[torch.cat(values).topk(min(STARTS, sum(map(len, found)))).indices]
 
 
 def largest_eigenvalues(gram: Tensor, steps: int, count: int) -> tuple[Tensor, Tensor]:
@@ -176,3 +221,44 @@ def largest_eigenvalues(gram: Tensor, steps: int, count: int) -> tuple[Tensor, T
     places = growth.flatten().topk(min(count, len(gram))).indices
     values, order = torch.linalg.eigvalsh(gram[places])[:, -1].sort(descending=True)
     return values, places[order]
+
+
+def symbol(weight: Tensor, frequencies: Tensor) -> Tensor:
+    """K̂(ω) = Σ_ab K[:, :, a, b] exp(−i(a ω₁ + b ω₂)), one matrix per frequency, differentiable in the weight.
+
+    Shapes: ``weight`` (out, in, k₁, k₂), ``frequencies`` (n, 2) in radians; gives complex (n, out, in). Taps count from
+    the kernel's first entry. The result carries rounding errors of the working precision.
+
+    >>> symbol(torch.ones(1, 1, 1, 2), torch.zeros(1, 2)).real.item()
+    2.0
+    """
+    if weight.ndim != 4:
+        raise ShapeError(f"a convolution's weight has shape (out, in, k1, k2); got {tuple(weight.shape)}.")
+    real = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
+    frequencies = frequencies.to(weight.device, real)
+    rows, columns = (torch.arange(k, device=weight.device, dtype=real) for k in weight.shape[2:])
+    angles = frequencies[:, :1, None] * rows[None, :, None] + frequencies[:, 1:, None] * columns[None, None, :]
+    angles, taps = angles.flatten(1), weight.to(real).flatten(2)  # (n, taps), (out, in, taps)
+    with torch.autocast(weight.device.type, enabled=False):  # a symbol rounded to bfloat16 would bound nothing
+        parts = [torch.einsum("oit,nt->noi", taps, wave) for wave in (angles.cos(), -angles.sin())]
+    return torch.complex(*parts)
+
+
+def half_torus(grid: int) -> Tensor:
+    """Frequencies 2πj/grid, j = (j₁, j₂), up to conjugate symmetry: K̂(−ω) is the conjugate of K̂(ω) for real weights."""
+    angles = torch.arange(grid, dtype=torch.float64) * (2 * math.pi / grid)
+    return torch.cartesian_prod(angles, angles[: grid // 2 + 1])
+
+
+def grid_factor(kernel_size: tuple[int, int], grid: int) -> float:
+    """Π cos(π r / grid)⁻¹, r = (k − 1)/2 per axis: what turns the grid maximum of ‖K̂‖ into a bound on the whole torus.
+
+    Valid for grid > 2r. Source: Ehlich & Zeller (1964) for trigonometric polynomials, applied to uᴴ K̂(ω) v.
+
+    >>> round(grid_factor((3, 3), 64), 4)
+    1.0024
+    """
+    reach = [(k - 1) / 2 for k in kernel_size]
+    if grid <= 2 * max(reach):
+        raise ShapeError(f"a kernel of size {kernel_size} needs a grid finer than {2 * max(reach):g}; got {grid}.")
+    return math.prod(1 / math.cos(math.pi * r / grid) for r in reach)

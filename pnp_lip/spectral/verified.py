@@ -7,8 +7,6 @@ excluded). γ_n = nu/(1 − nu). Underflow plays no part: operands are scaled to
 that all underflows together change a result by less than 2⁻⁹⁰⁰, which the doubled slacks below cover.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -19,9 +17,9 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 __all__ = [
     "TABLE_ERROR",
     "cholesky_slack",
+    "dense_bounds",
     "exact_float64",
     "gamma",
-    "gram_slack",
     "largest_eigenvalue_below",
     "scale_to_unit",
     "unit_circle",
@@ -53,9 +51,7 @@ def exact_float64(weight: Tensor) -> Tensor:
     w = weight.detach().to("cpu", torch.float64)
     bad = int((~torch.isfinite(w)).sum())
     if bad:
-        raise InputError(
-            f"expected finite entries; got {bad} of {w.numel()} that are NaN or infinite. Nothing bounds them."
-        )
+        raise InputError(f"expected finite entries; got {bad} of {w.numel()} that are NaN or infinite.")
     return w
 
 
@@ -112,28 +108,18 @@ def cholesky_slack(columns: int, bound: float) -> float:
 
     Ĝ is Hermitian, n × n, n = ``columns``. Twice the sum of
     - u λ, the rounding of the subtraction on the diagonal;
-    - 2 γ_{2n+8} n λ: a Cholesky factorisation of A that runs to completion has a backward error of at
-      most √2γ/(1 − √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}; hence λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, where
-      tr A ≤ nλ(1 + u).
+    - 2 γ_{2n+8} n λ: a Cholesky factorisation of A that runs to completion has a backward error of at most √2γ/(1 −
+      √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}; hence λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, where tr A ≤ nλ(1 + u).
     The factor of two covers the rounding of this very formula. Operations are counted in real arithmetic, so that
     complex matrices need no embedding. Source: Demmel (1989); Rump (2006); Higham (2002), Theorem 10.3.
     """
     return 2 * (UNIT_ROUNDOFF + 2 * gamma(2 * columns + 8) * columns) * bound
 
 
-def gram_slack(rows: int, columns: int, frobenius: float, bound: float) -> float:
-    """``cholesky_slack`` for Ĝ = fl(SᵀS): how far λ_max(SᵀS) may exceed ``bound``.
-
-    S is real, ``rows`` × ``columns``, ‖S‖_F ≤ ``frobenius``; the computed product errs by at most γ_rows ‖S‖_F².
-    """
-    return 2 * gamma(rows) * frobenius**2 + cholesky_slack(columns, bound)
-
-
 def largest_eigenvalue_below(gram: Tensor, bound: float) -> Tensor:
     """Whether the Cholesky factorisation of λI − Ĝ, λ = ``bound``, runs to completion: one boolean per matrix.
 
-    True proves λ_max(Ĝ) ≤ λ + cholesky_slack(n, λ); False proves nothing. ``gram`` = Ĝ is (..., n, n), of which the
-    lower triangle is read.
+    True proves λ_max(Ĝ) ≤ λ + cholesky_slack(n, λ); False proves nothing. The lower triangle of ``gram`` = Ĝ is read.
     """
     shifted = -gram
     shifted.diagonal(dim1=-2, dim2=-1).add_(bound)
@@ -141,3 +127,26 @@ def largest_eigenvalue_below(gram: Tensor, bound: float) -> Tensor:
     pivots = factor.diagonal(dim1=-2, dim2=-1).real
     proved: Tensor = (info == 0) & (torch.isfinite(pivots) & (pivots > 0)).all(-1)
     return proved
+
+
+def dense_bounds(w: Tensor) -> tuple[float, float]:
+    """lower ≤ ‖W‖₂ ≤ upper for a real float64 matrix with entries in [−1, 1] and ‖W‖_F ≥ 1/2.
+
+    Upper: λI − WᵀW is positive definite for λ a little above the computed largest eigenvalue, the first of a few
+    candidates whose factorisation succeeds. Lower: ‖Wv‖/‖v‖ for the computed eigenvector v, which holds for any v, less
+    its rounding: γ_n ‖W‖_F per unit of v for the product, γ_m relatively for the two norms. The computed WᵀW errs by at
+    most γ_rows ‖W‖_F², counted twice. The bounds differ by about 1e-13 times the rank.
+    """
+    w = w if w.shape[0] >= w.shape[1] else w.T
+    (rows, columns), size = w.shape, sum(w.shape)
+    gram = w.T @ w
+    values, vectors = torch.linalg.eigh(gram)
+    v, estimate, frobenius = vectors[:, -1], float(values[-1]), float(w.norm())
+    lower = float((w @ v).norm() / v.norm()) * (1 - 4 * gamma(size)) - 2 * gamma(size) * frobenius
+    product = 2 * gamma(rows) * (frobenius * (1 + 2 * gamma(w.numel()))) ** 2
+    for attempt in range(30):
+        bound = estimate + (product + cholesky_slack(columns, estimate)) * 2**attempt
+        if bool(largest_eigenvalue_below(gram, bound)):
+            upper = math.sqrt(bound + (product + cholesky_slack(columns, bound))) * (1 + 1e-15)
+            return min(upper, max(0.0, lower)), upper
+    raise CertificateError(f"no bound could be proved for this {rows} × {columns} matrix; please report its weights.")

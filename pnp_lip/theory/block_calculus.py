@@ -26,7 +26,7 @@ from fractions import Fraction
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import flow_step, sqrt_up
-from pnp_lip.spectral.square_upper import square_upper
+from pnp_lip.spectral.norm_bound import square_upper
 from pnp_lip.spectral.verified import exact_float64
 
 __all__ = ["Affine", "Blocks", "Flow", "State", "start"]

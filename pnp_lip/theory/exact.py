@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowLinear
-from pnp_lip.spectral.square_upper import sum_of_squares
+from pnp_lip.spectral.norm_bound import sum_of_squares
 from pnp_lip.theory.networks import SCALARS, BlockAffine, FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork
 
 __all__ = ["EXCESS", "MaxMin", "inside_ball", "to_fixed_width", "to_unbounded_width"]
