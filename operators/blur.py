@@ -1,7 +1,6 @@
 """Blur: convolution with any point-spread function and any border rule, as one Fourier product between exact transposes."""
 
-from __future__ import annotations
-
+import dataclasses
 import math
 
 import numpy as np
@@ -11,27 +10,33 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.borders import PADDINGS, extend, extension_index, fold
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, check_dtype, kept
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, kept
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
-from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
+from pnp_lip.operators.convolution_norm import (
+    PADDINGS,
+    PaddedConvolution,
+    extend,
+    extension_index,
+    fold,
+    multiplicity,
+    symbol_maximum,
+)
 from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["Blur"]
+__all__ = ["Blur", "joint_bound"]
 
 MOST_CERTIFIED_WORK = 2e10  # multiplications, half a minute: above it the symbol bound stands without Collatz-Wielandt
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
 FLOOR = 1e-10  # of (Σ|k|)², which bounds every entry of AᵀA 1: far below the entries that matter
-LOST = 100  # rounding units: frequencies with |k̂| below this part of max |k̂| count as lost
 
 
 class Blur(CertifiedPhysics):
     """Convolution y[i] = Σ_a k[a] x[i + c − a], c = (h//2, w//2), with a rule for the samples beyond the border.
 
-    A true convolution in deepinv's convention: equal to ``deepinv.physics.Blur`` and, for circular padding,
-    ``BlurFFT``. ``psf``, the point-spread function k: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w)
-    and (1, C, h, w) too; a tensor or numpy array of any signs, odd or even, no larger than the image. ``padding``:
+    A true convolution, equal to ``deepinv.physics.Blur`` and, for circular padding, ``BlurFFT``. ``psf``, the
+    point-spread function k: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w) and (1, C, h, w) too; a
+    tensor or numpy array of any signs, odd or even, no larger than the image. ``padding``:
     "circular", "zeros", "replicate", "reflect" (without repeating the edge) or "valid" (data of size H − h + 1,
     W − w + 1).
 
@@ -67,28 +72,24 @@ class Blur(CertifiedPhysics):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(img_size, noise_model=noise_model, device=device)
+        super().__init__(img_size, noise_model=noise_model, dtype=dtype, device=device)
         if padding not in PADDINGS:
             raise InputError(f"`padding` must be one of {', '.join(PADDINGS)}; got {padding!r}.")
-        check_dtype(dtype)
         self.padding = padding
+        self.closed_form_prox = padding == "circular"  # whether ``prox_l2`` is a formula and not an iteration
         self.register_buffer("psf", as_psf(psf, self.img_size, dtype).to(device))
         rows, columns = (geometry(*axis, padding) for axis in zip(self.img_size[1:], self.psf.shape[1:], strict=True))
         self.grid, self.shift = (rows[0], columns[0]), (rows[1], columns[1])
         self.data_size = (self.img_size[0], rows[2], columns[2])
         self.register_buffer("rows_index", rows[3], persistent=False)
         self.register_buffer("columns_index", columns[3], persistent=False)
-        if normalize:
-            self.normalise()
-
-    def normalise(self) -> None:
-        """Divide the PSF by the certified bound and a few roundings more, so that the stored one has norm at most 1."""
-        original, scale = self.psf, 1.0 / self.norm_upper
-        for _ in range(8):
-            self.psf = original * scale
-            if self.norm_upper <= 1:
-                break
-            scale *= 1 - 2 * torch.finfo(original.dtype).eps
+        if normalize:  # by a few roundings more than the bound, so that the stored PSF has norm at most 1
+            original, scale = self.psf, 1.0 / self.norm_upper
+            for _ in range(8):
+                self.psf = original * scale
+                if self.norm_upper <= 1:
+                    break
+                scale *= 1 - 2 * torch.finfo(original.dtype).eps
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -139,13 +140,7 @@ class Blur(CertifiedPhysics):
         symbol = 1 / (1 + gamma * (power + TRUSTED * power.max()))
         return lambda r: torch.fft.irfft2(torch.fft.rfft2(r) * symbol.to(r.dtype), s=size)
 
-    @property
-    def closed_form_prox(self) -> bool:
-        """Whether ``prox_l2`` is a formula (circular padding) and not an iteration."""
-        return self.padding == "circular"
-
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
-        """Circular: the closed form in float64; otherwise conjugate gradients."""
         if not self.closed_form_prox:
             return super().solve_system(system, x0, tol, max_iter)
         x = self.closed_form(system.z.double(), system.y.double(), system.gamma.double())
@@ -169,33 +164,10 @@ class Blur(CertifiedPhysics):
         self.check(z, self.img_size, "image")
         return self.closed_form(z.double(), y.double(), as_gamma(gamma, z).double()).to(y.dtype)
 
-    def A_dagger(self, y: Tensor, *args: object, rcond: float | None = None, **kwargs: object) -> Tensor:
-        """Pseudo-inverse A⁺y; circular in closed form, frequencies with |k̂| ≤ rcond max |k̂| count as lost.
-
-        ``rcond`` defaults to 100 times the rounding unit of y's dtype. Other paddings use deepinv's iterative solver.
-        """
-        if self.padding != "circular":
-            iterated: Tensor = super().A_dagger(y, *args, **kwargs)
-            return iterated
-        self.check(y, self.data_size, "data")
-        transfer = self.transfer(y.dtype)
-        size = transfer.abs()
-        rcond = LOST * torch.finfo(y.dtype).eps if rcond is None else rcond
-        inverse = torch.where(size > rcond * size.max(), transfer.conj() / size.square(), 0)
-        x: Tensor = torch.fft.irfft2(torch.fft.rfft2(y) * inverse, s=self.grid)
-        return x
-
     @kept
     def norm_bound(self) -> NormBound:
-        """The largest of the channels' norms, as the channels do not mix."""
-        bounds = [self.bound_channel(psf) for psf in self.psf.detach().cpu().double()]
-        largest = max(bounds, key=lambda bound: bound.upper)
-        return NormBound(
-            upper=largest.upper,
-            lower=max(bound.lower for bound in bounds),
-            method=largest.method,
-            witness=largest.witness,
-        )
+        """The largest of the channels' norms: channels do not mix."""
+        return joint_bound([self.bound_channel(psf) for psf in self.psf.detach().cpu().double()])
 
     def bound_channel(self, psf: Tensor) -> NormBound:
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""
@@ -206,14 +178,12 @@ class Blur(CertifiedPhysics):
         rows, columns = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
         repeats = multiplicity(rows, size[0]) * multiplicity(columns, size[1])
         upper *= math.sqrt(repeats) * (1 + ROOT_SLACK) if repeats > 1 else 1
-        method = Method.PADDED_SYMBOL
+        lower, method = 0.0, Method.PADDED_SYMBOL
         if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
             found = self.bound_nonnegative(PaddedConvolution(psf.abs(), size, rows, columns))
             lower = found.lower
             if found.upper < upper:
                 upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method
-        else:
-            lower = 0.0
         lower = single.power_lower() if signed else lower
         if upper > TIGHT * lower and math.prod(size) <= MOST_DENSE_PIXELS:
             # The fast transforms may be wrong in every column.
@@ -233,9 +203,13 @@ class Blur(CertifiedPhysics):
         start = torch.ones(self.img_size[1:], dtype=torch.float64)
         return convolution.bound_norm(collatz_wielandt(fast_gram, start, rounding=0.0, tol=2e-4, max_iter=500).v)
 
-    def single_channel(self, psf: Tensor) -> Blur:
-        """The same geometry for one grey channel in float64."""
+    def single_channel(self, psf: Tensor) -> "Blur":
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)
+
+
+def joint_bound(bounds: list[NormBound]) -> NormBound:
+    """The norm of a block-diagonal operator is the largest of its blocks' norms."""
+    return dataclasses.replace(max(bounds, key=lambda b: b.upper), lower=max(b.lower for b in bounds))
 
 
 def geometry(size: int, taps: int, padding: str) -> tuple[int, int, int, Tensor | None]:

@@ -1,7 +1,5 @@
 """Two-sided bounds of the norm of an entrywise nonnegative operator."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable
@@ -22,12 +20,11 @@ UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors th
 
 @dataclasses.dataclass(frozen=True)
 class CollatzWielandt:
-    """lower_sq ≤ ‖A‖² ≤ upper_sq with the positive vector ``v`` that proves it, found after ``iterations`` products."""
+    """lower_sq ≤ ‖A‖² ≤ upper_sq with the positive vector ``v`` that proves it."""
 
     upper_sq: float
     lower_sq: float
     v: Tensor
-    iterations: int
 
     def bound(self, method: Method = Method.COLLATZ_WIELANDT) -> NormBound:
         """The bounds of ‖A‖ itself."""
@@ -70,8 +67,7 @@ def collatz_wielandt(
     """
     v, support = start, None
     upper_sq, lower_sq, best = float("inf"), 0.0, start
-    iteration = 0
-    for iteration in range(1, max_iter + 1):
+    for _ in range(max_iter):
         w = gram(v)
         if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
             raise CertificateError("AᵀAv holds negative or non-finite entries, so the operator is not nonnegative.")
@@ -80,7 +76,7 @@ def collatz_wielandt(
             if rounding > 0:
                 require_visible(gram, v, w, rounding)
             if not bool(support.any()):
-                return CollatzWielandt(0.0, 0.0, v, iteration)
+                return CollatzWielandt(0.0, 0.0, v)
         ratio = float((w[support].double() / v[support].double()).max())
         rayleigh = float((v.double() * w.double())[support].sum() / v.double()[support].square().sum())
         lower_sq = max(lower_sq, rayleigh * (1 - 2 * rounding - SUM_SLACK))
@@ -91,7 +87,7 @@ def collatz_wielandt(
         # Any positive vector is admissible: keep v away from underflow on the support.
         floor = torch.finfo(w.dtype).tiny ** 0.5
         v = torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))
-    return CollatzWielandt(upper_sq, lower_sq, best, iteration)
+    return CollatzWielandt(upper_sq, lower_sq, best)
 
 
 def require_visible(gram: Callable[[Tensor], Tensor], v: Tensor, w: Tensor, rounding: float) -> None:

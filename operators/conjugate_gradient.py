@@ -1,7 +1,5 @@
 """The prox of a quadratic misfit: conjugate gradients in mixed precision with a certified error."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 

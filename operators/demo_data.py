@@ -1,7 +1,5 @@
 """A measured sinogram that ships with the package."""
 
-from __future__ import annotations
-
 import dataclasses
 from importlib import resources
 

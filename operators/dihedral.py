@@ -1,7 +1,5 @@
 """The symmetry of the square: eight images of one image stand for the views of eight angles."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Fan-beam tomography with a flat detector."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar
@@ -68,7 +66,7 @@ class FanBeam(ScanGeometry):
         """Detector over axis scale."""
         return self.distance / self.source_distance
 
-    def fitted(self, n: int) -> FanBeam:
+    def fitted(self, n: int) -> "FanBeam":
         """See the base; here the source must not turn inside the object."""
         radius = n * self.pixel_size / math.sqrt(2)
         if self.source_distance <= radius:
@@ -122,31 +120,29 @@ class FanBeamTomography(SymmetricTomography):
     beam: ClassVar[type[ScanGeometry]] = FanBeam
     geometry: FanBeam
 
-    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
-        """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann".
+    def invert(self, integrals: Tensor, name: str) -> Tensor:
+        """f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ, s = t·source/distance the detector scaled to the axis.
 
-        With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
         p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
         The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise.
 
         Source: Kak & Slaney (1988), section 3.4.2; Parker (1982) for w.
         """
-        self.check(y, self.data_size, "data")
         n, scan, source = self.img_size[1], self.geometry, self.geometry.source_distance
         angles = torch.from_numpy(scan.degrees)
         spacing = scan.det_spacing * source / scan.distance
-        s = (scan.bin_centres * source / scan.distance).to(y)
-        data = self.remove_weights(y) * (source / torch.sqrt(source**2 + s**2))[:, None]
+        s = (scan.bin_centres * source / scan.distance).to(integrals)
+        data = integrals * (source / torch.sqrt(source**2 + s**2))[:, None]
         radius = n * scan.pixel_size / math.sqrt(2)
         seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
         step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
-        views = (filtered(data * share.to(y), spacing, filter) * step.to(y)).flatten(0, -3)
-        line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * scan.pixel_size
+        views = (filtered(data * share.to(data), spacing, name) * step.to(data)).flatten(0, -3)
+        line = (torch.arange(n, dtype=data.dtype, device=data.device) - (n - 1) / 2) * scan.pixel_size
         x, up = line[None, :], -line[:, None]
-        total = y.new_zeros(len(views), n * n)
+        total = data.new_zeros(len(views), n * n)
         for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
             cosine, sine = math.cos(angle), math.sin(angle)
             depth = 1 + (up * cosine - x * sine) / source
             position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
             total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-        return self.in_view(total.reshape(*y.shape[:2], n, n))
+        return total.reshape(*data.shape[:2], n, n)

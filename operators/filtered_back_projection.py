@@ -1,7 +1,5 @@
 """Filtered back-projection for initial guesses and baselines."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """What one pixel leaves on the detector: the nonnegative entries of a projection matrix, view by view."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Hounsfield units and linear attenuation."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from pnp_lip.errors import InputError
@@ -18,17 +16,15 @@ def hounsfield_to_attenuation(hu: Tensor, *, water: float = WATER_ATTENUATION) -
     >>> hounsfield_to_attenuation(torch.tensor([-1000.0, 0.0]), water=0.02).tolist() == [0.0, torch.tensor(0.02).item()]
     True
     """
-    require_water(water)
-    return (1 + hu / 1000).clamp_min(0) * water
+    return (1 + hu / 1000).clamp_min(0) * positive(water)
 
 
 def attenuation_to_hounsfield(mu: Tensor, *, water: float = WATER_ATTENUATION) -> Tensor:
     """HU = 1000 (μ/μ_water − 1)."""
-    require_water(water)
-    return 1000 * (mu / water - 1)
+    return 1000 * (mu / positive(water) - 1)
 
 
-def require_water(water: float) -> None:
-    """Raise InputError unless ``water`` is a positive attenuation."""
+def positive(water: float) -> float:
     if not 0 < water < float("inf"):
         raise InputError(f"`water` must be a positive attenuation; got {water}.")
+    return water

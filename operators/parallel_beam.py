@@ -1,7 +1,5 @@
 """Parallel-beam tomography."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar
@@ -85,12 +83,10 @@ class ParallelBeamTomography(SymmetricTomography):
     beam: ClassVar[type[ScanGeometry]] = ParallelBeam
     geometry: ParallelBeam
 
-    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
-        """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann"."""
-        self.check(y, self.data_size, "data")
-        # f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view.
+    def invert(self, integrals: Tensor, name: str) -> Tensor:
+        """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
         scan = self.geometry
-        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(y)
-        views = filtered(self.remove_weights(y), scan.det_spacing, filter) * weight
+        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(integrals)
+        views = filtered(integrals, scan.det_spacing, name) * weight
         factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
-        return self.in_view(self.in_parts(self.back_project, views, self.img_size) * factor)
+        return self.in_parts(self.back_project, views, self.img_size) * factor

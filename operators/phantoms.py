@@ -1,7 +1,5 @@
 """Ellipse phantoms: images whose sinograms are known in closed form."""
 
-from __future__ import annotations
-
 import math
 
 import torch

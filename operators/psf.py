@@ -1,7 +1,5 @@
 """Point-spread functions (PSFs): Gaussian, box, disk, straight motion, camera shake, or read from a file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +34,12 @@ def gaussian_psf(
     ((7, 7), 1.0)
     """
     sigma_1, sigma_2 = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
-    require_positive(sigma=sigma_1)
-    require_positive(sigma=sigma_2)
-    if not math.isfinite(angle):
-        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
+    require_positive("sigma", sigma_1)
+    require_positive("sigma", sigma_2)
+    require_degrees(angle)
     reach = 2 * math.ceil(3 * max(sigma_1, sigma_2)) + 1
     height, width = as_size(reach if size is None else size)
-    rows, columns = centred(height)[:, None], centred(width)[None, :]
+    rows, columns = np.arange(height)[:, None] - height // 2, np.arange(width)[None, :] - width // 2
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     u, v = cosine * columns - sine * rows, sine * columns + cosine * rows
     return unit_sum(np.exp(-0.5 * ((u / sigma_1) ** 2 + (v / sigma_2) ** 2)))
@@ -65,7 +62,7 @@ def disk_psf(radius: float) -> Tensor:
     >>> disk_psf(0.5).tolist()
     [[1.0]]
     """
-    require_positive(radius=radius)
+    require_positive("radius", radius)
     reach = max(0, math.ceil(radius - 0.5))
     edges: Array = np.arange(-reach, reach + 2, dtype=np.float64) - 0.5
     corner = disk_corner_area(edges[:, None], edges[None, :], radius)
@@ -95,9 +92,8 @@ def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     >>> motion_psf(2.0).tolist()
     [[0.25, 0.5, 0.25]]
     """
-    require_positive(length=length)
-    if not math.isfinite(angle):
-        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
+    require_positive("length", length)
+    require_degrees(angle)
     directions = np.array([-math.sin(math.radians(angle)), math.cos(math.radians(angle))])
     directions[np.abs(directions) < STRAIGHT] = 0.0
     half = length / 2
@@ -111,18 +107,18 @@ def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     return unit_sum(psf)
 
 
-def shake_psf(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
+def shake_psf(generator: torch.Generator, *, reach: int = 8) -> Tensor:
     """A hand-held camera's shake: a path with random, slowly changing velocity, spread bilinearly on the grid.
 
     Returns float64 (2·reach + 1, 2·reach + 1), nonnegative and of sum one.
     """
-    acceleration = torch.randn(points, 2, generator=generator, dtype=torch.float64)
+    acceleration = torch.randn(256, 2, generator=generator, dtype=torch.float64)
     velocity = torch.randn(1, 2, generator=generator, dtype=torch.float64) * 4 + acceleration.cumsum(0) / 2
     path = velocity.cumsum(0)
     path = path - path.mean(0)
     path = path * ((reach - 1) / path.abs().max()) + reach
     psf = np.zeros([2 * reach + 1, 2 * reach + 1])
-    spread(psf, path.numpy(), np.ones(points), [0, 0])
+    spread(psf, path.numpy(), np.ones(len(path)), [0, 0])
     return unit_sum(psf)
 
 
@@ -136,12 +132,12 @@ def spread(psf: Array, points: Array, weights: Array, origin: Sequence[int]) -> 
         np.add.at(psf, tuple((index + np.array(origin))[inside].T), share[inside])
 
 
-def load_psf(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:
+def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
     """Read a PSF (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
 
     Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
-    ``unit`` divides by the sum, which must then be positive. Returns float64 (height, width). Raises InputError for a
-    missing or unreadable file, a missing key, more than two axes, non-finite values, or a sum that is not positive.
+    Returns float64 (height, width), divided by its sum. Raises InputError for a missing or unreadable file, a missing
+    key, more than two axes, non-finite values, or a sum that is not positive.
     """
     path = Path(path)
     if not path.is_file():
@@ -158,15 +154,12 @@ def load_psf(path: str | Path, *, key: str | None = None, unit: bool = True) -> 
         raise InputError(f"{path}: a PSF has two axes; got shape {psf.shape}.")
     if not np.isfinite(psf).all():
         raise InputError(f"{path}: the PSF holds NaN or infinite values.")
-    if not unit:
-        return torch.from_numpy(np.ascontiguousarray(psf))
     if psf.sum() <= 0:
-        raise InputError(f"{path}: the PSF's sum is {psf.sum():g}, not positive; pass unit=False to keep it as it is.")
+        raise InputError(f"{path}: the PSF's sum is {psf.sum():g}, not positive.")
     return unit_sum(psf)
 
 
 def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
-    """The raw array of an image, .npy or .npz file."""
     if path.suffix.lower() not in (".npy", ".npz"):
         from skimage.io import imread
 
@@ -183,11 +176,6 @@ def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
         return np.asarray(archive[names[0] if key is None else key])
 
 
-def centred(size: int) -> Array:
-    """Tap positions counted from the centre size//2, the convention of every blur here."""
-    return np.arange(size, dtype=np.float64) - size // 2
-
-
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) of positive integers."""
     pair = (size, size) if isinstance(size, int) else tuple(size)
@@ -196,13 +184,15 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def require_positive(**values: float) -> None:
-    """Raise InputError unless the one named value is a positive finite number."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"`{name}` must be a positive number; got {value}.")
+def require_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"`{name}` must be a positive number; got {value}.")
+
+
+def require_degrees(angle: float) -> None:
+    if not math.isfinite(angle):
+        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
 
 
 def unit_sum(psf: Array) -> Tensor:
-    """The PSF divided by its sum."""
     return torch.from_numpy(np.ascontiguousarray(psf / psf.sum()))

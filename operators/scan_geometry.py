@@ -1,7 +1,5 @@
 """What every scanner has: views, a detector, and the pixel's shadow on it or the ray into each of its bins."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import math
@@ -114,7 +112,6 @@ def axes(angle: float) -> tuple[Tensor, Tensor]:
 
 
 def as_angles(angles: Angles) -> tuple[float, ...]:
-    """A non-empty list of finite angles in degrees."""
     if np.ndim(angles) == 0:
         raise InputError(
             f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
@@ -130,6 +127,5 @@ def as_angles(angles: Angles) -> tuple[float, ...]:
 
 
 def require_length(name: str, value: float) -> None:
-    """Raise InputError unless ``value`` is a positive finite length."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"`{name}` must be a positive length; got {value}.")

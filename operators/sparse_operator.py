@@ -1,7 +1,5 @@
 """Any sparse matrix as a forward model: other toolboxes' projectors, sampling patterns, measured systems."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -12,7 +10,7 @@ from deepinv.physics import NoiseModel
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, check_dtype, kept
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, kept
 from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt, gamma_factor
 from pnp_lip.operators.sparse_pair import SparsePair
 from pnp_lip.spectral import Method, NormBound
@@ -48,8 +46,7 @@ class SparseOperator(CertifiedPhysics):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(img_size, noise_model=noise_model, device=device)
-        check_dtype(dtype)
+        super().__init__(img_size, noise_model=noise_model, dtype=dtype, device=device)
         entries = as_rows(matrix, dtype)
         rows, columns = entries.shape
         if columns != math.prod(self.img_size[1:]):
@@ -58,7 +55,7 @@ class SparseOperator(CertifiedPhysics):
         if math.prod(shape) != rows or len(shape) != 2:
             raise ShapeError(f"`data_shape` {shape} does not multiply to the matrix's {rows} rows.")
         self.data_size = (self.img_size[0], *shape)
-        self.matrix = SparsePair(entries, dtype=dtype)
+        self.matrix = SparsePair(entries)
         self.to(device)
 
     @property
@@ -67,15 +64,14 @@ class SparseOperator(CertifiedPhysics):
         return self.matrix.forward_values, self.matrix.adjoint_values
 
     def forward_map(self, x: Tensor) -> Tensor:
-        """M x, images as columns."""
+        """M x, all images of the batch at once."""
         return self.on_columns(x, self.data_size[1:], False)
 
     def adjoint_map(self, y: Tensor) -> Tensor:
-        """Mᵀ y, data as columns."""
+        """Mᵀ y."""
         return self.on_columns(y, self.img_size[1:], True)
 
     def on_columns(self, x: Tensor, shape: tuple[int, ...], transpose: bool) -> Tensor:
-        """One product for the whole batch."""
         columns = x.flatten(2).flatten(0, 1).T.contiguous()
         return self.matrix.product(columns, transpose=transpose).T.reshape(*x.shape[:2], *shape)
 

@@ -1,7 +1,5 @@
 """A sparse matrix and its transpose, both stored by rows, with products by several columns at once."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
@@ -21,8 +19,6 @@ class SparsePair(nn.Module):
 
     Both are kept because transposing on the fly costs fifty products; 32-bit indices because 64-bit ones are converted
     at every product. Buffers move with ``.to()`` but stay out of the state dict: they follow from the geometry.
-    ``kernel`` (an attribute to be set) is the engine of the products: "csr" (torch's sparse product), "bag"
-    (embedding_bag, everywhere available) or "auto", whichever is faster.
     """
 
     forward_rows: Tensor
@@ -32,17 +28,18 @@ class SparsePair(nn.Module):
     adjoint_columns: Tensor
     adjoint_values: Tensor
 
-    def __init__(self, matrix: scipy.sparse.csr_array, *, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: scipy.sparse.csr_array) -> None:
         super().__init__()
         with warnings.catch_warnings():  # torch announces once per process that sparse rows are in beta
             warnings.simplefilter("ignore", UserWarning)
             torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([0])[:0], torch.tensor([0.0])[:0], (1, 1))
-        self.kernel = "auto"
+        if matrix.nnz >= 2**31:
+            raise OverflowError("more than 2^31 stored entries")
         self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
         for name, part in (("forward", matrix), ("adjoint", matrix.tocsc())):
-            self.register_buffer(f"{name}_rows", as_int32(part.indptr), persistent=False)
-            self.register_buffer(f"{name}_columns", as_int32(part.indices), persistent=False)
-            self.register_buffer(f"{name}_values", torch.from_numpy(part.data).to(dtype), persistent=False)
+            rows, columns = (index.astype(np.int32, copy=False) for index in (part.indptr, part.indices))
+            for suffix, array in (("rows", rows), ("columns", columns), ("values", part.data)):
+                self.register_buffer(f"{name}_{suffix}", torch.from_numpy(array), persistent=False)
 
     @property
     def most_terms(self) -> tuple[int, int]:
@@ -59,18 +56,9 @@ class SparsePair(nn.Module):
         name = "adjoint" if transpose else "forward"
         rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
         values = (values.abs() if absolute else values).to(x.dtype)
-        faster = x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch._C.has_mkl)
-        if self.kernel == "bag" or (self.kernel == "auto" and faster):
+        if x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch._C.has_mkl):
             return F.embedding_bag(
                 columns, x.contiguous(), rows, mode="sum", per_sample_weights=values, include_last_offset=True
             )
         size = self.shape[::-1] if transpose else self.shape
-        matrix = torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False)
-        return matrix @ x
-
-
-def as_int32(index: np.ndarray) -> Tensor:
-    """Indices as int32, which scipy has already chosen below 2³¹ entries."""
-    if len(index) and int(index.max()) >= 2**31:
-        raise OverflowError("more than 2^31 stored entries")
-    return torch.from_numpy(index.astype(np.int32, copy=False))
+        return torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False) @ x

@@ -15,7 +15,7 @@ from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import guided
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf, shake_psf
-from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import TrainingSettings, train
 from pnp_lip.training.equilibrium import LARGEST_KERNEL, STEP, Equilibrium, ProblemPool, random_psf

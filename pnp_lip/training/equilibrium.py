@@ -27,7 +27,7 @@ from pnp_lip.operators import (
     motion_psf,
     shake_psf,
 )
-from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.solvers.annealing import ANNEALING, annealed
 from pnp_lip.solvers.data_terms import LeastSquares
 from pnp_lip.solvers.problem import residual_image
