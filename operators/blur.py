@@ -45,10 +45,9 @@ class Blur(CertifiedPhysics):
 
     ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smallest of ‖P‖ max |k̂| on
     the grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0);
-    images of at most 1024 pixels by a verified dense factorisation if these are loose. What stays loose are PSFs
-    of both signs with replicate or reflect on larger images (up to twice the norm): read ``norm_bound().gap``. A
-    PSF of sum 1 does *not* give ‖A‖ ≤ 1 with replicate or reflect. ``normalize`` divides the PSF by the
-    certified bound. ``dtype`` is float32 or float64; the certificate holds for the PSF as stored.
+    images of at most 1024 pixels by a verified dense factorisation if these are loose. PSFs of both signs with replicate
+    or reflect on larger images stay loose (up to twice the norm): read ``norm_bound().gap``. A PSF of sum 1 does *not*
+    give ‖A‖ ≤ 1 with replicate or reflect; ``normalize`` divides the PSF by the certified bound.
 
     Raises InputError for a PSF that is zero, not finite or too large for the image, ShapeError for wrong shapes.
 
@@ -120,8 +119,7 @@ class Blur(CertifiedPhysics):
 
     def on_grid(self, x: Tensor, transfer: Tensor, size: tuple[int, ...]) -> Tensor:
         """Embed into the grid by zeros, multiply in Fourier space, keep the first ``size`` samples."""
-        product = torch.fft.rfft2(x, s=self.grid) * transfer
-        result: Tensor = torch.fft.irfft2(product, s=self.grid)
+        result: Tensor = torch.fft.irfft2(torch.fft.rfft2(x, s=self.grid) * transfer, s=self.grid)
         return result[..., : size[0], : size[1]]
 
     @kept
@@ -153,12 +151,10 @@ class Blur(CertifiedPhysics):
         x: Tensor = torch.fft.irfft2(numerator / (1 + gamma * transfer.abs().square()), s=self.grid)
         return x
 
-    def prox_l2(
-        self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, *args: object, **kwargs: object
-    ) -> Tensor:
+    def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **kwargs: object) -> Tensor:
         """argmin γ/2 ‖Ax − y‖² + ½ ‖x − z‖²: circular in closed form, computed in float64 since errors grow like √γ."""
         if not self.closed_form_prox:
-            return super().prox_l2(z, y, gamma, *args, **kwargs)  # type: ignore[arg-type]
+            return super().prox_l2(z, y, gamma, **kwargs)  # type: ignore[arg-type]
         z = self.as_image(z, y)
         self.check(y, self.data_size, "data")
         self.check(z, self.img_size, "image")
@@ -237,19 +233,16 @@ def fourier(psf: Tensor, grid: tuple[int, int], shift: tuple[int, int]) -> Tenso
 
 def as_psf(psf: Tensor | np.ndarray, img_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
     """A checked copy of shape (1 or C, h, w)."""
-    given = torch.as_tensor(psf).detach()
+    given, (channels, height, width) = torch.as_tensor(psf).detach(), img_size
     if given.is_complex() or given.dtype == torch.bool:
         raise ShapeError(f"a PSF holds real numbers; got {given.dtype}.")
     taps = given[0] if given.ndim == 4 and given.shape[0] == 1 else given
     taps = taps[None] if taps.ndim == 2 else taps
-    if taps.ndim != 3 or taps.shape[0] not in (1, img_size[0]) or 0 in taps.shape:
-        raise ShapeError(
-            f"a PSF has shape (h, w) or, for images of {img_size[0]} channels, ({img_size[0]}, h, w); "
-            f"got {tuple(given.shape)}."
-        )
-    if taps.shape[1] > img_size[1] or taps.shape[2] > img_size[2]:
-        sizes = (f"{height}x{width}" for height, width in (taps.shape[1:], img_size[1:]))
-        raise InputError("the PSF ({}) is larger than the image ({}); crop it.".format(*sizes))
+    shape = tuple(given.shape)
+    if taps.ndim != 3 or taps.shape[0] not in (1, channels) or 0 in taps.shape:
+        raise ShapeError(f"a PSF has shape (h, w) or, for {channels} channels, ({channels}, h, w); got {shape}.")
+    if taps.shape[1] > height or taps.shape[2] > width:
+        raise InputError(f"the PSF {shape} is larger than the image ({height}, {width}); crop it.")
     taps = taps.to(dtype, copy=True).contiguous()
     if not bool(torch.isfinite(taps).all()):
         raise InputError(f"the PSF holds NaN or infinite values (in {dtype}).")

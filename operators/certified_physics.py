@@ -202,13 +202,12 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         z: Tensor | float | None,
         y: Tensor,
         gamma: float | Tensor,
-        solver: str | None = None,
+        *,
         max_iter: int | None = None,
         tol: float | None = None,
-        verbose: bool = False,
         **kwargs: object,
     ) -> Tensor:
-        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; ``solver`` and ``verbose`` are ignored.
+        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; deepinv's other options have no meaning here.
 
         Differentiable once in z, y and γ. Warns if the tolerance was not reached.
         """

@@ -134,7 +134,7 @@ def conjugate_gradient(
         if not bool(active.any()):
             return d, step
         hp = hessian(p)
-        alpha = torch.where(spread(active, r), rs / inner(p, hp), 0.0)
+        alpha = torch.where(active.reshape(rs.shape), rs / inner(p, hp), 0.0)
         d, r = d + alpha * p, r - alpha * hp
         s = r if preconditioner is None else preconditioner(r)
         rs, rs_old = inner(r, s), rs
@@ -145,17 +145,11 @@ def conjugate_gradient(
     return d, max_iter
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
-    """View one number per image so that it broadcasts against ``like``."""
-    return value.reshape(-1, *([1] * (like.ndim - 1)))
-
-
 def image_norm(x: Tensor) -> Tensor:
     """‖x‖ of each image, accumulated in float64; shape (B,)."""
-    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
-    return norms
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """⟨a, b⟩ of each image, shape (B, 1, …)."""
-    return spread((a * b).flatten(1).sum(1), a)
+    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))

@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["SymmetryPlan", "inverse_pixels", "pick", "pixel_order", "plan_views", "symmetric_pixels"]
 
 TILE = 8  # side of the squares of pixels that lie together in memory
+WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 DIGITS = 9  # angles are rounded to 1e-9 degrees before anything is built, so that equal classes are equal numbers
 
 
@@ -29,7 +30,7 @@ class SymmetryPlan:
 
 
 def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: bool) -> SymmetryPlan:
-    """Reduce views to base angles in [0°, 45°] (or [0°, 90°) without ``flips``).
+    """Reduce views to base angles in [0°, 45°] (or [0°, 90°) without ``flips``), unless that spares too little.
 
     With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q), and, for a
     detector centred on the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays (``halves``) also
@@ -54,6 +55,9 @@ def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: 
     code = 2 * turns + mirrored
     used, element = np.unique(code, return_inverse=True)
     group = tuple((int(c) // 2, bool(c % 2)) for c in used)
+    if len(group) > 1 and len(angles) * n_det / (len(base_angles) * (n_det - first_bin)) < WORTH_SYMMETRY:
+        views, which = np.unique(turned, return_inverse=True)
+        return SymmetryPlan(views, 0, ((0, False),), which[None, :] * n_det + bins)
     index = (which * (n_det - first_bin) + row) * len(group) + element.reshape(row.shape)
     return SymmetryPlan(base_angles, first_bin, group, index)
 

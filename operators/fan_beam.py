@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
-from pnp_lip.operators.footprints import pixel_centres
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, require_length
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres, require_length
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["FanBeam", "FanBeamTomography"]
@@ -30,17 +29,15 @@ class FanBeam(ScanGeometry):
                   source_distance          detector_distance
 
     The source turns at −source_distance (cos θ, sin θ), y upwards; t grows along (sin θ, −cos θ) and is 0 where the
-    ray through the axis lands; bins and pixels are placed as for the parallel beam. This is deepinv's convention
-    (``Tomography(fan_beam=True)``), up to half a pixel in the centre of rotation: a far source at θ sees what
-    parallel rays see at θ − 90°.
+    ray through the axis lands; bins and pixels are placed as for the parallel beam. As in deepinv, a far source at θ
+    sees what parallel rays see at θ − 90°.
 
     ``source_distance`` (source to axis) and ``detector_distance`` (axis to detector, 0 or more) in the unit of
     ``pixel_size`` and ``det_spacing``. ``n_det`` defaults to what covers the image. ``model="footprint"``: separable
     footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010, SF-TR);
     ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
 
-    An operator raises InputError if the source lies inside its image's circumscribed circle. The detector may: its
-    distance is a mere scale, and 0 places it on the axis.
+    An operator raises InputError if the source lies inside its image's circumscribed circle; the detector may.
     """
 
     source_distance: float
@@ -63,11 +60,9 @@ class FanBeam(ScanGeometry):
 
     @property
     def magnification(self) -> float:
-        """Detector over axis scale."""
         return self.distance / self.source_distance
 
-    def fitted(self, n: int) -> "FanBeam":
-        """See the base; here the source must not turn inside the object."""
+    def fitted(self, n: int) -> ScanGeometry:
         radius = n * self.pixel_size / math.sqrt(2)
         if self.source_distance <= radius:
             raise InputError(

@@ -148,8 +148,6 @@ def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
         raise
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as a PSF ({error}).") from error
-    if path.suffix.lower() not in (".npy", ".npz") and psf.ndim == 3:
-        psf = psf[..., :3].mean(-1)
     if psf.ndim != 2 or psf.size == 0:
         raise InputError(f"{path}: a PSF has two axes; got shape {psf.shape}.")
     if not np.isfinite(psf).all():
@@ -163,7 +161,8 @@ def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
     if path.suffix.lower() not in (".npy", ".npz"):
         from skimage.io import imread
 
-        return np.asarray(imread(path))
+        image = np.asarray(imread(path), dtype=np.float64)
+        return image[..., :3].mean(-1) if image.ndim == 3 else image
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
@@ -173,7 +172,7 @@ def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
             raise InputError(f"{path}: pass key= to choose one of the arrays {names}.")
         if key is not None and key not in names:
             raise InputError(f"{path}: no array {key!r}; it holds {names}.")
-        return np.asarray(archive[names[0] if key is None else key])
+        return np.asarray(archive[key or names[0]])
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,10 +1,10 @@
-"""What every scanner has: views, a detector, and the pixel's shadow on it or the ray into each of its bins."""
+"""What every scanner has: views, a detector, and the nonnegative entries of its projection matrix, view by view."""
 
 import abc
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError
-from pnp_lip.operators.footprints import Entries, joseph_entries, trapezoid_entries
 
-__all__ = ["Angles", "ScanGeometry", "axes", "require_length"]
+__all__ = ["Angles", "Entries", "ScanGeometry", "axes", "pixel_centres", "require_length"]
 
 Angles = Sequence[float] | NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64] | Tensor
-Scan = TypeVar("Scan", bound="ScanGeometry")
+Entries = tuple[Tensor, Tensor, Tensor]  # bins, pixels (row-major numbers) and weights of one view's nonzero entries
+SMALLEST = 1e-6  # entries below this part of a pixel's crossing are rounding of the geometry, not geometry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class ScanGeometry(abc.ABC):
         """How much larger than the object its shadow on the detector is."""
         return 1.0
 
-    def fitted(self: Scan, n: int) -> Scan:
+    def fitted(self, n: int) -> "ScanGeometry":
         """This scanner with the number of bins settled for an image of n × n pixels."""
         return self if self.n_det is not None else dataclasses.replace(self, n_det=self.covering(n))
 
@@ -129,3 +129,68 @@ def as_angles(angles: Angles) -> tuple[float, ...]:
 def require_length(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"`{name}` must be a positive length; got {value}.")
+
+
+def pixel_centres(n: int, pixel: float) -> tuple[Tensor, Tensor]:
+    """x to the right and y upwards of the pixels' middles, origin in the middle of the image, row by row."""
+    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * pixel
+    return line.repeat(n), (-line).repeat_interleave(n)
+
+
+def trapezoid_entries(corners: Tensor, height: Tensor, start: float, spacing: float, bins: range) -> Entries:
+    """Means over ``bins`` of trapezoids with the given corners (4, pixels) and height; bin 0 begins at ``start``."""
+    lowest = torch.floor((corners[0] - start) / spacing).clamp_min(bins.start).to(torch.int64)
+    widest = int(torch.ceil((corners[3] - corners[0]).max() / spacing)) + 1
+    parts = []
+
+    def area_below(t: Tensor) -> Tensor:
+        return ramp_area(t, corners[0], corners[1]) - ramp_area(t, corners[2], corners[3])
+
+    below = area_below(start + lowest * spacing)
+    for step in range(widest):
+        reached = lowest + step
+        above = area_below(start + (reached + 1) * spacing)
+        weight = height * (above - below) / spacing
+        below = above
+        keep = (reached < bins.stop) & (weight > SMALLEST * height)
+        pixels = torch.nonzero(keep)[:, 0]
+        parts.append((reached[pixels], pixels, weight[pixels]))
+    return joined(parts)
+
+
+def ramp_area(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """∫_{−∞}^t of the ramp that rises from 0 at a to 1 at b ≥ a."""
+    inside = torch.minimum(torch.maximum(t, a), b) - a
+    return inside.square() / (2 * (b - a).clamp_min(1e-300)) + (t - b).clamp_min(0)  # 1e-300: no division by 0 at a = b
+
+
+def joseph_entries(point: Tensor, direction: Tensor, bins: range, n: int, pixel: float) -> Entries:
+    """Joseph (1982): the rays {point + s·direction} of ``bins``, interpolated linearly on every line of pixels they cut.
+
+    Steep rays are cut by the pixel rows, flat ones by the columns.
+    """
+    steep = direction[:, 1].abs() >= direction[:, 0].abs()
+    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * pixel
+    numbers, parts = torch.arange(bins.start, bins.stop), []
+    for by_rows, rays in ((True, steep), (False, ~steep)):
+        main, other = (1, 0) if by_rows else (0, 1)
+        p, d, ray_bins = point[rays], direction[rays], numbers[rays]
+        slope = (d[:, other] / d[:, main])[:, None]
+        crossing = p[:, other, None] + (line - p[:, main, None]) * slope  # one for each ray and line
+        chord = (pixel * torch.sqrt(1 + slope.square())).expand_as(crossing)
+        position = crossing / pixel + (n - 1) / 2
+        left = torch.floor(position)
+        for neighbour, weight in ((left, 1 - (position - left)), (left + 1, position - left)):
+            keep = (neighbour >= 0) & (neighbour < n) & (weight > SMALLEST)
+            ray, k = torch.nonzero(keep, as_tuple=True)
+            j = neighbour[keep].to(torch.int64)
+            # Rows count downwards while y points upwards.
+            pixels = (n - 1 - k) * n + j if by_rows else (n - 1 - j) * n + k
+            parts.append((ray_bins[ray], pixels, (weight * chord)[keep]))
+    return joined(parts)
+
+
+def joined(parts: list[Entries]) -> Entries:
+    """One list of entries."""
+    bins, pixels, weights = (torch.cat(column) for column in zip(*parts, strict=True))
+    return bins, pixels, weights

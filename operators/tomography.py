@@ -17,25 +17,15 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import CertifiedPhysics, kept
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
-from pnp_lip.operators.dihedral import (
-    DIGITS,
-    SymmetryPlan,
-    inverse_pixels,
-    pick,
-    pixel_order,
-    plan_views,
-    symmetric_pixels,
-)
-from pnp_lip.operators.footprints import Entries
-from pnp_lip.operators.scan_geometry import Angles, ScanGeometry
-from pnp_lip.operators.sparse_pair import SparsePair
+from pnp_lip.operators.dihedral import inverse_pixels, pick, pixel_order, plan_views, symmetric_pixels
+from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry
+from pnp_lip.operators.sparse_operator import SparsePair
 from pnp_lip.spectral import NormBound
 
 __all__ = ["SymmetricTomography", "circle_mask"]
 
 INDICES = ("index", "pixels", "places", "position")  # buffers: see ``dihedral``
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
-WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 MEAN_SHADOW = 4 / math.pi  # pixel sides; |cos θ| + |sin θ| averaged over the views
 EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, weights and scale, twice each, and room
@@ -73,10 +63,11 @@ class SymmetricTomography(CertifiedPhysics):
         scanner = geometry if isinstance(geometry, ScanGeometry) else self.beam(geometry)
         if not isinstance(scanner, self.beam):
             raise InputError(f"`geometry` must be a {self.beam.__name__}; got {type(geometry).__name__}.")
-        self.geometry = scanner.fitted(n)
-        self.data_size = (self.img_size[0], self.geometry.count, len(self.geometry.degrees))
-        self.plan = choose_plan(self.geometry)
-        self.bins = self.geometry.count - self.plan.first_bin  # of each base view
+        scan = self.geometry = scanner.fitted(n)
+        self.data_size = (self.img_size[0], scan.count, len(scan.degrees))
+        centred = scan.det_offset == 0
+        self.plan = plan_views(scan.degrees + scan.turn, scan.count, flips=centred, halves=centred and scan.parallel)
+        self.bins = scan.count - self.plan.first_bin  # of each base view
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
         pixels, position = symmetric_pixels(order, n, self.plan.group), np.argsort(order).astype(np.int32)
         indices: tuple[np.ndarray, ...] = (self.plan.index, pixels, inverse_pixels(pixels)[:, order], position)
@@ -117,7 +108,7 @@ class SymmetricTomography(CertifiedPhysics):
 
         Raises InputError before it allocates more than half of the machine's memory.
         """
-        limit = physical_memory() / 2
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else math.inf
         if self.bytes_needed > limit:
             raise InputError(
                 f"the projection matrix would take about {self.bytes_needed / 1e9:.2f} GB, more than the limit of "
@@ -176,9 +167,8 @@ class SymmetricTomography(CertifiedPhysics):
     def back_project(self, data: Tensor) -> Tensor:
         """Pᵀ for a few flat sinograms (k, detectors·views): the transposes of the steps of ``project`` in reverse."""
         elements = len(self.plan.group)
-        rows = len(self.plan.base_angles) * self.bins
-        scattered = data.new_zeros(len(data), rows * elements).index_add_(1, self.index, data)
-        copies = self.multiply(scattered, True)
+        scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.bins * elements)
+        copies = self.multiply(scattered.index_add_(1, self.index, data), True)
         return pick(pick(copies, self.places).reshape(len(data), elements, -1).sum(1), self.position)
 
     def multiply(self, x: Tensor, transpose: bool) -> Tensor:
@@ -279,18 +269,6 @@ class SymmetricTomography(CertifiedPhysics):
         """Filtered back-projection of line integrals (B, C, detectors, views) with the filter ``name``."""
 
 
-def choose_plan(scan: ScanGeometry) -> SymmetryPlan:
-    """The symmetric reduction, or every view as it is where that spares too little."""
-    degrees, centred = scan.degrees + scan.turn, scan.det_offset == 0
-    plan = plan_views(degrees, scan.count, flips=centred, halves=centred and scan.parallel)
-    rows = len(plan.base_angles) * (scan.count - plan.first_bin)
-    if len(plan.group) > 1 and len(degrees) * scan.count / rows < WORTH_SYMMETRY:
-        views, index = np.unique(np.mod(np.round(degrees, DIGITS), 360.0), return_inverse=True)
-        index = index[None, :] * scan.count + np.arange(scan.count)[:, None]
-        plan = SymmetryPlan(views, 0, ((0, False),), index)
-    return plan
-
-
 def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
     """A checked copy, where there is something to copy."""
     if values is None:
@@ -310,11 +288,3 @@ def circle_mask(n: int) -> Tensor:
     """
     line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
     return (line[:, None] + line[None, :] <= (n / 2) ** 2).to(torch.float32)
-
-
-def physical_memory() -> float:
-    """Bytes of memory in this machine; infinite where the system does not tell."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE")) * float(os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return math.inf
