@@ -13,15 +13,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, kept
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
-from pnp_lip.operators.convolution_norm import (
-    PADDINGS,
-    PaddedConvolution,
-    extend,
-    extension_index,
-    fold,
-    multiplicity,
-    symbol_maximum,
-)
+from pnp_lip.operators.convolution_norm import PADDINGS, PaddedConvolution, extension_index, fold, symbol_maximum
 from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["Blur", "joint_bound"]
@@ -103,7 +95,7 @@ class Blur(CertifiedPhysics):
     def forward_map(self, x: Tensor) -> Tensor:
         """R C_N E P x."""
         if self.rows_index is not None and self.columns_index is not None:
-            x = extend(x, self.rows_index, self.columns_index)
+            x = x.index_select(-2, self.rows_index).index_select(-1, self.columns_index)
         return self.on_grid(x, self.transfer(x.dtype), self.data_size[1:])
 
     def adjoint_map(self, y: Tensor) -> Tensor:
@@ -171,12 +163,12 @@ class Blur(CertifiedPhysics):
         if self.padding == "circular":
             return NormBound(upper, lower, Method.SYMBOL, witness=omega)
         size, signed, single = self.img_size[1:], bool((psf < 0).any()), self.single_channel(psf)
-        rows, columns = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
-        repeats = multiplicity(rows, size[0]) * multiplicity(columns, size[1])
-        upper *= math.sqrt(repeats) * (1 + ROOT_SLACK) if repeats > 1 else 1
+        extensions = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
+        absolute = PaddedConvolution(psf.abs(), size, *extensions)
+        upper *= math.sqrt(absolute.repeats) * (1 + ROOT_SLACK) if absolute.repeats > 1 else 1
         lower, method = 0.0, Method.PADDED_SYMBOL
         if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
-            found = self.bound_nonnegative(PaddedConvolution(psf.abs(), size, rows, columns))
+            found = self.bound_nonnegative(absolute)
             lower = found.lower
             if found.upper < upper:
                 upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method

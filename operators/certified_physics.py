@@ -15,10 +15,9 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
 from pnp_lip.snapshot import Snapshot, lasting
-from pnp_lip.spectral import NormBound, norm_bound
-from pnp_lip.spectral.power_iteration import norm_lower
+from pnp_lip.spectral import NormBound, norm_bound, norm_lower
 
-__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "kept"]
+__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "kept", "require_positive"]
 
 Shape = tuple[int, int, int]
 T = TypeVar("T")
@@ -277,3 +276,10 @@ def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
     if not bool((torch.isfinite(step) & (step > 0)).all()):
         raise InputError(f"`gamma` must be positive and finite; got {step.detach().flatten().tolist()}.")
     return step.reshape(-1, 1, 1, 1)
+
+
+def require_positive(**values: float) -> None:
+    """Raise InputError unless the named values are positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"`{name}` must be positive and finite; got {value}.")

@@ -13,8 +13,7 @@ from pnp_lip.operators.blur import Blur, joint_bound
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.convolution_norm import aliased_maximum
-from pnp_lip.spectral import Method, NormBound, norm_bound
-from pnp_lip.spectral.power_iteration import norm_lower
+from pnp_lip.spectral import Method, NormBound, norm_bound, norm_lower
 
 __all__ = ["certify_norm"]
 
@@ -25,8 +24,7 @@ PROBES = 4  # entries of A that are compared with those of A_adjoint
 POWER_STEPS = 30  # of a power iteration for a lower bound
 
 # The rounding, relative and per entry, that a foreign implementation is allowed. Interpolating projectors recompute their
-# weights in either direction from coordinates of up to 2¹⁰ pixels, which in float32 are wrong by 2⁻¹⁴ = 6e-5 of a pixel;
-# hence a slack much wider than the unit of rounding.
+# weights in either direction from coordinates of up to 2¹⁰ pixels, in float32 wrong by 2⁻¹⁴ = 6e-5 of a pixel.
 SLACK = {torch.float32: 1e-3, torch.float64: 1e-9}
 # Parts of the slack, of the largest quantity compared: for a dot product or a sign (in which many errors average out), for
 # one entry, and for what counts as zero.
@@ -198,11 +196,7 @@ def dense_norm(physics: dp.LinearPhysics, blank: Tensor) -> NormBound:
 
 @torch.no_grad()
 def nonnegative_norm(physics: dp.LinearPhysics, blank: Tensor) -> NormBound:
-    """Collatz-Wielandt bounds of ‖A‖ for a nonnegative operator, after checking that A_adjoint is the transpose.
-
-    Compares single columns of A with single rows of A_adjoint and both sides of ⟨Ax, y⟩ = ⟨x, Aᵀy⟩ for signed random
-    x, y. Raises CertificateError where they disagree or an entry is negative: ‖A‖² could then not be read off AᵀA.
-    """
+    """Collatz-Wielandt bounds of ‖A‖ for a nonnegative operator, after ``check_transpose``."""
     slack = slack_of(blank)
     check_transpose(physics, blank)
 
@@ -215,7 +209,10 @@ def nonnegative_norm(physics: dp.LinearPhysics, blank: Tensor) -> NormBound:
 
 
 def check_transpose(physics: dp.LinearPhysics, blank: Tensor) -> None:
-    """Raise CertificateError unless sampled entries and dot products say that A ≥ 0 and A_adjoint = Aᵀ."""
+    """Raise CertificateError unless sampled entries and dot products say that A ≥ 0 and A_adjoint = Aᵀ.
+
+    Otherwise ‖A‖² could not be read off AᵀA. Compares single columns of A with single rows of A_adjoint.
+    """
     slack, generator = slack_of(blank), torch.Generator().manual_seed(0)
     x = torch.randn(blank.shape, generator=generator).to(blank)
     ax = physics.A(x)
@@ -249,5 +246,4 @@ def rayleigh_lower(physics: dp.LinearPhysics, blank: Tensor) -> float:
 
 
 def slack_of(blank: Tensor) -> float:
-    """See ``SLACK``; as for float64 in other dtypes."""
     return SLACK.get(blank.dtype, SLACK[torch.float64])

@@ -51,12 +51,11 @@ def collatz_wielandt(
 
     min-max:  vᵀAᵀA v / vᵀv  ≤  ‖A‖²  ≤  max_i (AᵀA v)_i / v_i   for every v > 0.
 
-    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, which holds for any order of
-    summation as every term is nonnegative; both bounds are widened by it (0: not known, for a first guess that proves
-    nothing). Pixels that A does not see (zero columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond
-    rounding) or after ``max_iter`` products; the running best of either side is kept, so that stopping early costs
-    sharpness, never truth. Raises CertificateError if a product is negative or not finite, or if entries of A are so small
-    that their products vanish: the relative error does not apply to them.
+    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry; both bounds are widened by
+    it (0: not known, for a first guess that proves nothing). Zero columns of A drop out. Stops when upper/lower − 1 ≤
+    ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; stopping early costs sharpness, never truth. Raises
+    CertificateError if a product is negative or not finite, or if entries of A are so small that their products vanish:
+    the relative error does not apply to them.
 
     Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 

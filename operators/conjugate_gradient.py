@@ -18,8 +18,7 @@ FLOAT32_REACH = 1e-5  # part of a residual below which a recurrence in float32 n
 class ProxResult:
     """x with ‖x − x*‖ ≤ error_bound for each image: shapes (B, C, H, W) and (B,), the bound in float64.
 
-    ``iterations`` counts conjugate-gradient steps (0 for a closed form), ``converged`` says whether every bound met the
-    tolerance that was asked for.
+    ``iterations`` counts conjugate-gradient steps (0 for a closed form); ``converged``: every bound met the tolerance.
     """
 
     x: Tensor
@@ -116,8 +115,8 @@ def conjugate_gradient(
     """d with ‖r − H d‖ ≤ goal for each image (as far as the recurrence can tell), from d = 0, and the number of steps.
 
     H is symmetric positive definite. An image that has met its goal is frozen by a zero step length, so that it does not
-    depend on its neighbours; with ``patience`` so is one whose residual has not halved in that many steps. Unlike in deepinv
-    no constant is added to the denominators, which would set an error floor. Source: Hestenes & Stiefel (1952).
+    depend on its neighbours; with ``patience`` so is one whose residual has not halved in that many steps. Source:
+    Hestenes & Stiefel (1952); no constant is added to the denominators, which would set an error floor.
 
     >>> conjugate_gradient(lambda d: 4 * d, torch.ones(1, 2), torch.tensor([1e-6]), 10)
     (tensor([[0.2500, 0.2500]]), 1)

@@ -11,16 +11,7 @@ from torch import Tensor
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.spectral import NormBound
 
-__all__ = [
-    "PADDINGS",
-    "PaddedConvolution",
-    "aliased_maximum",
-    "extend",
-    "extension_index",
-    "fold",
-    "multiplicity",
-    "symbol_maximum",
-]
+__all__ = ["PADDINGS", "PaddedConvolution", "aliased_maximum", "extension_index", "fold", "symbol_maximum"]
 
 PADDINGS = ("circular", "zeros", "replicate", "reflect", "valid")
 UNIT = 2.0**-53  # the rounding unit of float64
@@ -96,13 +87,8 @@ def extension_index(size: int, taps: int, padding: str) -> Tensor:
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
 
-def extend(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """P x: gather the rows and columns of the last two axes."""
-    return x.index_select(-2, rows).index_select(-1, columns)
-
-
 def fold(x: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pᵀ x, the transpose of ``extend``: every extended sample is added to the one that it repeats."""
+    """Pᵀ x for P x = x[…, rows, columns]: every extended sample is added to the one that it repeats."""
     x = x.new_zeros(*x.shape[:-1], size[1]).index_add(-1, columns, x)
     return x.new_zeros(*x.shape[:-2], *size).index_add(-2, rows, x)
 
@@ -120,9 +106,15 @@ class PaddedConvolution:
     rows: Tensor
     columns: Tensor
 
+    @property
+    def repeats(self) -> int:
+        """‖P‖²: how often the most repeated sample of either axis occurs, multiplied."""
+        axes = zip((self.rows, self.columns), self.size, strict=True)
+        return math.prod(int(torch.bincount(index[index < size]).max()) for index, size in axes)
+
     def forward(self, x: Tensor) -> Tensor:
         """A x for x of shape ``size``, float64."""
-        extended = extend(torch.nn.functional.pad(x, (0, 1, 0, 1)), self.rows, self.columns)
+        extended = torch.nn.functional.pad(x, (0, 1, 0, 1))[self.rows][:, self.columns]
         y = x.new_zeros(len(self.rows) - self.psf.shape[0] + 1, len(self.columns) - self.psf.shape[1] + 1)
         for a, b in torch.nonzero(self.psf).tolist():
             y += self.psf[a, b] * self.window(extended, a, b)
@@ -143,17 +135,7 @@ class PaddedConvolution:
 
     def bound_norm(self, v: Tensor) -> NormBound:
         """Bounds of ‖A‖ for k ≥ 0 from two certified products started at v > 0."""
-        repeats = multiplicity(self.rows, self.size[0]) * multiplicity(self.columns, self.size[1])
-        rounding = gamma_factor(2 * int(self.psf.count_nonzero()) + repeats + 4, torch.float64)
+        rounding = gamma_factor(2 * int(self.psf.count_nonzero()) + self.repeats + 4, torch.float64)
         return collatz_wielandt(
             lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=1e-9, max_iter=2
         ).bound()
-
-
-def multiplicity(index: Tensor, size: int) -> int:
-    """How often the most repeated of ``size`` samples occurs; ‖P‖² is the product of both axes' multiplicities.
-
-    >>> multiplicity(torch.tensor([0, 0, 0, 1, 2, 3, 3, 3, 3]), 3)
-    3
-    """
-    return int(torch.bincount(index[index < size]).max())

@@ -65,8 +65,7 @@ def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: 
 def pixel_order(n: int) -> NDArray[np.int64]:
     """The pixels (row-major numbers) tile by tile, columns first: a ray then meets neighbours in memory.
 
-    Rows of the matrix are nearly vertical rays; in row-major order their pixels lie whole image rows apart and fall into
-    a few sets of the cache, which made products a fifth slower.
+    In row-major order the pixels of nearly vertical rays fall into a few sets of the cache: a fifth slower.
 
     >>> pixel_order(2).tolist()
     [0, 2, 1, 3]

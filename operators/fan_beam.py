@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
+from pnp_lip.operators.certified_physics import require_positive
 from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres, require_length
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["FanBeam", "FanBeamTomography"]
@@ -32,10 +33,9 @@ class FanBeam(ScanGeometry):
     ray through the axis lands; bins and pixels are placed as for the parallel beam. As in deepinv, a far source at θ
     sees what parallel rays see at θ − 90°.
 
-    ``source_distance`` (source to axis) and ``detector_distance`` (axis to detector, 0 or more) in the unit of
-    ``pixel_size`` and ``det_spacing``. ``n_det`` defaults to what covers the image. ``model="footprint"``: separable
-    footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010, SF-TR);
-    ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
+    ``source_distance``: source to axis; ``detector_distance``: axis to detector, 0 or more. ``model="footprint"``:
+    separable footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010,
+    SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
 
     An operator raises InputError if the source lies inside its image's circumscribed circle; the detector may.
     """
@@ -49,7 +49,7 @@ class FanBeam(ScanGeometry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_length("source_distance", self.source_distance)
+        require_positive(source_distance=self.source_distance)
         if not (math.isfinite(self.detector_distance) and self.detector_distance >= 0):
             raise InputError(f"`detector_distance` must be zero or a positive length; got {self.detector_distance}.")
 
@@ -103,8 +103,7 @@ class FanBeam(ScanGeometry):
 class FanBeamTomography(SymmetricTomography):
     """Line integrals along the rays from a point source to the bins of a flat detector, both turning about the image.
 
-    The first argument is a ``FanBeam``. Entries are nonnegative; data (B, C, n_det, n_angles). The other settings are
-    those of ``ParallelBeamTomography``.
+    The first argument is a ``FanBeam``; for data and settings see ``ParallelBeamTomography``.
 
     >>> geometry = FanBeam([0.0, 90.0], source_distance=1e6, detector_distance=0.0, n_det=4)
     >>> physics = FanBeamTomography(geometry, (1, 4, 4))

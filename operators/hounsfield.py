@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pnp_lip.errors import InputError
+from pnp_lip.operators.certified_physics import require_positive
 
 __all__ = ["WATER_ATTENUATION", "attenuation_to_hounsfield", "hounsfield_to_attenuation"]
 
@@ -16,15 +16,11 @@ def hounsfield_to_attenuation(hu: Tensor, *, water: float = WATER_ATTENUATION) -
     >>> hounsfield_to_attenuation(torch.tensor([-1000.0, 0.0]), water=0.02).tolist() == [0.0, torch.tensor(0.02).item()]
     True
     """
-    return (1 + hu / 1000).clamp_min(0) * positive(water)
+    require_positive(water=water)
+    return (1 + hu / 1000).clamp_min(0) * water
 
 
 def attenuation_to_hounsfield(mu: Tensor, *, water: float = WATER_ATTENUATION) -> Tensor:
     """HU = 1000 (μ/μ_water − 1)."""
-    return 1000 * (mu / positive(water) - 1)
-
-
-def positive(water: float) -> float:
-    if not 0 < water < float("inf"):
-        raise InputError(f"`water` must be a positive attenuation; got {water}.")
-    return water
+    require_positive(water=water)
+    return 1000 * (mu / water - 1)

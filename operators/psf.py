@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.operators.certified_physics import require_positive
 
 __all__ = ["box_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "shake_psf"]
 
@@ -26,16 +27,15 @@ def gaussian_psf(
     """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
 
     ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the PSF's
-    height and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum
-    1.
+    height and width; the default reaches 3 standard deviations. Returns float64 (height, width) of sum 1.
 
     >>> k = gaussian_psf(1.0)
     >>> tuple(k.shape), round(k.sum().item(), 12)
     ((7, 7), 1.0)
     """
     sigma_1, sigma_2 = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
-    require_positive("sigma", sigma_1)
-    require_positive("sigma", sigma_2)
+    require_positive(sigma=sigma_1)
+    require_positive(sigma=sigma_2)
     require_degrees(angle)
     reach = 2 * math.ceil(3 * max(sigma_1, sigma_2)) + 1
     height, width = as_size(reach if size is None else size)
@@ -62,7 +62,7 @@ def disk_psf(radius: float) -> Tensor:
     >>> disk_psf(0.5).tolist()
     [[1.0]]
     """
-    require_positive("radius", radius)
+    require_positive(radius=radius)
     reach = max(0, math.ceil(radius - 0.5))
     edges: Array = np.arange(-reach, reach + 2, dtype=np.float64) - 0.5
     corner = disk_corner_area(edges[:, None], edges[None, :], radius)
@@ -85,14 +85,12 @@ def disk_corner_area(x: Array, y: Array, radius: float) -> Array:
 def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     """Straight motion: a segment of ``length`` > 0 pixels through the centre, spread bilinearly on the grid.
 
-    ``angle`` in degrees counts anticlockwise from the horizontal. Between crossings of grid lines the bilinear
-    weights are quadratic along the segment, so that two Gauss points integrate them exactly. Returns float64 of odd
-    sides and sum 1.
+    ``angle`` in degrees counts anticlockwise from the horizontal. Returns float64 of odd sides and sum 1.
 
     >>> motion_psf(2.0).tolist()
     [[0.25, 0.5, 0.25]]
     """
-    require_positive("length", length)
+    require_positive(length=length)
     require_degrees(angle)
     directions = np.array([-math.sin(math.radians(angle)), math.cos(math.radians(angle))])
     directions[np.abs(directions) < STRAIGHT] = 0.0
@@ -102,6 +100,7 @@ def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     times = np.unique(np.clip(np.concatenate([[-half, half], *crossings]), -half, half))
     middle, step = (times[1:] + times[:-1]) / 2, np.diff(times)
     psf = np.zeros([2 * r + 1 for r in reach])
+    # Between crossings of grid lines the bilinear weights are quadratic: two Gauss points integrate them exactly.
     for node in (-GAUSS_NODE, GAUSS_NODE):
         spread(psf, directions * (middle + node * step)[:, None], step / 2, reach)
     return unit_sum(psf)
@@ -136,8 +135,7 @@ def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
     """Read a PSF (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
 
     Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
-    Returns float64 (height, width), divided by its sum. Raises InputError for a missing or unreadable file, a missing
-    key, more than two axes, non-finite values, or a sum that is not positive.
+    Returns float64 (height, width), divided by its sum. Raises InputError where the file holds no such PSF.
     """
     path = Path(path)
     if not path.is_file():
@@ -181,11 +179,6 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
         raise ShapeError(f"`size` must be a positive integer or a pair (height, width) of them; got {size!r}.")
     return pair[0], pair[1]
-
-
-def require_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"`{name}` must be a positive number; got {value}.")
 
 
 def require_degrees(angle: float) -> None:

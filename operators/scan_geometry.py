@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError
+from pnp_lip.operators.certified_physics import require_positive
 
-__all__ = ["Angles", "Entries", "ScanGeometry", "axes", "pixel_centres", "require_length"]
+__all__ = ["Angles", "Entries", "ScanGeometry", "axes", "pixel_centres"]
 
 Angles = Sequence[float] | NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64] | Tensor
 Entries = tuple[Tensor, Tensor, Tensor]  # bins, pixels (row-major numbers) and weights of one view's nonzero entries
@@ -24,10 +25,9 @@ SMALLEST = 1e-6  # entries below this part of a pixel's crossing are rounding of
 class ScanGeometry(abc.ABC):
     """A scanner with a straight detector of ``n_det`` equal bins; see ``ParallelBeam`` and ``FanBeam``.
 
-    ``angles`` in degrees, any list. ``n_det`` may be left out: an operator then takes as many bins as cover its image.
-    Bin b is centred at (b − (n_det − 1)/2) det_spacing + det_offset. ``det_spacing``, ``det_offset``, ``pixel_size`` in
-    one unit of length. ``model`` says how a ray meets a pixel. Raises InputError for empty or non-finite angles,
-    non-positive lengths, unknown models.
+    ``angles`` in degrees, any list. Without ``n_det`` an operator takes as many bins as cover its image. Bin b is centred
+    at (b − (n_det − 1)/2) det_spacing + det_offset; all lengths in one unit. ``model`` says how a ray meets a pixel.
+    Raises InputError for empty or non-finite angles, non-positive lengths, unknown models.
     """
 
     angles: Angles = dataclasses.field(kw_only=False)
@@ -45,8 +45,7 @@ class ScanGeometry(abc.ABC):
         object.__setattr__(self, "angles", as_angles(self.angles))
         if self.n_det is not None and (not isinstance(self.n_det, int) or self.n_det < 1):
             raise InputError(f"`n_det` must be a positive integer; got {self.n_det!r}.")
-        require_length("det_spacing", self.det_spacing)
-        require_length("pixel_size", self.pixel_size)
+        require_positive(det_spacing=self.det_spacing, pixel_size=self.pixel_size)
         if not math.isfinite(self.det_offset):
             raise InputError(f"`det_offset` must be finite; got {self.det_offset}.")
         if self.model not in self.models:
@@ -124,11 +123,6 @@ def as_angles(angles: Angles) -> tuple[float, ...]:
     if not np.isfinite(degrees).all():
         raise InputError("`angles` holds NaN or infinite values.")
     return tuple(degrees.tolist())
-
-
-def require_length(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(f"`{name}` must be a positive length; got {value}.")
 
 
 def pixel_centres(n: int, pixel: float) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,10 @@ COLUMNS_FOR_BAG = 12
 
 
 class SparsePair(nn.Module):
-    """A (rows × columns) and Aᵀ as compressed rows with 32-bit indices; the same numbers, so an exact pair.
+    """A (rows × columns) and Aᵀ as compressed rows: the same numbers, so an exact pair, out of the state dict.
 
     Both are kept because transposing on the fly costs fifty products; 32-bit indices because 64-bit ones are converted
-    at every product. Buffers move with ``.to()`` but stay out of the state dict: they follow from the geometry.
+    at every product.
     """
 
     forward_rows: Tensor
@@ -76,8 +76,8 @@ class SparsePair(nn.Module):
 class SparseOperator(CertifiedPhysics):
     """y = M x for any scipy sparse matrix M with H·W columns (rows of pixels) that acts on each channel.
 
-    ASTRA's exported projectors are among them. ``data_shape``: two numbers whose product is the number of rows
-    (default: (rows, 1)). Exports that number their rows view by view, as ASTRA's do, give data of shape (views, bins).
+    ``data_shape``: two numbers whose product is the number of rows (default: (rows, 1)); ASTRA's exported projectors
+    number their rows view by view: (views, bins).
 
     ``norm_bound``: Collatz-Wielandt, tight if M ≥ 0; for signed M on |M|, which is tight for differences and loose for
     random signs, or a verified dense factorisation where M has at most 1024 columns.

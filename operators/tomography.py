@@ -86,7 +86,15 @@ class SymmetricTomography(CertifiedPhysics):
         if storage == "sparse":
             self.matrix = SparsePair(self.build(dtype, position))
         if normalize:
-            self.normalise()
+            if self.norm_upper == 0:
+                raise InputError("no ray meets the image, so A = 0 cannot be normalised; check detector and mask.")
+            for _ in range(8):
+                if self.norm_upper <= 1 and float(self.unit) != 1:
+                    break
+                factor = (1 - 4 * torch.finfo(dtype).eps) / self.norm_upper
+                self.unit.mul_(factor)
+                if self.matrix is not None:
+                    self.matrix.scale_(factor)
 
     @property
     def bytes_needed(self) -> int:
@@ -122,18 +130,6 @@ class SymmetricTomography(CertifiedPhysics):
             block.sort_indices()
             blocks.append(block)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
-
-    def normalise(self) -> None:
-        """Scale A by the certified bound so that the stored operator has norm at most 1."""
-        if self.norm_upper == 0:
-            raise InputError("no ray meets the image, so A = 0 cannot be normalised; check the detector and the mask.")
-        for _ in range(8):
-            if self.norm_upper <= 1 and float(self.unit) != 1:
-                break
-            factor = (1 - 4 * torch.finfo(self.unit.dtype).eps) / self.norm_upper
-            self.unit.mul_(factor)
-            if self.matrix is not None:
-                self.matrix.scale_(factor)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
