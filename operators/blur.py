@@ -32,12 +32,12 @@ class Blur(CertifiedPhysics):
     "circular", "zeros", "replicate", "reflect" (without repeating the edge) or "valid" (data of size H − h + 1,
     W − w + 1).
 
-    A = R C_N E P with C_N a circular convolution on a grid of N samples, P the extension by the border rule, E and R
-    the embedding into the grid and the restriction to the data: one product of Fourier transforms, for A and for Aᵀ.
+    A = R C_N E P with P the extension by the border rule, E the embedding into a grid of N samples, C_N a circular
+    convolution there and R the restriction to the data.
 
-    ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smallest of ‖P‖ max |k̂| on
-    the grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0);
-    images of at most 1024 pixels by a verified dense factorisation if these are loose. PSFs of both signs with replicate
+    ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smaller of ‖P‖ max |k̂| on the
+    grid N and Collatz-Wielandt for |k| (tight when k ≥ 0); if these are loose, a verified dense factorisation for images of
+    at most 1024 pixels. PSFs of both signs with replicate
     or reflect on larger images stay loose (up to twice the norm): read ``norm_bound().gap``. A PSF of sum 1 does *not*
     give ‖A‖ ≤ 1 with replicate or reflect; ``normalize`` divides the PSF by the certified bound.
 
@@ -122,8 +122,8 @@ class Blur(CertifiedPhysics):
     def preconditioner(self, gamma: Tensor) -> Map:
         """(1 + γ (|k̂|² + ε))⁻¹ on the image's own grid, ε = 0.05 max |k̂|².
 
-        The border leaks a little of every frequency, so that lost frequencies must not be trusted to be lost: without ε
-        the steps needed at γ = 1000 (Gaussian, 256², reflect) were 178 instead of 90; with no preconditioner, 151.
+        The border leaks a little of every frequency: without ε the steps needed at γ = 1000 (Gaussian, 256², reflect)
+        were 178 instead of 90; with no preconditioner, 151.
         """
         size, (height, width) = self.img_size[1:], self.psf.shape[-2:]
         power = fourier(self.psf.to(gamma.dtype), size, (height // 2, width // 2)).abs().square()
@@ -168,7 +168,7 @@ class Blur(CertifiedPhysics):
         upper *= math.sqrt(absolute.repeats) * (1 + ROOT_SLACK) if absolute.repeats > 1 else 1
         lower, method = 0.0, Method.PADDED_SYMBOL
         if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
-            found = self.bound_nonnegative(absolute)
+            found = absolute.bound_norm(self.leading_vector(absolute.psf))
             lower = found.lower
             if found.upper < upper:
                 upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method
@@ -179,17 +179,18 @@ class Blur(CertifiedPhysics):
             upper, method = (sharp, Method.COLUMNS) if sharp < upper else (upper, method)
         return NormBound(upper, lower, method)
 
-    def bound_nonnegative(self, convolution: PaddedConvolution) -> NormBound:
-        """Collatz-Wielandt for k ≥ 0: a good v by fast transforms, then two certified products."""
-        single = self.single_channel(convolution.psf)
+    def leading_vector(self, psf: Tensor) -> Tensor:
+        """An approximate leading singular vector for k ≥ 0 by fast transforms: a start for Collatz-Wielandt."""
+        single, start = self.single_channel(psf), torch.ones(self.img_size[1:], dtype=torch.float64)
         # The fast products may be slightly negative where the true ones are tiny; any positive v is admissible.
-        floor = FLOOR * convolution.psf.numpy().sum() ** 2
-
-        def fast_gram(v: Tensor) -> Tensor:
-            return single.adjoint_map(single.forward_map(v[None, None]))[0, 0].clamp_min(floor)
-
-        start = torch.ones(self.img_size[1:], dtype=torch.float64)
-        return convolution.bound_norm(collatz_wielandt(fast_gram, start, rounding=0.0, tol=2e-4, max_iter=500).v)
+        floor = FLOOR * psf.numpy().sum() ** 2
+        return collatz_wielandt(
+            lambda v: single.adjoint_map(single.forward_map(v[None, None]))[0, 0].clamp_min(floor),
+            start,
+            rounding=0.0,
+            tol=2e-4,
+            max_iter=500,
+        ).v
 
     def single_channel(self, psf: Tensor) -> "Blur":
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)

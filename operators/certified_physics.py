@@ -171,10 +171,9 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     ) -> ProxResult:
         """argmin_x γ/2 ‖Ax − y‖² + ½ ‖x − z‖² with a certified bound of the error of each image of the batch.
 
-        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding
-        included. ``tol`` is *absolute*, on ‖x − x*‖ (a relative one freezes warm-started ADMM); the default is 1e-5
-        per pixel in the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of
-        1 or B numbers.
+        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding included.
+        ``tol`` is *absolute*, on ‖x − x*‖; the default is 1e-5 per pixel in the root mean square. ``x0`` is a warm start
+        (default z). ``gamma`` > 0: a number, or a tensor of 1 or B numbers.
         """
         start = z if x0 is None else x0
         self.check(z, self.img_size, "image")

@@ -41,8 +41,7 @@ def certify_norm(
       types only, as a subclass may compute something else); products by ‖A₁‖‖A₂‖, stacks by √(‖A₁‖² + ‖A₂‖² + …).
     - ``Tomography`` with its exact adjoint, and any physics you declare ``nonnegative`` (every entry ≥ 0), by
       Collatz-Wielandt after a check of the adjoint and of sampled entries.
-    - Any other physics on images of at most 1024 pixels in all: its columns A eᵢ, as computed, make a matrix whose
-      norm is verified by a Cholesky factorisation.
+    - Any other physics on images of at most 1024 pixels in all: the verified norm of the matrix of its columns A eᵢ.
     - Everything else is refused: a power iteration bounds from below only.
 
     ``img_size`` = (C, H, W) is needed where the physics does not store it. Bounds are of ‖A‖, not squared.
@@ -186,7 +185,7 @@ def blank_image(physics: dp.LinearPhysics, img_size: tuple[int, ...] | None) -> 
 
 @torch.no_grad()
 def dense_norm(physics: dp.LinearPhysics, blank: Tensor) -> NormBound:
-    """The matrix of the columns A eᵢ, verified, for images like ``blank``."""
+    """The verified norm of the matrix of the columns A eᵢ, as computed, for images like ``blank``."""
     columns = physics.A(torch.eye(blank.numel(), dtype=blank.dtype, device=blank.device).reshape(-1, *blank.shape[1:]))
     parts = [columns] if isinstance(columns, Tensor) else list(columns)
     real = [torch.view_as_real(part) if part.is_complex() else part for part in parts]

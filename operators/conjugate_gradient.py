@@ -146,7 +146,8 @@ def conjugate_gradient(
 
 def image_norm(x: Tensor) -> Tensor:
     """‖x‖ of each image, accumulated in float64; shape (B,)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
+    return norms
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -69,8 +69,7 @@ def extension_index(size: int, taps: int, padding: str) -> Tensor:
     """For each sample that a filter of ``taps`` taps reads along one axis, the sample of the image that it repeats.
 
     The filter's tap ``taps // 2`` lies on the pixel itself. With "zeros", samples beyond the border have the index
-    ``size``, where the caller puts a zero. "valid" reads the image alone. "reflect" does not repeat the edge sample, as
-    in torch and deepinv (whole-sample symmetry).
+    ``size``, where the caller puts a zero. "valid" reads the image alone. "reflect" does not repeat the edge sample.
 
     >>> extension_index(3, 4, "reflect").tolist(), extension_index(3, 4, "zeros").tolist()
     ([1, 0, 1, 2, 1, 0], [3, 0, 1, 2, 3, 3])
@@ -97,8 +96,8 @@ def fold(x: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Ten
 class PaddedConvolution:
     """y = V_k P x for one channel: extend the image by P, then keep the valid part of the convolution with k.
 
-    ``rows`` and ``columns`` come from ``extension_index``. The products go tap by tap in float64, slow and plain: each
-    entry of a nonnegative operator is then a sum whose rounding is known (γ). A fast transform cannot promise that.
+    ``rows`` and ``columns`` come from ``extension_index``. The products go tap by tap in float64: each entry is a sum
+    whose rounding is known (γ), which a fast transform cannot promise.
     """
 
     psf: Tensor
@@ -136,6 +135,5 @@ class PaddedConvolution:
     def bound_norm(self, v: Tensor) -> NormBound:
         """Bounds of ‖A‖ for k ≥ 0 from two certified products started at v > 0."""
         rounding = gamma_factor(2 * int(self.psf.count_nonzero()) + self.repeats + 4, torch.float64)
-        return collatz_wielandt(
-            lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=1e-9, max_iter=2
-        ).bound()
+        found = collatz_wielandt(lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=1e-9, max_iter=2)
+        return found.bound()

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["SymmetryPlan", "inverse_pixels", "pick", "pixel_order", "plan_views", "symmetric_pixels"]
+__all__ = ["SymmetryPlan", "pick", "pixel_order", "plan_views", "symmetric_pixels"]
 
 TILE = 8  # side of the squares of pixels that lie together in memory
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
@@ -74,32 +74,29 @@ def pixel_order(n: int) -> NDArray[np.int64]:
     return np.lexsort((row % TILE, column % TILE, row // TILE, column // TILE))
 
 
-def symmetric_pixels(order: NDArray[np.int64], n: int, group: tuple[tuple[int, bool], ...]) -> NDArray[np.int32]:
-    """Entry [p, g]: the pixel that the image under symmetry g shows at position p of ``order``; shape (n², len(group)).
+def symmetric_pixels(
+    order: NDArray[np.int64], n: int, group: tuple[tuple[int, bool], ...]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Entry [p, g] of the first: the pixel that the image under symmetry g shows at position p of ``order``.
 
-    A turn by one quarter is numpy's rot90 by −1; a transposition comes after the turns.
+    Entry [g, pixel] of the second: where in the flattened first one symmetry g shows that pixel. A turn by one quarter is
+    numpy's rot90 by −1; a transposition comes after the turns.
+
+    >>> pixels, places = symmetric_pixels(np.arange(4), 2, ((0, False), (1, False)))
+    >>> pixels.tolist(), places.tolist()
+    ([[0, 2], [1, 0], [2, 3], [3, 1]], [[0, 2, 4, 6], [3, 7, 1, 5]])
     """
     grid = np.arange(n * n, dtype=np.int32).reshape(n, n)
     images = [np.rot90(grid, -turns) for turns, _ in group]
     images = [image.T if transposed else image for image, (_, transposed) in zip(images, group, strict=True)]
-    return np.stack([image.reshape(-1)[order] for image in images], axis=1)
-
-
-def inverse_pixels(pixels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Entry [g, pixel]: where in the flattened ``pixels`` symmetry g shows that pixel; shape (len(group), n²).
-
-    >>> inverse_pixels(symmetric_pixels(np.arange(4), 2, ((0, False), (1, False)))).tolist()
-    [[0, 2, 4, 6], [3, 7, 1, 5]]
-    """
-    count, elements = pixels.shape
-    inverse = np.empty((elements, count), dtype=np.int32)
-    for element in range(elements):
-        inverse[element, pixels[:, element]] = np.arange(count, dtype=np.int32) * elements + element
-    return inverse
+    pixels = np.stack([image.reshape(-1)[order] for image in images], axis=1)
+    places = np.empty(pixels.shape[::-1], dtype=np.int32)
+    for element in range(len(group)):
+        places[element, pixels[:, element]] = np.arange(n * n, dtype=np.int32) * len(group) + element
+    return pixels, places
 
 
 def pick(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[:, index]``, row by row: torch gathers from one row five times faster than along the second axis."""
-    if len(rows) == 1:
-        return rows[0].index_select(0, index)[None]
-    return torch.stack([row.index_select(0, index) for row in rows])
+    picked = [row.index_select(0, index) for row in rows]
+    return picked[0][None] if len(picked) == 1 else torch.stack(picked)

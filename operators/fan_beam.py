@@ -58,10 +58,6 @@ class FanBeam(ScanGeometry):
         """Source to detector."""
         return float(self.source_distance + self.detector_distance)
 
-    @property
-    def magnification(self) -> float:
-        return self.distance / self.source_distance
-
     def fitted(self, n: int) -> ScanGeometry:
         radius = n * self.pixel_size / math.sqrt(2)
         if self.source_distance <= radius:

@@ -61,8 +61,7 @@ class ParallelBeamTomography(SymmetricTomography):
     list of its angles in degrees if everything else in it has its default.
 
     Data (B, C, n_det, n_angles) and orientation as in ``deepinv.physics.Tomography`` and ``skimage.transform.radon``,
-    whose centre of rotation, however, is the middle of pixel n//2 (theirs is ours on the image with one zero row below
-    and one zero column to the right).
+    who turn about the middle of pixel n//2 (theirs is ours with one zero row below and one zero column to the right).
 
     ``mask``: "circle" or an (n, n) tensor m; ``weights``: statistical weights w (n_det, n_angles); A = √w P m, data go
     through ``apply_weights``. ``normalize`` scales A by its certified bound. ``storage="free"`` computes entries in every

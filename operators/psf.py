@@ -142,8 +142,6 @@ def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
         raise InputError(f"{path}: no such PSF file.")
     try:
         psf = np.asarray(read_array(path, key), dtype=np.float64)
-    except InputError:
-        raise
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as a PSF ({error}).") from error
     if psf.ndim != 2 or psf.size == 0:
@@ -167,9 +165,9 @@ def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
     with loaded as archive:
         names = list(archive.keys())
         if key is None and len(names) != 1:
-            raise InputError(f"{path}: pass key= to choose one of the arrays {names}.")
+            raise InputError(f"pass key= to choose one of the arrays {names}")
         if key is not None and key not in names:
-            raise InputError(f"{path}: no array {key!r}; it holds {names}.")
+            raise InputError(f"no array {key!r}; it holds {names}")
         return np.asarray(archive[key or names[0]])
 
 

@@ -42,7 +42,18 @@ class ScanGeometry(abc.ABC):
     parallel: ClassVar[bool] = False  # whether opposite views see the same lines
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "angles", as_angles(self.angles))
+        if np.ndim(self.angles) == 0:
+            raise InputError(
+                f"`angles` is a list of degrees; got {self.angles}. For that many views over half a turn pass "
+                "[180 * k / n for k in range(n)]."
+            )
+        listed = self.angles.detach().cpu().numpy() if isinstance(self.angles, Tensor) else self.angles
+        degrees = np.asarray(listed, dtype=np.float64)
+        if degrees.ndim != 1 or degrees.size == 0:
+            raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
+        if not np.isfinite(degrees).all():
+            raise InputError("`angles` holds NaN or infinite values.")
+        object.__setattr__(self, "angles", tuple(degrees.tolist()))
         if self.n_det is not None and (not isinstance(self.n_det, int) or self.n_det < 1):
             raise InputError(f"`n_det` must be a positive integer; got {self.n_det!r}.")
         require_positive(det_spacing=self.det_spacing, pixel_size=self.pixel_size)
@@ -62,11 +73,6 @@ class ScanGeometry(abc.ABC):
     @abc.abstractmethod
     def rays(self, angle: float) -> tuple[Tensor, Tensor]:
         """A point and the direction of the ray into the middle of each bin, (n_det, 2) each."""
-
-    @property
-    def magnification(self) -> float:
-        """How much larger than the object its shadow on the detector is."""
-        return 1.0
 
     def fitted(self, n: int) -> "ScanGeometry":
         """This scanner with the number of bins settled for an image of n × n pixels."""
@@ -98,9 +104,12 @@ class ScanGeometry(abc.ABC):
         """The entries of one view, at ``angle`` + ``turn`` of the user's, for an image of n × n pixels."""
         bins = range(first_bin, self.count)
         if self.model == self.models[0]:
-            return trapezoid_entries(*self.shadow(angle, n), self.start, self.det_spacing, bins)
-        point, direction = self.rays(angle)
-        return joseph_entries(point[first_bin:], direction[first_bin:], bins, n, self.pixel_size)
+            parts = trapezoid_entries(*self.shadow(angle, n), self.start, self.det_spacing, bins)
+        else:
+            point, direction = self.rays(angle)
+            parts = joseph_entries(point[first_bin:], direction[first_bin:], bins, n, self.pixel_size)
+        seen, pixels, weights = (torch.cat(column) for column in zip(*parts, strict=True))
+        return seen, pixels, weights
 
 
 def axes(angle: float) -> tuple[Tensor, Tensor]:
@@ -110,28 +119,13 @@ def axes(angle: float) -> tuple[Tensor, Tensor]:
     return across, towards
 
 
-def as_angles(angles: Angles) -> tuple[float, ...]:
-    if np.ndim(angles) == 0:
-        raise InputError(
-            f"`angles` is a list of degrees; got {angles}. For that many views over half a turn pass "
-            "[180 * k / n for k in range(n)]."
-        )
-    listed = angles.detach().cpu().numpy() if isinstance(angles, Tensor) else angles
-    degrees = np.asarray(listed, dtype=np.float64)
-    if degrees.ndim != 1 or degrees.size == 0:
-        raise InputError(f"`angles` must be a non-empty list of degrees; got shape {degrees.shape}.")
-    if not np.isfinite(degrees).all():
-        raise InputError("`angles` holds NaN or infinite values.")
-    return tuple(degrees.tolist())
-
-
 def pixel_centres(n: int, pixel: float) -> tuple[Tensor, Tensor]:
     """x to the right and y upwards of the pixels' middles, origin in the middle of the image, row by row."""
     line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * pixel
     return line.repeat(n), (-line).repeat_interleave(n)
 
 
-def trapezoid_entries(corners: Tensor, height: Tensor, start: float, spacing: float, bins: range) -> Entries:
+def trapezoid_entries(corners: Tensor, height: Tensor, start: float, spacing: float, bins: range) -> list[Entries]:
     """Means over ``bins`` of trapezoids with the given corners (4, pixels) and height; bin 0 begins at ``start``."""
     lowest = torch.floor((corners[0] - start) / spacing).clamp_min(bins.start).to(torch.int64)
     widest = int(torch.ceil((corners[3] - corners[0]).max() / spacing)) + 1
@@ -149,7 +143,7 @@ def trapezoid_entries(corners: Tensor, height: Tensor, start: float, spacing: fl
         keep = (reached < bins.stop) & (weight > SMALLEST * height)
         pixels = torch.nonzero(keep)[:, 0]
         parts.append((reached[pixels], pixels, weight[pixels]))
-    return joined(parts)
+    return parts
 
 
 def ramp_area(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -158,7 +152,7 @@ def ramp_area(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return inside.square() / (2 * (b - a).clamp_min(1e-300)) + (t - b).clamp_min(0)  # 1e-300: no division by 0 at a = b
 
 
-def joseph_entries(point: Tensor, direction: Tensor, bins: range, n: int, pixel: float) -> Entries:
+def joseph_entries(point: Tensor, direction: Tensor, bins: range, n: int, pixel: float) -> list[Entries]:
     """Joseph (1982): the rays {point + s·direction} of ``bins``, interpolated linearly on every line of pixels they cut.
 
     Steep rays are cut by the pixel rows, flat ones by the columns.
@@ -181,10 +175,4 @@ def joseph_entries(point: Tensor, direction: Tensor, bins: range, n: int, pixel:
             # Rows count downwards while y points upwards.
             pixels = (n - 1 - k) * n + j if by_rows else (n - 1 - j) * n + k
             parts.append((ray_bins[ray], pixels, (weight * chord)[keep]))
-    return joined(parts)
-
-
-def joined(parts: list[Entries]) -> Entries:
-    """One list of entries."""
-    bins, pixels, weights = (torch.cat(column) for column in zip(*parts, strict=True))
-    return bins, pixels, weights
+    return parts

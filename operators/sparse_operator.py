@@ -55,11 +55,6 @@ class SparsePair(nn.Module):
         """The largest number of stored entries in a row and in a column."""
         return int(self.forward_rows.diff().max()), int(self.adjoint_rows.diff().max())
 
-    def scale_(self, factor: float) -> None:
-        """Multiply both copies by the same number, rounding both alike."""
-        self.forward_values.mul_(factor)
-        self.adjoint_values.mul_(factor)
-
     def product(self, x: Tensor, *, transpose: bool = False, absolute: bool = False) -> Tensor:
         """A x or Aᵀ x for x of shape (columns or rows, k), in the dtype of x; ``absolute`` takes |A| instead of A."""
         name = "adjoint" if transpose else "forward"
@@ -100,15 +95,23 @@ class SparseOperator(CertifiedPhysics):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(img_size, noise_model=noise_model, dtype=dtype, device=device)
-        entries = as_rows(matrix, dtype)
-        rows, columns = entries.shape
+        if not scipy.sparse.issparse(matrix):
+            raise InputError(f"`matrix` must be a scipy sparse matrix; got {type(matrix).__name__}.")
+        by_rows = scipy.sparse.csr_array(matrix)
+        by_rows.sum_duplicates()
+        if by_rows.data.dtype.kind not in "fiu":
+            raise ShapeError(f"the matrix must hold real numbers; got {by_rows.data.dtype}.")
+        by_rows.data = by_rows.data.astype(np.float32 if dtype == torch.float32 else np.float64)
+        if not np.isfinite(by_rows.data).all():
+            raise InputError("the matrix holds NaN or infinite entries.")
+        rows, columns = by_rows.shape
         if columns != math.prod(self.img_size[1:]):
             raise ShapeError(f"the matrix has {columns} columns, the image {math.prod(self.img_size[1:])} pixels.")
         shape = (int(rows), 1) if data_shape is None else data_shape
         if math.prod(shape) != rows or len(shape) != 2:
             raise ShapeError(f"`data_shape` {shape} does not multiply to the matrix's {rows} rows.")
         self.data_size = (self.img_size[0], *shape)
-        self.matrix = SparsePair(entries)
+        self.matrix = SparsePair(by_rows)
         self.to(device)
 
     @property
@@ -158,20 +161,6 @@ class SparseOperator(CertifiedPhysics):
         if bound.upper > TIGHT * lower and self.matrix.shape[1] <= MOST_DENSE_PIXELS:
             return self.dense_bound()
         return dataclasses.replace(bound, lower=lower)
-
-
-def as_rows(matrix: scipy.sparse.sparray | scipy.sparse.spmatrix, dtype: torch.dtype) -> scipy.sparse.csr_array:
-    """The checked matrix by rows, its entries rounded to ``dtype``."""
-    if not scipy.sparse.issparse(matrix):
-        raise InputError(f"`matrix` must be a scipy sparse matrix; got {type(matrix).__name__}.")
-    rows = scipy.sparse.csr_array(matrix)
-    rows.sum_duplicates()
-    if rows.data.dtype.kind not in "fiu":
-        raise ShapeError(f"the matrix must hold real numbers; got {rows.data.dtype}.")
-    values = rows.data.astype(np.float32 if dtype == torch.float32 else np.float64)
-    if not np.isfinite(values).all():
-        raise InputError("the matrix holds NaN or infinite entries.")
-    return scipy.sparse.csr_array((values, rows.indices, rows.indptr), rows.shape)
 
 
 from_scipy = SparseOperator  # the name says what goes in

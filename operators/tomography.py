@@ -17,14 +17,13 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import CertifiedPhysics, kept
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
-from pnp_lip.operators.dihedral import inverse_pixels, pick, pixel_order, plan_views, symmetric_pixels
+from pnp_lip.operators.dihedral import pick, pixel_order, plan_views, symmetric_pixels
 from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry
 from pnp_lip.operators.sparse_operator import SparsePair
 from pnp_lip.spectral import NormBound
 
 __all__ = ["SymmetricTomography", "circle_mask"]
 
-INDICES = ("index", "pixels", "places", "position")  # buffers: see ``dihedral``
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
 BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 MEAN_SHADOW = 4 / math.pi  # pixel sides; |cos θ| + |sin θ| averaged over the views
@@ -69,9 +68,10 @@ class SymmetricTomography(CertifiedPhysics):
         self.plan = plan_views(scan.degrees + scan.turn, scan.count, flips=centred, halves=centred and scan.parallel)
         self.bins = scan.count - self.plan.first_bin  # of each base view
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
-        pixels, position = symmetric_pixels(order, n, self.plan.group), np.argsort(order).astype(np.int32)
-        indices: tuple[np.ndarray, ...] = (self.plan.index, pixels, inverse_pixels(pixels)[:, order], position)
-        for name, index in zip(INDICES, indices, strict=True):
+        pixels, places = symmetric_pixels(order, n, self.plan.group)
+        position = np.argsort(order).astype(np.int32)
+        named = ("index", self.plan.index), ("pixels", pixels), ("places", places[:, order]), ("position", position)
+        for name, index in named:
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
         if isinstance(mask, str):
             if mask != "circle":
@@ -92,18 +92,18 @@ class SymmetricTomography(CertifiedPhysics):
                 if self.norm_upper <= 1 and float(self.unit) != 1:
                     break
                 factor = (1 - 4 * torch.finfo(dtype).eps) / self.norm_upper
-                self.unit.mul_(factor)
-                if self.matrix is not None:
-                    self.matrix.scale_(factor)
+                stored = () if self.matrix is None else (self.matrix.forward_values, self.matrix.adjoint_values)
+                for values in (self.unit, *stored):
+                    values.mul_(factor)
 
     @property
     def bytes_needed(self) -> int:
         """Estimate of the memory that the stored matrix takes with its transpose."""
         n, scan = self.img_size[1], self.geometry
-        width = scan.magnification * scan.pixel_size / scan.det_spacing  # of a pixel on the detector, in bins
-        seen = min(1.0, scan.count / (width * n))
-        share = self.bins / scan.count
-        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * seen * share)
+        corners, _ = scan.shadow(0.0, 1)
+        width = float(corners[3] - corners[0]) / scan.det_spacing  # of a pixel on the detector, in bins
+        share = min(1.0, scan.count / (width * n)) * self.bins / scan.count  # of a pixel's shadow: seen and needed
+        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * share)
 
     def base_views(self) -> Iterator[Entries]:
         """The entries of each base view, bins counted from the first that is needed."""
@@ -171,8 +171,8 @@ class SymmetricTomography(CertifiedPhysics):
         """The base matrix, or its transpose, times the symmetric copies of k images, (k, N·elements), as its columns."""
         count, elements = len(x), len(self.plan.group)
         columns = x.reshape(count, -1, elements).permute(1, 0, 2).reshape(-1, count * elements)  # a view for k = 1
-        stored = self.matrix is not None
-        result = self.matrix.product(columns, transpose=transpose) if stored else self.product_anew(columns, transpose)
+        product = self.product_anew if self.matrix is None else self.matrix.product
+        result = product(columns, transpose=transpose)
         return result.reshape(-1, count, elements).permute(1, 0, 2).reshape(count, -1)
 
     def product_anew(self, x: Tensor, transpose: bool) -> Tensor:
@@ -218,12 +218,7 @@ class SymmetricTomography(CertifiedPhysics):
         if self.image_mask is not None or 4 * views < n:
             return None
         inverse, grid = 1 / (1 + gamma * self.spectrum().to(gamma)), (2 * n, 2 * n)
-
-        def apply(r: Tensor) -> Tensor:
-            result: Tensor = torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse.to(r.dtype), s=grid)
-            return result[..., :n, :n]
-
-        return apply
+        return lambda r: torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse.to(r.dtype), s=grid)[..., :n, :n]
 
     @kept
     def spectrum(self) -> Tensor:
