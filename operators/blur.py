@@ -27,10 +27,9 @@ class Blur(CertifiedPhysics):
     """Convolution y[i] = Σ_a k[a] x[i + c − a], c = (h//2, w//2), with a rule for the samples beyond the border.
 
     A true convolution, equal to ``deepinv.physics.Blur`` and, for circular padding, ``BlurFFT``. ``psf``, the
-    point-spread function k: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w) and (1, C, h, w) too; a
-    tensor or numpy array of any signs, odd or even, no larger than the image. ``padding``:
-    "circular", "zeros", "replicate", "reflect" (without repeating the edge) or "valid" (data of size H − h + 1,
-    W − w + 1).
+    point-spread function k: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w) and (1, C, h, w) too; any
+    signs, odd or even, no larger than the image. ``padding``: "circular", "zeros", "replicate", "reflect" (without
+    repeating the edge) or "valid" (data of size H − h + 1, W − w + 1).
 
     A = R C_N E P with P the extension by the border rule, E the embedding into a grid of N samples, C_N a circular
     convolution there and R the restriction to the data.

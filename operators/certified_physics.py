@@ -214,12 +214,9 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         solve = functools.partial(self.solve_prox, tol=tol, max_iter=MOST_STEPS if max_iter is None else max_iter)
         result = solve(z, y, step)
         if not result.converged:
-            warnings.warn(
-                f"prox_l2 stopped after {result.iterations} steps with an error of at most "
-                f"{float(result.error_bound.max()):.3g}; raise `max_iter` or `tol`, or use `solve_prox`.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            reached = f"{result.iterations} steps with an error of at most {float(result.error_bound.max()):.3g}"
+            text = f"prox_l2 stopped after {reached}; raise `max_iter` or `tol`, or use `solve_prox`."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in (z, y, step))):
             return result.x
         # Hx = z + γAᵀy is differentiated at the solution: dx = H⁻¹ d(z + γAᵀ(y − Ax̄)) with x̄ = x held fixed.

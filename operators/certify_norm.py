@@ -208,10 +208,7 @@ def nonnegative_norm(physics: dp.LinearPhysics, blank: Tensor) -> NormBound:
 
 
 def check_transpose(physics: dp.LinearPhysics, blank: Tensor) -> None:
-    """Raise CertificateError unless sampled entries and dot products say that A ≥ 0 and A_adjoint = Aᵀ.
-
-    Otherwise ‖A‖² could not be read off AᵀA. Compares single columns of A with single rows of A_adjoint.
-    """
+    """Raise CertificateError unless dot products and sampled columns and rows say that A ≥ 0 and A_adjoint = Aᵀ."""
     slack, generator = slack_of(blank), torch.Generator().manual_seed(0)
     x = torch.randn(blank.shape, generator=generator).to(blank)
     ax = physics.A(x)

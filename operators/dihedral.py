@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["SymmetryPlan", "pick", "pixel_order", "plan_views", "symmetric_pixels"]
 
+Group = tuple[tuple[int, bool], ...]
+
 TILE = 8  # side of the squares of pixels that lie together in memory
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 DIGITS = 9  # angles are rounded to 1e-9 degrees before anything is built, so that equal classes are equal numbers
@@ -25,7 +27,7 @@ class SymmetryPlan:
 
     base_angles: NDArray[np.float64]
     first_bin: int
-    group: tuple[tuple[int, bool], ...]
+    group: Group
     index: NDArray[np.int64]
 
 
@@ -74,9 +76,7 @@ def pixel_order(n: int) -> NDArray[np.int64]:
     return np.lexsort((row % TILE, column % TILE, row // TILE, column // TILE))
 
 
-def symmetric_pixels(
-    order: NDArray[np.int64], n: int, group: tuple[tuple[int, bool], ...]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def symmetric_pixels(order: NDArray[np.int64], n: int, group: Group) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Entry [p, g] of the first: the pixel that the image under symmetry g shows at position p of ``order``.
 
     Entry [g, pixel] of the second: where in the flattened first one symmetry g shows that pixel. A turn by one quarter is

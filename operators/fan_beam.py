@@ -35,9 +35,8 @@ class FanBeam(ScanGeometry):
 
     ``source_distance``: source to axis; ``detector_distance``: axis to detector, 0 or more. ``model="footprint"``:
     separable footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010,
-    SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
-
-    An operator raises InputError if the source lies inside its image's circumscribed circle; the detector may.
+    SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation. An operator raises InputError
+    if the source lies inside its image's circumscribed circle; the detector may.
     """
 
     source_distance: float

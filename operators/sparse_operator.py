@@ -1,6 +1,7 @@
 """Any sparse matrix as a forward model: other toolboxes' projectors, sampling patterns, measured systems."""
 
 import dataclasses
+import functools
 import math
 import warnings
 
@@ -145,12 +146,9 @@ class SparseOperator(CertifiedPhysics):
     @kept
     def absolute_norm(self) -> CollatzWielandt:
         """Collatz-Wielandt for |M| in float64."""
-
-        def gram(v: Tensor) -> Tensor:
-            return self.matrix.product(self.matrix.product(v, absolute=True), transpose=True, absolute=True)
-
         start = torch.ones(self.matrix.shape[1], 1, dtype=torch.float64, device=self.tensors[0].device)
-        return collatz_wielandt(gram, start, rounding=self.entry_rounding)
+        product = functools.partial(self.matrix.product, absolute=True)
+        return collatz_wielandt(lambda v: product(product(v), transpose=True), start, rounding=self.entry_rounding)
 
     @kept
     def norm_bound(self) -> NormBound:

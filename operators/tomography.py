@@ -31,10 +31,7 @@ EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, w
 
 
 class SymmetricTomography(CertifiedPhysics):
-    """y = √w ⊙ P (m ⊙ x), P the projection of an n × n image, reduced by the symmetry of the square.
-
-    Not to be used directly: see ``ParallelBeamTomography`` and ``FanBeamTomography``.
-    """
+    """y = √w ⊙ P (m ⊙ x), P the projection of an n × n image along rays that a subclass's ``beam`` describes."""
 
     beam: ClassVar[type[ScanGeometry]]
     geometry: ScanGeometry
@@ -119,9 +116,8 @@ class SymmetricTomography(CertifiedPhysics):
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else math.inf
         if self.bytes_needed > limit:
             raise InputError(
-                f"the projection matrix would take about {self.bytes_needed / 1e9:.2f} GB, more than the limit of "
-                f"{limit / 1e9:.2f} GB. Use fewer views or pixels, angles that share symmetries, or "
-                'storage="free", which computes the entries anew in every product.'
+                f"the matrix would take about {self.bytes_needed / 1e9:.2f} GB, the limit is {limit / 1e9:.2f} GB. Use fewer "
+                'views or pixels, angles that share symmetries, or storage="free": entries computed in every product.'
             )
         shape, blocks = (self.bins, self.img_size[1] ** 2), []
         for rows, columns, values in self.base_views():
