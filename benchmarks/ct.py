@@ -22,8 +22,7 @@ from pnp_lip.benchmarks.timing import timed
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
-from pnp_lip.operators.tomography import SymmetricTomography
-from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.operators.tomography import SymmetricTomography, circle_mask
 
 __all__ = ["run"]
 

@@ -1,7 +1,6 @@
 """Blur: convolution with any point-spread function and any border rule, as one Fourier product between exact transposes."""
 
-from __future__ import annotations
-
+import dataclasses
 import math
 
 import numpy as np
@@ -11,39 +10,35 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.borders import PADDINGS, extend, extension_index, fold
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, check_dtype, kept
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, kept
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
-from pnp_lip.operators.convolution_norm import PaddedConvolution, multiplicity, symbol_maximum
+from pnp_lip.operators.convolution_norm import PADDINGS, PaddedConvolution, extension_index, fold, symbol_maximum
 from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["Blur"]
+__all__ = ["Blur", "joint_bound"]
 
 MOST_CERTIFIED_WORK = 2e10  # multiplications, half a minute: above it the symbol bound stands without Collatz-Wielandt
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
 FLOOR = 1e-10  # of (Σ|k|)², which bounds every entry of AᵀA 1: far below the entries that matter
-LOST = 100  # rounding units: frequencies with |k̂| below this part of max |k̂| count as lost
 
 
 class Blur(CertifiedPhysics):
     """Convolution y[i] = Σ_a k[a] x[i + c − a], c = (h//2, w//2), with a rule for the samples beyond the border.
 
-    A true convolution in deepinv's convention: equal to ``deepinv.physics.Blur`` and, for circular padding,
-    ``BlurFFT``. ``psf``, the point-spread function k: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w)
-    and (1, C, h, w) too; a tensor or numpy array of any signs, odd or even, no larger than the image. ``padding``:
-    "circular", "zeros", "replicate", "reflect" (without repeating the edge) or "valid" (data of size H − h + 1,
-    W − w + 1).
+    A true convolution, equal to ``deepinv.physics.Blur`` and, for circular padding, ``BlurFFT``. ``psf``, the
+    point-spread function k: (h, w), or one for each channel (C, h, w); deepinv's (1, 1, h, w) and (1, C, h, w) too; any
+    signs, odd or even, no larger than the image. ``padding``: "circular", "zeros", "replicate", "reflect" (without
+    repeating the edge) or "valid" (data of size H − h + 1, W − w + 1).
 
-    A = R C_N E P with C_N a circular convolution on a grid of N samples, P the extension by the border rule, E and R
-    the embedding into the grid and the restriction to the data: one product of Fourier transforms, for A and for Aᵀ.
+    A = R C_N E P with P the extension by the border rule, E the embedding into a grid of N samples, C_N a circular
+    convolution there and R the restriction to the data.
 
-    ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smallest of ‖P‖ max |k̂| on
-    the grid N, where ‖P‖ = 1 for zeros and valid, and, with |k| in place of k, Collatz-Wielandt (tight when k ≥ 0);
-    images of at most 1024 pixels by a verified dense factorisation if these are loose. What stays loose are PSFs
-    of both signs with replicate or reflect on larger images (up to twice the norm): read ``norm_bound().gap``. A
-    PSF of sum 1 does *not* give ‖A‖ ≤ 1 with replicate or reflect. ``normalize`` divides the PSF by the
-    certified bound. ``dtype`` is float32 or float64; the certificate holds for the PSF as stored.
+    ``norm_bound``: circular, the largest |k̂| on the image's grid (tight). Otherwise the smaller of ‖P‖ max |k̂| on the
+    grid N and Collatz-Wielandt for |k| (tight when k ≥ 0); if these are loose, a verified dense factorisation for images of
+    at most 1024 pixels. PSFs of both signs with replicate
+    or reflect on larger images stay loose (up to twice the norm): read ``norm_bound().gap``. A PSF of sum 1 does *not*
+    give ‖A‖ ≤ 1 with replicate or reflect; ``normalize`` divides the PSF by the certified bound.
 
     Raises InputError for a PSF that is zero, not finite or too large for the image, ShapeError for wrong shapes.
 
@@ -67,28 +62,24 @@ class Blur(CertifiedPhysics):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(img_size, noise_model=noise_model, device=device)
+        super().__init__(img_size, noise_model=noise_model, dtype=dtype, device=device)
         if padding not in PADDINGS:
             raise InputError(f"`padding` must be one of {', '.join(PADDINGS)}; got {padding!r}.")
-        check_dtype(dtype)
         self.padding = padding
+        self.closed_form_prox = padding == "circular"  # whether ``prox_l2`` is a formula and not an iteration
         self.register_buffer("psf", as_psf(psf, self.img_size, dtype).to(device))
         rows, columns = (geometry(*axis, padding) for axis in zip(self.img_size[1:], self.psf.shape[1:], strict=True))
         self.grid, self.shift = (rows[0], columns[0]), (rows[1], columns[1])
         self.data_size = (self.img_size[0], rows[2], columns[2])
         self.register_buffer("rows_index", rows[3], persistent=False)
         self.register_buffer("columns_index", columns[3], persistent=False)
-        if normalize:
-            self.normalise()
-
-    def normalise(self) -> None:
-        """Divide the PSF by the certified bound and a few roundings more, so that the stored one has norm at most 1."""
-        original, scale = self.psf, 1.0 / self.norm_upper
-        for _ in range(8):
-            self.psf = original * scale
-            if self.norm_upper <= 1:
-                break
-            scale *= 1 - 2 * torch.finfo(original.dtype).eps
+        if normalize:  # by a few roundings more than the bound, so that the stored PSF has norm at most 1
+            original, scale = self.psf, 1.0 / self.norm_upper
+            for _ in range(8):
+                self.psf = original * scale
+                if self.norm_upper <= 1:
+                    break
+                scale *= 1 - 2 * torch.finfo(original.dtype).eps
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -103,7 +94,7 @@ class Blur(CertifiedPhysics):
     def forward_map(self, x: Tensor) -> Tensor:
         """R C_N E P x."""
         if self.rows_index is not None and self.columns_index is not None:
-            x = extend(x, self.rows_index, self.columns_index)
+            x = x.index_select(-2, self.rows_index).index_select(-1, self.columns_index)
         return self.on_grid(x, self.transfer(x.dtype), self.data_size[1:])
 
     def adjoint_map(self, y: Tensor) -> Tensor:
@@ -119,8 +110,7 @@ class Blur(CertifiedPhysics):
 
     def on_grid(self, x: Tensor, transfer: Tensor, size: tuple[int, ...]) -> Tensor:
         """Embed into the grid by zeros, multiply in Fourier space, keep the first ``size`` samples."""
-        product = torch.fft.rfft2(x, s=self.grid) * transfer
-        result: Tensor = torch.fft.irfft2(product, s=self.grid)
+        result: Tensor = torch.fft.irfft2(torch.fft.rfft2(x, s=self.grid) * transfer, s=self.grid)
         return result[..., : size[0], : size[1]]
 
     @kept
@@ -131,21 +121,15 @@ class Blur(CertifiedPhysics):
     def preconditioner(self, gamma: Tensor) -> Map:
         """(1 + γ (|k̂|² + ε))⁻¹ on the image's own grid, ε = 0.05 max |k̂|².
 
-        The border leaks a little of every frequency, so that lost frequencies must not be trusted to be lost: without ε
-        the steps needed at γ = 1000 (Gaussian, 256², reflect) were 178 instead of 90; with no preconditioner, 151.
+        The border leaks a little of every frequency: without ε the steps needed at γ = 1000 (Gaussian, 256², reflect)
+        were 178 instead of 90; with no preconditioner, 151.
         """
         size, (height, width) = self.img_size[1:], self.psf.shape[-2:]
         power = fourier(self.psf.to(gamma.dtype), size, (height // 2, width // 2)).abs().square()
         symbol = 1 / (1 + gamma * (power + TRUSTED * power.max()))
         return lambda r: torch.fft.irfft2(torch.fft.rfft2(r) * symbol.to(r.dtype), s=size)
 
-    @property
-    def closed_form_prox(self) -> bool:
-        """Whether ``prox_l2`` is a formula (circular padding) and not an iteration."""
-        return self.padding == "circular"
-
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
-        """Circular: the closed form in float64; otherwise conjugate gradients."""
         if not self.closed_form_prox:
             return super().solve_system(system, x0, tol, max_iter)
         x = self.closed_form(system.z.double(), system.y.double(), system.gamma.double())
@@ -158,44 +142,19 @@ class Blur(CertifiedPhysics):
         x: Tensor = torch.fft.irfft2(numerator / (1 + gamma * transfer.abs().square()), s=self.grid)
         return x
 
-    def prox_l2(
-        self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, *args: object, **kwargs: object
-    ) -> Tensor:
+    def prox_l2(self, z: Tensor | float | None, y: Tensor, gamma: float | Tensor, **kwargs: object) -> Tensor:
         """argmin γ/2 ‖Ax − y‖² + ½ ‖x − z‖²: circular in closed form, computed in float64 since errors grow like √γ."""
         if not self.closed_form_prox:
-            return super().prox_l2(z, y, gamma, *args, **kwargs)  # type: ignore[arg-type]
+            return super().prox_l2(z, y, gamma, **kwargs)  # type: ignore[arg-type]
         z = self.as_image(z, y)
         self.check(y, self.data_size, "data")
         self.check(z, self.img_size, "image")
         return self.closed_form(z.double(), y.double(), as_gamma(gamma, z).double()).to(y.dtype)
 
-    def A_dagger(self, y: Tensor, *args: object, rcond: float | None = None, **kwargs: object) -> Tensor:
-        """Pseudo-inverse A⁺y; circular in closed form, frequencies with |k̂| ≤ rcond max |k̂| count as lost.
-
-        ``rcond`` defaults to 100 times the rounding unit of y's dtype. Other paddings use deepinv's iterative solver.
-        """
-        if self.padding != "circular":
-            iterated: Tensor = super().A_dagger(y, *args, **kwargs)
-            return iterated
-        self.check(y, self.data_size, "data")
-        transfer = self.transfer(y.dtype)
-        size = transfer.abs()
-        rcond = LOST * torch.finfo(y.dtype).eps if rcond is None else rcond
-        inverse = torch.where(size > rcond * size.max(), transfer.conj() / size.square(), 0)
-        x: Tensor = torch.fft.irfft2(torch.fft.rfft2(y) * inverse, s=self.grid)
-        return x
-
     @kept
     def norm_bound(self) -> NormBound:
-        """The largest of the channels' norms, as the channels do not mix."""
-        bounds = [self.bound_channel(psf) for psf in self.psf.detach().cpu().double()]
-        largest = max(bounds, key=lambda bound: bound.upper)
-        return NormBound(
-            upper=largest.upper,
-            lower=max(bound.lower for bound in bounds),
-            method=largest.method,
-            witness=largest.witness,
-        )
+        """The largest of the channels' norms: channels do not mix."""
+        return joint_bound([self.bound_channel(psf) for psf in self.psf.detach().cpu().double()])
 
     def bound_channel(self, psf: Tensor) -> NormBound:
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""
@@ -203,17 +162,15 @@ class Blur(CertifiedPhysics):
         if self.padding == "circular":
             return NormBound(upper, lower, Method.SYMBOL, witness=omega)
         size, signed, single = self.img_size[1:], bool((psf < 0).any()), self.single_channel(psf)
-        rows, columns = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
-        repeats = multiplicity(rows, size[0]) * multiplicity(columns, size[1])
-        upper *= math.sqrt(repeats) * (1 + ROOT_SLACK) if repeats > 1 else 1
-        method = Method.PADDED_SYMBOL
+        extensions = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
+        absolute = PaddedConvolution(psf.abs(), size, *extensions)
+        upper *= math.sqrt(absolute.repeats) * (1 + ROOT_SLACK) if absolute.repeats > 1 else 1
+        lower, method = 0.0, Method.PADDED_SYMBOL
         if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
-            found = self.bound_nonnegative(PaddedConvolution(psf.abs(), size, rows, columns))
+            found = absolute.bound_norm(self.leading_vector(absolute.psf))
             lower = found.lower
             if found.upper < upper:
                 upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method
-        else:
-            lower = 0.0
         lower = single.power_lower() if signed else lower
         if upper > TIGHT * lower and math.prod(size) <= MOST_DENSE_PIXELS:
             # The fast transforms may be wrong in every column.
@@ -221,21 +178,26 @@ class Blur(CertifiedPhysics):
             upper, method = (sharp, Method.COLUMNS) if sharp < upper else (upper, method)
         return NormBound(upper, lower, method)
 
-    def bound_nonnegative(self, convolution: PaddedConvolution) -> NormBound:
-        """Collatz-Wielandt for k ≥ 0: a good v by fast transforms, then two certified products."""
-        single = self.single_channel(convolution.psf)
+    def leading_vector(self, psf: Tensor) -> Tensor:
+        """An approximate leading singular vector for k ≥ 0 by fast transforms: a start for Collatz-Wielandt."""
+        single, start = self.single_channel(psf), torch.ones(self.img_size[1:], dtype=torch.float64)
         # The fast products may be slightly negative where the true ones are tiny; any positive v is admissible.
-        floor = FLOOR * convolution.psf.numpy().sum() ** 2
+        floor = FLOOR * psf.numpy().sum() ** 2
+        return collatz_wielandt(
+            lambda v: single.adjoint_map(single.forward_map(v[None, None]))[0, 0].clamp_min(floor),
+            start,
+            rounding=0.0,
+            tol=2e-4,
+            max_iter=500,
+        ).v
 
-        def fast_gram(v: Tensor) -> Tensor:
-            return single.adjoint_map(single.forward_map(v[None, None]))[0, 0].clamp_min(floor)
-
-        start = torch.ones(self.img_size[1:], dtype=torch.float64)
-        return convolution.bound_norm(collatz_wielandt(fast_gram, start, rounding=0.0, tol=2e-4, max_iter=500).v)
-
-    def single_channel(self, psf: Tensor) -> Blur:
-        """The same geometry for one grey channel in float64."""
+    def single_channel(self, psf: Tensor) -> "Blur":
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)
+
+
+def joint_bound(bounds: list[NormBound]) -> NormBound:
+    """The norm of a block-diagonal operator is the largest of its blocks' norms."""
+    return dataclasses.replace(max(bounds, key=lambda b: b.upper), lower=max(b.lower for b in bounds))
 
 
 def geometry(size: int, taps: int, padding: str) -> tuple[int, int, int, Tensor | None]:
@@ -263,19 +225,16 @@ def fourier(psf: Tensor, grid: tuple[int, int], shift: tuple[int, int]) -> Tenso
 
 def as_psf(psf: Tensor | np.ndarray, img_size: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
     """A checked copy of shape (1 or C, h, w)."""
-    given = torch.as_tensor(psf).detach()
+    given, (channels, height, width) = torch.as_tensor(psf).detach(), img_size
     if given.is_complex() or given.dtype == torch.bool:
         raise ShapeError(f"a PSF holds real numbers; got {given.dtype}.")
     taps = given[0] if given.ndim == 4 and given.shape[0] == 1 else given
     taps = taps[None] if taps.ndim == 2 else taps
-    if taps.ndim != 3 or taps.shape[0] not in (1, img_size[0]) or 0 in taps.shape:
-        raise ShapeError(
-            f"a PSF has shape (h, w) or, for images of {img_size[0]} channels, ({img_size[0]}, h, w); "
-            f"got {tuple(given.shape)}."
-        )
-    if taps.shape[1] > img_size[1] or taps.shape[2] > img_size[2]:
-        sizes = (f"{height}x{width}" for height, width in (taps.shape[1:], img_size[1:]))
-        raise InputError("the PSF ({}) is larger than the image ({}); crop it.".format(*sizes))
+    shape = tuple(given.shape)
+    if taps.ndim != 3 or taps.shape[0] not in (1, channels) or 0 in taps.shape:
+        raise ShapeError(f"a PSF has shape (h, w) or, for {channels} channels, ({channels}, h, w); got {shape}.")
+    if taps.shape[1] > height or taps.shape[2] > width:
+        raise InputError(f"the PSF {shape} is larger than the image ({height}, {width}); crop it.")
     taps = taps.to(dtype, copy=True).contiguous()
     if not bool(torch.isfinite(taps).all()):
         raise InputError(f"the PSF holds NaN or infinite values (in {dtype}).")

@@ -1,7 +1,5 @@
 """The base class of our forward models: exact adjoint, certified norm, prox with a certified error."""
 
-from __future__ import annotations
-
 import abc
 import functools
 import math
@@ -16,12 +14,10 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
-from pnp_lip.operators.woodbury import DenseGram
 from pnp_lip.snapshot import Snapshot, lasting
-from pnp_lip.spectral import NormBound, norm_bound
-from pnp_lip.spectral.power_iteration import norm_lower
+from pnp_lip.spectral import NormBound, norm_bound, norm_lower
 
-__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "as_img_size", "check_dtype", "kept"]
+__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "kept", "require_positive"]
 
 Shape = tuple[int, int, int]
 T = TypeVar("T")
@@ -52,31 +48,33 @@ def kept(compute: Callable[..., T]) -> Callable[..., T]:
 class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
-    A subclass sets ``img_size`` and ``data_size`` and defines ``forward_map``, ``adjoint_map`` (linear, exact
-    transposes of each other, in the dtype of their argument), ``tensors`` (those that define A), ``norm_bound`` and
-    ``product_rounding``.
+    A subclass sets ``data_size`` and defines the abstract methods; ``forward_map`` and ``adjoint_map`` are linear, exact
+    transposes of each other, in the dtype of their argument.
 
     The certificate speaks of the real operator with the stored weights. It is computed at first use, and again when a
     weight has been replaced or written to. Wrong shape, dtype or device raise ShapeError.
-
-    ``dense_prox = True`` (an attribute to be set) solves the prox by a dense factorisation in the space of the data, exact to
-    rounding for every γ: for at most some thousand data, such as few views, and large γ.
     """
-
-    dense_prox: bool = False
 
     img_size: Shape
     data_size: Shape
 
     def __init__(
-        self, img_size: Shape, *, noise_model: NoiseModel | None = None, device: torch.device | str = "cpu"
+        self,
+        img_size: Shape,
+        *,
+        noise_model: NoiseModel | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")
+        sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else ()
+        if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides):
+            raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
         options = {} if noise_model is None else {"noise_model": noise_model}
-        super().__init__(img_size=as_img_size(img_size), device=device, **options)
+        super().__init__(img_size=sides, device=device, **options)
         self._snapshot = Snapshot(())
         self._kept: dict[tuple[object, ...], object] = {}
-
-    # What a subclass defines.
 
     @property
     @abc.abstractmethod
@@ -104,8 +102,6 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         """A symmetric positive definite approximation of (I + γ AᵀA)⁻¹, or None."""
         return None
 
-    # What deepinv and our solvers call.
-
     def A(self, x: Tensor, **kwargs: object) -> Tensor:
         """A x for x of shape (B, C, H, W)."""
         self.check(x, self.img_size, "image")
@@ -123,16 +119,14 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
 
     def check(self, tensor: Tensor, size: Shape, name: str) -> None:
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
-        weight = self.tensors[0]
         if not isinstance(tensor, Tensor):
             raise ShapeError(f"expected {name} as a torch tensor; got {type(tensor).__name__}. Use torch.from_numpy.")
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
-        for what, mine, theirs in (("dtype", weight.dtype, tensor.dtype), ("device", weight.device, tensor.device)):
+        for what in ("dtype", "device"):
+            mine, theirs = (getattr(t, what) for t in (self.tensors[0], tensor))
             if mine != theirs:
-                raise ShapeError(
-                    f"the {what} of the operator is {mine}, that of the {name} {theirs}; convert one of them."
-                )
+                raise ShapeError(f"the operator's {what} is {mine}, the {name}'s {theirs}; convert one of them.")
 
     @property
     def norm_upper(self) -> float:
@@ -146,8 +140,8 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
 
     def power_lower(self) -> float:
         """A lower bound of ‖A‖: the largest ‖Av‖/‖v‖ along a power iteration on one channel in float64, less its rounding."""
-        size, generator = (1, 1, *self.img_size[1:]), torch.Generator().manual_seed(0)
-        start = torch.randn(size, dtype=torch.float64, generator=generator).to(self.tensors[0].device)
+        start = torch.randn(1, 1, *self.img_size[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        start = start.to(self.tensors[0].device)
         return norm_lower(self.forward_map, self.adjoint_map, start)[0] * (1 - POWER_SLACK)
 
     def dense_bound(self) -> NormBound:
@@ -177,10 +171,9 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     ) -> ProxResult:
         """argmin_x γ/2 ‖Ax − y‖² + ½ ‖x − z‖² with a certified bound of the error of each image of the batch.
 
-        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding
-        included. ``tol`` is *absolute*, on ‖x − x*‖ (a relative one freezes warm-started ADMM); the default is 1e-5
-        per pixel in the root mean square. ``x0`` is a warm start (default z). ``gamma`` > 0: a number, or a tensor of
-        1 or B numbers.
+        As I + γAᵀA ⪰ I, ‖x − x*‖ ≤ ‖z + γAᵀy − (I + γAᵀA) x‖; that residual is evaluated in float64, rounding included.
+        ``tol`` is *absolute*, on ‖x − x*‖; the default is 1e-5 per pixel in the root mean square. ``x0`` is a warm start
+        (default z). ``gamma`` > 0: a number, or a tensor of 1 or B numbers.
         """
         start = z if x0 is None else x0
         self.check(z, self.img_size, "image")
@@ -196,14 +189,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
             system = NormalEquations(
                 self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding
             )
-            if self.dense_prox:
-                return system.result(self.dense_gram().solve(system), z.dtype, tol)
             return self.solve_system(system, start, tol, max_iter)
-
-    @kept
-    def dense_gram(self) -> DenseGram:
-        """A Aᵀ as a dense matrix; kept until the weights change."""
-        return DenseGram(self.forward_map, self.adjoint_map, self.data_size, self.tensors[0].device)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
         """Preconditioned conjugate gradients; operators with a closed form override it."""
@@ -214,28 +200,28 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         z: Tensor | float | None,
         y: Tensor,
         gamma: float | Tensor,
-        solver: str | None = None,
+        *,
         max_iter: int | None = None,
         tol: float | None = None,
-        verbose: bool = False,
         **kwargs: object,
     ) -> Tensor:
-        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; ``solver`` and ``verbose`` are ignored.
+        """deepinv's entry to ``solve_prox``; ``tol`` is the absolute error; deepinv's other options have no meaning here.
 
-        Differentiable once in z, y and γ by the implicit function theorem. Warns if the tolerance was not reached.
+        Differentiable once in z, y and γ. Warns if the tolerance was not reached.
         """
         z = self.as_image(z, y)
         step = as_gamma(gamma, z)
         solve = functools.partial(self.solve_prox, tol=tol, max_iter=MOST_STEPS if max_iter is None else max_iter)
         result = solve(z, y, step)
         if not result.converged:
-            warnings.warn(
-                f"prox_l2 stopped after {result.iterations} steps with an error of at most "
-                f"{float(result.error_bound.max()):.3g}; raise `max_iter` or `tol`, or use `solve_prox`.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        x: Tensor = ImplicitProx.apply(z, y, step, result.x, self.forward_map, solve)
+            reached = f"{result.iterations} steps with an error of at most {float(result.error_bound.max()):.3g}"
+            text = f"prox_l2 stopped after {reached}; raise `max_iter` or `tol`, or use `solve_prox`."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in (z, y, step))):
+            return result.x
+        # Hx = z + γAᵀy is differentiated at the solution: dx = H⁻¹ d(z + γAᵀ(y − Ax̄)) with x̄ = x held fixed.
+        right = z + step * self.A_adjoint(y - self.A(result.x))
+        x: Tensor = ImplicitProx.apply(right, result.x, lambda g: solve(g, torch.zeros_like(y), step).x)
         return x
 
     def as_image(self, z: Tensor | float | None, y: Tensor) -> Tensor:
@@ -244,10 +230,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
 
 
 class LinearMap(torch.autograd.Function):
-    """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times.
-
-    Works under torch.func too (vmap joins the mapped axis to the batch).
-    """
+    """A or Aᵀ as one node whose backward is the other one, itself such a node: differentiable any number of times."""
 
     @staticmethod
     def forward(x: Tensor, physics: CertifiedPhysics, transpose: bool) -> Tensor:
@@ -266,38 +249,19 @@ class LinearMap(torch.autograd.Function):
         image: Tensor = LinearMap.apply(tangent, ctx.physics, ctx.transpose)
         return image
 
-    @staticmethod
-    def vmap(
-        info: object, in_dims: tuple[int, None, None], x: Tensor, physics: CertifiedPhysics, transpose: bool
-    ) -> tuple[Tensor, int]:
-        joined = x.movedim(in_dims[0], 0)
-        image: Tensor = LinearMap.apply(joined.flatten(0, 1), physics, transpose)
-        return image.reshape(*joined.shape[:2], *image.shape[1:]), 0
-
 
 class ImplicitProx(torch.autograd.Function):
-    """x = H⁻¹(z + γAᵀy), H = I + γAᵀA; with w = H⁻¹ g the gradients are w, γAw and ⟨w, Aᵀ(y − Ax)⟩.
-
-    ``x`` is given; ``solve`` is the physics' ``solve_prox`` with the tolerance that was used for it.
-    """
+    """``x``, whose derivative by ``right`` is H⁻¹: ``solve`` applies it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, y: Tensor, gamma: Tensor, x: Tensor, forward_map: Map, solve: Callable[..., ProxResult]
-    ) -> Tensor:
-        ctx.save_for_backward(x, y, gamma)
-        ctx.forward_map, ctx.solve = forward_map, solve
-        return x
+    def forward(ctx: Any, right: Tensor, x: Tensor, solve: Map) -> Tensor:
+        ctx.solve = solve
+        return x.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, gamma = ctx.saved_tensors
-        w = ctx.solve(gradient, torch.zeros_like(y), gamma).x
-        a_w = ctx.forward_map(w)
-        in_gamma = (a_w * (y - ctx.forward_map(x))).sum((1, 2, 3), keepdim=True)
-        in_gamma = in_gamma if gamma.numel() > 1 else in_gamma.sum().reshape(gamma.shape)
-        return w, gamma * a_w, in_gamma, None, None, None
+        return ctx.solve(gradient), None, None
 
 
 def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
@@ -310,15 +274,8 @@ def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
     return step.reshape(-1, 1, 1, 1)
 
 
-def as_img_size(img_size: tuple[int, ...]) -> Shape:
-    """(C, H, W) of positive integers."""
-    sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else ()
-    if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides):
-        raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
-    return sides[0], sides[1], sides[2]
-
-
-def check_dtype(dtype: torch.dtype) -> None:
-    """Raise ShapeError unless ``dtype`` is one that an operator may be stored in."""
-    if dtype not in (torch.float32, torch.float64):
-        raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")
+def require_positive(**values: float) -> None:
+    """Raise InputError unless the named values are positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"`{name}` must be positive and finite; got {value}.")

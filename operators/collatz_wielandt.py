@@ -1,7 +1,5 @@
 """Two-sided bounds of the norm of an entrywise nonnegative operator."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable
@@ -22,12 +20,11 @@ UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors th
 
 @dataclasses.dataclass(frozen=True)
 class CollatzWielandt:
-    """lower_sq ≤ ‖A‖² ≤ upper_sq with the positive vector ``v`` that proves it, found after ``iterations`` products."""
+    """lower_sq ≤ ‖A‖² ≤ upper_sq with the positive vector ``v`` that proves it."""
 
     upper_sq: float
     lower_sq: float
     v: Tensor
-    iterations: int
 
     def bound(self, method: Method = Method.COLLATZ_WIELANDT) -> NormBound:
         """The bounds of ‖A‖ itself."""
@@ -54,12 +51,11 @@ def collatz_wielandt(
 
     min-max:  vᵀAᵀA v / vᵀv  ≤  ‖A‖²  ≤  max_i (AᵀA v)_i / v_i   for every v > 0.
 
-    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, which holds for any order of
-    summation as every term is nonnegative; both bounds are widened by it (0: not known, for a first guess that proves
-    nothing). Pixels that A does not see (zero columns) drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond
-    rounding) or after ``max_iter`` products; the running best of either side is kept, so that stopping early costs
-    sharpness, never truth. Raises CertificateError if a product is negative or not finite, or if entries of A are so small
-    that their products vanish: the relative error does not apply to them.
+    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry; both bounds are widened by
+    it (0: not known, for a first guess that proves nothing). Zero columns of A drop out. Stops when upper/lower − 1 ≤
+    ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; stopping early costs sharpness, never truth. Raises
+    CertificateError if a product is negative or not finite, or if entries of A are so small that their products vanish:
+    the relative error does not apply to them.
 
     Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 
@@ -70,8 +66,7 @@ def collatz_wielandt(
     """
     v, support = start, None
     upper_sq, lower_sq, best = float("inf"), 0.0, start
-    iteration = 0
-    for iteration in range(1, max_iter + 1):
+    for _ in range(max_iter):
         w = gram(v)
         if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
             raise CertificateError("AᵀAv holds negative or non-finite entries, so the operator is not nonnegative.")
@@ -80,7 +75,7 @@ def collatz_wielandt(
             if rounding > 0:
                 require_visible(gram, v, w, rounding)
             if not bool(support.any()):
-                return CollatzWielandt(0.0, 0.0, v, iteration)
+                return CollatzWielandt(0.0, 0.0, v)
         ratio = float((w[support].double() / v[support].double()).max())
         rayleigh = float((v.double() * w.double())[support].sum() / v.double()[support].square().sum())
         lower_sq = max(lower_sq, rayleigh * (1 - 2 * rounding - SUM_SLACK))
@@ -91,7 +86,7 @@ def collatz_wielandt(
         # Any positive vector is admissible: keep v away from underflow on the support.
         floor = torch.finfo(w.dtype).tiny ** 0.5
         v = torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))
-    return CollatzWielandt(upper_sq, lower_sq, best, iteration)
+    return CollatzWielandt(upper_sq, lower_sq, best)
 
 
 def require_visible(gram: Callable[[Tensor], Tensor], v: Tensor, w: Tensor, rounding: float) -> None:

@@ -1,7 +1,5 @@
 """The prox of a quadratic misfit: conjugate gradients in mixed precision with a certified error."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 
@@ -20,8 +18,7 @@ FLOAT32_REACH = 1e-5  # part of a residual below which a recurrence in float32 n
 class ProxResult:
     """x with ‖x − x*‖ ≤ error_bound for each image: shapes (B, C, H, W) and (B,), the bound in float64.
 
-    ``iterations`` counts conjugate-gradient steps (0 for a closed form), ``converged`` says whether every bound met the
-    tolerance that was asked for.
+    ``iterations`` counts conjugate-gradient steps (0 for a closed form); ``converged``: every bound met the tolerance.
     """
 
     x: Tensor
@@ -118,8 +115,8 @@ def conjugate_gradient(
     """d with ‖r − H d‖ ≤ goal for each image (as far as the recurrence can tell), from d = 0, and the number of steps.
 
     H is symmetric positive definite. An image that has met its goal is frozen by a zero step length, so that it does not
-    depend on its neighbours; with ``patience`` so is one whose residual has not halved in that many steps. Unlike in deepinv
-    no constant is added to the denominators, which would set an error floor. Source: Hestenes & Stiefel (1952).
+    depend on its neighbours; with ``patience`` so is one whose residual has not halved in that many steps. Source:
+    Hestenes & Stiefel (1952); no constant is added to the denominators, which would set an error floor.
 
     >>> conjugate_gradient(lambda d: 4 * d, torch.ones(1, 2), torch.tensor([1e-6]), 10)
     (tensor([[0.2500, 0.2500]]), 1)
@@ -136,7 +133,7 @@ def conjugate_gradient(
         if not bool(active.any()):
             return d, step
         hp = hessian(p)
-        alpha = torch.where(spread(active, r), rs / inner(p, hp), 0.0)
+        alpha = torch.where(active.reshape(rs.shape), rs / inner(p, hp), 0.0)
         d, r = d + alpha * p, r - alpha * hp
         s = r if preconditioner is None else preconditioner(r)
         rs, rs_old = inner(r, s), rs
@@ -147,11 +144,6 @@ def conjugate_gradient(
     return d, max_iter
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
-    """View one number per image so that it broadcasts against ``like``."""
-    return value.reshape(-1, *([1] * (like.ndim - 1)))
-
-
 def image_norm(x: Tensor) -> Tensor:
     """‖x‖ of each image, accumulated in float64; shape (B,)."""
     norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64)
@@ -160,4 +152,4 @@ def image_norm(x: Tensor) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """⟨a, b⟩ of each image, shape (B, 1, …)."""
-    return spread((a * b).flatten(1).sum(1), a)
+    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))

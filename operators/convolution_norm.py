@@ -1,6 +1,4 @@
-"""Certified norms of convolutions with a border rule."""
-
-from __future__ import annotations
+"""Convolutions with a border rule: what they read beyond the border, and their certified norms."""
 
 import dataclasses
 import math
@@ -10,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pnp_lip.operators.borders import extend, fold
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.spectral import NormBound
 
-__all__ = ["PaddedConvolution", "aliased_maximum", "multiplicity", "symbol_maximum"]
+__all__ = ["PADDINGS", "PaddedConvolution", "aliased_maximum", "extension_index", "fold", "symbol_maximum"]
 
+PADDINGS = ("circular", "zeros", "replicate", "reflect", "valid")
 UNIT = 2.0**-53  # the rounding unit of float64
 
 
@@ -67,12 +65,39 @@ def fourier_factor(count: int, period: int, taps: int) -> NDArray[np.complex128]
     return np.asarray(np.cos(angle) - 1j * np.sin(angle), dtype=np.complex128)
 
 
+def extension_index(size: int, taps: int, padding: str) -> Tensor:
+    """For each sample that a filter of ``taps`` taps reads along one axis, the sample of the image that it repeats.
+
+    The filter's tap ``taps // 2`` lies on the pixel itself. With "zeros", samples beyond the border have the index
+    ``size``, where the caller puts a zero. "valid" reads the image alone. "reflect" does not repeat the edge sample.
+
+    >>> extension_index(3, 4, "reflect").tolist(), extension_index(3, 4, "zeros").tolist()
+    ([1, 0, 1, 2, 1, 0], [3, 0, 1, 2, 3, 3])
+    """
+    centre = taps // 2
+    if padding == "valid":
+        return torch.arange(size)
+    position = torch.arange(-(taps - 1 - centre), size + centre)
+    if padding == "zeros":
+        return torch.where((position >= 0) & (position < size), position, size)
+    if padding == "replicate":
+        return position.clamp(0, size - 1)
+    position = position.abs()
+    return torch.where(position >= size, 2 * (size - 1) - position, position)
+
+
+def fold(x: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pᵀ x for P x = x[…, rows, columns]: every extended sample is added to the one that it repeats."""
+    x = x.new_zeros(*x.shape[:-1], size[1]).index_add(-1, columns, x)
+    return x.new_zeros(*x.shape[:-2], *size).index_add(-2, rows, x)
+
+
 @dataclasses.dataclass(frozen=True)
 class PaddedConvolution:
     """y = V_k P x for one channel: extend the image by P, then keep the valid part of the convolution with k.
 
-    ``rows`` and ``columns`` come from ``extension_index``. The products go tap by tap in float64, slow and plain: each
-    entry of a nonnegative operator is then a sum whose rounding is known (γ). A fast transform cannot promise that.
+    ``rows`` and ``columns`` come from ``extension_index``. The products go tap by tap in float64: each entry is a sum
+    whose rounding is known (γ), which a fast transform cannot promise.
     """
 
     psf: Tensor
@@ -80,16 +105,21 @@ class PaddedConvolution:
     rows: Tensor
     columns: Tensor
 
+    @property
+    def repeats(self) -> int:
+        """‖P‖²: how often the most repeated sample of either axis occurs, multiplied."""
+        axes = zip((self.rows, self.columns), self.size, strict=True)
+        return math.prod(int(torch.bincount(index[index < size]).max()) for index, size in axes)
+
     def forward(self, x: Tensor) -> Tensor:
         """A x for x of shape ``size``, float64."""
-        extended = extend(torch.nn.functional.pad(x, (0, 1, 0, 1)), self.rows, self.columns)
+        extended = torch.nn.functional.pad(x, (0, 1, 0, 1))[self.rows][:, self.columns]
         y = x.new_zeros(len(self.rows) - self.psf.shape[0] + 1, len(self.columns) - self.psf.shape[1] + 1)
         for a, b in torch.nonzero(self.psf).tolist():
             y += self.psf[a, b] * self.window(extended, a, b)
         return y
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """Aᵀ y."""
         extended = y.new_zeros(len(self.rows), len(self.columns))
         for a, b in torch.nonzero(self.psf).tolist():
             self.window(extended, a, b).add_(self.psf[a, b] * y)
@@ -102,20 +132,8 @@ class PaddedConvolution:
         rows, columns = extended.shape[0] - height + 1, extended.shape[1] - width + 1
         return extended[height - 1 - a :, width - 1 - b :][:rows, :columns]
 
-    def bound_norm(self, v: Tensor, *, tol: float = 1e-9, max_iter: int = 2) -> NormBound:
-        """Bounds of ‖A‖ for k ≥ 0 from a few certified products started at v > 0."""
-        repeats = multiplicity(self.rows, self.size[0]) * multiplicity(self.columns, self.size[1])
-        rounding = gamma_factor(2 * int(self.psf.count_nonzero()) + repeats + 4, torch.float64)
-        found = collatz_wielandt(
-            lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=tol, max_iter=max_iter
-        )
+    def bound_norm(self, v: Tensor) -> NormBound:
+        """Bounds of ‖A‖ for k ≥ 0 from two certified products started at v > 0."""
+        rounding = gamma_factor(2 * int(self.psf.count_nonzero()) + self.repeats + 4, torch.float64)
+        found = collatz_wielandt(lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=1e-9, max_iter=2)
         return found.bound()
-
-
-def multiplicity(index: Tensor, size: int) -> int:
-    """How often the most repeated of ``size`` samples occurs; ‖P‖² is the product of both axes' multiplicities.
-
-    >>> multiplicity(torch.tensor([0, 0, 0, 1, 2, 3, 3, 3, 3]), 3)
-    3
-    """
-    return int(torch.bincount(index[index < size]).max())

@@ -1,7 +1,5 @@
 """The symmetry of the square: eight images of one image stand for the views of eight angles."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -9,9 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["SymmetryPlan", "inverse_pixels", "pick", "pixel_order", "plan_views", "symmetric_pixels"]
+__all__ = ["SymmetryPlan", "pick", "pixel_order", "plan_views", "symmetric_pixels"]
+
+Group = tuple[tuple[int, bool], ...]
 
 TILE = 8  # side of the squares of pixels that lie together in memory
+WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 DIGITS = 9  # angles are rounded to 1e-9 degrees before anything is built, so that equal classes are equal numbers
 
 
@@ -26,12 +27,12 @@ class SymmetryPlan:
 
     base_angles: NDArray[np.float64]
     first_bin: int
-    group: tuple[tuple[int, bool], ...]
+    group: Group
     index: NDArray[np.int64]
 
 
 def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: bool) -> SymmetryPlan:
-    """Reduce views to base angles in [0°, 45°] (or [0°, 90°) without ``flips``).
+    """Reduce views to base angles in [0°, 45°] (or [0°, 90°) without ``flips``), unless that spares too little.
 
     With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q), and, for a
     detector centred on the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays (``halves``) also
@@ -56,6 +57,9 @@ def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: 
     code = 2 * turns + mirrored
     used, element = np.unique(code, return_inverse=True)
     group = tuple((int(c) // 2, bool(c % 2)) for c in used)
+    if len(group) > 1 and len(angles) * n_det / (len(base_angles) * (n_det - first_bin)) < WORTH_SYMMETRY:
+        views, which = np.unique(turned, return_inverse=True)
+        return SymmetryPlan(views, 0, ((0, False),), which[None, :] * n_det + bins)
     index = (which * (n_det - first_bin) + row) * len(group) + element.reshape(row.shape)
     return SymmetryPlan(base_angles, first_bin, group, index)
 
@@ -63,8 +67,7 @@ def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: 
 def pixel_order(n: int) -> NDArray[np.int64]:
     """The pixels (row-major numbers) tile by tile, columns first: a ray then meets neighbours in memory.
 
-    Rows of the matrix are nearly vertical rays; in row-major order their pixels lie whole image rows apart and fall into
-    a few sets of the cache, which made products a fifth slower.
+    In row-major order the pixels of nearly vertical rays fall into a few sets of the cache: a fifth slower.
 
     >>> pixel_order(2).tolist()
     [0, 2, 1, 3]
@@ -73,32 +76,27 @@ def pixel_order(n: int) -> NDArray[np.int64]:
     return np.lexsort((row % TILE, column % TILE, row // TILE, column // TILE))
 
 
-def symmetric_pixels(order: NDArray[np.int64], n: int, group: tuple[tuple[int, bool], ...]) -> NDArray[np.int32]:
-    """Entry [p, g]: the pixel that the image under symmetry g shows at position p of ``order``; shape (n², len(group)).
+def symmetric_pixels(order: NDArray[np.int64], n: int, group: Group) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Entry [p, g] of the first: the pixel that the image under symmetry g shows at position p of ``order``.
 
-    A turn by one quarter is numpy's rot90 by −1; a transposition comes after the turns.
+    Entry [g, pixel] of the second: where in the flattened first one symmetry g shows that pixel. A turn by one quarter is
+    numpy's rot90 by −1; a transposition comes after the turns.
+
+    >>> pixels, places = symmetric_pixels(np.arange(4), 2, ((0, False), (1, False)))
+    >>> pixels.tolist(), places.tolist()
+    ([[0, 2], [1, 0], [2, 3], [3, 1]], [[0, 2, 4, 6], [3, 7, 1, 5]])
     """
     grid = np.arange(n * n, dtype=np.int32).reshape(n, n)
     images = [np.rot90(grid, -turns) for turns, _ in group]
     images = [image.T if transposed else image for image, (_, transposed) in zip(images, group, strict=True)]
-    return np.stack([image.reshape(-1)[order] for image in images], axis=1)
-
-
-def inverse_pixels(pixels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Entry [g, pixel]: where in the flattened ``pixels`` symmetry g shows that pixel; shape (len(group), n²).
-
-    >>> inverse_pixels(symmetric_pixels(np.arange(4), 2, ((0, False), (1, False)))).tolist()
-    [[0, 2, 4, 6], [3, 7, 1, 5]]
-    """
-    count, elements = pixels.shape
-    inverse = np.empty((elements, count), dtype=np.int32)
-    for element in range(elements):
-        inverse[element, pixels[:, element]] = np.arange(count, dtype=np.int32) * elements + element
-    return inverse
+    pixels = np.stack([image.reshape(-1)[order] for image in images], axis=1)
+    places = np.empty(pixels.shape[::-1], dtype=np.int32)
+    for element in range(len(group)):
+        places[element, pixels[:, element]] = np.arange(n * n, dtype=np.int32) * len(group) + element
+    return pixels, places
 
 
 def pick(rows: Tensor, index: Tensor) -> Tensor:
     """``rows[:, index]``, row by row: torch gathers from one row five times faster than along the second axis."""
-    if len(rows) == 1:
-        return rows[0].index_select(0, index)[None]
-    return torch.stack([row.index_select(0, index) for row in rows])
+    picked = [row.index_select(0, index) for row in rows]
+    return picked[0][None] if len(picked) == 1 else torch.stack(picked)

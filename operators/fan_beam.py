@@ -1,7 +1,5 @@
 """Fan-beam tomography with a flat detector."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar
@@ -10,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
+from pnp_lip.operators.certified_physics import require_positive
 from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
-from pnp_lip.operators.footprints import pixel_centres
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, require_length
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["FanBeam", "FanBeamTomography"]
@@ -32,17 +30,13 @@ class FanBeam(ScanGeometry):
                   source_distance          detector_distance
 
     The source turns at −source_distance (cos θ, sin θ), y upwards; t grows along (sin θ, −cos θ) and is 0 where the
-    ray through the axis lands; bins and pixels are placed as for the parallel beam. This is deepinv's convention
-    (``Tomography(fan_beam=True)``), up to half a pixel in the centre of rotation: a far source at θ sees what
-    parallel rays see at θ − 90°.
+    ray through the axis lands; bins and pixels are placed as for the parallel beam. As in deepinv, a far source at θ
+    sees what parallel rays see at θ − 90°.
 
-    ``source_distance`` (source to axis) and ``detector_distance`` (axis to detector, 0 or more) in the unit of
-    ``pixel_size`` and ``det_spacing``. ``n_det`` defaults to what covers the image. ``model="footprint"``: separable
-    footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010, SF-TR);
-    ``model="joseph"``: the ray to the middle of each bin with linear interpolation.
-
-    An operator raises InputError if the source lies inside its image's circumscribed circle. The detector may: its
-    distance is a mere scale, and 0 places it on the axis.
+    ``source_distance``: source to axis; ``detector_distance``: axis to detector, 0 or more. ``model="footprint"``:
+    separable footprints, a trapezoid on the detector times the chord of the central ray (Long, Fessler & Balter 2010,
+    SF-TR); ``model="joseph"``: the ray to the middle of each bin with linear interpolation. An operator raises InputError
+    if the source lies inside its image's circumscribed circle; the detector may.
     """
 
     source_distance: float
@@ -54,7 +48,7 @@ class FanBeam(ScanGeometry):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_length("source_distance", self.source_distance)
+        require_positive(source_distance=self.source_distance)
         if not (math.isfinite(self.detector_distance) and self.detector_distance >= 0):
             raise InputError(f"`detector_distance` must be zero or a positive length; got {self.detector_distance}.")
 
@@ -63,13 +57,7 @@ class FanBeam(ScanGeometry):
         """Source to detector."""
         return float(self.source_distance + self.detector_distance)
 
-    @property
-    def magnification(self) -> float:
-        """Detector over axis scale."""
-        return self.distance / self.source_distance
-
-    def fitted(self, n: int) -> FanBeam:
-        """See the base; here the source must not turn inside the object."""
+    def fitted(self, n: int) -> ScanGeometry:
         radius = n * self.pixel_size / math.sqrt(2)
         if self.source_distance <= radius:
             raise InputError(
@@ -110,8 +98,7 @@ class FanBeam(ScanGeometry):
 class FanBeamTomography(SymmetricTomography):
     """Line integrals along the rays from a point source to the bins of a flat detector, both turning about the image.
 
-    The first argument is a ``FanBeam``. Entries are nonnegative; data (B, C, n_det, n_angles). The other settings are
-    those of ``ParallelBeamTomography``.
+    The first argument is a ``FanBeam``; for data and settings see ``ParallelBeamTomography``.
 
     >>> geometry = FanBeam([0.0, 90.0], source_distance=1e6, detector_distance=0.0, n_det=4)
     >>> physics = FanBeamTomography(geometry, (1, 4, 4))
@@ -122,31 +109,29 @@ class FanBeamTomography(SymmetricTomography):
     beam: ClassVar[type[ScanGeometry]] = FanBeam
     geometry: FanBeam
 
-    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
-        """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann".
+    def invert(self, integrals: Tensor, name: str) -> Tensor:
+        """f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ, s = t·source/distance the detector scaled to the axis.
 
-        With s = t·source/distance the detector scaled to the axis: f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ,
         p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
         The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise.
 
         Source: Kak & Slaney (1988), section 3.4.2; Parker (1982) for w.
         """
-        self.check(y, self.data_size, "data")
         n, scan, source = self.img_size[1], self.geometry, self.geometry.source_distance
         angles = torch.from_numpy(scan.degrees)
         spacing = scan.det_spacing * source / scan.distance
-        s = (scan.bin_centres * source / scan.distance).to(y)
-        data = self.remove_weights(y) * (source / torch.sqrt(source**2 + s**2))[:, None]
+        s = (scan.bin_centres * source / scan.distance).to(integrals)
+        data = integrals * (source / torch.sqrt(source**2 + s**2))[:, None]
         radius = n * scan.pixel_size / math.sqrt(2)
         seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
         step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
-        views = (filtered(data * share.to(y), spacing, filter) * step.to(y)).flatten(0, -3)
-        line = (torch.arange(n, dtype=y.dtype, device=y.device) - (n - 1) / 2) * scan.pixel_size
+        views = (filtered(data * share.to(data), spacing, name) * step.to(data)).flatten(0, -3)
+        line = (torch.arange(n, dtype=data.dtype, device=data.device) - (n - 1) / 2) * scan.pixel_size
         x, up = line[None, :], -line[:, None]
-        total = y.new_zeros(len(views), n * n)
+        total = data.new_zeros(len(views), n * n)
         for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
             cosine, sine = math.cos(angle), math.sin(angle)
             depth = 1 + (up * cosine - x * sine) / source
             position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
             total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-        return self.in_view(total.reshape(*y.shape[:2], n, n))
+        return total.reshape(*data.shape[:2], n, n)

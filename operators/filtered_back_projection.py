@@ -1,7 +1,5 @@
 """Filtered back-projection for initial guesses and baselines."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -11,7 +9,6 @@ from pnp_lip.errors import InputError
 
 __all__ = ["fan_weights", "filtered", "sampled", "view_angles_weight"]
 
-FILTERS = ("ramp", "shepp-logan", "hann")
 SAME_VIEW = 1e-9  # degrees; views closer than this repeat one another
 EDGE = 1e-9  # radians; how far Parker's formula stays from its 0/0 at the rim of the fan
 
@@ -19,11 +16,8 @@ EDGE = 1e-9  # radians; how far Parker's formula stays from its 0/0 at the rim o
 def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
     """Convolve every view (…, bins, views) with the band-limited ramp filter (Kak & Slaney 1988, eq. 3.61), windowed.
 
-    The kernel is sampled in space, 1/(4Δ²) at 0 and −1/(πkΔ)² at odd k, and then transformed: sampling |f| itself would
-    lose the mean of the image.
+    The kernel is sampled in space, 1/(4Δ²) at 0 and −1/(πkΔ)² at odd k: sampling |f| would lose the image's mean.
     """
-    if name not in FILTERS:
-        raise InputError(f"`filter` must be one of {', '.join(FILTERS)}; got {name!r}.")
     bins = y.shape[-2]
     size = 2 ** math.ceil(math.log2(2 * bins))
     k = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
@@ -32,19 +26,18 @@ def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
     ramp[0] = 1 / (4 * spacing**2)
     response = torch.fft.rfft(ramp).real * spacing
     frequency = torch.fft.rfftfreq(size, dtype=torch.float64)
-    if name == "shepp-logan":
-        response = response * torch.sinc(frequency)
-    elif name == "hann":
-        response = response * torch.cos(math.pi * frequency).square()
-    transform = torch.fft.rfft(y, n=size, dim=-2) * response.to(y.device, y.dtype)[:, None]
-    convolved: Tensor = torch.fft.irfft(transform, n=size, dim=-2)
+    windows = {"ramp": 1.0, "shepp-logan": torch.sinc(frequency), "hann": torch.cos(math.pi * frequency).square()}
+    if name not in windows:
+        raise InputError(f"`filter` must be one of {', '.join(windows)}; got {name!r}.")
+    response = (response * windows[name]).to(y.device, y.dtype)[:, None]
+    convolved: Tensor = torch.fft.irfft(torch.fft.rfft(y, n=size, dim=-2) * response, n=size, dim=-2)
     return convolved[..., :bins, :]
 
 
 def view_angles_weight(angles: Tensor, period: float) -> Tensor:
     """The angle (radians) that each view stands for: half the gaps to its neighbours modulo ``period`` degrees.
 
-    Gaps beyond twice the median are missing wedges; nothing there is credited to the views at their rims.
+    Gaps beyond twice the median are missing wedges, credited to no view.
 
     >>> view_angles_weight(torch.tensor([0.0, 90.0], dtype=torch.float64), 180.0).tolist() == [math.pi / 2, math.pi / 2]
     True

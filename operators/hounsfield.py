@@ -1,10 +1,8 @@
 """Hounsfield units and linear attenuation."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
-from pnp_lip.errors import InputError
+from pnp_lip.operators.certified_physics import require_positive
 
 __all__ = ["WATER_ATTENUATION", "attenuation_to_hounsfield", "hounsfield_to_attenuation"]
 
@@ -18,17 +16,11 @@ def hounsfield_to_attenuation(hu: Tensor, *, water: float = WATER_ATTENUATION) -
     >>> hounsfield_to_attenuation(torch.tensor([-1000.0, 0.0]), water=0.02).tolist() == [0.0, torch.tensor(0.02).item()]
     True
     """
-    require_water(water)
+    require_positive(water=water)
     return (1 + hu / 1000).clamp_min(0) * water
 
 
 def attenuation_to_hounsfield(mu: Tensor, *, water: float = WATER_ATTENUATION) -> Tensor:
     """HU = 1000 (μ/μ_water − 1)."""
-    require_water(water)
+    require_positive(water=water)
     return 1000 * (mu / water - 1)
-
-
-def require_water(water: float) -> None:
-    """Raise InputError unless ``water`` is a positive attenuation."""
-    if not 0 < water < float("inf"):
-        raise InputError(f"`water` must be a positive attenuation; got {water}.")

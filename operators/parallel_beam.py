@@ -1,7 +1,5 @@
 """Parallel-beam tomography."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import ClassVar
@@ -10,8 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
-from pnp_lip.operators.footprints import pixel_centres
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["ParallelBeam", "ParallelBeamTomography"]
@@ -28,9 +25,9 @@ class ParallelBeam(ScanGeometry):
           │  ╱ θ = 0: rays run along y,              pixel (i, j): x = (j − (n − 1)/2) p,  y = ((n − 1)/2 − i) p
         ──┼──────→ x  bin 0 at the left
 
-    ``angles`` in degrees, any list. ``n_det`` defaults to ⌈√2 n⌉, ``det_spacing`` Δ and ``pixel_size`` p to 1, all
-    lengths in one unit; ``det_offset`` shifts the detector. ``model="strip"``: entries are the exact areas of
-    pixel ∩ strip over Δ. ``model="joseph"``: the ray through the middle of the bin, with linear interpolation.
+    The fields are those of ``ScanGeometry``, Δ = ``det_spacing``, p = ``pixel_size``; ``n_det`` defaults to ⌈√2 n⌉.
+    ``model="strip"``: entries are the exact areas of pixel ∩ strip over Δ. ``model="joseph"``: the ray through the
+    middle of the bin, with linear interpolation.
     """
 
     model: str = "strip"
@@ -39,7 +36,6 @@ class ParallelBeam(ScanGeometry):
     parallel: ClassVar[bool] = True
 
     def covering(self, n: int) -> int:
-        """⌈√2 n⌉."""
         return math.ceil(math.sqrt(2) * n)
 
     def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
@@ -65,13 +61,11 @@ class ParallelBeamTomography(SymmetricTomography):
     list of its angles in degrees if everything else in it has its default.
 
     Data (B, C, n_det, n_angles) and orientation as in ``deepinv.physics.Tomography`` and ``skimage.transform.radon``,
-    whose centre of rotation, however, is the middle of pixel n//2 (ours is the middle of the image: half a pixel away
-    at even n; theirs is ours on the image with one zero row below and one zero column to the right, size n + 1).
+    who turn about the middle of pixel n//2 (theirs is ours with one zero row below and one zero column to the right).
 
     ``mask``: "circle" or an (n, n) tensor m; ``weights``: statistical weights w (n_det, n_angles); A = √w P m, data go
     through ``apply_weights``. ``normalize`` scales A by its certified bound. ``storage="free"`` computes entries in every
-    product instead of keeping them; "sparse" refuses a matrix above half of the machine's memory. ``.to(device)`` moves
-    the operator.
+    product instead of keeping them; "sparse" refuses a matrix above half of the machine's memory.
 
     Raises InputError for a geometry or settings that make no sense, or a matrix too large for memory.
 
@@ -85,12 +79,10 @@ class ParallelBeamTomography(SymmetricTomography):
     beam: ClassVar[type[ScanGeometry]] = ParallelBeam
     geometry: ParallelBeam
 
-    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
-        """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann"."""
-        self.check(y, self.data_size, "data")
-        # f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view.
+    def invert(self, integrals: Tensor, name: str) -> Tensor:
+        """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
         scan = self.geometry
-        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(y)
-        views = filtered(self.remove_weights(y), scan.det_spacing, filter) * weight
+        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(integrals)
+        views = filtered(integrals, scan.det_spacing, name) * weight
         factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
-        return self.in_view(self.in_parts(self.back_project, views, self.img_size) * factor)
+        return self.in_parts(self.back_project, views, self.img_size) * factor

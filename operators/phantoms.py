@@ -1,13 +1,14 @@
-"""Ellipse phantoms: images whose sinograms are known in closed form."""
+"""Data to try tomography on: phantoms whose sinograms are known in closed form, and a measured sinogram."""
 
-from __future__ import annotations
-
+import dataclasses
 import math
+from importlib import resources
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["SHEPP_LOGAN", "ellipse_image", "ellipse_sinogram"]
+__all__ = ["SHEPP_LOGAN", "Sinogram", "demo_sinogram", "ellipse_image", "ellipse_sinogram"]
 
 Ellipse = tuple[float, float, float, float, float, float]
 
@@ -64,3 +65,32 @@ def ellipse_sinogram(
         area = value * a * b * scale**2 * (torch.asin(tau) + tau * torch.sqrt(1 - tau.square()))
         total += area.diff(dim=0) / spacing
     return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinogram:
+    """Data (1, 1, detectors, views), float32, with the angles of the views in degrees, bins as wide as pixels."""
+
+    y: Tensor
+    angles: Tensor
+    source: str
+
+
+def demo_sinogram() -> Sinogram:
+    """One slice of a measured electron-tomography tilt series: a needle seen from 77 tilts, −76° … 76° by 2°.
+
+    256 bins, parallel beam, rotation axis at the detector's middle, detector counts; 28° are missing, no truth is known.
+    Stored as 16-bit integers, that is to half a count of at most 64,000.
+
+    Source: HAADF-STEM tilt series of the test data of ETSpy, aligned there; National Institute of Standards and Technology,
+    public domain.
+
+    >>> data = demo_sinogram()
+    >>> tuple(data.y.shape), data.angles[[0, -1]].tolist()
+    ((1, 1, 256, 77), [-76.0, 76.0])
+    """
+    path = resources.files("pnp_lip.operators").joinpath("tilt_series.npz")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        counts = archive["sinogram"].astype(np.float32) * archive["step"]
+        angles, source = torch.from_numpy(archive["angles"]), str(archive["source"])
+    return Sinogram(torch.from_numpy(counts)[None, None], angles, source)

@@ -1,7 +1,5 @@
 """Point-spread functions (PSFs): Gaussian, box, disk, straight motion, camera shake, or read from a file."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.operators.certified_physics import require_positive
 
 __all__ = ["box_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "shake_psf"]
 
@@ -28,8 +27,7 @@ def gaussian_psf(
     """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
 
     ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the PSF's
-    height and width; the default reaches 3 standard deviations. Returns float64 (height, width), nonnegative, of sum
-    1.
+    height and width; the default reaches 3 standard deviations. Returns float64 (height, width) of sum 1.
 
     >>> k = gaussian_psf(1.0)
     >>> tuple(k.shape), round(k.sum().item(), 12)
@@ -38,11 +36,10 @@ def gaussian_psf(
     sigma_1, sigma_2 = (sigma, sigma) if isinstance(sigma, (int, float)) else sigma
     require_positive(sigma=sigma_1)
     require_positive(sigma=sigma_2)
-    if not math.isfinite(angle):
-        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
+    require_degrees(angle)
     reach = 2 * math.ceil(3 * max(sigma_1, sigma_2)) + 1
     height, width = as_size(reach if size is None else size)
-    rows, columns = centred(height)[:, None], centred(width)[None, :]
+    rows, columns = np.arange(height)[:, None] - height // 2, np.arange(width)[None, :] - width // 2
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     u, v = cosine * columns - sine * rows, sine * columns + cosine * rows
     return unit_sum(np.exp(-0.5 * ((u / sigma_1) ** 2 + (v / sigma_2) ** 2)))
@@ -88,16 +85,13 @@ def disk_corner_area(x: Array, y: Array, radius: float) -> Array:
 def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     """Straight motion: a segment of ``length`` > 0 pixels through the centre, spread bilinearly on the grid.
 
-    ``angle`` in degrees counts anticlockwise from the horizontal. Between crossings of grid lines the bilinear
-    weights are quadratic along the segment, so that two Gauss points integrate them exactly. Returns float64 of odd
-    sides and sum 1.
+    ``angle`` in degrees counts anticlockwise from the horizontal. Returns float64 of odd sides and sum 1.
 
     >>> motion_psf(2.0).tolist()
     [[0.25, 0.5, 0.25]]
     """
     require_positive(length=length)
-    if not math.isfinite(angle):
-        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
+    require_degrees(angle)
     directions = np.array([-math.sin(math.radians(angle)), math.cos(math.radians(angle))])
     directions[np.abs(directions) < STRAIGHT] = 0.0
     half = length / 2
@@ -106,23 +100,24 @@ def motion_psf(length: float, angle: float = 0.0) -> Tensor:
     times = np.unique(np.clip(np.concatenate([[-half, half], *crossings]), -half, half))
     middle, step = (times[1:] + times[:-1]) / 2, np.diff(times)
     psf = np.zeros([2 * r + 1 for r in reach])
+    # Between crossings of grid lines the bilinear weights are quadratic: two Gauss points integrate them exactly.
     for node in (-GAUSS_NODE, GAUSS_NODE):
         spread(psf, directions * (middle + node * step)[:, None], step / 2, reach)
     return unit_sum(psf)
 
 
-def shake_psf(generator: torch.Generator, *, reach: int = 8, points: int = 256) -> Tensor:
+def shake_psf(generator: torch.Generator, *, reach: int = 8) -> Tensor:
     """A hand-held camera's shake: a path with random, slowly changing velocity, spread bilinearly on the grid.
 
     Returns float64 (2·reach + 1, 2·reach + 1), nonnegative and of sum one.
     """
-    acceleration = torch.randn(points, 2, generator=generator, dtype=torch.float64)
+    acceleration = torch.randn(256, 2, generator=generator, dtype=torch.float64)
     velocity = torch.randn(1, 2, generator=generator, dtype=torch.float64) * 4 + acceleration.cumsum(0) / 2
     path = velocity.cumsum(0)
     path = path - path.mean(0)
     path = path * ((reach - 1) / path.abs().max()) + reach
     psf = np.zeros([2 * reach + 1, 2 * reach + 1])
-    spread(psf, path.numpy(), np.ones(points), [0, 0])
+    spread(psf, path.numpy(), np.ones(len(path)), [0, 0])
     return unit_sum(psf)
 
 
@@ -136,56 +131,44 @@ def spread(psf: Array, points: Array, weights: Array, origin: Sequence[int]) -> 
         np.add.at(psf, tuple((index + np.array(origin))[inside].T), share[inside])
 
 
-def load_psf(path: str | Path, *, key: str | None = None, unit: bool = True) -> Tensor:
+def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
     """Read a PSF (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
 
     Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
-    ``unit`` divides by the sum, which must then be positive. Returns float64 (height, width). Raises InputError for a
-    missing or unreadable file, a missing key, more than two axes, non-finite values, or a sum that is not positive.
+    Returns float64 (height, width), divided by its sum. Raises InputError where the file holds no such PSF.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such PSF file.")
     try:
         psf = np.asarray(read_array(path, key), dtype=np.float64)
-    except InputError:
-        raise
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as a PSF ({error}).") from error
-    if path.suffix.lower() not in (".npy", ".npz") and psf.ndim == 3:
-        psf = psf[..., :3].mean(-1)
     if psf.ndim != 2 or psf.size == 0:
         raise InputError(f"{path}: a PSF has two axes; got shape {psf.shape}.")
     if not np.isfinite(psf).all():
         raise InputError(f"{path}: the PSF holds NaN or infinite values.")
-    if not unit:
-        return torch.from_numpy(np.ascontiguousarray(psf))
     if psf.sum() <= 0:
-        raise InputError(f"{path}: the PSF's sum is {psf.sum():g}, not positive; pass unit=False to keep it as it is.")
+        raise InputError(f"{path}: the PSF's sum is {psf.sum():g}, not positive.")
     return unit_sum(psf)
 
 
 def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
-    """The raw array of an image, .npy or .npz file."""
     if path.suffix.lower() not in (".npy", ".npz"):
         from skimage.io import imread
 
-        return np.asarray(imread(path))
+        image = np.asarray(imread(path), dtype=np.float64)
+        return image[..., :3].mean(-1) if image.ndim == 3 else image
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
     with loaded as archive:
         names = list(archive.keys())
         if key is None and len(names) != 1:
-            raise InputError(f"{path}: pass key= to choose one of the arrays {names}.")
+            raise InputError(f"pass key= to choose one of the arrays {names}")
         if key is not None and key not in names:
-            raise InputError(f"{path}: no array {key!r}; it holds {names}.")
-        return np.asarray(archive[names[0] if key is None else key])
-
-
-def centred(size: int) -> Array:
-    """Tap positions counted from the centre size//2, the convention of every blur here."""
-    return np.arange(size, dtype=np.float64) - size // 2
+            raise InputError(f"no array {key!r}; it holds {names}")
+        return np.asarray(archive[key or names[0]])
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -196,13 +179,10 @@ def as_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def require_positive(**values: float) -> None:
-    """Raise InputError unless the one named value is a positive finite number."""
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"`{name}` must be a positive number; got {value}.")
+def require_degrees(angle: float) -> None:
+    if not math.isfinite(angle):
+        raise InputError(f"`angle` must be a finite number of degrees; got {angle}.")
 
 
 def unit_sum(psf: Array) -> Tensor:
-    """The PSF divided by its sum."""
     return torch.from_numpy(np.ascontiguousarray(psf / psf.sum()))

@@ -1,32 +1,79 @@
 """Any sparse matrix as a forward model: other toolboxes' projectors, sampling patterns, measured systems."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 import math
+import warnings
 
 import numpy as np
 import scipy.sparse
 import torch
 from deepinv.physics import NoiseModel
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, check_dtype, kept
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, kept
 from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt, gamma_factor
-from pnp_lip.operators.sparse_pair import SparsePair
 from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["SparseOperator", "from_scipy"]
+__all__ = ["SparseOperator", "SparsePair", "from_scipy"]
 
 EXTRA_ROUNDINGS = 4  # of a product, beside those of its sums
+# Columns; MKL's product is the faster one below, embedding_bag from here on, and wherever torch has no MKL (256², 180 views).
+COLUMNS_FOR_BAG = 12
+
+
+class SparsePair(nn.Module):
+    """A (rows × columns) and Aᵀ as compressed rows: the same numbers, so an exact pair, out of the state dict.
+
+    Both are kept because transposing on the fly costs fifty products; 32-bit indices because 64-bit ones are converted
+    at every product.
+    """
+
+    forward_rows: Tensor
+    forward_columns: Tensor
+    forward_values: Tensor
+    adjoint_rows: Tensor
+    adjoint_columns: Tensor
+    adjoint_values: Tensor
+
+    def __init__(self, matrix: scipy.sparse.csr_array) -> None:
+        super().__init__()
+        with warnings.catch_warnings():  # torch announces once per process that sparse rows are in beta
+            warnings.simplefilter("ignore", UserWarning)
+            torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([0])[:0], torch.tensor([0.0])[:0], (1, 1))
+        if matrix.nnz >= 2**31:
+            raise OverflowError("more than 2^31 stored entries")
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        for name, part in (("forward", matrix), ("adjoint", matrix.tocsc())):
+            rows, columns = (index.astype(np.int32, copy=False) for index in (part.indptr, part.indices))
+            for suffix, array in (("rows", rows), ("columns", columns), ("values", part.data)):
+                self.register_buffer(f"{name}_{suffix}", torch.from_numpy(array), persistent=False)
+
+    @property
+    def most_terms(self) -> tuple[int, int]:
+        """The largest number of stored entries in a row and in a column."""
+        return int(self.forward_rows.diff().max()), int(self.adjoint_rows.diff().max())
+
+    def product(self, x: Tensor, *, transpose: bool = False, absolute: bool = False) -> Tensor:
+        """A x or Aᵀ x for x of shape (columns or rows, k), in the dtype of x; ``absolute`` takes |A| instead of A."""
+        name = "adjoint" if transpose else "forward"
+        rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
+        values = (values.abs() if absolute else values).to(x.dtype)
+        if x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch._C.has_mkl):
+            return F.embedding_bag(
+                columns, x.contiguous(), rows, mode="sum", per_sample_weights=values, include_last_offset=True
+            )
+        size = self.shape[::-1] if transpose else self.shape
+        return torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False) @ x
 
 
 class SparseOperator(CertifiedPhysics):
     """y = M x for any scipy sparse matrix M with H·W columns (rows of pixels) that acts on each channel.
 
-    ASTRA's exported projectors are among them. ``data_shape``: two numbers whose product is the number of rows
-    (default: (rows, 1)). Exports that number their rows view by view, as ASTRA's do, give data of shape (views, bins).
+    ``data_shape``: two numbers whose product is the number of rows (default: (rows, 1)); ASTRA's exported projectors
+    number their rows view by view: (views, bins).
 
     ``norm_bound``: Collatz-Wielandt, tight if M ≥ 0; for signed M on |M|, which is tight for differences and loose for
     random signs, or a verified dense factorisation where M has at most 1024 columns.
@@ -48,17 +95,24 @@ class SparseOperator(CertifiedPhysics):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(img_size, noise_model=noise_model, device=device)
-        check_dtype(dtype)
-        entries = as_rows(matrix, dtype)
-        rows, columns = entries.shape
+        super().__init__(img_size, noise_model=noise_model, dtype=dtype, device=device)
+        if not scipy.sparse.issparse(matrix):
+            raise InputError(f"`matrix` must be a scipy sparse matrix; got {type(matrix).__name__}.")
+        by_rows = scipy.sparse.csr_array(matrix)
+        by_rows.sum_duplicates()
+        if by_rows.data.dtype.kind not in "fiu":
+            raise ShapeError(f"the matrix must hold real numbers; got {by_rows.data.dtype}.")
+        by_rows.data = by_rows.data.astype(np.float32 if dtype == torch.float32 else np.float64)
+        if not np.isfinite(by_rows.data).all():
+            raise InputError("the matrix holds NaN or infinite entries.")
+        rows, columns = by_rows.shape
         if columns != math.prod(self.img_size[1:]):
             raise ShapeError(f"the matrix has {columns} columns, the image {math.prod(self.img_size[1:])} pixels.")
         shape = (int(rows), 1) if data_shape is None else data_shape
         if math.prod(shape) != rows or len(shape) != 2:
             raise ShapeError(f"`data_shape` {shape} does not multiply to the matrix's {rows} rows.")
         self.data_size = (self.img_size[0], *shape)
-        self.matrix = SparsePair(entries, dtype=dtype)
+        self.matrix = SparsePair(by_rows)
         self.to(device)
 
     @property
@@ -67,23 +121,21 @@ class SparseOperator(CertifiedPhysics):
         return self.matrix.forward_values, self.matrix.adjoint_values
 
     def forward_map(self, x: Tensor) -> Tensor:
-        """M x, images as columns."""
+        """M x, all images of the batch at once."""
         return self.on_columns(x, self.data_size[1:], False)
 
     def adjoint_map(self, y: Tensor) -> Tensor:
-        """Mᵀ y, data as columns."""
+        """Mᵀ y."""
         return self.on_columns(y, self.img_size[1:], True)
 
     def on_columns(self, x: Tensor, shape: tuple[int, ...], transpose: bool) -> Tensor:
-        """One product for the whole batch."""
         columns = x.flatten(2).flatten(0, 1).T.contiguous()
         return self.matrix.product(columns, transpose=transpose).T.reshape(*x.shape[:2], *shape)
 
     @property
     def product_rounding(self) -> float:
         """γ_k ‖|M|‖/‖M‖ bounds the relative error of a product in the 2-norm."""
-        upper = self.norm_bound().upper
-        absolute = self.absolute_norm().bound().upper
+        upper, absolute = self.norm_upper, self.absolute_norm().bound().upper
         return self.entry_rounding * max(1.0, absolute / upper if upper else 1.0)
 
     @property
@@ -94,12 +146,9 @@ class SparseOperator(CertifiedPhysics):
     @kept
     def absolute_norm(self) -> CollatzWielandt:
         """Collatz-Wielandt for |M| in float64."""
-
-        def gram(v: Tensor) -> Tensor:
-            return self.matrix.product(self.matrix.product(v, absolute=True), transpose=True, absolute=True)
-
         start = torch.ones(self.matrix.shape[1], 1, dtype=torch.float64, device=self.tensors[0].device)
-        return collatz_wielandt(gram, start, rounding=self.entry_rounding)
+        product = functools.partial(self.matrix.product, absolute=True)
+        return collatz_wielandt(lambda v: product(product(v), transpose=True), start, rounding=self.entry_rounding)
 
     @kept
     def norm_bound(self) -> NormBound:
@@ -110,20 +159,6 @@ class SparseOperator(CertifiedPhysics):
         if bound.upper > TIGHT * lower and self.matrix.shape[1] <= MOST_DENSE_PIXELS:
             return self.dense_bound()
         return dataclasses.replace(bound, lower=lower)
-
-
-def as_rows(matrix: scipy.sparse.sparray | scipy.sparse.spmatrix, dtype: torch.dtype) -> scipy.sparse.csr_array:
-    """The checked matrix by rows, its entries rounded to ``dtype``."""
-    if not scipy.sparse.issparse(matrix):
-        raise InputError(f"`matrix` must be a scipy sparse matrix; got {type(matrix).__name__}.")
-    rows = scipy.sparse.csr_array(matrix)
-    rows.sum_duplicates()
-    if rows.data.dtype.kind not in "fiu":
-        raise ShapeError(f"the matrix must hold real numbers; got {rows.data.dtype}.")
-    values = rows.data.astype(np.float32 if dtype == torch.float32 else np.float64)
-    if not np.isfinite(values).all():
-        raise InputError("the matrix holds NaN or infinite entries.")
-    return scipy.sparse.csr_array((values, rows.indices, rows.indptr), rows.shape)
 
 
 from_scipy = SparseOperator  # the name says what goes in

@@ -1,8 +1,8 @@
 """What parallel and fan beam have in common: symmetric sparse products, mask, weights, norm, prox, memory."""
 
-from __future__ import annotations
-
+import abc
 import math
+import os
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -14,47 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import CertifiedPhysics, check_dtype, kept
+from pnp_lip.operators.certified_physics import CertifiedPhysics, kept
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
-from pnp_lip.operators.dihedral import (
-    DIGITS,
-    SymmetryPlan,
-    inverse_pixels,
-    pick,
-    pixel_order,
-    plan_views,
-    symmetric_pixels,
-)
-from pnp_lip.operators.footprints import Entries
-from pnp_lip.operators.scan_geometry import Angles, ScanGeometry
-from pnp_lip.operators.sparse_pair import SparsePair
-from pnp_lip.operators.tomography_inputs import as_mask, as_nonnegative, physical_memory
-from pnp_lip.operators.tomography_spectrum import measured_spectrum, ramp_spectrum
+from pnp_lip.operators.dihedral import pick, pixel_order, plan_views, symmetric_pixels
+from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry
+from pnp_lip.operators.sparse_operator import SparsePair
 from pnp_lip.spectral import NormBound
 
-__all__ = ["SymmetricTomography"]
+__all__ = ["SymmetricTomography", "circle_mask"]
 
-STORAGES = ("sparse", "free")
-INDICES = (
-    "index",
-    "pixels",
-    "places",
-    "position",
-)  # buffers: see ``SymmetryPlan``, ``symmetric_pixels``, ``inverse_pixels``
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
-WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
-MOST_CIRCULANT = 200.0  # γ‖A‖² up to which a measured circulant saves time (256², 48 views, 100: 88 ms for 135)
 BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 MEAN_SHADOW = 4 / math.pi  # pixel sides; |cos θ| + |sin θ| averaged over the views
 EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, weights and scale, twice each, and room
 
 
 class SymmetricTomography(CertifiedPhysics):
-    """y = √w ⊙ P (m ⊙ x), P the projection of an n × n image, reduced by the symmetry of the square.
-
-    Not to be used directly: see ``ParallelBeamTomography`` and ``FanBeamTomography``.
-    """
+    """y = √w ⊙ P (m ⊙ x), P the projection of an n × n image along rays that a subclass's ``beam`` describes."""
 
     beam: ClassVar[type[ScanGeometry]]
     geometry: ScanGeometry
@@ -73,50 +50,57 @@ class SymmetricTomography(CertifiedPhysics):
         noise_model: NoiseModel | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(img_size, noise_model=noise_model)
+        super().__init__(img_size, noise_model=noise_model, dtype=dtype)
         n = self.img_size[1]
         if n != self.img_size[2]:
             raise ShapeError(f"tomography needs a square image; got {n}x{self.img_size[2]}. Pad it.")
-        check_dtype(dtype)
-        if storage not in STORAGES:
-            raise InputError(f"`storage` must be one of {', '.join(STORAGES)}; got {storage!r}.")
+        if storage not in ("sparse", "free"):
+            raise InputError(f'`storage` must be "sparse" or "free"; got {storage!r}.')
         scanner = geometry if isinstance(geometry, ScanGeometry) else self.beam(geometry)
         if not isinstance(scanner, self.beam):
             raise InputError(f"`geometry` must be a {self.beam.__name__}; got {type(geometry).__name__}.")
-        self.geometry = scanner.fitted(n)
-        self.data_size = (self.img_size[0], self.geometry.count, len(self.geometry.degrees))
-        self.plan = choose_plan(self.geometry)
+        scan = self.geometry = scanner.fitted(n)
+        self.data_size = (self.img_size[0], scan.count, len(scan.degrees))
+        centred = scan.det_offset == 0
+        self.plan = plan_views(scan.degrees + scan.turn, scan.count, flips=centred, halves=centred and scan.parallel)
+        self.bins = scan.count - self.plan.first_bin  # of each base view
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
-        pixels, position = symmetric_pixels(order, n, self.plan.group), np.argsort(order).astype(np.int32)
-        indices: tuple[np.ndarray, ...] = (self.plan.index, pixels, inverse_pixels(pixels)[:, order], position)
-        for name, index in zip(INDICES, indices, strict=True):
+        pixels, places = symmetric_pixels(order, n, self.plan.group)
+        position = np.argsort(order).astype(np.int32)
+        named = ("index", self.plan.index), ("pixels", pixels), ("places", places[:, order]), ("position", position)
+        for name, index in named:
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
-        self.register_buffer("image_mask", as_mask(mask, n, dtype), persistent=False)
-        if weights is not None:  # (detectors, views)
-            weights = as_nonnegative("weights", weights, self.data_size[1:], dtype).sqrt()
-        self.register_buffer("root_weights", weights, persistent=False)
+        if isinstance(mask, str):
+            if mask != "circle":
+                raise InputError(f'`mask` must be "circle", a tensor ({n}, {n}) or None; got {mask!r}.')
+            mask = circle_mask(n)
+        mask = as_nonnegative("mask", mask, (n, n), dtype)
+        weights = as_nonnegative("weights", weights, self.data_size[1:], dtype)  # (detectors, views)
+        self.register_buffer("image_mask", mask, persistent=False)
+        self.register_buffer("root_weights", None if weights is None else weights.sqrt(), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         self.matrix: SparsePair | None = None
         if storage == "sparse":
-            self.matrix = SparsePair(self.build(dtype, position), dtype=dtype)
+            self.matrix = SparsePair(self.build(dtype, position))
         if normalize:
-            self.normalise()
-
-    # Building
-
-    @property
-    def bins(self) -> int:
-        """How many bins of each base view are needed."""
-        return self.geometry.count - self.plan.first_bin
+            if self.norm_upper == 0:
+                raise InputError("no ray meets the image, so A = 0 cannot be normalised; check detector and mask.")
+            for _ in range(8):
+                if self.norm_upper <= 1 and float(self.unit) != 1:
+                    break
+                factor = (1 - 4 * torch.finfo(dtype).eps) / self.norm_upper
+                stored = () if self.matrix is None else (self.matrix.forward_values, self.matrix.adjoint_values)
+                for values in (self.unit, *stored):
+                    values.mul_(factor)
 
     @property
     def bytes_needed(self) -> int:
         """Estimate of the memory that the stored matrix takes with its transpose."""
         n, scan = self.img_size[1], self.geometry
-        width = scan.magnification * scan.pixel_size / scan.det_spacing  # of a pixel on the detector, in bins
-        seen = min(1.0, scan.count / (width * n))
-        share = self.bins / scan.count
-        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * seen * share)
+        corners, _ = scan.shadow(0.0, 1)
+        width = float(corners[3] - corners[0]) / scan.det_spacing  # of a pixel on the detector, in bins
+        share = min(1.0, scan.count / (width * n)) * self.bins / scan.count  # of a pixel's shadow: seen and needed
+        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * share)
 
     def base_views(self) -> Iterator[Entries]:
         """The entries of each base view, bins counted from the first that is needed."""
@@ -129,12 +113,11 @@ class SymmetricTomography(CertifiedPhysics):
 
         Raises InputError before it allocates more than half of the machine's memory.
         """
-        limit = physical_memory() / 2
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else math.inf
         if self.bytes_needed > limit:
             raise InputError(
-                f"the projection matrix would take about {self.bytes_needed / 1e9:.2f} GB, more than the limit of "
-                f"{limit / 1e9:.2f} GB. Use fewer views or pixels, angles that share symmetries, or "
-                'storage="free", which computes the entries anew in every product.'
+                f"the matrix would take about {self.bytes_needed / 1e9:.2f} GB, the limit is {limit / 1e9:.2f} GB. Use fewer "
+                'views or pixels, angles that share symmetries, or storage="free": entries computed in every product.'
             )
         shape, blocks = (self.bins, self.img_size[1] ** 2), []
         for rows, columns, values in self.base_views():
@@ -143,20 +126,6 @@ class SymmetricTomography(CertifiedPhysics):
             block.sort_indices()
             blocks.append(block)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
-
-    def normalise(self) -> None:
-        """Scale A by the certified bound so that the stored operator has norm at most 1."""
-        if self.norm_upper == 0:
-            raise InputError("no ray meets the image, so A = 0 cannot be normalised; check the detector and the mask.")
-        for _ in range(8):
-            if self.norm_upper <= 1 and float(self.unit) != 1:
-                break
-            factor = (1 - 4 * torch.finfo(self.unit.dtype).eps) / self.norm_upper
-            self.unit.mul_(factor)
-            if self.matrix is not None:
-                self.matrix.scale_(factor)
-
-    # Products
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -185,22 +154,25 @@ class SymmetricTomography(CertifiedPhysics):
 
     def project(self, images: Tensor) -> Tensor:
         """P for a few images (k, n²): their symmetric copies times the base views, then every datum picked out."""
-        elements = len(self.plan.group)
-        rows = self.multiply(as_columns(pick(images, self.pixels), elements), False)
-        return pick(from_columns(rows, elements), self.index)
+        return pick(self.multiply(pick(images, self.pixels), False), self.index)
 
     def back_project(self, data: Tensor) -> Tensor:
         """Pᵀ for a few flat sinograms (k, detectors·views): the transposes of the steps of ``project`` in reverse."""
         elements = len(self.plan.group)
-        rows = len(self.plan.base_angles) * self.bins
-        scattered = data.new_zeros(len(data), rows * elements).index_add_(1, self.index, data)
-        copies = from_columns(self.multiply(as_columns(scattered, elements), True), elements)
+        scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.bins * elements)
+        copies = self.multiply(scattered.index_add_(1, self.index, data), True)
         return pick(pick(copies, self.places).reshape(len(data), elements, -1).sum(1), self.position)
 
     def multiply(self, x: Tensor, transpose: bool) -> Tensor:
-        """The base matrix times columns, from storage or, entries computed anew, view by view."""
-        if self.matrix is not None:
-            return self.matrix.product(x, transpose=transpose)
+        """The base matrix, or its transpose, times the symmetric copies of k images, (k, N·elements), as its columns."""
+        count, elements = len(x), len(self.plan.group)
+        columns = x.reshape(count, -1, elements).permute(1, 0, 2).reshape(-1, count * elements)  # a view for k = 1
+        product = self.product_anew if self.matrix is None else self.matrix.product
+        result = product(columns, transpose=transpose)
+        return result.reshape(-1, count, elements).permute(1, 0, 2).reshape(count, -1)
+
+    def product_anew(self, x: Tensor, transpose: bool) -> Tensor:
+        """The base matrix times columns, its entries computed again, view by view."""
         size = self.img_size[1] ** 2 if transpose else self.bins * len(self.plan.base_angles)
         result = x.new_zeros(size, x.shape[1])
         for number, (rows, columns, values) in enumerate(self.base_views()):
@@ -211,102 +183,95 @@ class SymmetricTomography(CertifiedPhysics):
             result.index_add_(0, target, x.index_select(0, origin) * values[:, None])
         return result
 
-    # Norm and prox
-
     @kept
     def norm_bound(self) -> NormBound:
         """Collatz-Wielandt in the working precision; every product is a sum of nonnegative terms."""
         start = torch.ones((1, 1, *self.img_size[1:]), dtype=self.unit.dtype, device=self.unit.device)
-        rounding = gamma_factor(self.terms, self.unit.dtype)
+        rounding = gamma_factor(self.terms(), self.unit.dtype)
         return collatz_wielandt(lambda v: self.adjoint_map(self.forward_map(v)), start, rounding=rounding).bound()
 
-    @property
+    @kept
     def terms(self) -> int:
         """The longest chain of roundings in an entry of AᵀA v: terms of a row and of a column, mask, weights, slack."""
-        row, column = self.free_terms() if self.matrix is None else self.matrix.most_terms
+        if self.matrix is not None:
+            row, column = self.matrix.most_terms
+        else:
+            row, columns = 0, torch.zeros(self.img_size[1] ** 2, dtype=torch.int64)
+            for bins, pixels, _ in self.base_views():
+                row = max(row, int(torch.bincount(bins, minlength=1).max()))
+                columns += torch.bincount(pixels, minlength=len(columns))
+            column = int(columns.max())
         return row + column * len(self.plan.group) + EXTRA_ROUNDINGS
-
-    @kept
-    def free_terms(self) -> tuple[int, int]:
-        """The largest number of entries in a row and in a column of the base matrix that is not stored."""
-        row, columns = 0, torch.zeros(self.img_size[1] ** 2, dtype=torch.int64)
-        for bins, pixels, _ in self.base_views():
-            row = max(row, int(torch.bincount(bins, minlength=1).max()))
-            columns += torch.bincount(pixels, minlength=len(columns))
-        return row, int(columns.max())
 
     @property
     def product_rounding(self) -> float:
         """γ of a product in float64: |fl(Ax) − Ax| ≤ γ A|x| entrywise as A ≥ 0, hence ≤ γ ‖A‖‖x‖."""
-        return gamma_factor(self.terms, torch.float64)
+        return gamma_factor(self.terms(), torch.float64)
 
     def preconditioner(self, gamma: Tensor) -> Map | None:
-        """(1 + γ ŝ)⁻¹ on a doubled grid, ŝ the spectrum of AᵀA: a ramp from n/4 views on, the measured one from n/8 on.
-
-        With few views AᵀA is far from a convolution: a circulant spares few steps, and none at large γ, where
-        ``dense_prox`` is the way out.
-        """
+        """(1 + γ ŝ)⁻¹ on a doubled grid, ŝ the spectrum of AᵀA: from n/4 views on; with fewer, AᵀA is no convolution."""
         n, views = self.img_size[1], self.data_size[2]
-        dense = 4 * views >= n
-        moderate = 8 * views >= n and float(gamma.max()) * self.norm_upper**2 <= MOST_CIRCULANT
-        if self.image_mask is not None or not (dense or moderate):
+        if self.image_mask is not None or 4 * views < n:
             return None
-        inverse = 1 / (1 + gamma * self.spectrum(dense).to(gamma))
-        grid = (2 * n, 2 * n)
-
-        def apply(r: Tensor) -> Tensor:
-            result: Tensor = torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse.to(r.dtype), s=grid)
-            return result[..., :n, :n]
-
-        return apply
+        inverse, grid = 1 / (1 + gamma * self.spectrum().to(gamma)), (2 * n, 2 * n)
+        return lambda r: torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse.to(r.dtype), s=grid)[..., :n, :n]
 
     @kept
-    def spectrum(self, dense: bool) -> Tensor:
-        """The spectrum of AᵀA, modelled for dense views and measured at the central pixel otherwise."""
+    def spectrum(self) -> Tensor:
+        """The symbol κ sinc²(f₁) sinc²(f₂) / |f| of AᵀA on a doubled grid, shape (2n, n + 1), float64.
+
+        f in cycles per pixel. The pole at 0 is replaced by the mean of 1/|f| over its grid cell, 4 ln(1 + √2) · 2n. κ makes
+        the symbol's mean equal (AᵀA)ᵢᵢ at the central pixel: geometry, units and weights are in it.
+        """
         n = self.img_size[1]
         delta = torch.zeros(1, 1, n, n, dtype=self.unit.dtype, device=self.unit.device)
         delta[..., n // 2, n // 2] = 1
-        image = self.forward_map(delta)
-        if dense:
-            return ramp_spectrum(n, float(image.double().square().sum()))
-        return measured_spectrum(self.adjoint_map(image)[0, 0].double().cpu())
+        centre = float(self.forward_map(delta).double().square().sum())
+        f1 = torch.fft.fftfreq(2 * n, dtype=torch.float64)[:, None]
+        f2 = torch.fft.rfftfreq(2 * n, dtype=torch.float64)[None, :]
+        radius = torch.hypot(f1, f2)
+        radius[0, 0] = 1 / (4 * math.log(1 + math.sqrt(2)) * 2 * n)
+        symbol = torch.sinc(f1).square() * torch.sinc(f2).square() / radius
+        return symbol * (centre / float(torch.fft.irfft2(symbol, s=(2 * n, 2 * n))[0, 0]))
 
     def apply_weights(self, y: Tensor) -> Tensor:
         """√w ⊙ y: measured data in the units of A when ``weights`` were given."""
         self.check(y, self.data_size, "data")
         return y if self.root_weights is None else y * self.root_weights
 
-    def remove_weights(self, y: Tensor) -> Tensor:
-        """The line integrals behind weighted, scaled data; bins of weight zero count as zero."""
-        y = y / float(self.unit)
-        if self.root_weights is None:
-            return y
-        root = self.root_weights
-        return torch.where(root > 0, y / torch.where(root > 0, root, torch.ones_like(root)), torch.zeros_like(y))
+    def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
+        """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann".
 
-    def in_view(self, x: Tensor) -> Tensor:
-        """An image with zeros where the mask has them."""
+        Bins of weight zero count as zero. Raises InputError where the views miss lines through the image (fan beam).
+        """
+        self.check(y, self.data_size, "data")
+        integrals, root = y / float(self.unit), self.root_weights
+        if root is not None:
+            integrals = torch.where(root > 0, integrals / torch.where(root > 0, root, 1.0), 0.0)
+        x = self.invert(integrals, filter)
         return x if self.image_mask is None else x * (self.image_mask > 0)
 
-
-def choose_plan(scan: ScanGeometry) -> SymmetryPlan:
-    """The symmetric reduction, or every view as it is where that spares too little."""
-    degrees, centred = scan.degrees + scan.turn, scan.det_offset == 0
-    plan = plan_views(degrees, scan.count, flips=centred, halves=centred and scan.parallel)
-    rows = len(plan.base_angles) * (scan.count - plan.first_bin)
-    if len(plan.group) > 1 and len(degrees) * scan.count / rows < WORTH_SYMMETRY:
-        views, index = np.unique(np.mod(np.round(degrees, DIGITS), 360.0), return_inverse=True)
-        index = index[None, :] * scan.count + np.arange(scan.count)[:, None]
-        plan = SymmetryPlan(views, 0, ((0, False),), index)
-    return plan
+    @abc.abstractmethod
+    def invert(self, integrals: Tensor, name: str) -> Tensor:
+        """Filtered back-projection of line integrals (B, C, detectors, views) with the filter ``name``."""
 
 
-def as_columns(x: Tensor, elements: int) -> Tensor:
-    """(k, N·elements) as a matrix (N, k·elements); a view for k = 1."""
-    return x.reshape(len(x), -1, elements).permute(1, 0, 2).reshape(-1, len(x) * elements)
+def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """A checked copy, where there is something to copy."""
+    if values is None:
+        return None
+    if tuple(values.shape) != shape:
+        raise ShapeError(f"`{name}` must have the shape {shape}; got {tuple(values.shape)}.")
+    if not bool((torch.isfinite(values) & (values >= 0)).all()) or not bool((values > 0).any()):
+        raise InputError(f"`{name}` must be nonnegative, finite and not zero everywhere.")
+    return values.to(dtype, copy=True)
 
 
-def from_columns(x: Tensor, elements: int) -> Tensor:
-    """The inverse of ``as_columns``."""
-    count = x.shape[1] // elements
-    return x.reshape(-1, count, elements).permute(1, 0, 2).reshape(count, -1)
+def circle_mask(n: int) -> Tensor:
+    """1 for pixels whose middle lies in the inscribed circle.
+
+    >>> int(circle_mask(4).sum())
+    12
+    """
+    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
+    return (line[:, None] + line[None, :] <= (n / 2) ** 2).to(torch.float32)

@@ -13,7 +13,7 @@ from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import guided
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf, shake_psf
-from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, train
 from pnp_lip.training.equilibrium import STEP, Equilibrium, ProblemPool, approach, random_psf, update

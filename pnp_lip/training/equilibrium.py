@@ -26,7 +26,7 @@ from pnp_lip.operators import (
     motion_psf,
     shake_psf,
 )
-from pnp_lip.operators.tomography_inputs import circle_mask
+from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers import annealed
 from pnp_lip.training.draws import draw, draw_log
