@@ -17,8 +17,6 @@ have ‖Q‖ up to √n, but the maximum of n 1-Lipschitz functions is 1-Lipschi
 Source: the constraints of Murari, Furuya & Schönlieb (2025), Theorem 4.1, there with all L_B = 1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -64,12 +62,12 @@ class Affine:
     def __call__(self, state: State) -> State:
         """The state after the map."""
         a = exact_float64(self.weight)
-        return State(self.blocks, tuple(self.constant(a[list(rows)], state) for rows in self.blocks))
-
-    def constant(self, a: Tensor, state: State) -> Fraction:
-        """Σ_B ‖A_OB‖ L_B for the rows of one output block O."""
-        parts = zip(state.blocks, state.lipschitz, strict=True)
-        return sum((sqrt_up(square_upper(a[:, list(block)])) * value for block, value in parts), Fraction(0))
+        parts = [(list(block), value) for block, value in zip(state.blocks, state.lipschitz, strict=True)]
+        constants = (
+            sum((sqrt_up(square_upper(a[list(rows)][:, block])) * value for block, value in parts), Fraction(0))
+            for rows in self.blocks
+        )
+        return State(self.blocks, tuple(constants))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,9 @@ norms, which suits trained networks. With single coordinates (in the fixed-width
 proves the exact constructions, whose lifts have norms far above one. Importing this module registers the rules.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -55,9 +54,9 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     One output: r(x) = |f(x)|/L, the class being the sign. Several: r(x) = min_{j≠i} (f_i(x) − f_j(x))/L_ij with i the
     predicted class and L_ij a certified Lipschitz constant of f_i − f_j = (v_i − v_j)ᵀ z(x), z the state before the readout.
 
-    If f is jointly 1-Lipschitz, ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂, then L_ij ≤ ‖e_i − e_j‖₂ = √2 and the radius is at least
-    margin/√2. If only each output is 1-Lipschitz, as in ``FixedWidthNetwork``, then L_ij ≤ 2 and it is at least margin/2.
-    Both are attained, so neither may replace the other. The constants here come from the rows of V and are never larger.
+    If f is jointly 1-Lipschitz, then L_ij ≤ ‖e_i − e_j‖₂ = √2 and the radius is at least margin/√2. If only each output
+    is, as in ``FixedWidthNetwork``, then L_ij ≤ 2 and it is at least margin/2. Both are attained. The constants here come
+    from the rows of V and are never larger.
 
     f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), and
     CertificateError as ``output_lipschitz_upper``.
@@ -98,6 +97,7 @@ def certify_block_affine(layer: BlockAffine, path: str, rtol: float) -> Proof:
     return affine(layer, path, norm_bound(block_matrix(layer).cpu(), rtol=rtol))
 
 
+@rule(UnboundedWidthNetwork, FixedWidthNetwork)
 def certify_network(network: Network, path: str, rtol: float) -> Proof:
     """The least Lipschitz constant that a partition proves, with the children's lines."""
     parts = describe_parts(network, path, rtol)
@@ -105,16 +105,12 @@ def certify_network(network: Network, path: str, rtol: float) -> Proof:
     return Proof(MapBound(constant, None), tuple(line for part in parts for line in part.layers), failures)
 
 
-rule(UnboundedWidthNetwork)(certify_network)
-rule(FixedWidthNetwork)(certify_network)
-
-
 def attempt(network: Network, path: str, blocks: Blocks) -> tuple[Fraction, tuple[str, ...]]:
     """The Lipschitz constant that this partition proves, and the factors that raise it above one."""
     passed = states(network, path, blocks)
-    rows = of_rows(network.readout.weight, passed[-1])
-    jointly = Affine("", network.readout.weight, [range(len(rows))])(passed[-1]).lipschitz[0]
-    constant = min(jointly, sqrt_up(sum((c**2 for c in rows), Fraction(0))))
+    v = network.readout.weight
+    jointly, rows = (Affine("", v, cut)(passed[-1]).lipschitz for cut in ([range(len(v))], alone(len(v))))
+    constant = min(*jointly, sqrt_up(sum((c**2 for c in rows), Fraction(0))))
     largest = [*(max(state.lipschitz) for state in passed), constant]
     names = [*(factor.path for factor in factors(network, path, blocks)), join(path, "readout")]
     failures = [
@@ -128,49 +124,45 @@ def attempt(network: Network, path: str, blocks: Blocks) -> tuple[Fraction, tupl
 
 def rows_upper(network: Network, rows: Tensor) -> tuple[float, ...]:
     """The Lipschitz constant of each row · z(x), z the state before the readout: the least that a partition proves."""
-    found = [of_rows(rows, states(network, "", blocks)[-1]) for blocks in partitions(network)]
+    each = Affine("", rows, alone(len(rows)))
+    found = [each(states(network, "", blocks)[-1]).lipschitz for blocks in partitions(network)]
     return tuple(round_up(min(constants)) for constants in zip(*found, strict=True))
-
-
-def of_rows(rows: Tensor, state: State) -> tuple[Fraction, ...]:
-    """The Lipschitz constant of each row, applied to the state."""
-    return Affine("", rows, [[k] for k in range(len(rows))])(state).lipschitz
 
 
 def states(network: Network, path: str, blocks: Blocks) -> list[State]:
     """The state after each factor before the readout, the input first."""
-    passed = [start(network.lift.weight.shape[1])]
-    for factor in factors(network, path, blocks):
-        passed.append(factor(passed[-1]))
-    return passed
+    first = start(network.lift.weight.shape[1])
+    return list(
+        itertools.accumulate(factors(network, path, blocks), lambda state, factor: factor(state), initial=first)
+    )
 
 
 def partitions(network: Network) -> tuple[Blocks, Blocks]:
     """All in one block; the finest partition that the family's layers respect."""
     size = network.lift.weight.shape[0]
-    alone = [[k] for k in range(size)]
-    fine = alone if isinstance(network, UnboundedWidthNetwork) else [*alone[:SCALARS], list(range(SCALARS, size))]
-    return [range(size)], fine
+    fixed = isinstance(network, FixedWidthNetwork)
+    return [range(size)], [*alone(SCALARS), range(SCALARS, size)] if fixed else alone(size)
+
+
+def alone(size: int) -> Blocks:
+    return [[k] for k in range(size)]
 
 
 def factors(network: Network, path: str, blocks: Blocks) -> Iterator[Affine | Flow]:
     """The factors before the readout, each as the calculus of blocks sees it."""
+    width = len(network.lift.weight)
     yield Affine(join(path, "lift"), network.lift.weight, blocks)
     for i, layer in enumerate(network.layers):
         name = join(path, f"layers.{i}")
         if isinstance(layer, MaxMinLayer):
-            yield Flow(name, torch.eye(2, len(network.lift.weight)).diff(dim=0), 1.0, 1.0)  # sorts the first two
-            yield flow(layer.inner, f"{name}.inner", nn.functional.pad(layer.inner.weight, (SCALARS, 0)))
-        elif isinstance(layer, GradientFlowLinear):
-            yield flow(layer, name, layer.weight)
+            yield Flow(name, torch.eye(2, width).diff(dim=0), 1.0, 1.0)  # sorts the first two
+            layer, name = layer.inner, f"{name}.inner"
+        if isinstance(layer, GradientFlowLinear):
+            weight = nn.functional.pad(layer.weight, (width - layer.weight.shape[1], 0))
+            yield Flow(name, weight, float(layer.tau.detach()), check_slopes(layer.activation, name)[1])
         between = network.affines[i] if isinstance(network, FixedWidthNetwork) else None
         if isinstance(between, BlockAffine):
             yield Affine(join(path, f"affines.{i}"), block_matrix(between), blocks)
-
-
-def flow(layer: GradientFlowLinear, path: str, weight: Tensor) -> Flow:
-    """A gradient-flow layer, its ``weight`` perhaps padded."""
-    return Flow(path, weight, float(layer.tau.detach()), check_slopes(layer.activation, path)[1])
 
 
 def block_matrix(layer: BlockAffine) -> Tensor:
@@ -190,12 +182,10 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
         )
     if network._forward_hooks or network._forward_pre_hooks or "forward" in vars(network):
         raise CertificateError("the network has forward hooks or a replaced forward; remove them.")
+    fixed, depth = isinstance(network, FixedWidthNetwork), range(len(network.layers))
     expected: dict[str, type[nn.Module]] = {"lift": nn.Linear}
-    if isinstance(network, FixedWidthNetwork):
-        expected |= {f"layers.{i}": MaxMinLayer for i in range(len(network.layers))}
-        expected |= {f"affines.{i}": BlockAffine for i in range(len(network.affines))}
-    else:
-        expected |= {f"layers.{i}": GradientFlowLinear for i in range(len(network.layers))}
+    expected |= {f"layers.{i}": MaxMinLayer if fixed else GradientFlowLinear for i in depth}
+    expected |= {f"affines.{i}": BlockAffine for i in depth} if fixed else {}
     expected["readout"] = nn.Linear
     for name, kind in expected.items():
         child = network.get_submodule(name)

@@ -1,7 +1,5 @@
 """The max-min form of a piecewise-affine 1-Lipschitz function, and the networks of either family that equal it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -48,10 +46,23 @@ class MaxMin:
 
     def __post_init__(self) -> None:
         slopes, offsets = self.slopes.detach().double(), self.offsets.detach().double()
-        check(slopes, offsets, self.groups, self.sign)
-        object.__setattr__(self, "slopes", inside_ball(slopes))
-        object.__setattr__(self, "offsets", offsets)
-        object.__setattr__(self, "groups", tuple(tuple(int(j) for j in group) for group in self.groups))
+        groups = tuple(tuple(int(j) for j in group) for group in self.groups)
+        if slopes.ndim != 2 or 0 in slopes.shape or offsets.shape != slopes.shape[:1]:
+            shapes = f"{tuple(slopes.shape)} and {tuple(offsets.shape)}"
+            raise ShapeError(f"expected slopes (n, d) and offsets (n,), n and d at least 1; got {shapes}.")
+        if not (torch.isfinite(slopes).all() and torch.isfinite(offsets).all()):
+            raise InputError("slopes and offsets must be finite; got NaN or infinity.")
+        if not groups or not all(groups):
+            raise InputError("`groups` needs at least one group, and each at least one piece; got an empty one.")
+        if any(not 0 <= j < len(slopes) for group in groups for j in group):
+            raise InputError(f"`groups` holds indices of the {len(slopes)} pieces, from 0; got one out of range.")
+        if self.sign not in (1, -1):
+            raise InputError(f"`sign` must be 1 or -1; got {self.sign}.")
+        longest = float(slopes.norm(dim=1).max())
+        if longest > 1 + EXCESS:
+            raise InputError(f"every slope must have norm at most 1 for this form; got {longest:.15g}. Divide f by it.")
+        for name, value in (("slopes", inside_ball(slopes)), ("offsets", offsets), ("groups", groups)):
+            object.__setattr__(self, name, value)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.dimension:
@@ -59,7 +70,7 @@ class MaxMin:
         pieces = x.to(self.slopes) @ self.slopes.mT + self.offsets
         return self.sign * torch.stack([pieces[..., list(group)].amin(-1) for group in self.groups]).amax(0)
 
-    def __neg__(self) -> MaxMin:
+    def __neg__(self) -> "MaxMin":
         return dataclasses.replace(self, sign=-self.sign)
 
     @property
@@ -70,23 +81,6 @@ class MaxMin:
     def terms(self) -> int:
         """Σ |S_i|, the number of terms in the formula."""
         return sum(len(group) for group in self.groups)
-
-
-def check(slopes: Tensor, offsets: Tensor, groups: Sequence[Sequence[int]], sign: int) -> None:
-    if slopes.ndim != 2 or 0 in slopes.shape or offsets.shape != slopes.shape[:1]:
-        shapes = f"{tuple(slopes.shape)} and {tuple(offsets.shape)}"
-        raise ShapeError(f"expected slopes (n, d) and offsets (n,), n and d at least 1; got {shapes}.")
-    if not (torch.isfinite(slopes).all() and torch.isfinite(offsets).all()):
-        raise InputError("slopes and offsets must be finite; got NaN or infinity.")
-    if not groups or any(len(group) == 0 for group in groups):
-        raise InputError("`groups` needs at least one group, and each at least one piece; got an empty one.")
-    if any(not 0 <= int(j) < len(slopes) for group in groups for j in group):
-        raise InputError(f"`groups` holds indices of the {len(slopes)} pieces, from 0; got one out of range.")
-    if sign not in (1, -1):
-        raise InputError(f"`sign` must be 1 or -1; got {sign}.")
-    longest = float(slopes.norm(dim=1).max())
-    if longest > 1 + EXCESS:
-        raise InputError(f"every slope must have norm at most 1 for this form; got {longest:.15g}. Divide f by it.")
 
 
 def inside_ball(rows: Tensor) -> Tensor:
@@ -110,7 +104,7 @@ def to_unbounded_width(f: MaxMin) -> UnboundedWidthNetwork:
 
     Q stacks the N = Σ|S_i| terms a_j · x + b_j. Each row e_p − e_q of a layer's W, with τ = 1 = 2/‖e_p − e_q‖² and
     σ = ReLU, sorts a pair: z_p becomes the minimum, z_q the maximum. In every layer all groups halve their terms by
-    minima at once, and groups that are down to one term halve their number by maxima, so that
+    minima, and groups that are down to one term halve their number by maxima, so that
 
         ⌈log₂ N⌉ ≤ L ≤ ⌈log₂ max|S_i|⌉ + ⌈log₂ n⌉ for n groups; width h = N.
 
@@ -127,8 +121,15 @@ def to_unbounded_width(f: MaxMin) -> UnboundedWidthNetwork:
     terms = [j for group in f.groups for j in group]
     rounds, winner = tournament([len(group) for group in f.groups])
     with torch.random.fork_rng(devices=[]):  # the classes draw initial weights, which are overwritten
-        network = UnboundedWidthNetwork(f.dimension, width=len(terms), depth=0).double()
-        network.layers.extend(sorting_layer(len(terms), pairs) for pairs in rounds)
+        network = UnboundedWidthNetwork(f.dimension, width=len(terms), depth=0)
+        layers = [GradientFlowLinear(len(terms), len(pairs), bias=False) for pairs in rounds]
+    network.layers.extend(layers)
+    for layer, pairs in zip(layers, rounds, strict=True):
+        layer.tau.fill_(1.0)
+        layer.weight.zero_()
+        for row, (p, q) in zip(layer.weight, pairs, strict=True):
+            row[p], row[q] = 1.0, -1.0
+    network.double()
     network.lift.weight.copy_(f.slopes[terms])
     network.lift.bias.copy_(f.offsets[terms])
     network.readout.weight.zero_()[0, winner] = f.sign
@@ -152,16 +153,6 @@ def tournament(sizes: Sequence[int]) -> tuple[list[list[Pair]], int]:
         rounds.append(minima + maxima)
         groups = [group[::2] for group in open_groups] + [[p] for p in done[::2]]
     return rounds, groups[0][0]
-
-
-def sorting_layer(width: int, pairs: Sequence[Pair]) -> GradientFlowLinear:
-    """The layer that sorts disjoint pairs: one row e_p − e_q for each."""
-    layer = GradientFlowLinear(width, len(pairs), bias=False).double()
-    layer.weight.zero_()
-    for row, (p, q) in zip(layer.weight, pairs, strict=True):
-        row[p], row[q] = 1.0, -1.0
-    layer.tau.fill_(1.0)
-    return layer
 
 
 @torch.no_grad()

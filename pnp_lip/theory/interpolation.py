@@ -1,7 +1,5 @@
 """From samples to a function in max-min form: breakpoints, the extension of McShane and Whitney, distances."""
 
-from __future__ import annotations
-
 import itertools
 import math
 
@@ -42,7 +40,14 @@ def piecewise_linear(knots: Tensor, values: Tensor) -> MaxMin:
     [-1.0, 0.5, 0.5, 0.0, 2.0]
     """
     t, y = knots.detach().double(), values.detach().double()
-    m = slopes_between(t, y)
+    if t.ndim != 1 or t.shape != y.shape or len(t) < 2:
+        raise ShapeError(f"expected knots and values (n + 1,), n >= 1; got {tuple(t.shape)} and {tuple(y.shape)}.")
+    if not (torch.isfinite(t).all() and torch.isfinite(y).all() and (t.diff() > 0).all()):
+        raise InputError("knots must be finite and strictly increasing, values finite; sort and drop repeated ones.")
+    m = y.diff() / t.diff()
+    if (steepest := float(m.abs().max())) > 1 + EXCESS:
+        raise InputError(f"every slope must lie in [-1, 1]; got {steepest:.15g} in size. Divide the values by it.")
+    m = m.clamp(-1, 1)
     pieces = [(float(m[k]), float(y[k] - m[k] * t[k])) for k in range(len(m))]
     cuts = [0, *(k for k in range(1, len(m)) if m[k] > m[k - 1]), len(m)]
     lines: list[tuple[float, float]] = []
@@ -59,19 +64,6 @@ def piecewise_linear(knots: Tensor, values: Tensor) -> MaxMin:
     return MaxMin(table[:, :1], table[:, 1], groups)
 
 
-def slopes_between(t: Tensor, y: Tensor) -> Tensor:
-    """The slopes of the pieces, or an error."""
-    if t.ndim != 1 or t.shape != y.shape or len(t) < 2:
-        raise ShapeError(f"expected knots and values (n + 1,), n >= 1; got {tuple(t.shape)} and {tuple(y.shape)}.")
-    if not (torch.isfinite(t).all() and torch.isfinite(y).all() and (t.diff() > 0).all()):
-        raise InputError("knots must be finite and strictly increasing, values finite; sort and drop repeated ones.")
-    m = y.diff() / t.diff()
-    steepest = float(m.abs().max())
-    if steepest > 1 + EXCESS:
-        raise InputError(f"every slope must lie in [-1, 1]; got {steepest:.15g} in size. Divide the values by it.")
-    return m.clamp(-1, 1)
-
-
 def lipschitz_extension(points: Tensor, values: Tensor, directions: Tensor | None = None) -> MaxMin:
     """A piecewise-affine 1-Lipschitz function through all samples: McShane's extension with polyhedral cones.
 
@@ -83,8 +75,7 @@ def lipschitz_extension(points: Tensor, values: Tensor, directions: Tensor | Non
     where U_i holds the ``directions`` U and, where U does not suffice for it, the directions to those samples k that the
     cone i must not cover: p_i(x_k − x_i) ≥ y_i − y_k. Therefore
 
-    - f is 1-Lipschitz, f(x_i) = y_i for every i, in every dimension and for every U, and F ≤ f;
-    - f = F in one dimension;
+    - f is 1-Lipschitz, f(x_i) = y_i for every i, in every dimension and for every U, and F ≤ f; f = F in one dimension;
     - f ≤ F + (1 − c) max_i ‖x − x_i‖₂ if p ≥ c‖·‖₂, c = ``covering_cosine_lower(d, n)`` for U = ``sphere_directions(d, n)``:
       f → F, with an error that falls like 1/n²;
     - equality holds for the stored numbers: directions and offsets are rounded once, f(x_i) = y_i up to about

@@ -1,7 +1,5 @@
 """The two universal families: residual layers between a lift and a readout, and the ranges that make them 1-Lipschitz."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -19,23 +17,37 @@ __all__ = [
     "MaxMinLayer",
     "Network",
     "UnboundedWidthNetwork",
+    "dual_norm",
 ]
 
 SCALARS = 3  # coordinates of the fixed-width state before its block: a maximum, a minimum, a term that waits
 
 
+@dataclasses.dataclass(frozen=True)
+class Constraints:
+    """The tensors of a network that must stay in a range. Leading axes hold copies that are trained side by side.
+
+    ``steps``: pairs W (..., m, n) and τ (...) with 0 ≤ τ ≤ 2/‖W‖². ``contractions``: matrices with ‖A‖ ≤ 1, the lift's
+    first. ``unit_rows``: matrices whose rows have length at most 1. ``mixed_rows``: |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1 for
+    each row.
+    """
+
+    steps: Sequence[tuple[Tensor, Tensor]] = ()
+    contractions: Sequence[Tensor] = ()
+    unit_rows: Sequence[Tensor] = ()
+    mixed_rows: Sequence[Tensor] = ()
+
+
 class UnboundedWidthNetwork(nn.Module):
     """f(x) = V Φ_L ∘ … ∘ Φ_1 (Qx + q), Φ_ℓ(z) = z − τ_ℓ W_ℓᵀ σ(W_ℓ z + b_ℓ) on R^h.
 
-    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². Training keeps these ranges.
-    A lift of a larger norm is allowed; f is then 1-Lipschitz if an argument by coordinates proves it (an exact
-    construction stacks n unit rows, ‖Q‖ ≤ √n). The class itself enforces no range: ``Projector`` keeps it in training,
-    ``seal`` makes it certain at the end, ``certify`` proves it.
+    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². A lift of a larger norm is
+    allowed: f may be 1-Lipschitz by an argument by coordinates (an exact construction stacks n unit rows, ‖Q‖ ≤ √n). The
+    class enforces no range: ``Projector`` keeps it in training, ``seal`` makes it certain, ``certify`` proves it.
 
     With σ = ReLU and one output, these functions, over all widths h and depths L, are dense in the scalar 1-Lipschitz
-    functions on compact sets (Theorem 3.1). Another activation of slopes in [0, 1] keeps f 1-Lipschitz. That theorem and
-    the exact representation of piecewise affine functions (Theorem 3.2) then no longer apply; ``Identity`` leaves only
-    affine maps.
+    functions on compact sets (Theorem 3.1). Another activation of slopes in [0, 1] keeps f 1-Lipschitz, but that theorem
+    and the exact representation of piecewise affine functions (Theorem 3.2) then no longer apply.
 
     Shapes: (..., features) to (..., out_features), any float dtype; flatten images first. ``lift`` is Q, q; ``layers``
     holds the Φ_ℓ, each with ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At the start
@@ -70,12 +82,10 @@ class UnboundedWidthNetwork(nn.Module):
         nn.init.orthogonal_(self.readout.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.lift)
-        z = self.lift(x)
-        for layer in self.layers:
-            z = layer(z)
-        outputs: Tensor = self.readout(z)
-        return outputs
+        check_columns(x, self.lift.in_features)
+        for module in (self.lift, *self.layers, self.readout):
+            x = module(x)
+        return x
 
     def constraints(self, parameters: Mapping[str, Tensor] | None = None) -> Constraints:
         """What makes f 1-Lipschitz, on these ``parameters``: the network's own, or stacked ones of the same names."""
@@ -93,8 +103,7 @@ class FixedWidthNetwork(nn.Module):
     Each output is 1-Lipschitz when every factor is nonexpansive for these norms: 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖² in Φ_ℓ; the three free
     rows of A_ℓ have |r|' ≤ 1 and its lower block is a contraction; the first three rows of Q have length at most 1 and the
     others form a contraction; |v|' ≤ 1 for each row v of V. Several outputs are 1-Lipschitz each, so the whole map is so
-    for the maximum norm of its values, not for the Euclidean norm. The class itself enforces no range: ``Projector`` keeps
-    it in training, ``seal`` makes it certain at the end, ``certify`` proves it.
+    for the maximum norm of its values, not for the Euclidean norm. The class enforces no range, as the other family.
 
     With σ = ReLU, one output and h = d these functions, over all depths, are dense in the scalar 1-Lipschitz functions
     on compact sets of R^d (Theorem 4.1). Another activation of slopes in [0, 1] in the Φ_ℓ keeps f 1-Lipschitz, but the
@@ -129,25 +138,19 @@ class FixedWidthNetwork(nn.Module):
         self.layers = nn.ModuleList(MaxMinLayer(isometric_layer(h, activation=activation)) for _ in range(depth))
         self.affines = nn.ModuleList(BlockAffine(h) for _ in range(depth))
         self.readout = nn.Linear(h + SCALARS, out_features, bias=False)
-        self.reset()
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Unit rows in the lift's scalars, an isometry in its block, rows of dual norm one in the readout."""
-        upper, lower = self.lift.weight[:SCALARS], self.lift.weight[SCALARS:]
+        upper, lower = self.lift.weight.data[:SCALARS], self.lift.weight.data[SCALARS:]
         upper.copy_(nn.functional.normalize(torch.randn_like(upper)))
         lower.copy_(nn.init.orthogonal_(torch.empty_like(lower)))
-        v = nn.functional.normalize(torch.randn_like(self.readout.weight))
-        dual = v[:, :SCALARS].abs().sum(1) + v[:, SCALARS:].norm(dim=1)
-        self.readout.weight.copy_(v / dual[:, None])
+        v = nn.functional.normalize(torch.randn_like(self.readout.weight.data))
+        self.readout.weight.data = v / dual_norm(v)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.lift)
-        z = self.lift(x)
+        check_columns(x, self.lift.in_features)
+        x = self.lift(x)
         for layer, affine in zip(self.layers, self.affines, strict=True):
-            z = affine(layer(z))
-        outputs: Tensor = self.readout(z)
-        return outputs
+            x = affine(layer(x))
+        x = self.readout(x)
+        return x
 
     def constraints(self, parameters: Mapping[str, Tensor] | None = None) -> Constraints:
         """What makes each output 1-Lipschitz, on these ``parameters``: the network's own, or stacked ones of the same names."""
@@ -183,7 +186,7 @@ class MaxMinLayer(nn.Module):
         self.inner = inner
 
     def forward(self, z: Tensor) -> Tensor:
-        check_state(z, self.inner.weight)
+        check_columns(z, self.inner.weight.shape[1] + SCALARS)
         first, second = z[..., :1], z[..., 1:2]
         pair = torch.maximum(first, second), torch.minimum(first, second)
         return torch.cat([*pair, z[..., 2:SCALARS], self.inner(z[..., SCALARS:])], -1)
@@ -193,8 +196,7 @@ class BlockAffine(nn.Module):
     """A(z) = [R; 0 B] z + b on R^{h+3}: three free rows R read the whole state, the lower block reads only itself.
 
     A is nonexpansive for the norm max(|z₁|, |z₂|, |z₃|, ‖z₄:‖₂) when ‖B‖ ≤ 1 and each row r of R has
-    |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1. It need not be so for the Euclidean norm of the whole state. The layer itself enforces
-    no range: ``Projector`` keeps it in training, ``certify`` proves it.
+    |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1. It need not be so for the Euclidean norm of the whole state. The layer enforces no range.
 
     Shapes: (..., h + 3) to the same; ``rows`` (3, h + 3), ``lower`` (h, h), ``bias`` (h + 3). At the start R keeps the
     three scalars and B is orthogonal, the exponential of a random skew matrix. Raises InputError for ``width`` h < 1.
@@ -214,7 +216,7 @@ class BlockAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width + SCALARS).uniform_(-1, 1) / (width + SCALARS) ** 0.5)
 
     def forward(self, z: Tensor) -> Tensor:
-        check_state(z, self.lower)
+        check_columns(z, len(self.bias))
         linear: Tensor = torch.cat([z @ self.rows.mT, z[..., SCALARS:] @ self.lower.mT], -1)
         return linear + self.bias
 
@@ -222,19 +224,10 @@ class BlockAffine(nn.Module):
 Network = UnboundedWidthNetwork | FixedWidthNetwork
 
 
-@dataclasses.dataclass(frozen=True)
-class Constraints:
-    """The tensors of a network that must stay in a range. Leading axes hold copies that are trained side by side.
-
-    ``steps``: pairs W (..., m, n) and τ (...) with 0 ≤ τ ≤ 2/‖W‖². ``contractions``: matrices with ‖A‖ ≤ 1, the lift's
-    first. ``unit_rows``: matrices whose rows have length at most 1. ``mixed_rows``: |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1 for
-    each row.
-    """
-
-    steps: Sequence[tuple[Tensor, Tensor]] = ()
-    contractions: Sequence[Tensor] = ()
-    unit_rows: Sequence[Tensor] = ()
-    mixed_rows: Sequence[Tensor] = ()
+def dual_norm(rows: Tensor) -> Tensor:
+    """|r₁| + |r₂| + |r₃| + ‖r₄:‖₂ of each row, (..., m, n) to (..., m, 1)."""
+    scalars, block = rows[..., :SCALARS], rows[..., SCALARS:]
+    return scalars.abs().sum(-1, keepdim=True) + torch.linalg.vector_norm(block, dim=-1, keepdim=True)
 
 
 def isometric_layer(width: int, hidden: int | None = None, activation: Activation | None = None) -> GradientFlowLinear:
@@ -248,8 +241,7 @@ def isometric_layer(width: int, hidden: int | None = None, activation: Activatio
 def exponential_of_skew(size: int) -> Tensor:
     """exp(½(G − Gᵀ)), an orthogonal matrix, G of independent standard normal entries."""
     g = torch.randn(size, size, dtype=torch.float64)
-    orthogonal: Tensor = torch.linalg.matrix_exp((g - g.mT) / 2)
-    return orthogonal.to(torch.get_default_dtype())
+    return torch.linalg.matrix_exp((g - g.mT) / 2).to(torch.get_default_dtype())
 
 
 def check_network(features: int, width: int, depth: int, out_features: int) -> None:
@@ -258,17 +250,7 @@ def check_network(features: int, width: int, depth: int, out_features: int) -> N
         raise InputError(f"features, width and out_features must be at least 1, depth at least 0; got {sizes}.")
 
 
-def check_input(x: Tensor, lift: nn.Linear) -> None:
-    columns = lift.weight.shape[-1]
+def check_columns(x: Tensor, columns: int) -> None:
     if x.shape[-1] != columns or not torch.is_floating_point(x):
         found = f"{tuple(x.shape)} {x.dtype}"
-        raise ShapeError(
-            f"this network takes floating-point (..., {columns}) tensors; got {found}. Flatten images first."
-        )
-
-
-def check_state(z: Tensor, block: Tensor) -> None:
-    """Refuse states that do not hold the scalars and the block that ``block`` acts on."""
-    columns = block.shape[-1] + SCALARS
-    if z.shape[-1] != columns:
-        raise ShapeError(f"this layer takes (..., {columns}) tensors; got {tuple(z.shape)}.")
+        raise ShapeError(f"this takes floating-point (..., {columns}) tensors; got {found}. Flatten images first.")
