@@ -1,16 +1,11 @@
 """``pnp-lip experiment``: the tables and figures of the approximation theory."""
 
-from __future__ import annotations
-
 import argparse
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pnp_lip.command_line.common import Commands, say
 from pnp_lip.errors import InputError
-
-if TYPE_CHECKING:
-    from pnp_lip.theory.experiments import Experiment
 
 __all__ = ["add_command"]
 
@@ -32,9 +27,17 @@ def run(options: argparse.Namespace) -> int:
     """Compute the cells that are missing under --out, then the table and the figure."""
     from tqdm import tqdm
 
-    from pnp_lip.theory.experiments import run_experiment
+    from pnp_lip.theory import experiments
 
-    experiment = choose(options)
+    if options.data is not None and options.name != "mnist":
+        raise InputError(f"--data is for mnist; {options.name} makes its own data.")
+    makers = {
+        "two-moons": experiments.two_moons_experiment,
+        "mnist": functools.partial(experiments.mnist_experiment, Path(options.data or "data")),
+        "constraint-cost": experiments.constraint_cost_experiment,
+        "approximation-rate": experiments.approximation_rate_experiment,
+    }
+    experiment = makers[options.name](quick=options.quick)
     out = Path(options.out)
     with tqdm(unit="", disable=options.quiet, smoothing=0.05) as bar:
 
@@ -43,22 +46,7 @@ def run(options: argparse.Namespace) -> int:
             bar.set_description_str(key, refresh=False)
             bar.update(number - 1 - bar.n)
 
-        cells = run_experiment(experiment, out, progress)
+        cells = experiments.run_experiment(experiment, out, progress)
     say(experiment.table(cells))
     say(f"wrote {out / experiment.name}.json, .md and .png")
     return 0
-
-
-def choose(options: argparse.Namespace) -> Experiment:
-    """The experiment by its name."""
-    from pnp_lip.theory import experiments
-
-    if options.data is not None and options.name != "mnist":
-        raise InputError(f"--data is for mnist; {options.name} makes its own data.")
-    if options.name == "mnist":
-        return experiments.mnist_experiment(None if options.data is None else Path(options.data), quick=options.quick)
-    if options.name == "two-moons":
-        return experiments.two_moons_experiment(quick=options.quick)
-    if options.name == "constraint-cost":
-        return experiments.constraint_cost_experiment(quick=options.quick)
-    return experiments.approximation_rate_experiment(quick=options.quick)

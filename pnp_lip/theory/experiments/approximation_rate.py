@@ -1,30 +1,25 @@
 """How fast the error falls with width and depth, for fixed 1-Lipschitz targets: by construction, and by training."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from pnp_lip.theory.certificates import output_lipschitz_upper
 from pnp_lip.theory.constraints import Projector, descend, seal
-from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
+from pnp_lip.theory.exact import MaxMin, to_unbounded_width
 from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
 from pnp_lip.theory.interpolation import lipschitz_extension, piecewise_linear, sphere_directions
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 __all__ = ["approximation_rate_experiment"]
 
 BATCH, RATE = 256, 2e-2  # points of a step, Adam's learning rate
-DEEPEST = 256  # terms up to which the fixed-width network is built; its depth is known to be one less
 
 
 def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
@@ -36,13 +31,13 @@ def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
     largest error for the former, for the latter the root mean square, which is what they are trained for.
     """
     steps, seeds = (30, 1) if quick else (1500, 2)
-    sizes = {name: curve.quick if quick else curve.sizes for name, curve in CURVES.items()}
+    sizes = [curve.sizes[: 2 if quick else None] for curve in CURVES.values()]
     cells = {
-        f"{name}, {CURVES[name].unit} {size}": functools.partial(compute, name, size, steps, seeds)
-        for name in CURVES
-        for size in sizes[name]
+        f"{name}, {curve.unit} {size}": functools.partial(compute, name, size, steps, seeds)
+        for (name, curve), chosen in zip(CURVES.items(), sizes, strict=True)
+        for size in chosen
     }
-    settings = {"steps": steps, "seeds": seeds, "sizes": list(sizes.values()), "batch": BATCH, "rate": RATE}
+    settings = {"steps": steps, "seeds": seeds, "sizes": sizes, "batch": BATCH, "rate": RATE}
     return Experiment("approximation-rate", settings, cells, table, draw)
 
 
@@ -63,7 +58,6 @@ def square_grid(side: int) -> Tensor:
 
 
 def interpolate(knots: int) -> Values:
-    """The piecewise linear interpolant of sin, as a network of either family."""
     t = torch.linspace(-math.pi, math.pi, knots + 1, dtype=torch.float64)
     points = torch.linspace(-math.pi, math.pi, 20_001, dtype=torch.float64)[:, None]
     return constructed(piecewise_linear(t, t.sin()), points, points[:, 0].sin(), points)
@@ -79,14 +73,14 @@ def extend(side: int) -> Values:
 
 @torch.no_grad()
 def constructed(f: MaxMin, points: Tensor, target: Tensor, compared: Tensor) -> Values:
-    """Sizes and errors of the two networks that equal f, which is checked at the ``compared`` points."""
+    """Sizes and errors of the networks that equal f, which is checked at the ``compared`` points."""
     wide = to_unbounded_width(f)
     return {
         "error": float((f(points) - target).abs().max()),
         "network_differs_by": float((wide(compared)[:, 0] - f(compared)).abs().max()),
         "width": f.terms,
         "depth": len(wide.layers),
-        "depth_at_fixed_width": len(to_fixed_width(f).layers) if f.terms <= DEEPEST else f.terms - 1,
+        "depth_at_fixed_width": f.terms - 1,  # as ``to_fixed_width`` makes it
     }
 
 
@@ -117,21 +111,20 @@ def variance(network: Network) -> Tensor:
 
 
 class Curve(NamedTuple):
-    """Errors of one kind of networks: what its sizes count, the sizes, the quick ones, ``measure(size, steps, seeds)``."""
+    """Errors of one kind of networks: what its sizes count, the sizes, ``measure(size, steps, seeds)``."""
 
     unit: str
     sizes: tuple[int, ...]
-    quick: tuple[int, ...]
     measure: Callable[[int, int, int], Values]
 
 
 WIDE = functools.partial(train, lambda width: UnboundedWidthNetwork(2, width=width, depth=4))
 DEEP = functools.partial(train, lambda depth: FixedWidthNetwork(2, depth=depth))
 CURVES = {
-    "interpolation of sin": Curve("knots", (4, 8, 16, 32, 64, 128), (4, 8), lambda size, *_: interpolate(size)),
-    "extension of the distance to a circle": Curve("samples", (3, 5, 7, 9), (3, 5), lambda size, *_: extend(size)),
-    "trained, Theorem 3.1, L = 4": Curve("width", (2, 4, 8, 16, 32), (4, 8), WIDE),
-    "trained, Theorem 4.1": Curve("depth", (2, 4, 8, 16, 32), (2, 4), DEEP),
+    "interpolation of sin": Curve("knots", (4, 8, 16, 32, 64, 128), lambda size, *_: interpolate(size)),
+    "extension of the distance to a circle": Curve("samples", (3, 5, 7, 9), lambda size, *_: extend(size)),
+    "trained, Theorem 3.1, L = 4": Curve("width", (2, 4, 8, 16, 32), WIDE),
+    "trained, Theorem 4.1": Curve("depth", (2, 4, 8, 16, 32), DEEP),
 }
 
 
@@ -146,17 +139,13 @@ def slope(cells: list[Values], against: str) -> float:
 
 
 def table(cells: Cells) -> str:
-    columns: list[tuple[str, Callable[[Values], str]]] = [
-        ("networks", lambda row: str(row["name"])),
-        ("size", lambda row: CURVES[row["name"]].unit),
-        ("error, by size", lambda row: ", ".join(f"{r['size']}: {r['error']:.2e}" for r in row["cells"])),
-        ("slope against size", lambda row: f"{slope(row['cells'], 'size'):.2f}"),
-        (
-            "slope against width (Theorem 3.1)",
-            lambda row: f"{slope(row['cells'], 'width'):.2f}" if "width" in row["cells"][0] else "-",
-        ),
-    ]
-    return markdown(columns, [{"name": name, "cells": where(cells, "size", curve=name)} for name in CURVES])
+    rows = []
+    for name, curve in CURVES.items():
+        chosen = where(cells, "size", curve=name)
+        errors = ", ".join(f"{r['size']}: {r['error']:.2e}" for r in chosen)
+        against_width = f"{slope(chosen, 'width'):.2f}" if "width" in chosen[0] else "-"
+        rows.append(f"{name} | {curve.unit} | {errors} | {slope(chosen, 'size'):.2f} | {against_width}")
+    return markdown("networks | size | error, by size | slope against size | slope against width (Theorem 3.1)", rows)
 
 
 def draw(left: Axes, right: Axes, cells: Cells) -> None:

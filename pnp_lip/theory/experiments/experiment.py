@@ -1,23 +1,20 @@
 """An experiment: cells that are computed once and kept, with a table and a figure of what they found."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.version import __version__
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["Cells", "Experiment", "Values", "markdown", "run_experiment", "where"]
 
@@ -45,8 +42,6 @@ def run_experiment(experiment: Experiment, out: Path, progress: Callable[[int, i
     ``progress(number, total, key)`` is called before each cell. Raises InputError when the file holds cells of other
     settings.
     """
-    from matplotlib.figure import Figure
-
     path = out / f"{experiment.name}.json"
     cells = stored(path, experiment.settings)
     missing = [key for key in experiment.cells if key not in cells]
@@ -102,14 +97,13 @@ def where(cells: Cells, order: str, **fields: object) -> list[Values]:
     return sorted((r for r in cells.values() if fields.items() <= r.items()), key=lambda r: float(r[order]))
 
 
-def markdown(columns: Sequence[tuple[str, Callable[[Values], str]]], rows: Sequence[Values]) -> str:
-    """A table: each column's header and how it shows a row.
+def markdown(header: str, rows: Iterable[str]) -> str:
+    """A table of lines, their cells separated by bars.
 
-    >>> print(markdown([("a", lambda r: str(r["a"])), ("b", lambda r: "-")], [{"a": 1}]), end="")
+    >>> print(markdown("a | b", ["1 | -"]), end="")
     | a | b |
     |---|---|
     | 1 | - |
     """
-    lines = [[header for header, _ in columns], *([show(row) for _, show in columns] for row in rows)]
-    text = ["| " + " | ".join(line) + " |\n" for line in lines]
-    return "".join([text[0], "|" + "---|" * len(columns) + "\n", *text[1:]])
+    text = [f"| {line} |\n" for line in (header, *rows)]
+    return "".join([text[0], "|" + "---|" * (header.count("|") + 1) + "\n", *text[1:]])
