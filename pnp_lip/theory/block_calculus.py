@@ -30,7 +30,7 @@ from pnp_lip.certificates.calculus import flow_step, sqrt_up
 from pnp_lip.spectral.square_upper import square_upper
 from pnp_lip.spectral.verified import exact_float64
 
-__all__ = ["Affine", "Blocks", "Flow", "State", "start"]
+__all__ = ["Affine", "Blocks", "Flow", "State"]
 
 Blocks = Sequence[Sequence[int]]
 
@@ -43,18 +43,13 @@ class State:
     lipschitz: tuple[Fraction, ...]
 
 
-def start(dimension: int) -> State:
-    """The input itself: one block, the identity."""
-    return State([range(dimension)], (Fraction(1),))
-
-
 @dataclasses.dataclass(frozen=True)
 class Affine:
     """z ↦ Az + b with the ``weight`` A. ``blocks`` cut its output, and may cut finer than the input was cut.
 
     >>> import torch
     >>> lift = Affine("lift", torch.eye(2).repeat(2, 1), [[0], [1], [2], [3]])
-    >>> [str(l) for l in lift(start(2)).lipschitz]
+    >>> [str(l) for l in lift(State([[0, 1]], (Fraction(1),))).lipschitz]
     ['1', '1', '1', '1']
     """
 
@@ -67,8 +62,8 @@ class Affine:
         a = exact_float64(self.weight)
         parts = [(list(block), value) for block, value in zip(state.blocks, state.lipschitz, strict=True)]
         constants = (
-            sum((sqrt_up(square_upper(a[list(rows)][:, block])) * value for block, value in parts), Fraction(0))
-            for rows in self.blocks
+            sum((sqrt_up(square_upper(rows[:, block])) * value for block, value in parts), Fraction(0))
+            for rows in (a[list(block)] for block in self.blocks)
         )
         return State(self.blocks, tuple(constants))
 

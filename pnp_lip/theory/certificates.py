@@ -21,7 +21,7 @@ from pnp_lip.certificates.plain import affine
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowLinear
 from pnp_lip.spectral import norm_bound
-from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
+from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State
 from pnp_lip.theory.networks import SCALARS, BlockAffine, FixedWidthNetwork, MaxMinLayer, Network, UnboundedWidthNetwork
 
 __all__ = ["certified_radius", "output_lipschitz_upper"]
@@ -34,10 +34,8 @@ SMALLEST = 1e-300  # a divisor instead of a constant zero, whose radius is unbou
 def output_lipschitz_upper(network: Network) -> tuple[float, ...]:
     """An upper bound of the Lipschitz constant of each output alone, |f_k(x) − f_k(y)| ≤ L_k ‖x − y‖₂.
 
-    ``certify`` bounds the outputs jointly, ‖f(x) − f(y)‖₂, which for m outputs may be up to √m times as much.
-
-    Raises CertificateError for subclasses, which may override ``forward``, for children of another type than the family
-    has, and for hooks.
+    ``certify`` bounds the outputs jointly, which for m outputs may be up to √m times as much. Raises CertificateError for
+    subclasses, which may override ``forward``, for children of another type than the family has, and for hooks.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> max(output_lipschitz_upper(seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3)))) <= 1
@@ -54,13 +52,10 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     One output: r(x) = |f(x)|/L, the class being the sign. Several: r(x) = min_{j≠i} (f_i(x) − f_j(x))/L_ij with i the
     predicted class and L_ij a certified Lipschitz constant of f_i − f_j = (v_i − v_j)ᵀ z(x), z the state before the readout.
 
-    If f is jointly 1-Lipschitz, then L_ij ≤ ‖e_i − e_j‖₂ = √2 and the radius is at least margin/√2. If only each output
-    is, as in ``FixedWidthNetwork``, then L_ij ≤ 2 and it is at least margin/2. Both are attained. The constants here come
-    from the rows of V and are never larger.
+    The L_ij come from the rows of V and are at most √2 if f is jointly 1-Lipschitz, at most 2 if only each output is.
 
     f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), and
     CertificateError as ``output_lipschitz_upper``.
-
     Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
@@ -131,15 +126,13 @@ def rows_upper(network: Network, rows: Tensor) -> tuple[float, ...]:
 
 def states(network: Network, path: str, blocks: Blocks) -> list[State]:
     """The state after each factor before the readout, the input first."""
-    first = start(network.lift.weight.shape[1])
-    return list(
-        itertools.accumulate(factors(network, path, blocks), lambda state, factor: factor(state), initial=first)
-    )
+    first = State([range(network.lift.weight.shape[1])], (Fraction(1),))  # one block, the identity
+    return list(itertools.accumulate(factors(network, path, blocks), lambda z, factor: factor(z), initial=first))
 
 
 def partitions(network: Network) -> tuple[Blocks, Blocks]:
     """All in one block; the finest partition that the family's layers respect."""
-    size = network.lift.weight.shape[0]
+    size = len(network.lift.weight)
     fixed = isinstance(network, FixedWidthNetwork)
     return [range(size)], [*alone(SCALARS), range(SCALARS, size)] if fixed else alone(size)
 

@@ -27,15 +27,12 @@ class Projector:
 
     - τ ← min(max(τ, 0), 2/ν²), ν = ‖Wv‖ after ``iterations`` power iterations; the next call starts from this v.
     - ``isometric`` first moves W towards orthonormal rows or columns. With τ = 2 the layers then stay isometries almost
-      everywhere (dynamical isometry), so f can keep gradients of norm one, as an optimal critic needs.
-    - Matrices with ‖A‖ ≤ 1 move towards the nearest matrix with orthonormal rows or columns by one Newton-Schulz step
-      (``retract``). The result has norm at most one and keeps gradients from vanishing.
+      everywhere (dynamical isometry), so gradients do not vanish.
+    - Matrices with ‖A‖ ≤ 1 move towards orthonormal rows or columns by one Newton-Schulz step (``retract``).
     - Rows are divided by their norm where it exceeds 1.
 
-    ν ≤ ‖W‖, so training holds the constraint up to the power method's error, which ``seal`` removes at the end. Tensors
-    of one shape form one batch.
-
-    Raises InputError when ``iterations`` is below 1. Source: Murari, Furuya & Schönlieb (2025), Section 5.
+    ν ≤ ‖W‖, so training holds the constraint up to the power method's error, which ``seal`` removes at the end. Raises
+    InputError when ``iterations`` is below 1. Source: Murari, Furuya & Schönlieb (2025), Section 5.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = UnboundedWidthNetwork(2, width=5, depth=2)
@@ -86,9 +83,8 @@ def seal(network: AnyNetwork) -> AnyNetwork:
     """Make the constraint hold with certainty, in place, by the least scaling of what violates it; return the network.
 
     Every matrix, row and step is divided by a rigorous upper bound of its norm where that exceeds 1 − 1e-6. Then
-    ``certify(network)`` proves 1. In a trained network the weights move by the power method's error only.
-
-    ``network`` must have no parametrisations. Raises InputError for weights that are NaN or infinite.
+    ``certify(network)`` proves 1. ``network`` must have no parametrisations. Raises InputError for weights that are NaN
+    or infinite.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = UnboundedWidthNetwork(2, width=5, depth=2)
@@ -191,11 +187,9 @@ def parametrise(network: AnyNetwork) -> AnyNetwork:
     """Reparametrise every constrained tensor in place: the network is 1-Lipschitz after every optimiser step.
 
     W/‖W‖ and τ = 2·sigmoid(t) in the residual layers (``pnp_lip.layers.constrain``); lift and readout divided by their
-    norms; the lower blocks the exponential of a skew matrix, as in the code that accompanies the paper; rows divided by
-    their dual norms. The norms are singular values of the whole matrix in floating point, differentiated through: this
-    costs more than ``Projector`` and is exact up to rounding. ``plain`` turns the result back into plain weights.
-
-    Source: Murari, Furuya & Schönlieb (2025), Section 5, for the exponential.
+    norms; the lower blocks the exponential of a skew matrix; rows divided by their dual norms. The norms are singular
+    values in floating point, differentiated through: this costs more than ``Projector`` and is exact up to rounding.
+    ``plain`` turns the result back. Source: Murari, Furuya & Schönlieb (2025), Section 5, for the exponential.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = parametrise(UnboundedWidthNetwork(2, width=4, depth=2))

@@ -41,21 +41,20 @@ class Constraints:
 class UnboundedWidthNetwork(nn.Module):
     """f(x) = V Φ_L ∘ … ∘ Φ_1 (Qx + q), Φ_ℓ(z) = z − τ_ℓ W_ℓᵀ σ(W_ℓ z + b_ℓ) on R^h.
 
-    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². A lift of a larger norm is
-    allowed: f may be 1-Lipschitz by an argument by coordinates (an exact construction stacks n unit rows, ‖Q‖ ≤ √n). The
-    class enforces no range: ``Projector`` keeps it in training, ``seal`` makes it certain, ``certify`` proves it.
+    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². The class enforces no range:
+    ``Projector`` keeps it in training, ``seal`` makes it certain, ``certify`` proves it. Exact constructions have a lift
+    of a larger norm (n unit rows, ‖Q‖ ≤ √n).
 
     With σ = ReLU and one output, these functions, over all widths h and depths L, are dense in the scalar 1-Lipschitz
     functions on compact sets (Theorem 3.1). Another activation of slopes in [0, 1] keeps f 1-Lipschitz, but that theorem
     and the exact representation of piecewise affine functions (Theorem 3.2) then no longer apply.
 
-    Shapes: (..., features) to (..., out_features), any float dtype; flatten images first. ``lift`` is Q, q; ``layers``
-    holds the Φ_ℓ, each with ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At the start
-    Q and V are isometries where the shapes permit, a square W_ℓ is the exponential of a random skew matrix, and
-    τ_ℓ = 2 = 2/‖W_ℓ‖². So every Jacobian is orthogonal (dynamical isometry).
+    Shapes: (..., features) to (..., out_features), any float dtype. ``lift`` is Q, q; ``layers`` holds the Φ_ℓ, each with
+    ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At the start Q and V are isometries
+    where the shapes permit, a square W_ℓ is the exponential of a random skew matrix, and τ_ℓ = 2 = 2/‖W_ℓ‖², so every
+    Jacobian is orthogonal (dynamical isometry).
 
     Raises InputError for sizes below 1 (depth below 0), ShapeError for inputs with another number of columns.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 3.1 and Section 5.
 
     >>> network = UnboundedWidthNetwork(2, width=5, depth=4)
@@ -106,15 +105,14 @@ class FixedWidthNetwork(nn.Module):
     for the maximum norm of its values, not for the Euclidean norm. The class enforces no range, as the other family.
 
     With σ = ReLU, one output and h = d these functions, over all depths, are dense in the scalar 1-Lipschitz functions
-    on compact sets of R^d (Theorem 4.1). Another activation of slopes in [0, 1] in the Φ_ℓ keeps f 1-Lipschitz, but the
-    theorem is stated for ReLU; it does not apply to h < d either. The sorting always uses ReLU.
+    on compact sets of R^d (Theorem 4.1). The theorem applies neither to other activations in the Φ_ℓ, which keep f
+    1-Lipschitz when their slopes lie in [0, 1], nor to h < d.
 
     Shapes: (..., features) to (..., out_features), any float dtype. ``width`` is h, ``features`` by default. ``lift`` is
     Q, q of h + 3 rows; ``layers`` holds the Ψ_ℓ, ``affines`` the A_ℓ; ``readout`` is V, without a bias. At the start every
     Φ_ℓ has an orthogonal Jacobian and every lower block is orthogonal (dynamical isometry).
 
     Raises InputError for sizes below 1 (depth below 0), ShapeError for inputs with another number of columns.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 4.1 and Section 5.
 
     >>> network = FixedWidthNetwork(2, depth=4)
@@ -173,7 +171,6 @@ class MaxMinLayer(nn.Module):
     max(|z₁|, |z₂|, |z₃|, ‖z₄:‖₂), when Φ is: 0 ≤ τ ≤ 2/‖W‖².
 
     Shapes: (..., h + 3) to the same. ``inner`` is Φ, of h ``features``. Raises ShapeError for another number of columns.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 4.1.
 
     >>> layer = MaxMinLayer(GradientFlowLinear(2))
@@ -200,7 +197,6 @@ class BlockAffine(nn.Module):
 
     Shapes: (..., h + 3) to the same; ``rows`` (3, h + 3), ``lower`` (h, h), ``bias`` (h + 3). At the start R keeps the
     three scalars and B is orthogonal, the exponential of a random skew matrix. Raises InputError for ``width`` h < 1.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 4.1.
 
     >>> BlockAffine(2)(torch.zeros(1, 5)).shape

@@ -39,11 +39,10 @@ def wasserstein1(
     """A lower bound of W₁(P, Q), P and Q uniform on the rows of ``p`` (n, d) and ``q`` (m, d), Euclidean distances.
 
     W₁(P, Q) = sup { E_P f − E_Q f : f 1-Lipschitz } (Kantorovich & Rubinstein), so any 1-Lipschitz f gives a lower bound.
-    f is an ``UnboundedWidthNetwork`` trained to raise it (Adam, all points in each step). Its layers stay isometries
-    almost everywhere, since an optimal critic has gradients of norm one along the transport. ``seal`` makes the
-    constraint certain before the value is taken, in float64. Training decides how near the bound comes: one critic is
-    trained with each of ``learning_rates`` (large ones suit potentials of one piece, small ones those of many) and the
-    best is returned.
+    f is an ``UnboundedWidthNetwork`` trained to raise it (Adam, all points in each step), its layers isometries almost
+    everywhere. ``seal`` makes the constraint certain before the value is taken, in float64. Training decides how near the
+    bound comes: one critic is trained with each of ``learning_rates`` (large ones suit potentials of one piece, small
+    ones those of many) and the best is returned.
 
     Raises ShapeError for clouds that are not (n, d) and (m, d), InputError for points that are not finite or all equal
     and settings out of range. Source: Arjovsky, Chintala & Bottou (2017) for the critic; their constraint is not exact.

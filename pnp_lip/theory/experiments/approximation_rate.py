@@ -12,9 +12,8 @@ from torch import Tensor
 
 from pnp_lip.theory.certificates import output_lipschitz_upper
 from pnp_lip.theory.constraints import Projector, descend, seal
-from pnp_lip.theory.exact import MaxMin, to_unbounded_width
+from pnp_lip.theory.exact import MaxMin, lipschitz_extension, piecewise_linear, sphere_directions, to_unbounded_width
 from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
-from pnp_lip.theory.interpolation import lipschitz_extension, piecewise_linear, sphere_directions
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
 __all__ = ["approximation_rate_experiment"]
@@ -47,8 +46,7 @@ def compute(name: str, size: int, steps: int, seeds: int) -> Values:
 
 def circle_distance(x: Tensor) -> Tensor:
     """|‖x‖ − 0.7|, 1-Lipschitz, with a kink along the circle and at the origin."""
-    distance: Tensor = x.norm(dim=-1)
-    return (distance - 0.7).abs()
+    return (torch.linalg.vector_norm(x, dim=-1) - 0.7).abs()
 
 
 def square_grid(side: int) -> Tensor:
@@ -99,8 +97,8 @@ def train(make: Callable[[int], Network], size: int, steps: int, seeds: int) -> 
         errors.append(float(difference.std()))
         largest.append(float((difference - difference.mean()).abs().max()))
         constants.append(max(output_lipschitz_upper(network)))
-    found = {"error": sum(errors) / seeds, "errors": errors, "largest_errors": largest}
-    return {**found, "lipschitz_upper": max(constants)}
+    error = sum(errors) / seeds
+    return {"error": error, "errors": errors, "largest_errors": largest, "lipschitz_upper": max(constants)}
 
 
 def variance(network: Network) -> Tensor:

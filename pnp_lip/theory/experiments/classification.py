@@ -303,13 +303,18 @@ def train_side_by_side(
 def evaluate(
     network: Network, split: Split, radii: Sequence[float], attacked: int, *, rounds: int = 8, keep: int = 16
 ) -> Values:
-    """Accuracies, the proved constant of an output, the largest gradient found from ``attacked`` inputs, robustness."""
+    """Accuracies, the proved constant of an output, the largest gradient found from ``attacked`` inputs, robustness.
+
+    Robust accuracy: the share classified correctly, with proof for all inputs nearer than each of the ``radii`` (Euclidean).
+    """
+    radius = certified_radius(network, split.test_x)
+    right = correct(copy.deepcopy(network).double(), split.test_x.double(), split.test_y)
     return {
-        "accuracy": accuracy(network, split.test_x, split.test_y),
-        "train_accuracy": accuracy(network, split.train_x, split.train_y),
+        "accuracy": float(correct(network, split.test_x, split.test_y).double().mean()),
+        "train_accuracy": float(correct(network, split.train_x, split.train_y).double().mean()),
         "lipschitz_upper": max(output_lipschitz_upper(network)),
         "gradient_found": largest_gradient_norm(network, split.test_x[:attacked], rounds=rounds, keep=keep),
-        "robust_accuracy": robust_accuracy(network, split.test_x, split.test_y, radii),
+        "robust_accuracy": [float((right & (radius >= r)).double().mean()) for r in radii],
     }
 
 
@@ -319,17 +324,6 @@ def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     outputs: Tensor = network(x)
     predicted = (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
     return predicted == y
-
-
-def accuracy(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    return float(correct(network, x, y).double().mean())
-
-
-def robust_accuracy(network: Network, x: Tensor, y: Tensor, radii: Sequence[float]) -> list[float]:
-    """The share of inputs classified correctly, with proof for all inputs nearer than each radius (Euclidean)."""
-    radius = certified_radius(network, x)
-    right = correct(copy.deepcopy(network).double(), x.double(), y)
-    return [float((right & (radius >= r)).double().mean()) for r in radii]
 
 
 def gradient_norms(network: nn.Module, x: Tensor) -> Tensor:
