@@ -16,7 +16,9 @@ def add_command(commands: Commands) -> None:
     """Add the sub-command."""
     command = commands.add_parser("experiment", help="reproduce the tables of the approximation theory")
     command.add_argument("name", choices=NAMES)
-    command.add_argument("--out", default="pnp-lip-experiments", metavar="DIR", help="NAME.json, NAME.md and NAME.png")
+    command.add_argument(
+        "--out", default="pnp-lip-experiments", metavar="DIR", help="NAME.json, NAME.md, some NAME.png"
+    )
     command.add_argument("--data", metavar="PATH", help="mnist: torchvision's folder (default: data), or an .npz file")
     command.add_argument("--quick", action="store_true", help="a small version that takes seconds, to see that it runs")
     command.add_argument("--quiet", action="store_true", help="no progress")
@@ -24,7 +26,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compute the cells that are missing under --out, then the table and the figure."""
+    """Compute the cells that are missing under --out, then the table and, for some, the figure."""
     from tqdm import tqdm
 
     from pnp_lip.theory import experiments
@@ -48,5 +50,5 @@ def run(options: argparse.Namespace) -> int:
 
         cells = experiments.run_experiment(experiment, out, progress)
     say(experiment.table(cells))
-    say(f"wrote {out / experiment.name}.json, .md and .png")
+    say(f"wrote {out / experiment.name}.json, .md{' and .png' if experiment.draw else ''}")
     return 0

@@ -54,9 +54,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
 
     The L_ij come from the rows of V and are at most √2 if f is jointly 1-Lipschitz, at most 2 if only each output is.
 
-    f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), and
-    CertificateError as ``output_lipschitz_upper``.
-    Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
+    f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), CertificateError
+    as ``output_lipschitz_upper``. Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> network = seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3))
@@ -71,9 +70,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     v = network.readout.weight.detach().cpu().double()
     if len(v) == 1:
         return outputs[:, 0].abs() / max(rows_upper(network, v)[0] * SLACK, SMALLEST)
-    i, j = torch.triu_indices(len(v), len(v), offset=1)
-    constants = torch.zeros(len(v), len(v), dtype=torch.float64)
-    constants[i, j] = constants[j, i] = torch.tensor(rows_upper(network, v[i] - v[j]), dtype=torch.float64)
+    pairs = rows_upper(network, (v[:, None] - v).flatten(0, 1))
+    constants = torch.tensor(pairs, dtype=torch.float64).view(len(v), len(v))
     first = outputs.argmax(1)
     margins = outputs.gather(1, first[:, None]) - outputs
     radius: Tensor = margins / (constants.to(outputs.device)[first] * SLACK).clamp_min(SMALLEST)

@@ -109,18 +109,13 @@ def seal(network: AnyNetwork) -> AnyNetwork:
 
 
 def descend(
-    parameters: Iterable[Tensor],
-    loss: Callable[[], Tensor],
-    project: Callable[[], None],
-    *,
-    steps: int,
-    learning_rate: float,
+    parameters: Iterable[Tensor], loss: Callable[[], Tensor], project: Callable[[], None], *, steps: int, rate: float
 ) -> None:
     """Adam on ``loss()``, its rate annealed to zero along a cosine, with ``project()`` after each step.
 
     Raises InputError when the loss is NaN or infinite.
     """
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
+    optimiser = torch.optim.Adam(parameters, lr=rate, foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         value = loss()

@@ -27,7 +27,6 @@ __all__ = [
 EXCESS = 1e-12  # a norm above 1 by no more than this counts as rounding
 MAX_DIRECTIONS = 1_000_000  # points of the grid that ``sphere_directions`` builds; 24 MB in dimension 3
 COSINE_ROUNDING = 1e-14  # absolute; covers the few roundings of a cosine in float64, 1e-16 each
-Pair = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,7 +141,7 @@ def to_unbounded_width(f: MaxMin) -> UnboundedWidthNetwork:
     return network
 
 
-def tournament(sizes: Sequence[int]) -> tuple[list[list[Pair]], int]:
+def tournament(sizes: Sequence[int]) -> tuple[list[list[tuple[int, int]]], int]:
     """The pairs (p, q) of each round, after which p holds the minimum and q the maximum, and who holds the result.
 
     >>> tournament([2, 1])
@@ -150,7 +149,7 @@ def tournament(sizes: Sequence[int]) -> tuple[list[list[Pair]], int]:
     """
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     groups = [list(range(start, start + size)) for start, size in zip(starts, sizes, strict=True)]
-    rounds: list[list[Pair]] = []
+    rounds: list[list[tuple[int, int]]] = []
     while len(groups) > 1 or len(groups[0]) > 1:
         done = [group[0] for group in groups if len(group) == 1]
         open_groups = [group for group in groups if len(group) > 1]
@@ -286,21 +285,6 @@ def lipschitz_extension(points: Tensor, values: Tensor, directions: Tensor | Non
     [0.0, -1.0, 1.0]
     """
     x, y = points.detach().double(), values.detach().double()
-    check_samples(x, y)
-    u = sphere_directions(x.shape[1]) if directions is None else directions.detach().double()
-    if u.ndim != 2 or u.shape[1:] != x.shape[1:] or not len(u):
-        raise ShapeError(f"`directions` must have shape (m, {x.shape[1]}), m >= 1; got {tuple(u.shape)}.")
-    cones = []
-    for x_i, y_i in zip(x, y, strict=True):
-        covered = ((x - x_i) @ u.mT).amax(1) < y_i - y  # samples that the cone of U would cover
-        towards = nn.functional.normalize((x - x_i)[covered], dim=1)
-        cone = torch.cat([u, inside_ball(towards).reshape(-1, u.shape[1])])
-        cones.append(torch.cat([-cone, (y_i + cone @ x_i)[:, None]], 1))
-    return grouped(cones)
-
-
-def check_samples(x: Tensor, y: Tensor) -> None:
-    """Refuse samples that no 1-Lipschitz function passes through."""
     if x.ndim != 2 or 0 in x.shape or y.shape != x.shape[:1]:
         raise ShapeError(f"expected points (n, d) and values (n,); got {tuple(x.shape)} and {tuple(y.shape)}.")
     if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
@@ -313,6 +297,16 @@ def check_samples(x: Tensor, y: Tensor) -> None:
             f"samples {i} and {k} differ by {difference:.9g} at a distance of {distance:.9g}, so no 1-Lipschitz function "
             "passes through both; divide the values by their Lipschitz constant."
         )
+    u = sphere_directions(x.shape[1]) if directions is None else directions.detach().double()
+    if u.ndim != 2 or u.shape[1:] != x.shape[1:] or not len(u):
+        raise ShapeError(f"`directions` must have shape (m, {x.shape[1]}), m >= 1; got {tuple(u.shape)}.")
+    cones = []
+    for x_i, y_i in zip(x, y, strict=True):
+        covered = ((x - x_i) @ u.mT).amax(1) < y_i - y  # samples that the cone of U would cover
+        towards = nn.functional.normalize((x - x_i)[covered], dim=1)
+        cone = torch.cat([u, inside_ball(towards).reshape(-1, u.shape[1])])
+        cones.append(torch.cat([-cone, (y_i + cone @ x_i)[:, None]], 1))
+    return grouped(cones)
 
 
 def distance_to_points(points: Tensor, directions: Tensor | None = None) -> MaxMin:

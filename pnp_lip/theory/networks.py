@@ -9,16 +9,7 @@ from torch import Tensor, nn
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Activation, GradientFlowLinear
 
-__all__ = [
-    "SCALARS",
-    "BlockAffine",
-    "Constraints",
-    "FixedWidthNetwork",
-    "MaxMinLayer",
-    "Network",
-    "UnboundedWidthNetwork",
-    "dual_norm",
-]
+__all__ = ["BlockAffine", "Constraints", "FixedWidthNetwork", "MaxMinLayer", "Network", "UnboundedWidthNetwork"]
 
 SCALARS = 3  # coordinates of the fixed-width state before its block: a maximum, a minimum, a term that waits
 
@@ -242,7 +233,7 @@ def exponential_of_skew(size: int) -> Tensor:
 
 def check_network(features: int, width: int, depth: int, out_features: int) -> None:
     if min(features, width, out_features) < 1 or depth < 0:
-        sizes = f"{features}, {width}, {out_features} and {depth}"
+        sizes = features, width, out_features, depth
         raise InputError(f"features, width and out_features must be at least 1, depth at least 0; got {sizes}.")
 
 

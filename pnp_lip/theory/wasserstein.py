@@ -14,6 +14,9 @@ from pnp_lip.theory.networks import UnboundedWidthNetwork
 __all__ = ["Wasserstein1", "wasserstein1"]
 
 
+RATES = (5e-2, 1e-2)  # Adam's: large ones suit potentials of one piece, small ones those of many
+
+
 @dataclasses.dataclass(frozen=True)
 class Wasserstein1:
     """``lower`` ≤ W₁(P, Q); the ``critic`` attains it: ``lower`` = scale · (mean f over P − mean f over Q).
@@ -28,21 +31,14 @@ class Wasserstein1:
 
 
 def wasserstein1(
-    p: Tensor,
-    q: Tensor,
-    *,
-    width: int = 32,
-    depth: int = 8,
-    steps: int = 1500,
-    learning_rates: Sequence[float] = (5e-2, 1e-2),
+    p: Tensor, q: Tensor, *, width: int = 32, depth: int = 8, steps: int = 1500, learning_rates: Sequence[float] = RATES
 ) -> Wasserstein1:
     """A lower bound of W₁(P, Q), P and Q uniform on the rows of ``p`` (n, d) and ``q`` (m, d), Euclidean distances.
 
     W₁(P, Q) = sup { E_P f − E_Q f : f 1-Lipschitz } (Kantorovich & Rubinstein), so any 1-Lipschitz f gives a lower bound.
     f is an ``UnboundedWidthNetwork`` trained to raise it (Adam, all points in each step), its layers isometries almost
     everywhere. ``seal`` makes the constraint certain before the value is taken, in float64. Training decides how near the
-    bound comes: one critic is trained with each of ``learning_rates`` (large ones suit potentials of one piece, small
-    ones those of many) and the best is returned.
+    bound comes: one critic is trained with each of ``learning_rates``, and the best is returned.
 
     Raises ShapeError for clouds that are not (n, d) and (m, d), InputError for points that are not finite or all equal
     and settings out of range. Source: Arjovsky, Chintala & Bottou (2017) for the critic; their constraint is not exact.
@@ -72,7 +68,7 @@ def wasserstein1(
             critic = UnboundedWidthNetwork(x.shape[1], width=max(width, x.shape[1]), depth=depth)
         project = Projector(critic.constraints(), isometric=True)
         loss = functools.partial(total, critic, x.float(), -weights.float())
-        descend(critic.parameters(), loss, project, steps=steps, learning_rate=rate)
+        descend(critic.parameters(), loss, project, steps=steps, rate=rate)
         lower = scale * float(total(seal(critic).double(), x, weights).detach())
         found.append(Wasserstein1(lower, critic, centre, scale))
     return max(found, key=lambda bound: bound.lower)

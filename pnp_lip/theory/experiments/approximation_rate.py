@@ -65,8 +65,8 @@ def extend(side: int) -> Values:
     samples, points = square_grid(side), square_grid(101)
     directions = sphere_directions(2, math.ceil(math.sqrt(side)))
     f = lipschitz_extension(samples, circle_distance(samples), directions)
-    found = constructed(f, points, circle_distance(points), points[::100])
-    return {**found, "size": side**2, "directions": len(directions)}
+    sizes = {"size": side**2, "directions": len(directions)}
+    return {**constructed(f, points, circle_distance(points), points[::100]), **sizes}
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def train(make: Callable[[int], Network], size: int, steps: int, seeds: int) -> 
         network = make(size)
         project = Projector(network.constraints(), isometric=True)
         loss = functools.partial(variance, network)
-        descend(network.parameters(), loss, project, steps=steps, learning_rate=RATE)
+        descend(network.parameters(), loss, project, steps=steps, rate=RATE)
         with torch.no_grad():
             difference = seal(network).double()(points)[:, 0] - circle_distance(points)
         errors.append(float(difference.std()))
@@ -146,13 +146,12 @@ def table(cells: Cells) -> str:
     return markdown("networks | size | error, by size | slope against size | slope against width (Theorem 3.1)", rows)
 
 
-def draw(left: Axes, right: Axes, cells: Cells) -> None:
+def draw(axis: Axes, cells: Cells) -> None:
     """Error against size, both axes logarithmic, with the fitted lines."""
-    for i, (axis, name) in enumerate(zip((left, left, right, right), CURVES, strict=True)):
+    for i, name in enumerate(CURVES):
         chosen = where(cells, "size", curve=name)
         sizes, errors, exponent = [r["size"] for r in chosen], [r["error"] for r in chosen], slope(chosen, "size")
         centre, middle = (math.exp(sum(map(math.log, values)) / len(values)) for values in (sizes, errors))
         axis.loglog(sizes, errors, "o", color=f"C{i}", label=f"{name}: slope {exponent:.2f}")
         axis.loglog(sizes, [middle * (size / centre) ** exponent for size in sizes], "-", color=f"C{i}", lw=1)
-    left.set(xlabel="knots or samples N", ylabel="largest error", title="exact constructions")
-    right.set(xlabel="width or depth", ylabel="root mean square error", title="trained")
+    axis.set(xlabel="knots, samples, width or depth", ylabel="largest error; trained: root mean square")

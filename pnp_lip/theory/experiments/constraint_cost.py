@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.theory.constraints import Projector, parametrise
 from pnp_lip.theory.experiments.classification import two_moons
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
 
 __all__ = ["constraint_cost_experiment"]
@@ -38,7 +37,7 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
         for depth in depths
     }
     settings = {"depths": depths, "widths": widths, "repeats": repeats, "batch": BATCH, "batches": BATCHES}
-    return Experiment("constraint-cost", settings, cells, table, draw)
+    return Experiment("constraint-cost", settings, cells, table)
 
 
 def compute(family: str, width: int, depth: int, repeats: int) -> Values:
@@ -81,15 +80,3 @@ def table(cells: Cells) -> str:
         figures = [f"{time:.1f}" for time in times] + [f"{time / times[0]:.2f}" for time in times[1:]]
         rows.append(" | ".join([f"{r['family']} | {r['width']} | {r['depth']}", *figures]))
     return markdown(header, rows)
-
-
-def draw(left: Axes, right: Axes, cells: Cells) -> None:
-    """Time for an epoch against depth, a panel for each width."""
-    for axis, width in zip((left, right), sorted({int(r["width"]) for r in cells.values()}), strict=False):
-        for family, style, face in zip(FAMILIES, ("o-", "s-"), (None, "w"), strict=True):
-            chosen = where(cells, "depth", family=family, width=width)
-            for i, way in enumerate(WAYS):
-                times = [r["milliseconds"][way] for r in chosen]
-                depths, label = [r["depth"] for r in chosen], f"{way}, {family}"
-                axis.loglog(depths, times, style, color=f"C{i}", mfc=face, label=label)
-        axis.set(xlabel="depth L", ylabel="CPU ms for an epoch", title=f"width {width}")
