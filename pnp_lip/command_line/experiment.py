@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from pnp_lip.command_line.common import Commands, say
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.data is not None and options.name != "mnist":
         raise InputError(f"--data is for mnist; {options.name} makes its own data.")
-    makers = {
+    makers: dict[str, Callable[..., experiments.Experiment]] = {
         "two-moons": experiments.two_moons_experiment,
         "mnist": functools.partial(experiments.mnist_experiment, Path(options.data or "data")),
         "constraint-cost": experiments.constraint_cost_experiment,

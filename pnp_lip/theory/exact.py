@@ -258,7 +258,7 @@ def piecewise_linear(knots: Tensor, values: Tensor) -> MaxMin:
 def grouped(groups: list[Tensor]) -> MaxMin:
     """The form with these groups of pieces (a_j, b_j), a row for each piece."""
     table = torch.cat(groups)
-    indices = torch.arange(len(table)).split([len(group) for group in groups])
+    indices = torch.split(torch.arange(len(table)), [len(group) for group in groups])
     return MaxMin(table[:, :-1], table[:, -1], [group.tolist() for group in indices])
 
 

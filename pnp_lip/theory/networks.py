@@ -214,7 +214,8 @@ Network = UnboundedWidthNetwork | FixedWidthNetwork
 def dual_norm(rows: Tensor) -> Tensor:
     """|r₁| + |r₂| + |r₃| + ‖r₄:‖₂ of each row, (..., m, n) to (..., m, 1)."""
     scalars, block = rows[..., :SCALARS], rows[..., SCALARS:]
-    return scalars.abs().sum(-1, keepdim=True) + torch.linalg.vector_norm(block, dim=-1, keepdim=True)
+    norm: Tensor = scalars.abs().sum(-1, keepdim=True) + block.norm(dim=-1, keepdim=True)
+    return norm
 
 
 def isometric_layer(width: int, hidden: int | None = None, activation: Activation | None = None) -> GradientFlowLinear:
@@ -228,7 +229,8 @@ def isometric_layer(width: int, hidden: int | None = None, activation: Activatio
 def exponential_of_skew(size: int) -> Tensor:
     """exp(½(G − Gᵀ)), an orthogonal matrix, G of independent standard normal entries."""
     g = torch.randn(size, size, dtype=torch.float64)
-    return torch.linalg.matrix_exp((g - g.mT) / 2).to(torch.get_default_dtype())
+    orthogonal: Tensor = torch.linalg.matrix_exp((g - g.mT) / 2)
+    return orthogonal.to(torch.get_default_dtype())
 
 
 def check_network(features: int, width: int, depth: int, out_features: int) -> None:

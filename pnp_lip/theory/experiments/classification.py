@@ -274,8 +274,7 @@ def train_side_by_side(
         projector()
         lift[free] = kept
 
-    steps = schedule.epochs * per_epoch
-    descend(parameters.values(), loss, project, steps=steps, rate=schedule.learning_rate)
+    descend(parameters.values(), loss, project, steps=schedule.epochs * per_epoch, rate=schedule.learning_rate)
     for i, network in enumerate(networks):
         network.load_state_dict({name: value[i].detach() for name, value in parameters.items()})
 
