@@ -16,7 +16,13 @@ from pnp_lip.layers import Clip, GradientFlowLinear
 from pnp_lip.spectral import norm_bound
 from pnp_lip.spectral.norm_bound import square_upper
 from pnp_lip.theory import FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork, output_lipschitz_upper, seal
-from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
+from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State
+
+
+def start(dimension: int) -> State:
+    """The input itself: one block, the identity."""
+    return State([range(dimension)], (Fraction(1),))
+
 
 PARTITIONS: dict[str, Blocks] = {
     "alone": [[k] for k in range(6)],

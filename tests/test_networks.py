@@ -23,7 +23,8 @@ from pnp_lip.theory import (
     plain,
     seal,
 )
-from pnp_lip.theory.constraints import dual_norm, norms_lower, retract
+from pnp_lip.theory.constraints import norms_lower, retract
+from pnp_lip.theory.networks import dual_norm
 
 Network = UnboundedWidthNetwork | FixedWidthNetwork
 FAMILIES = {

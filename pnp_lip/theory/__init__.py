@@ -5,13 +5,15 @@
 
 from pnp_lip.theory.certificates import certified_radius, output_lipschitz_upper
 from pnp_lip.theory.constraints import Projector, parametrise, plain, seal
-from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
-from pnp_lip.theory.interpolation import (
+from pnp_lip.theory.exact import (
+    MaxMin,
     covering_cosine_lower,
     distance_to_points,
     lipschitz_extension,
     piecewise_linear,
     sphere_directions,
+    to_fixed_width,
+    to_unbounded_width,
 )
 from pnp_lip.theory.networks import BlockAffine, Constraints, FixedWidthNetwork, MaxMinLayer, UnboundedWidthNetwork
 from pnp_lip.theory.wasserstein import Wasserstein1, wasserstein1

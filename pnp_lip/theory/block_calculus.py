@@ -17,19 +17,20 @@ have ‖Q‖ up to √n, but the maximum of n 1-Lipschitz functions is 1-Lipschi
 Source: the constraints of Murari, Furuya & Schönlieb (2025), Theorem 4.1, there with all L_B = 1.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import flow_step, sqrt_up
 from pnp_lip.spectral.norm_bound import square_upper
 from pnp_lip.spectral.verified import exact_float64
 
-__all__ = ["Affine", "Blocks", "Flow", "State", "start"]
+__all__ = ["Affine", "Blocks", "Flow", "State"]
 
 Blocks = Sequence[Sequence[int]]
 
@@ -42,18 +43,13 @@ class State:
     lipschitz: tuple[Fraction, ...]
 
 
-def start(dimension: int) -> State:
-    """The input itself: one block, the identity."""
-    return State([range(dimension)], (Fraction(1),))
-
-
 @dataclasses.dataclass(frozen=True)
 class Affine:
     """z ↦ Az + b with the ``weight`` A. ``blocks`` cut its output, and may cut finer than the input was cut.
 
     >>> import torch
     >>> lift = Affine("lift", torch.eye(2).repeat(2, 1), [[0], [1], [2], [3]])
-    >>> [str(l) for l in lift(start(2)).lipschitz]
+    >>> [str(l) for l in lift(State([[0, 1]], (Fraction(1),))).lipschitz]
     ['1', '1', '1', '1']
     """
 
@@ -64,12 +60,12 @@ class Affine:
     def __call__(self, state: State) -> State:
         """The state after the map."""
         a = exact_float64(self.weight)
-        return State(self.blocks, tuple(self.constant(a[list(rows)], state) for rows in self.blocks))
-
-    def constant(self, a: Tensor, state: State) -> Fraction:
-        """Σ_B ‖A_OB‖ L_B for the rows of one output block O."""
-        parts = zip(state.blocks, state.lipschitz, strict=True)
-        return sum((sqrt_up(square_upper(a[:, list(block)])) * value for block, value in parts), Fraction(0))
+        parts = [(list(block), value) for block, value in zip(state.blocks, state.lipschitz, strict=True)]
+        constants = (
+            sum((sqrt_up(square_upper(rows[:, block])) * value for block, value in parts), Fraction(0))
+            for rows in (a[list(block)] for block in self.blocks)
+        )
+        return State(self.blocks, tuple(constants))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,49 +87,40 @@ class Flow:
     def __call__(self, state: State) -> State:
         """The state after the map, its blocks joined where the rows of W connect them."""
         w = exact_float64(self.weight)
-        entries = [[(j, v) for j, v in enumerate(row) if v] for row in w.tolist()]
+        step = Fraction(self.tau) * Fraction(self.slope)
         blocks: list[list[int]] = []
         values: list[Fraction] = []
-        for members, rows in components(state.blocks, entries):
+        for members, rows in components(state.blocks, w):
             united = [list(state.blocks[k]) for k in members]
             constants = [state.lipschitz[k] for k in members]
-            if len(rows) == 1 and all(len(block) == 1 for block in united):
+            joined = [j for block in united for j in block]
+            if len(rows) == 1 and len(joined) == len(members):
                 blocks += united
-                values += self.row([dict(entries[rows[0]])[block[0]] for block in united], constants)
+                values += of_singles(w[rows[0], joined].tolist(), constants, step)
             else:
-                blocks.append([j for block in united for j in block])
-                values.append(self.united(w[rows][:, blocks[-1]], constants))
+                total = constants[0] if len(members) == 1 else sqrt_up(sum((c**2 for c in constants), Fraction(0)))
+                blocks.append(joined)
+                values.append(total * flow_step(step * square_upper(w[rows][:, joined])).lipschitz if rows else total)
         return State(blocks, tuple(values))
 
-    def row(self, row: Sequence[float], constants: Sequence[Fraction]) -> list[Fraction]:
-        """max(L_i, |1 − τ s w_i²| L_i + |τ| s |w_i| Σ_{j≠i} |w_j| L_j)."""
-        step = Fraction(self.tau) * Fraction(self.slope)
-        w = [abs(Fraction(value)) for value in row]
-        total = sum((a * b for a, b in zip(w, constants, strict=True)), Fraction(0))
-        return [
-            max(value, abs(1 - step * a**2) * value + abs(step) * a * (total - a * value))
-            for a, value in zip(w, constants, strict=True)
-        ]
 
-    def united(self, w: Tensor, constants: Sequence[Fraction]) -> Fraction:
-        """√(Σ L_B²) times the Lipschitz constant of the flow."""
-        together = constants[0] if len(constants) == 1 else sqrt_up(sum((c**2 for c in constants), Fraction(0)))
-        if not len(w):
-            return together
-        return together * flow_step(Fraction(self.tau) * Fraction(self.slope) * square_upper(w)).lipschitz
+def of_singles(row: Sequence[float], constants: Sequence[Fraction], step: Fraction) -> list[Fraction]:
+    """max(L_i, |1 − τ s w_i²| L_i + |τ s| |w_i| Σ_{j≠i} |w_j| L_j), the ``step`` being τ s."""
+    w = [abs(Fraction(value)) for value in row]
+    total = sum((a * b for a, b in zip(w, constants, strict=True)), Fraction(0))
+    return [
+        max(value, abs(1 - step * a**2) * value + abs(step) * a * (total - a * value))
+        for a, value in zip(w, constants, strict=True)
+    ]
 
 
-def components(blocks: Blocks, entries: Sequence[Sequence[tuple[int, float]]]) -> Iterable[tuple[list[int], list[int]]]:
+def components(blocks: Blocks, w: Tensor) -> Iterator[tuple[list[int], list[int]]]:
     """The connected components: the numbers of their blocks, and of the rows that connect these."""
-    home = {j: k for k, block in enumerate(blocks) for j in block}
-    groups = {k: ([k], list[int]()) for k in range(len(blocks))}  # by block; connected blocks share one
-    for i, row in enumerate(entries):
-        if row:
-            members, rows = groups[home[row[0][0]]]
-            rows.append(i)
-            for other in (groups[home[j]] for j, _ in row[1:]):
-                if other[0] is not members:
-                    members += other[0]
-                    rows += other[1]
-                    groups |= dict.fromkeys(other[0], (members, rows))
-    return sorted((sorted(members), sorted(rows)) for k, (members, rows) in groups.items() if members[0] == k)
+    home = np.empty(w.shape[1], dtype=int)  # the block of each coordinate
+    for k, block in enumerate(blocks):
+        home[list(block)] = k
+    rows, columns = np.nonzero(w.numpy())
+    touched = coo_array((np.ones(len(rows)), (rows, home[columns])), shape=(len(w), len(blocks)))
+    count, label = connected_components(touched.T @ touched, directed=False)
+    for c in range(count):
+        yield np.flatnonzero(label == c).tolist(), np.unique(rows[label[home[columns]] == c]).tolist()

@@ -5,10 +5,9 @@ norms, which suits trained networks. With single coordinates (in the fixed-width
 proves the exact constructions, whose lifts have norms far above one. Importing this module registers the rules.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -22,7 +21,7 @@ from pnp_lip.certificates.plain import affine
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowLinear
 from pnp_lip.spectral import norm_bound
-from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State, start
+from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State
 from pnp_lip.theory.networks import SCALARS, BlockAffine, FixedWidthNetwork, MaxMinLayer, Network, UnboundedWidthNetwork
 
 __all__ = ["certified_radius", "output_lipschitz_upper"]
@@ -35,10 +34,8 @@ SMALLEST = 1e-300  # a divisor instead of a constant zero, whose radius is unbou
 def output_lipschitz_upper(network: Network) -> tuple[float, ...]:
     """An upper bound of the Lipschitz constant of each output alone, |f_k(x) − f_k(y)| ≤ L_k ‖x − y‖₂.
 
-    ``certify`` bounds the outputs jointly, ‖f(x) − f(y)‖₂, which for m outputs may be up to √m times as much.
-
-    Raises CertificateError for subclasses, which may override ``forward``, for children of another type than the family
-    has, and for hooks.
+    ``certify`` bounds the outputs jointly, which for m outputs may be up to √m times as much. Raises CertificateError for
+    subclasses, which may override ``forward``, for children of another type than the family has, and for hooks.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> max(output_lipschitz_upper(seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3)))) <= 1
@@ -55,14 +52,10 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     One output: r(x) = |f(x)|/L, the class being the sign. Several: r(x) = min_{j≠i} (f_i(x) − f_j(x))/L_ij with i the
     predicted class and L_ij a certified Lipschitz constant of f_i − f_j = (v_i − v_j)ᵀ z(x), z the state before the readout.
 
-    If f is jointly 1-Lipschitz, ‖f(x) − f(y)‖₂ ≤ ‖x − y‖₂, then L_ij ≤ ‖e_i − e_j‖₂ = √2 and the radius is at least
-    margin/√2. If only each output is 1-Lipschitz, as in ``FixedWidthNetwork``, then L_ij ≤ 2 and it is at least margin/2.
-    Both are attained, so neither may replace the other. The constants here come from the rows of V and are never larger.
+    The L_ij come from the rows of V and are at most √2 if f is jointly 1-Lipschitz, at most 2 if only each output is.
 
-    f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), and
-    CertificateError as ``output_lipschitz_upper``.
-
-    Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
+    f(x) is evaluated in float64; its rounding is not counted. Raises InputError when ``x`` is not (N, d), CertificateError
+    as ``output_lipschitz_upper``. Source: Tsuzuku, Sato & Sugiyama (2018), Section 4, with a constant for each pair.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> network = seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3))
@@ -77,9 +70,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     v = network.readout.weight.detach().cpu().double()
     if len(v) == 1:
         return outputs[:, 0].abs() / max(rows_upper(network, v)[0] * SLACK, SMALLEST)
-    i, j = torch.triu_indices(len(v), len(v), offset=1)
-    constants = torch.zeros(len(v), len(v), dtype=torch.float64)
-    constants[i, j] = constants[j, i] = torch.tensor(rows_upper(network, v[i] - v[j]), dtype=torch.float64)
+    pairs = rows_upper(network, (v[:, None] - v).flatten(0, 1))
+    constants = torch.tensor(pairs, dtype=torch.float64).view(len(v), len(v))
     first = outputs.argmax(1)
     margins = outputs.gather(1, first[:, None]) - outputs
     radius: Tensor = margins / (constants.to(outputs.device)[first] * SLACK).clamp_min(SMALLEST)
@@ -98,6 +90,7 @@ def certify_block_affine(layer: BlockAffine, path: str, rtol: float) -> Proof:
     return affine(layer, path, norm_bound(block_matrix(layer).cpu(), rtol=rtol))
 
 
+@rule(UnboundedWidthNetwork, FixedWidthNetwork)
 def certify_network(network: Network, path: str, rtol: float) -> Proof:
     """The least Lipschitz constant that a partition proves, with the children's lines."""
     parts = describe_parts(network, path, rtol)
@@ -105,16 +98,12 @@ def certify_network(network: Network, path: str, rtol: float) -> Proof:
     return Proof(MapBound(constant, None), tuple(line for part in parts for line in part.layers), failures)
 
 
-rule(UnboundedWidthNetwork)(certify_network)
-rule(FixedWidthNetwork)(certify_network)
-
-
 def attempt(network: Network, path: str, blocks: Blocks) -> tuple[Fraction, tuple[str, ...]]:
     """The Lipschitz constant that this partition proves, and the factors that raise it above one."""
     passed = states(network, path, blocks)
-    rows = of_rows(network.readout.weight, passed[-1])
-    jointly = Affine("", network.readout.weight, [range(len(rows))])(passed[-1]).lipschitz[0]
-    constant = min(jointly, sqrt_up(sum((c**2 for c in rows), Fraction(0))))
+    v = network.readout.weight
+    jointly, rows = (Affine("", v, cut)(passed[-1]).lipschitz for cut in ([range(len(v))], alone(len(v))))
+    constant = min(*jointly, sqrt_up(sum((c**2 for c in rows), Fraction(0))))
     largest = [*(max(state.lipschitz) for state in passed), constant]
     names = [*(factor.path for factor in factors(network, path, blocks)), join(path, "readout")]
     failures = [
@@ -128,49 +117,43 @@ def attempt(network: Network, path: str, blocks: Blocks) -> tuple[Fraction, tupl
 
 def rows_upper(network: Network, rows: Tensor) -> tuple[float, ...]:
     """The Lipschitz constant of each row · z(x), z the state before the readout: the least that a partition proves."""
-    found = [of_rows(rows, states(network, "", blocks)[-1]) for blocks in partitions(network)]
+    each = Affine("", rows, alone(len(rows)))
+    found = [each(states(network, "", blocks)[-1]).lipschitz for blocks in partitions(network)]
     return tuple(round_up(min(constants)) for constants in zip(*found, strict=True))
-
-
-def of_rows(rows: Tensor, state: State) -> tuple[Fraction, ...]:
-    """The Lipschitz constant of each row, applied to the state."""
-    return Affine("", rows, [[k] for k in range(len(rows))])(state).lipschitz
 
 
 def states(network: Network, path: str, blocks: Blocks) -> list[State]:
     """The state after each factor before the readout, the input first."""
-    passed = [start(network.lift.weight.shape[1])]
-    for factor in factors(network, path, blocks):
-        passed.append(factor(passed[-1]))
-    return passed
+    first = State([range(network.lift.weight.shape[1])], (Fraction(1),))  # one block, the identity
+    return list(itertools.accumulate(factors(network, path, blocks), lambda z, factor: factor(z), initial=first))
 
 
 def partitions(network: Network) -> tuple[Blocks, Blocks]:
     """All in one block; the finest partition that the family's layers respect."""
-    size = network.lift.weight.shape[0]
-    alone = [[k] for k in range(size)]
-    fine = alone if isinstance(network, UnboundedWidthNetwork) else [*alone[:SCALARS], list(range(SCALARS, size))]
-    return [range(size)], fine
+    size = len(network.lift.weight)
+    fixed = isinstance(network, FixedWidthNetwork)
+    return [range(size)], [*alone(SCALARS), range(SCALARS, size)] if fixed else alone(size)
+
+
+def alone(size: int) -> Blocks:
+    return [[k] for k in range(size)]
 
 
 def factors(network: Network, path: str, blocks: Blocks) -> Iterator[Affine | Flow]:
     """The factors before the readout, each as the calculus of blocks sees it."""
+    width = len(network.lift.weight)
     yield Affine(join(path, "lift"), network.lift.weight, blocks)
     for i, layer in enumerate(network.layers):
         name = join(path, f"layers.{i}")
         if isinstance(layer, MaxMinLayer):
-            yield Flow(name, torch.eye(2, len(network.lift.weight)).diff(dim=0), 1.0, 1.0)  # sorts the first two
-            yield flow(layer.inner, f"{name}.inner", nn.functional.pad(layer.inner.weight, (SCALARS, 0)))
-        elif isinstance(layer, GradientFlowLinear):
-            yield flow(layer, name, layer.weight)
+            yield Flow(name, torch.eye(2, width).diff(dim=0), 1.0, 1.0)  # sorts the first two
+            layer, name = layer.inner, f"{name}.inner"
+        if isinstance(layer, GradientFlowLinear):
+            weight = nn.functional.pad(layer.weight, (width - layer.weight.shape[1], 0))
+            yield Flow(name, weight, float(layer.tau.detach()), check_slopes(layer.activation, name)[1])
         between = network.affines[i] if isinstance(network, FixedWidthNetwork) else None
         if isinstance(between, BlockAffine):
             yield Affine(join(path, f"affines.{i}"), block_matrix(between), blocks)
-
-
-def flow(layer: GradientFlowLinear, path: str, weight: Tensor) -> Flow:
-    """A gradient-flow layer, its ``weight`` perhaps padded."""
-    return Flow(path, weight, float(layer.tau.detach()), check_slopes(layer.activation, path)[1])
 
 
 def block_matrix(layer: BlockAffine) -> Tensor:
@@ -190,12 +173,10 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
         )
     if network._forward_hooks or network._forward_pre_hooks or "forward" in vars(network):
         raise CertificateError("the network has forward hooks or a replaced forward; remove them.")
+    fixed, depth = isinstance(network, FixedWidthNetwork), range(len(network.layers))
     expected: dict[str, type[nn.Module]] = {"lift": nn.Linear}
-    if isinstance(network, FixedWidthNetwork):
-        expected |= {f"layers.{i}": MaxMinLayer for i in range(len(network.layers))}
-        expected |= {f"affines.{i}": BlockAffine for i in range(len(network.affines))}
-    else:
-        expected |= {f"layers.{i}": GradientFlowLinear for i in range(len(network.layers))}
+    expected |= {f"layers.{i}": MaxMinLayer if fixed else GradientFlowLinear for i in depth}
+    expected |= {f"affines.{i}": BlockAffine for i in depth} if fixed else {}
     expected["readout"] = nn.Linear
     for name, kind in expected.items():
         child = network.get_submodule(name)

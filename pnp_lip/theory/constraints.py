@@ -1,7 +1,5 @@
 """Keeping a network 1-Lipschitz: projected gradient or a parametrisation in training, ``seal`` at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -13,7 +11,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.layers import constrain
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.spectral import norm_bound
-from pnp_lip.theory.networks import SCALARS, Constraints, FixedWidthNetwork, Network
+from pnp_lip.theory.networks import SCALARS, Constraints, FixedWidthNetwork, Network, dual_norm
 
 __all__ = ["Projector", "descend", "parametrise", "plain", "retract", "seal"]
 
@@ -29,16 +27,12 @@ class Projector:
 
     - τ ← min(max(τ, 0), 2/ν²), ν = ‖Wv‖ after ``iterations`` power iterations; the next call starts from this v.
     - ``isometric`` first moves W towards orthonormal rows or columns. With τ = 2 the layers then stay isometries almost
-      everywhere (dynamical isometry), so f can keep gradients of norm one, as an optimal critic needs.
-    - Matrices with ‖A‖ ≤ 1 move towards the nearest matrix with orthonormal rows or columns by one Newton-Schulz step
-      (``retract``). The result has norm at most one and keeps gradients from vanishing.
+      everywhere (dynamical isometry), so gradients do not vanish.
+    - Matrices with ‖A‖ ≤ 1 move towards orthonormal rows or columns by one Newton-Schulz step (``retract``).
     - Rows are divided by their norm where it exceeds 1.
 
-    ν is a lower bound of ‖W‖, so training holds the constraint up to the power method's error. ``seal`` removes that
-    error after training. Tensors of one shape form one batch, so the cost of a call hardly grows with depth until the
-    matrices are large.
-
-    Raises InputError when ``iterations`` is below 1. Source: Murari, Furuya & Schönlieb (2025), Section 5.
+    ν ≤ ‖W‖, so training holds the constraint up to the power method's error, which ``seal`` removes at the end. Raises
+    InputError when ``iterations`` is below 1. Source: Murari, Furuya & Schönlieb (2025), Section 5.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = UnboundedWidthNetwork(2, width=5, depth=2)
@@ -58,7 +52,11 @@ class Projector:
             raise InputError(f"`iterations` must be at least 1; got {iterations}.")
         self.iterations, self.isometric = iterations, isometric
         self.steps = by_shape([w for w, _ in constraints.steps], [tau for _, tau in constraints.steps])
-        self.directions = [start_direction(torch.stack(weights).detach()) for weights, _ in self.steps]
+        self.directions: list[Tensor] = []  # v of each group, from a fixed random start
+        for weights, _ in self.steps:
+            w = torch.stack(weights).detach()
+            v = torch.randn(w.shape[-1], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(w)
+            self.directions.append(norms_lower(w, v.expand(*w.shape[:-2], -1, -1), START_ITERATIONS)[1])
         self.contractions = by_shape(constraints.contractions)
         self.unit_rows = constraints.unit_rows
         self.mixed_rows = by_shape(constraints.mixed_rows)
@@ -85,10 +83,8 @@ def seal(network: AnyNetwork) -> AnyNetwork:
     """Make the constraint hold with certainty, in place, by the least scaling of what violates it; return the network.
 
     Every matrix, row and step is divided by a rigorous upper bound of its norm where that exceeds 1 − 1e-6. Then
-    ``certify(network)`` proves 1. In a trained network the weights move by the power method's error only.
-
-    ``network`` is an ``UnboundedWidthNetwork`` or a ``FixedWidthNetwork``, without parametrisations. Raises InputError
-    for weights that are NaN or infinite.
+    ``certify(network)`` proves 1. ``network`` must have no parametrisations. Raises InputError for weights that are NaN
+    or infinite.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = UnboundedWidthNetwork(2, width=5, depth=2)
@@ -113,18 +109,13 @@ def seal(network: AnyNetwork) -> AnyNetwork:
 
 
 def descend(
-    parameters: Iterable[Tensor],
-    loss: Callable[[], Tensor],
-    project: Callable[[], None],
-    *,
-    steps: int,
-    learning_rate: float,
+    parameters: Iterable[Tensor], loss: Callable[[], Tensor], project: Callable[[], None], *, steps: int, rate: float
 ) -> None:
     """Adam on ``loss()``, its rate annealed to zero along a cosine, with ``project()`` after each step.
 
     Raises InputError when the loss is NaN or infinite.
     """
-    optimiser = torch.optim.Adam(parameters, lr=learning_rate, foreach=True)
+    optimiser = torch.optim.Adam(parameters, lr=rate, foreach=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         value = loss()
@@ -151,24 +142,11 @@ def retract(a: Tensor) -> Tensor:
     return (correction @ a if wide else a @ correction) / scale.sqrt()
 
 
-def dual_norm(rows: Tensor) -> Tensor:
-    """|r₁| + |r₂| + |r₃| + ‖r₄:‖₂ of each row, (..., m, n) to (..., m, 1)."""
-    scalars, block = rows[..., :SCALARS], rows[..., SCALARS:]
-    norm: Tensor = scalars.abs().sum(-1, keepdim=True) + block.norm(dim=-1, keepdim=True)
-    return norm
-
-
 def norms_lower(w: Tensor, v: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """‖Wv‖ ≤ ‖W‖ after power iterations from unit vectors v, and the improved v; (..., m, n) and (..., n, 1)."""
     for _ in range(iterations):
         v = nn.functional.normalize(w.mT @ (w @ v), dim=-2)
     return (w @ v).norm(dim=(-2, -1)), v
-
-
-def start_direction(w: Tensor) -> Tensor:
-    """Unit vectors after some power iterations from a fixed random start."""
-    v = torch.randn(w.shape[-1], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(w)
-    return norms_lower(w, v.expand(*w.shape[:-2], -1, -1), START_ITERATIONS)[1]
 
 
 def by_shape(*columns: Sequence[Tensor]) -> list[list[list[Tensor]]]:
@@ -184,15 +162,29 @@ def update(tensors: list[Tensor], function: Callable[[Tensor], Tensor]) -> None:
     torch._foreach_copy_(tensors, list(function(torch.stack(tensors)).unbind(0)))
 
 
+class MixedRows(nn.Module):
+    """Divide each row by max(1, |r₁| + |r₂| + |r₃| + ‖r₄:‖₂)."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows / dual_norm(rows).clamp_min(1)
+
+
+class LiftRows(nn.Module):
+    """Divide the first three rows by their lengths where these exceed 1, and the block below by its norm."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        upper, lower = weight[:SCALARS], weight[SCALARS:]
+        upper = upper / upper.norm(dim=1, keepdim=True).clamp_min(1)
+        return torch.cat([upper, lower / torch.linalg.matrix_norm(lower, 2)])
+
+
 def parametrise(network: AnyNetwork) -> AnyNetwork:
     """Reparametrise every constrained tensor in place: the network is 1-Lipschitz after every optimiser step.
 
     W/‖W‖ and τ = 2·sigmoid(t) in the residual layers (``pnp_lip.layers.constrain``); lift and readout divided by their
-    norms; the lower blocks the exponential of a skew matrix, as in the code that accompanies the paper; rows divided by
-    their dual norms. The norms are singular values of the whole matrix in floating point, differentiated through: this
-    costs more than ``Projector`` and is exact up to rounding. ``plain`` turns the result back into plain weights.
-
-    Source: Murari, Furuya & Schönlieb (2025), Section 5, for the exponential.
+    norms; the lower blocks the exponential of a skew matrix; rows divided by their dual norms. The norms are singular
+    values in floating point, differentiated through: this costs more than ``Projector`` and is exact up to rounding.
+    ``plain`` turns the result back. Source: Murari, Furuya & Schönlieb (2025), Section 5, for the exponential.
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork
     >>> network = parametrise(UnboundedWidthNetwork(2, width=4, depth=2))
@@ -221,19 +213,3 @@ def plain(network: AnyNetwork) -> AnyNetwork:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return network
-
-
-class MixedRows(nn.Module):
-    """Divide each row by max(1, |r₁| + |r₂| + |r₃| + ‖r₄:‖₂)."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows / dual_norm(rows).clamp_min(1)
-
-
-class LiftRows(nn.Module):
-    """Divide the first three rows by their lengths where these exceed 1, and the block below by its norm."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        upper, lower = weight[:SCALARS], weight[SCALARS:]
-        upper = upper / upper.norm(dim=1, keepdim=True).clamp_min(1)
-        return torch.cat([upper, lower / torch.linalg.matrix_norm(lower, 2)])

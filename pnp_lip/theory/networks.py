@@ -1,7 +1,5 @@
 """The two universal families: residual layers between a lift and a readout, and the ranges that make them 1-Lipschitz."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -11,39 +9,43 @@ from torch import Tensor, nn
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import Activation, GradientFlowLinear
 
-__all__ = [
-    "SCALARS",
-    "BlockAffine",
-    "Constraints",
-    "FixedWidthNetwork",
-    "MaxMinLayer",
-    "Network",
-    "UnboundedWidthNetwork",
-]
+__all__ = ["BlockAffine", "Constraints", "FixedWidthNetwork", "MaxMinLayer", "Network", "UnboundedWidthNetwork"]
 
 SCALARS = 3  # coordinates of the fixed-width state before its block: a maximum, a minimum, a term that waits
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraints:
+    """The tensors of a network that must stay in a range. Leading axes hold copies that are trained side by side.
+
+    ``steps``: pairs W (..., m, n) and τ (...) with 0 ≤ τ ≤ 2/‖W‖². ``contractions``: matrices with ‖A‖ ≤ 1, the lift's
+    first. ``unit_rows``: matrices whose rows have length at most 1. ``mixed_rows``: |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1 for
+    each row.
+    """
+
+    steps: Sequence[tuple[Tensor, Tensor]] = ()
+    contractions: Sequence[Tensor] = ()
+    unit_rows: Sequence[Tensor] = ()
+    mixed_rows: Sequence[Tensor] = ()
 
 
 class UnboundedWidthNetwork(nn.Module):
     """f(x) = V Φ_L ∘ … ∘ Φ_1 (Qx + q), Φ_ℓ(z) = z − τ_ℓ W_ℓᵀ σ(W_ℓ z + b_ℓ) on R^h.
 
-    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². Training keeps these ranges.
-    A lift of a larger norm is allowed; f is then 1-Lipschitz if an argument by coordinates proves it (an exact
-    construction stacks n unit rows, ‖Q‖ ≤ √n). The class itself enforces no range: ``Projector`` keeps it in training,
-    ``seal`` makes it certain at the end, ``certify`` proves it.
+    f is 1-Lipschitz for the Euclidean norms when ‖V‖ ≤ 1, ‖Q‖ ≤ 1 and 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖². The class enforces no range:
+    ``Projector`` keeps it in training, ``seal`` makes it certain, ``certify`` proves it. Exact constructions have a lift
+    of a larger norm (n unit rows, ‖Q‖ ≤ √n).
 
     With σ = ReLU and one output, these functions, over all widths h and depths L, are dense in the scalar 1-Lipschitz
-    functions on compact sets (Theorem 3.1). Another activation of slopes in [0, 1] keeps f 1-Lipschitz. That theorem and
-    the exact representation of piecewise affine functions (Theorem 3.2) then no longer apply; ``Identity`` leaves only
-    affine maps.
+    functions on compact sets (Theorem 3.1). Another activation of slopes in [0, 1] keeps f 1-Lipschitz, but that theorem
+    and the exact representation of piecewise affine functions (Theorem 3.2) then no longer apply.
 
-    Shapes: (..., features) to (..., out_features), any float dtype; flatten images first. ``lift`` is Q, q; ``layers``
-    holds the Φ_ℓ, each with ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At the start
-    Q and V are isometries where the shapes permit, a square W_ℓ is the exponential of a random skew matrix, and
-    τ_ℓ = 2 = 2/‖W_ℓ‖². So every Jacobian is orthogonal (dynamical isometry).
+    Shapes: (..., features) to (..., out_features), any float dtype. ``lift`` is Q, q; ``layers`` holds the Φ_ℓ, each with
+    ``hidden_features`` rows in W (h by default); ``readout`` is V, without a bias. At the start Q and V are isometries
+    where the shapes permit, a square W_ℓ is the exponential of a random skew matrix, and τ_ℓ = 2 = 2/‖W_ℓ‖², so every
+    Jacobian is orthogonal (dynamical isometry).
 
     Raises InputError for sizes below 1 (depth below 0), ShapeError for inputs with another number of columns.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 3.1 and Section 5.
 
     >>> network = UnboundedWidthNetwork(2, width=5, depth=4)
@@ -70,12 +72,10 @@ class UnboundedWidthNetwork(nn.Module):
         nn.init.orthogonal_(self.readout.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.lift)
-        z = self.lift(x)
-        for layer in self.layers:
-            z = layer(z)
-        outputs: Tensor = self.readout(z)
-        return outputs
+        check_columns(x, self.lift.in_features)
+        for module in (self.lift, *self.layers, self.readout):
+            x = module(x)
+        return x
 
     def constraints(self, parameters: Mapping[str, Tensor] | None = None) -> Constraints:
         """What makes f 1-Lipschitz, on these ``parameters``: the network's own, or stacked ones of the same names."""
@@ -93,19 +93,17 @@ class FixedWidthNetwork(nn.Module):
     Each output is 1-Lipschitz when every factor is nonexpansive for these norms: 0 ≤ τ_ℓ ≤ 2/‖W_ℓ‖² in Φ_ℓ; the three free
     rows of A_ℓ have |r|' ≤ 1 and its lower block is a contraction; the first three rows of Q have length at most 1 and the
     others form a contraction; |v|' ≤ 1 for each row v of V. Several outputs are 1-Lipschitz each, so the whole map is so
-    for the maximum norm of its values, not for the Euclidean norm. The class itself enforces no range: ``Projector`` keeps
-    it in training, ``seal`` makes it certain at the end, ``certify`` proves it.
+    for the maximum norm of its values, not for the Euclidean norm. The class enforces no range, as the other family.
 
     With σ = ReLU, one output and h = d these functions, over all depths, are dense in the scalar 1-Lipschitz functions
-    on compact sets of R^d (Theorem 4.1). Another activation of slopes in [0, 1] in the Φ_ℓ keeps f 1-Lipschitz, but the
-    theorem is stated for ReLU; it does not apply to h < d either. The sorting always uses ReLU.
+    on compact sets of R^d (Theorem 4.1). The theorem applies neither to other activations in the Φ_ℓ, which keep f
+    1-Lipschitz when their slopes lie in [0, 1], nor to h < d.
 
     Shapes: (..., features) to (..., out_features), any float dtype. ``width`` is h, ``features`` by default. ``lift`` is
     Q, q of h + 3 rows; ``layers`` holds the Ψ_ℓ, ``affines`` the A_ℓ; ``readout`` is V, without a bias. At the start every
     Φ_ℓ has an orthogonal Jacobian and every lower block is orthogonal (dynamical isometry).
 
     Raises InputError for sizes below 1 (depth below 0), ShapeError for inputs with another number of columns.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 4.1 and Section 5.
 
     >>> network = FixedWidthNetwork(2, depth=4)
@@ -129,25 +127,19 @@ class FixedWidthNetwork(nn.Module):
         self.layers = nn.ModuleList(MaxMinLayer(isometric_layer(h, activation=activation)) for _ in range(depth))
         self.affines = nn.ModuleList(BlockAffine(h) for _ in range(depth))
         self.readout = nn.Linear(h + SCALARS, out_features, bias=False)
-        self.reset()
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Unit rows in the lift's scalars, an isometry in its block, rows of dual norm one in the readout."""
-        upper, lower = self.lift.weight[:SCALARS], self.lift.weight[SCALARS:]
+        upper, lower = self.lift.weight.data[:SCALARS], self.lift.weight.data[SCALARS:]
         upper.copy_(nn.functional.normalize(torch.randn_like(upper)))
         lower.copy_(nn.init.orthogonal_(torch.empty_like(lower)))
-        v = nn.functional.normalize(torch.randn_like(self.readout.weight))
-        dual = v[:, :SCALARS].abs().sum(1) + v[:, SCALARS:].norm(dim=1)
-        self.readout.weight.copy_(v / dual[:, None])
+        v = nn.functional.normalize(torch.randn_like(self.readout.weight.data))
+        self.readout.weight.data = v / dual_norm(v)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_input(x, self.lift)
-        z = self.lift(x)
+        check_columns(x, self.lift.in_features)
+        x = self.lift(x)
         for layer, affine in zip(self.layers, self.affines, strict=True):
-            z = affine(layer(z))
-        outputs: Tensor = self.readout(z)
-        return outputs
+            x = affine(layer(x))
+        x = self.readout(x)
+        return x
 
     def constraints(self, parameters: Mapping[str, Tensor] | None = None) -> Constraints:
         """What makes each output 1-Lipschitz, on these ``parameters``: the network's own, or stacked ones of the same names."""
@@ -170,7 +162,6 @@ class MaxMinLayer(nn.Module):
     max(|z₁|, |z₂|, |z₃|, ‖z₄:‖₂), when Φ is: 0 ≤ τ ≤ 2/‖W‖².
 
     Shapes: (..., h + 3) to the same. ``inner`` is Φ, of h ``features``. Raises ShapeError for another number of columns.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 4.1.
 
     >>> layer = MaxMinLayer(GradientFlowLinear(2))
@@ -183,7 +174,7 @@ class MaxMinLayer(nn.Module):
         self.inner = inner
 
     def forward(self, z: Tensor) -> Tensor:
-        check_state(z, self.inner.weight)
+        check_columns(z, self.inner.weight.shape[1] + SCALARS)
         first, second = z[..., :1], z[..., 1:2]
         pair = torch.maximum(first, second), torch.minimum(first, second)
         return torch.cat([*pair, z[..., 2:SCALARS], self.inner(z[..., SCALARS:])], -1)
@@ -193,12 +184,10 @@ class BlockAffine(nn.Module):
     """A(z) = [R; 0 B] z + b on R^{h+3}: three free rows R read the whole state, the lower block reads only itself.
 
     A is nonexpansive for the norm max(|z₁|, |z₂|, |z₃|, ‖z₄:‖₂) when ‖B‖ ≤ 1 and each row r of R has
-    |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1. It need not be so for the Euclidean norm of the whole state. The layer itself enforces
-    no range: ``Projector`` keeps it in training, ``certify`` proves it.
+    |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1. It need not be so for the Euclidean norm of the whole state. The layer enforces no range.
 
     Shapes: (..., h + 3) to the same; ``rows`` (3, h + 3), ``lower`` (h, h), ``bias`` (h + 3). At the start R keeps the
     three scalars and B is orthogonal, the exponential of a random skew matrix. Raises InputError for ``width`` h < 1.
-
     Source: Murari, Furuya & Schönlieb (2025), Theorem 4.1.
 
     >>> BlockAffine(2)(torch.zeros(1, 5)).shape
@@ -214,7 +203,7 @@ class BlockAffine(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width + SCALARS).uniform_(-1, 1) / (width + SCALARS) ** 0.5)
 
     def forward(self, z: Tensor) -> Tensor:
-        check_state(z, self.lower)
+        check_columns(z, len(self.bias))
         linear: Tensor = torch.cat([z @ self.rows.mT, z[..., SCALARS:] @ self.lower.mT], -1)
         return linear + self.bias
 
@@ -222,19 +211,11 @@ class BlockAffine(nn.Module):
 Network = UnboundedWidthNetwork | FixedWidthNetwork
 
 
-@dataclasses.dataclass(frozen=True)
-class Constraints:
-    """The tensors of a network that must stay in a range. Leading axes hold copies that are trained side by side.
-
-    ``steps``: pairs W (..., m, n) and τ (...) with 0 ≤ τ ≤ 2/‖W‖². ``contractions``: matrices with ‖A‖ ≤ 1, the lift's
-    first. ``unit_rows``: matrices whose rows have length at most 1. ``mixed_rows``: |r₁| + |r₂| + |r₃| + ‖r₄:‖₂ ≤ 1 for
-    each row.
-    """
-
-    steps: Sequence[tuple[Tensor, Tensor]] = ()
-    contractions: Sequence[Tensor] = ()
-    unit_rows: Sequence[Tensor] = ()
-    mixed_rows: Sequence[Tensor] = ()
+def dual_norm(rows: Tensor) -> Tensor:
+    """|r₁| + |r₂| + |r₃| + ‖r₄:‖₂ of each row, (..., m, n) to (..., m, 1)."""
+    scalars, block = rows[..., :SCALARS], rows[..., SCALARS:]
+    norm: Tensor = scalars.abs().sum(-1, keepdim=True) + block.norm(dim=-1, keepdim=True)
+    return norm
 
 
 def isometric_layer(width: int, hidden: int | None = None, activation: Activation | None = None) -> GradientFlowLinear:
@@ -254,21 +235,11 @@ def exponential_of_skew(size: int) -> Tensor:
 
 def check_network(features: int, width: int, depth: int, out_features: int) -> None:
     if min(features, width, out_features) < 1 or depth < 0:
-        sizes = f"{features}, {width}, {out_features} and {depth}"
+        sizes = features, width, out_features, depth
         raise InputError(f"features, width and out_features must be at least 1, depth at least 0; got {sizes}.")
 
 
-def check_input(x: Tensor, lift: nn.Linear) -> None:
-    columns = lift.weight.shape[-1]
+def check_columns(x: Tensor, columns: int) -> None:
     if x.shape[-1] != columns or not torch.is_floating_point(x):
         found = f"{tuple(x.shape)} {x.dtype}"
-        raise ShapeError(
-            f"this network takes floating-point (..., {columns}) tensors; got {found}. Flatten images first."
-        )
-
-
-def check_state(z: Tensor, block: Tensor) -> None:
-    """Refuse states that do not hold the scalars and the block that ``block`` acts on."""
-    columns = block.shape[-1] + SCALARS
-    if z.shape[-1] != columns:
-        raise ShapeError(f"this layer takes (..., {columns}) tensors; got {tuple(z.shape)}.")
+        raise ShapeError(f"this takes floating-point (..., {columns}) tensors; got {found}. Flatten images first.")

@@ -1,30 +1,24 @@
 """How fast the error falls with width and depth, for fixed 1-Lipschitz targets: by construction, and by training."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from pnp_lip.theory.certificates import output_lipschitz_upper
 from pnp_lip.theory.constraints import Projector, descend, seal
-from pnp_lip.theory.exact import MaxMin, to_fixed_width, to_unbounded_width
+from pnp_lip.theory.exact import MaxMin, lipschitz_extension, piecewise_linear, sphere_directions, to_unbounded_width
 from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
-from pnp_lip.theory.interpolation import lipschitz_extension, piecewise_linear, sphere_directions
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["approximation_rate_experiment"]
 
 BATCH, RATE = 256, 2e-2  # points of a step, Adam's learning rate
-DEEPEST = 256  # terms up to which the fixed-width network is built; its depth is known to be one less
 
 
 def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
@@ -36,13 +30,13 @@ def approximation_rate_experiment(*, quick: bool = False) -> Experiment:
     largest error for the former, for the latter the root mean square, which is what they are trained for.
     """
     steps, seeds = (30, 1) if quick else (1500, 2)
-    sizes = {name: curve.quick if quick else curve.sizes for name, curve in CURVES.items()}
+    sizes = [curve.sizes[: 2 if quick else None] for curve in CURVES.values()]
     cells = {
-        f"{name}, {CURVES[name].unit} {size}": functools.partial(compute, name, size, steps, seeds)
-        for name in CURVES
-        for size in sizes[name]
+        f"{name}, {curve.unit} {size}": functools.partial(compute, name, size, steps, seeds)
+        for (name, curve), chosen in zip(CURVES.items(), sizes, strict=True)
+        for size in chosen
     }
-    settings = {"steps": steps, "seeds": seeds, "sizes": list(sizes.values()), "batch": BATCH, "rate": RATE}
+    settings = {"steps": steps, "seeds": seeds, "sizes": sizes, "batch": BATCH, "rate": RATE}
     return Experiment("approximation-rate", settings, cells, table, draw)
 
 
@@ -52,8 +46,7 @@ def compute(name: str, size: int, steps: int, seeds: int) -> Values:
 
 def circle_distance(x: Tensor) -> Tensor:
     """|‖x‖ − 0.7|, 1-Lipschitz, with a kink along the circle and at the origin."""
-    distance: Tensor = x.norm(dim=-1)
-    return (distance - 0.7).abs()
+    return torch.abs(x.norm(dim=-1) - 0.7)
 
 
 def square_grid(side: int) -> Tensor:
@@ -63,7 +56,6 @@ def square_grid(side: int) -> Tensor:
 
 
 def interpolate(knots: int) -> Values:
-    """The piecewise linear interpolant of sin, as a network of either family."""
     t = torch.linspace(-math.pi, math.pi, knots + 1, dtype=torch.float64)
     points = torch.linspace(-math.pi, math.pi, 20_001, dtype=torch.float64)[:, None]
     return constructed(piecewise_linear(t, t.sin()), points, points[:, 0].sin(), points)
@@ -73,20 +65,20 @@ def extend(side: int) -> Values:
     samples, points = square_grid(side), square_grid(101)
     directions = sphere_directions(2, math.ceil(math.sqrt(side)))
     f = lipschitz_extension(samples, circle_distance(samples), directions)
-    found = constructed(f, points, circle_distance(points), points[::100])
-    return {**found, "size": side**2, "directions": len(directions)}
+    sizes = {"size": side**2, "directions": len(directions)}
+    return {**constructed(f, points, circle_distance(points), points[::100]), **sizes}
 
 
 @torch.no_grad()
 def constructed(f: MaxMin, points: Tensor, target: Tensor, compared: Tensor) -> Values:
-    """Sizes and errors of the two networks that equal f, which is checked at the ``compared`` points."""
+    """Sizes and errors of the networks that equal f, which is checked at the ``compared`` points."""
     wide = to_unbounded_width(f)
     return {
         "error": float((f(points) - target).abs().max()),
         "network_differs_by": float((wide(compared)[:, 0] - f(compared)).abs().max()),
         "width": f.terms,
         "depth": len(wide.layers),
-        "depth_at_fixed_width": len(to_fixed_width(f).layers) if f.terms <= DEEPEST else f.terms - 1,
+        "depth_at_fixed_width": f.terms - 1,  # as ``to_fixed_width`` makes it
     }
 
 
@@ -98,15 +90,14 @@ def train(make: Callable[[int], Network], size: int, steps: int, seeds: int) -> 
         torch.manual_seed(seed)
         network = make(size)
         project = Projector(network.constraints(), isometric=True)
-        loss = functools.partial(variance, network)
-        descend(network.parameters(), loss, project, steps=steps, learning_rate=RATE)
+        descend(network.parameters(), functools.partial(variance, network), project, steps=steps, rate=RATE)
         with torch.no_grad():
             difference = seal(network).double()(points)[:, 0] - circle_distance(points)
         errors.append(float(difference.std()))
         largest.append(float((difference - difference.mean()).abs().max()))
         constants.append(max(output_lipschitz_upper(network)))
-    found = {"error": sum(errors) / seeds, "errors": errors, "largest_errors": largest}
-    return {**found, "lipschitz_upper": max(constants)}
+    error = sum(errors) / seeds
+    return {"error": error, "errors": errors, "largest_errors": largest, "lipschitz_upper": max(constants)}
 
 
 def variance(network: Network) -> Tensor:
@@ -117,21 +108,20 @@ def variance(network: Network) -> Tensor:
 
 
 class Curve(NamedTuple):
-    """Errors of one kind of networks: what its sizes count, the sizes, the quick ones, ``measure(size, steps, seeds)``."""
+    """Errors of one kind of networks: what its sizes count, the sizes, ``measure(size, steps, seeds)``."""
 
     unit: str
     sizes: tuple[int, ...]
-    quick: tuple[int, ...]
     measure: Callable[[int, int, int], Values]
 
 
 WIDE = functools.partial(train, lambda width: UnboundedWidthNetwork(2, width=width, depth=4))
 DEEP = functools.partial(train, lambda depth: FixedWidthNetwork(2, depth=depth))
 CURVES = {
-    "interpolation of sin": Curve("knots", (4, 8, 16, 32, 64, 128), (4, 8), lambda size, *_: interpolate(size)),
-    "extension of the distance to a circle": Curve("samples", (3, 5, 7, 9), (3, 5), lambda size, *_: extend(size)),
-    "trained, Theorem 3.1, L = 4": Curve("width", (2, 4, 8, 16, 32), (4, 8), WIDE),
-    "trained, Theorem 4.1": Curve("depth", (2, 4, 8, 16, 32), (2, 4), DEEP),
+    "interpolation of sin": Curve("knots", (4, 8, 16, 32, 64, 128), lambda size, *_: interpolate(size)),
+    "extension of the distance to a circle": Curve("samples", (3, 5, 7, 9), lambda size, *_: extend(size)),
+    "trained, Theorem 3.1, L = 4": Curve("width", (2, 4, 8, 16, 32), WIDE),
+    "trained, Theorem 4.1": Curve("depth", (2, 4, 8, 16, 32), DEEP),
 }
 
 
@@ -146,26 +136,21 @@ def slope(cells: list[Values], against: str) -> float:
 
 
 def table(cells: Cells) -> str:
-    columns: list[tuple[str, Callable[[Values], str]]] = [
-        ("networks", lambda row: str(row["name"])),
-        ("size", lambda row: CURVES[row["name"]].unit),
-        ("error, by size", lambda row: ", ".join(f"{r['size']}: {r['error']:.2e}" for r in row["cells"])),
-        ("slope against size", lambda row: f"{slope(row['cells'], 'size'):.2f}"),
-        (
-            "slope against width (Theorem 3.1)",
-            lambda row: f"{slope(row['cells'], 'width'):.2f}" if "width" in row["cells"][0] else "-",
-        ),
-    ]
-    return markdown(columns, [{"name": name, "cells": where(cells, "size", curve=name)} for name in CURVES])
+    rows = []
+    for name, curve in CURVES.items():
+        chosen = where(cells, "size", curve=name)
+        errors = ", ".join(f"{r['size']}: {r['error']:.2e}" for r in chosen)
+        against_width = f"{slope(chosen, 'width'):.2f}" if "width" in chosen[0] else "-"
+        rows.append(f"{name} | {curve.unit} | {errors} | {slope(chosen, 'size'):.2f} | {against_width}")
+    return markdown("networks | size | error, by size | slope against size | slope against width (Theorem 3.1)", rows)
 
 
-def draw(left: Axes, right: Axes, cells: Cells) -> None:
+def draw(axis: Axes, cells: Cells) -> None:
     """Error against size, both axes logarithmic, with the fitted lines."""
-    for i, (axis, name) in enumerate(zip((left, left, right, right), CURVES, strict=True)):
+    for i, name in enumerate(CURVES):
         chosen = where(cells, "size", curve=name)
         sizes, errors, exponent = [r["size"] for r in chosen], [r["error"] for r in chosen], slope(chosen, "size")
         centre, middle = (math.exp(sum(map(math.log, values)) / len(values)) for values in (sizes, errors))
         axis.loglog(sizes, errors, "o", color=f"C{i}", label=f"{name}: slope {exponent:.2f}")
         axis.loglog(sizes, [middle * (size / centre) ** exponent for size in sizes], "-", color=f"C{i}", lw=1)
-    left.set(xlabel="knots or samples N", ylabel="largest error", title="exact constructions")
-    right.set(xlabel="width or depth", ylabel="root mean square error", title="trained")
+    axis.set(xlabel="knots, samples, width or depth", ylabel="largest error; trained: root mean square")

@@ -1,24 +1,18 @@
 """What keeping the constraint costs in training: by projection, by parametrisation, against depth and affine layers."""
 
-from __future__ import annotations
-
 import functools
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.theory.constraints import Projector, parametrise
-from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown, where
-from pnp_lip.theory.experiments.two_moons import two_moons
+from pnp_lip.theory.experiments.classification import two_moons
+from pnp_lip.theory.experiments.experiment import Cells, Experiment, Values, markdown
 from pnp_lip.theory.networks import FixedWidthNetwork, Network, UnboundedWidthNetwork
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["constraint_cost_experiment"]
 
@@ -43,7 +37,7 @@ def constraint_cost_experiment(*, quick: bool = False) -> Experiment:
         for depth in depths
     }
     settings = {"depths": depths, "widths": widths, "repeats": repeats, "batch": BATCH, "batches": BATCHES}
-    return Experiment("constraint-cost", settings, cells, table, draw)
+    return Experiment("constraint-cost", settings, cells, table)
 
 
 def compute(family: str, width: int, depth: int, repeats: int) -> Values:
@@ -79,29 +73,10 @@ def epoch(network: Network, way: str, x: Tensor, y: Tensor) -> Callable[[], None
 
 
 def table(cells: Cells) -> str:
-    def milliseconds(way: str, cell: Values) -> str:
-        return f"{cell['milliseconds'][way]:.1f}"
-
-    def ratio(way: str, cell: Values) -> str:
-        return f"{cell['milliseconds'][way] / cell['milliseconds'][WAYS[0]]:.2f}"
-
-    columns: list[tuple[str, Callable[[Values], str]]] = [
-        ("family", lambda r: str(r["family"])),
-        ("width", lambda r: str(r["width"])),
-        ("L", lambda r: str(r["depth"])),
-        *((f"{way}, ms", functools.partial(milliseconds, way)) for way in WAYS),
-        *((f"{way}, ratio", functools.partial(ratio, way)) for way in WAYS[1:]),
-    ]
-    return markdown(columns, list(cells.values()))
-
-
-def draw(left: Axes, right: Axes, cells: Cells) -> None:
-    """Time for an epoch against depth, a panel for each width."""
-    for axis, width in zip((left, right), sorted({int(r["width"]) for r in cells.values()}), strict=False):
-        for family, style, face in zip(FAMILIES, ("o-", "s-"), (None, "w"), strict=True):
-            chosen = where(cells, "depth", family=family, width=width)
-            for i, way in enumerate(WAYS):
-                times = [r["milliseconds"][way] for r in chosen]
-                depths, label = [r["depth"] for r in chosen], f"{way}, {family}"
-                axis.loglog(depths, times, style, color=f"C{i}", mfc=face, label=label)
-        axis.set(xlabel="depth L", ylabel="CPU ms for an epoch", title=f"width {width}")
+    header = " | ".join(["family | width | L", *(f"{way}, ms" for way in WAYS), *(f"{way}, ratio" for way in WAYS[1:])])
+    rows = []
+    for r in cells.values():
+        times = [r["milliseconds"][way] for way in WAYS]
+        figures = [f"{time:.1f}" for time in times] + [f"{time / times[0]:.2f}" for time in times[1:]]
+        rows.append(" | ".join([f"{r['family']} | {r['width']} | {r['depth']}", *figures]))
+    return markdown(header, rows)

@@ -1,23 +1,20 @@
 """An experiment: cells that are computed once and kept, with a table and a figure of what they found."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.version import __version__
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["Cells", "Experiment", "Values", "markdown", "run_experiment", "where"]
 
@@ -27,28 +24,30 @@ Cells = Mapping[str, Values]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Cells by key, the settings that decide them, and how their values become a table (Markdown) and a figure.
-
-    ``draw`` is called with the figure's two panels, side by side.
-    """
+    """Cells by key, the settings that decide them, and how their values become a table (Markdown), perhaps a figure."""
 
     name: str
     settings: Values
     cells: Mapping[str, Callable[[], Values]]
     table: Callable[[Cells], str]
-    draw: Callable[[Axes, Axes, Cells], None]
+    draw: Callable[[Axes, Cells], None] | None = None
 
 
 def run_experiment(experiment: Experiment, out: Path, progress: Callable[[int, int, str], None]) -> Cells:
-    """Compute the cells that ``out``/NAME.json does not hold yet; write it after each, and .md and .png at the end.
+    """Compute the cells that ``out``/NAME.json does not hold yet; write it after each, and .md (.png) at the end.
 
-    ``progress(number, total, key)`` is called before each cell. Raises InputError when the file holds cells of other
-    settings.
+    ``progress(number, total, key)`` is called before each cell. Raises InputError for a file of other settings.
     """
-    from matplotlib.figure import Figure
-
     path = out / f"{experiment.name}.json"
-    cells = stored(path, experiment.settings)
+    cells: dict[str, Values] = {}
+    if path.is_file():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            settings, cells = content["settings"], dict(content["cells"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is no record of this experiment ({error!r}); choose another --out.") from error
+        if settings != json.loads(json.dumps(experiment.settings)):
+            raise InputError(f"{path} holds cells of other settings; choose another --out, or delete the file.")
     missing = [key for key in experiment.cells if key not in cells]
     for number, key in enumerate(missing, 1):
         progress(number, len(missing), key)
@@ -68,29 +67,15 @@ def run_experiment(experiment: Experiment, out: Path, progress: Callable[[int, i
     cells = {key: cells[key] for key in experiment.cells}
     with write_atomically(out / f"{experiment.name}.md") as temporary:
         temporary.write_text(experiment.table(cells), encoding="utf-8")
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    experiment.draw(left, right, cells)
-    for axis in (left, right):
+    if experiment.draw:
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        axis = figure.subplots()
+        experiment.draw(axis, cells)
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=8)
-    with write_atomically(out / f"{experiment.name}.png") as temporary:
-        figure.savefig(temporary, dpi=90, format="png")
+        with write_atomically(out / f"{experiment.name}.png") as temporary:
+            figure.savefig(temporary, dpi=90, format="png")
     return cells
-
-
-def stored(path: Path, settings: Values) -> dict[str, Values]:
-    """The cells of an earlier run with the same settings."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found, cells = content["settings"], content["cells"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no record of this experiment ({error!r}); choose another --out.") from error
-    if found != json.loads(json.dumps(settings)):
-        raise InputError(f"{path} holds cells of other settings; choose another --out, or delete the file.")
-    return dict(cells)
 
 
 def where(cells: Cells, order: str, **fields: object) -> list[Values]:
@@ -102,14 +87,13 @@ def where(cells: Cells, order: str, **fields: object) -> list[Values]:
     return sorted((r for r in cells.values() if fields.items() <= r.items()), key=lambda r: float(r[order]))
 
 
-def markdown(columns: Sequence[tuple[str, Callable[[Values], str]]], rows: Sequence[Values]) -> str:
-    """A table: each column's header and how it shows a row.
+def markdown(header: str, rows: Iterable[str]) -> str:
+    """A table of lines, their cells separated by bars.
 
-    >>> print(markdown([("a", lambda r: str(r["a"])), ("b", lambda r: "-")], [{"a": 1}]), end="")
+    >>> print(markdown("a | b", ["1 | -"]), end="")
     | a | b |
     |---|---|
     | 1 | - |
     """
-    lines = [[header for header, _ in columns], *([show(row) for _, show in columns] for row in rows)]
-    text = ["| " + " | ".join(line) + " |\n" for line in lines]
-    return "".join([text[0], "|" + "---|" * len(columns) + "\n", *text[1:]])
+    text = [f"| {line} |\n" for line in (header, *rows)]
+    return "".join([text[0], "|" + "---|" * (header.count("|") + 1) + "\n", *text[1:]])
