@@ -47,7 +47,7 @@ class Anneal:
         theta, default = unwrapped(maps.denoiser)
         step = (1 / result.parameters["weight"] if "weight" in result.parameters else result.parameters["step"]) / theta
         sigma = maps.sigma if maps.sigma is not None else 0.0 if default is None else default
-        if isinstance(maps.data_term, LeastSquares):
+        if type(maps.data_term) is LeastSquares:  # a weighted misfit is in units of its own
             misfit = (y - physics.A(result.x)).flatten(1).square().mean(1).sqrt()
             assumed = torch.as_tensor(sigma).to(misfit).reshape(-1)
             # One level for all stays one: a physics may hold something for each image, and then a batch is not taken apart.

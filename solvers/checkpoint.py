@@ -88,8 +88,8 @@ def origin_of(
     numbers = [plain(chosen), repr(chosen["scheme"]), type(term).__name__, plain(vars(term))]
     digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
     weights = list(net.state_dict().values()) if isinstance(net, torch.nn.Module) else []
-    sigma = [maps.sigma] if isinstance(maps.sigma, Tensor) else []
-    for tensor in (maps.y, *([] if x0 is None else [x0]), *sigma, *term.tensors(), *weights):
+    chosen_tensors = [value for value in (x0, maps.sigma, *vars(term).values()) if isinstance(value, Tensor)]
+    for tensor in (maps.y, *chosen_tensors, *weights):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")

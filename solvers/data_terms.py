@@ -71,10 +71,6 @@ class DataTerm(abc.ABC):
         """The term of these images alone, out of those behind ``y``."""
         return self
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """What the term holds besides its numbers, for the fingerprint of a checkpoint."""
-        return ()
-
 
 @runtime_checkable
 class HasProx(Protocol):
@@ -96,29 +92,34 @@ class LeastSquares(DataTerm):
     4.0
     """
 
+    @property
+    def w(self) -> float | Tensor:
+        """The weight of each datum."""
+        return 1.0
+
     def lipschitz_upper(self, norm_upper: float) -> float:
-        return round_up(Fraction(norm_upper) ** 2)
+        return round_up(Fraction(norm_upper) ** 2 * Fraction(float(torch.as_tensor(self.w).max())))
 
     def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
-        return 0.5 * (physics.A(x) - y).flatten(1).square().sum(1)
+        return 0.5 * (self.w * (physics.A(x) - y).square()).flatten(1).sum(1)
 
     def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
-        return physics.A_adjoint(physics.A(x) - y)
+        return physics.A_adjoint(self.w * (physics.A(x) - y))
 
     def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> Tensor:
+        if isinstance(self.w, Tensor):
+            return quadratic_prox(z, y, physics, gamma * self.w)
         if isinstance(physics, SolvesProx):  # one of our operators: a prox whose error is certified
             sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
             return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30)).x
-        if has_closed_form(physics):
-            return physics.prox_l2(z, y, gamma)
-        return quadratic_prox(z, y, physics, gamma)
+        return physics.prox_l2(z, y, gamma) if has_closed_form(physics) else quadratic_prox(z, y, physics, gamma)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
-        return (v - s * y) / (1 + s)
+        return self.w * (v - s * y) / (self.w + s)
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightedLeastSquares(DataTerm):
+class WeightedLeastSquares(LeastSquares):
     """f(x) = ½ Σ_i w_i ((Ax)_i − y_i)², w ≥ 0, with L = max w · ‖A‖².
 
     ``weights`` broadcasts against y. In transmission tomography with Poisson noise w_i is the photon count of ray i, the
@@ -136,6 +137,11 @@ class WeightedLeastSquares(DataTerm):
         if not bool(torch.isfinite(w).all() and (w >= 0).all() and (w > 0).any()):
             raise InputError("`weights` must be finite, not negative and not all zero.")
 
+    @property
+    def w(self) -> Tensor:
+        """The weight of each datum."""
+        return self.weights
+
     def check(self, y: Tensor) -> None:
         sides = zip(reversed(self.weights.shape), reversed(y.shape), strict=False)
         fits = self.weights.ndim <= y.ndim and all(w in (1, n) for w, n in sides)
@@ -145,27 +151,9 @@ class WeightedLeastSquares(DataTerm):
                 f"got {tuple(self.weights.shape)} of {self.weights.dtype}."
             )
 
-    def lipschitz_upper(self, norm_upper: float) -> float:
-        return round_up(Fraction(norm_upper) ** 2 * Fraction(float(self.weights.max())))
-
-    def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
-        return 0.5 * (self.weights * (physics.A(x) - y).square()).flatten(1).sum(1)
-
-    def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
-        return physics.A_adjoint(self.weights * (physics.A(x) - y))
-
-    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> Tensor:
-        return quadratic_prox(z, y, physics, gamma * self.weights)
-
-    def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
-        return self.weights * (v - s * y) / (self.weights + s)
-
     def part(self, images: list[int], y: Tensor) -> WeightedLeastSquares:
         alone = self.weights.ndim == y.ndim and len(self.weights) == len(y)
         return dataclasses.replace(self, weights=self.weights[images]) if alone else self
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return (self.weights,)
 
 
 @dataclasses.dataclass(frozen=True)
