@@ -16,9 +16,15 @@ from pnp_lip.operators import Blur, gaussian_psf, shake_psf
 from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.solvers import ForwardBackward
 from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, train
-from pnp_lip.training.equilibrium import STEP, Equilibrium, ProblemPool, approach, random_psf, update
-from pnp_lip.training.phantoms import random_phantoms
-from pnp_lip.training.settings import LARGEST_PSF
+from pnp_lip.training.equilibrium import (
+    LARGEST_PSF,
+    STEP,
+    Equilibrium,
+    approach,
+    random_phantoms,
+    random_psf,
+    update,
+)
 
 
 def test_kernels_are_nonnegative_of_sum_one_and_reproducible() -> None:
@@ -103,16 +109,16 @@ def test_a_problem_is_solved_on_from_where_it_stood() -> None:
 
 def test_the_pool_takes_new_problems_and_old_ones_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pnp_lip.training.equilibrium.POOL", 14)
-    pool = ProblemPool(Equilibrium(free=1, again=1, differentiated=1))
+    equilibrium = Equilibrium(free=1, again=1, differentiated=1)
     generator, denoiser = torch.Generator().manual_seed(0), load_pretrained("tiny")
     seen = []
     with torch.no_grad():
         for i in range(60):
             x = torch.rand(1, 1, 24, 24, generator=generator)
-            problem = pool(denoiser, x, generator)
-            assert pool.equilibrium.solve(denoiser, problem).shape == problem.x.shape == x.shape
+            problem = equilibrium.take(denoiser, x, generator)
+            assert equilibrium.solve(denoiser, problem).shape == problem.x.shape == x.shape
             seen.append(problem.x)
-            assert len(pool.problems) <= 14 and (i < 12) <= (len(pool.problems) == i + 1)
+            assert len(equilibrium.pool) <= 14 and (i < 12) <= (len(equilibrium.pool) == i + 1)
     new = sum(all(truth is not before for before in seen[:i]) for i, truth in enumerate(seen))
     assert 25 < new < 50  # the first twelve, then half of them
 

@@ -33,9 +33,8 @@ from pnp_lip.training import (
     train,
 )
 from pnp_lip.training.equilibrium import Equilibrium
-from pnp_lip.training.optimisation import make_optimisers
-from pnp_lip.training.patches import PatchSampler, at_scales, texture, turned
-from pnp_lip.training.training_run import LIMIT, TrainingRun, log_error
+from pnp_lip.training.patches import PER_IMAGE, PatchSampler
+from pnp_lip.training.training_run import LIMIT, TrainingRun, log_error, make_optimisers
 
 TINY = TrainingSettings(steps=6, patches=PatchSettings(batch=4, size=16), checkpoint_every=3, validate_every=6)
 
@@ -148,10 +147,6 @@ def test_training_denoises_and_stays_certified(tmp_path: Path) -> None:
     y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     assert psnr(denoiser(y, 0.05), x) > psnr(y, x) + 2
     assert (tmp_path / "log.csv").read_text().startswith("step,seconds,loss,psnr_1")
-    from matplotlib.image import imread
-
-    picture = imread(tmp_path / "curve.png")
-    assert picture.shape[:2] == (720, 810) and picture[..., :3].std() > 0.05  # something is drawn
     assert '"steps": 60' in (tmp_path / "settings.json").read_text()
 
 
@@ -186,7 +181,7 @@ def test_the_log_forgets_what_is_written_again(tmp_path: Path) -> None:
 
 def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pnp_lip.training.training_run.SIGMA_RANGE", (0.01, 0.1))
-    run = TrainingRun(network(), images(), TINY, "cpu")
+    run = TrainingRun(network(), images(), TINY)
     shares = []
     for run.step in range(1000, 1100):
         sigma, y = run.corrupt(torch.zeros(1, 1, 64, 64))
@@ -194,7 +189,7 @@ def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps(monkeypatch: p
         shares.append(math.log10(sigma) + 2)
     tenths = torch.histc(torch.tensor(shares), 10, 0, 1)
     assert tenths.min() >= 9 and tenths.max() <= 11  # of independent draws it would be 10 ± 3
-    other = TrainingRun(network(), images(), dataclasses.replace(TINY, seed=1), "cpu")
+    other = TrainingRun(network(), images(), dataclasses.replace(TINY, seed=1))
     assert other.first_sigma != run.first_sigma
 
 
@@ -206,21 +201,22 @@ sys.path.insert(0, sys.argv[1])
 from test_training import TINY, KilledError, images, network
 from pnp_lip.errors import InputError
 from pnp_lip.training import join_ranks, train
-from pnp_lip.training.ranks import Ranks
+from pnp_lip.training.ranks import average_gradients, rank_and_size
 
 out = Path(sys.argv[2])
 with join_ranks("cpu") as device:
-    ranks = Ranks.here()
+    rank, size = rank_and_size()
+    assert size == 2
     layer = torch.nn.Linear(2, 1)
-    layer.weight.grad = torch.tensor([[1.0, 10.0]]) * (ranks.rank + 1)
-    layer.bias.grad = None if ranks.rank else torch.ones(1)
-    assert float(ranks.average(layer.parameters(), torch.tensor(2.0 * ranks.rank))) == 1.0
+    layer.weight.grad = torch.tensor([[1.0, 10.0]]) * (rank + 1)
+    layer.bias.grad = None if rank else torch.ones(1)
+    assert float(average_gradients(layer.parameters(), torch.tensor(2.0 * rank))) == 1.0
     assert layer.weight.grad.tolist() == [[1.5, 15.0]] and layer.bias.grad.tolist() == [0.5]
 
     def own():
-        torch.manual_seed(ranks.rank)  # the first one's weights count
+        torch.manual_seed(rank)  # the first one's weights count
         denoiser = network()
-        denoiser.layers[0].weight.data *= 1 + 0.01 * ranks.rank
+        denoiser.layers[0].weight.data *= 1 + 0.01 * rank
         return denoiser
 
     def kill(step, loss):
@@ -233,7 +229,7 @@ with join_ranks("cpu") as device:
     except KilledError:
         pass
     resumed = train(own(), images(), images()[:1], out / "killed", TINY, resume=True)
-    torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict()}, out / f"{ranks.rank}.pt")
+    torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict()}, out / f"{rank}.pt")
 """
 
 
@@ -273,16 +269,15 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_texture_prefers_what_has_some() -> None:
-    flat = torch.zeros(1, 1, 16, 16)
-    rough = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    assert texture(flat).item() == 0 and texture(rough).item() > 3 / 255
     half = torch.cat([torch.zeros(1, 64, 64), torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0))], dim=2)
     every, rule = (
         PatchSampler([half], PatchSettings(size=16, scales=(1,), texture_rule=rule), torch.Generator())
         for rule in (False, True)
     )
-    smooth = [(torch.cat(s.places)[:, 2] <= 48).sum().item() for s in (every, rule)]
+    smooth = [(torch.cat(s.places)[:, 1] <= 48).sum().item() for s in (every, rule)]
     assert len(torch.cat(every.places)) == 7 * 15 and 0 < smooth[1] < smooth[0] / 4
+    rough = [(torch.cat(s.places)[:, 1] > 48).sum().item() for s in (every, rule)]
+    assert rough[0] == rough[1] > 0
 
 
 def test_patches_come_from_the_images_in_all_eight_orientations() -> None:
@@ -324,8 +319,6 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
         lambda: ProblemSettings(equilibrium=-0.1),
         lambda: ProblemSettings(equilibrium=1.1),
         lambda: ProblemSettings(scans=1.1),
-        lambda: ProblemSettings(annealed=1.5),
-        lambda: TrainingSettings(problems=ProblemSettings(annealed=0.5)),
         lambda: TrainingSettings(problems=ProblemSettings(equilibrium=0.5), patches=PatchSettings(size=16)),
     ],
 )
@@ -335,11 +328,10 @@ def test_bad_settings_are_refused(make: Callable[[], object]) -> None:
 
 
 def test_images_count_alike_and_their_patches_are_averaged_first() -> None:
-    x = torch.zeros(4, 1, 4, 4)
-    error = torch.tensor([0.01, 0.03, 1.0, 3.0])[:, None, None, None].expand(4, 1, 4, 4)
+    error = torch.tensor([0.01, 0.03, 0.01, 0.03, 1.0, 3.0, 3.0, 1.0])[:, None, None, None].expand(8, 1, 4, 4)
     of_images = [(1e-4 + 9e-4) / 2, (1.0 + 9.0) / 2]
     expected = torch.tensor(of_images).log().mean().item()
-    assert log_error(error, x, 2).item() == pytest.approx(expected)
+    assert log_error(error, torch.zeros_like(error)).item() == pytest.approx(expected)
 
 
 def test_a_batch_holds_several_patches_of_each_of_its_images() -> None:
@@ -347,25 +339,19 @@ def test_a_batch_holds_several_patches_of_each_of_its_images() -> None:
     settings = PatchSettings(batch=400, size=16, scales=(1,))
     values = PatchSampler(pictures, settings, torch.Generator().manual_seed(0))().flatten(1)
     assert bool((values == values[:, :1]).all())
-    groups = values[:, 0].reshape(100, 4)
+    groups = values[:, 0].reshape(100, PER_IMAGE)
     assert bool((groups == groups[:, :1]).all()) and min((groups[:, 0] == i).sum() for i in range(5)) >= 10
-    with pytest.raises(InputError, match="choose a multiple"):
+    with pytest.raises(InputError, match="a multiple of 4"):
         PatchSettings(batch=6)
 
 
 def test_photographs_take_part_at_several_scales() -> None:
-    image = torch.arange(36.0).reshape(1, 6, 6)
-    same, half = at_scales([image], (1, 2))
-    assert torch.equal(same, image) and torch.equal(half, image.reshape(1, 3, 2, 3, 2).mean((2, 4)))
+    image, small = torch.arange(256.0).reshape(1, 16, 16), torch.zeros(1, 15, 40)
+    sampler = PatchSampler([image, small], PatchSettings(size=8, scales=(1, 2)), torch.Generator())
+    same, _, half = sampler.images  # the other's half is too small
+    assert torch.equal(same, image) and torch.equal(half, image.reshape(1, 8, 2, 8, 2).mean((2, 4)))
     with pytest.raises(InputError, match="scales"):
         PatchSettings(scales=())
-
-
-def test_turns_are_the_symmetries_of_the_square() -> None:
-    x = torch.arange(9.0).reshape(1, 3, 3)
-    turns = [turned(x, i) for i in range(8)]
-    assert torch.equal(turns[0], x) and len({tuple(t.flatten().tolist()) for t in turns}) == 8
-    assert {float(t[0, 1, 1]) for t in turns} == {4.0}
 
 
 def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:

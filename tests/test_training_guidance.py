@@ -18,11 +18,9 @@ from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_image
 from pnp_lip.layers import project
-from pnp_lip.solvers import annealed
 from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, train
-from pnp_lip.training.equilibrium import Equilibrium, ProblemPool, Ranges, noisy_guide
+from pnp_lip.training.equilibrium import Equilibrium, noisy_guide
 from pnp_lip.training.patches import PatchSampler
-from pnp_lip.training.training_run import TrainingRun
 
 SHORT = TrainingSettings(
     steps=4, part="guidance", patches=PatchSettings(batch=4, size=32), checkpoint_every=2, validate_every=4
@@ -98,10 +96,11 @@ def test_training_improves_guides_and_changes_nothing_else(tmp_path: Path) -> No
 
 def test_a_guide_network_remembers_problems_longer() -> None:
     x, tiny = photograph("camera", 256)[..., 60:92, 90:122], load_pretrained("tiny")
-    equilibrium, new = Equilibrium(guidance=True, scans=0.0, free=1), []
+    new = []
     for remembered in (False, True):
-        pool, generator = ProblemPool(equilibrium, remembered=remembered), torch.Generator().manual_seed(0)
-        new.append(len({id(pool(tiny, x, generator)) for _ in range(60)}))
+        equilibrium = Equilibrium(guidance=True, scans=0.0, free=1, remembered=remembered)
+        generator = torch.Generator().manual_seed(0)
+        new.append(len({id(equilibrium.take(tiny, x, generator)) for _ in range(60)}))
     assert 12 < new[1] < 25 < new[0] < 50
 
 
@@ -151,32 +150,3 @@ def test_the_command_trains_a_guide_network_and_then_guidance(
     )
     for part in (["--guidance"], ["--guide-network", "5,3"], ["--annealer", "5,3,2"]):
         assert command(None, *part, out="other") == 2 and "--start" in capsys.readouterr().err
-
-
-def test_what_learns_from_annealed_guides_has_them_in_blurs_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    d, annealer = guided_network(), load_pretrained("annealer")
-    x = photograph("camera", 256)[..., :32, :32].repeat(4, 1, 1, 1)
-    ranges = Ranges(noise=(0.02, 0.02), first=(0.7, 0.7), guided=(0.5, 0.5))
-    monkeypatch.setattr("pnp_lip.training.equilibrium.BLURS", ranges)
-    for scans in (0.0, 1.0):
-        bare, improved = (
-            Equilibrium(guidance=True, scans=scans, free=3, annealed=share, annealer=annealer).problem(
-                d, x, torch.Generator().manual_seed(1)
-            )
-            for share in (0.0, 1.0)
-        )
-        g, y, physics = bare.guide, bare.y, bare.physics
-        if not scans:
-            g = annealed(annealer, g, y, physics, sigma=0.014, step=1.9, steps=8)
-            assert not torch.allclose(bare.guide, g, atol=1e-3)
-        assert torch.equal(improved.y, y) and torch.allclose(improved.guide, g, atol=1e-6)
-    settings = dataclasses.replace(SHORT, problems=ProblemSettings(equilibrium=0.5, annealed=0.5))
-    shipped = TrainingRun(d.requires_grad_(True), list(x), settings, "cpu").pool.equilibrium.annealer
-    assert torch.equal(shipped(x, 0.1), annealer(x, 0.1)) and not any(p.requires_grad for p in shipped.parameters())
-    two = guided_network(in_channels=2).requires_grad_(True)
-    with pytest.raises(InputError, match="ships for images of 1 and of 3 channels; got 2"):
-        TrainingRun(two, [x.repeat(1, 2, 1, 1)[0]], settings, "cpu")
-    told = ["train", "--images", str(tmp_path), "--out", str(tmp_path / "o"), "--annealed", "0.5"]
-    assert main(told) == 2 and "`annealed` says which guides" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """``pnp-lip train``: a certified denoiser, what guides it, or an annealer, from a folder of photographs."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
@@ -26,7 +24,7 @@ def add_command(commands: Commands) -> None:
         description="Train a denoiser on a folder of photographs; docs/training.md explains. On several GPUs: torchrun "
         "--nproc-per-node N --no-python -- pnp-lip train ...; each draws --batch patches of its own.",
     )
-    add = command.add_argument
+    add, part = command.add_argument, command.add_mutually_exclusive_group().add_argument
     add("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
     add("--out", required=True, metavar="DIR", help="checkpoints, log and the finished weights")
     add("--resume", action="store_true", help="continue from the checkpoint in --out")
@@ -41,54 +39,49 @@ def add_command(commands: Commands) -> None:
     add("--seed", type=int, default=0, help="default: 0")
     add("--size", type=integers, metavar="LAYERS,FILTERS,WIDTH", help="of a new denoiser (default: 20,32,9)")
     add("--start", metavar="NAME|FILE", help="train on from these weights")
-    part = command.add_mutually_exclusive_group()
-    part.add_argument("--guidance", action="store_true", help="train only how clips follow a guide")
-    part.add_argument(
-        "--guide-network", type=integers, metavar="WIDTH,DEPTH", help="train only the network that improves guides"
-    )
-    part.add_argument("--annealer", type=integers, metavar="WIDTH,DEPTH,SCALES", help="a new U-net behind --start")
+    part("--guidance", action="store_true", help="train only how clips follow a guide")
+    part("--guide-network", type=integers, metavar="WIDTH,DEPTH", help="train only the network that improves guides")
+    part("--annealer", type=integers, metavar="WIDTH,DEPTH,SCALES", help="a new U-net behind --start")
     add("--equilibrium", type=float, default=0.0, metavar="SHARE", help="of steps that reconstruct (default: 0)")
     add("--scans", type=float, default=0.4, metavar="SHARE", help="of those: scans, not blurs (default: 0.4)")
-    add("--annealed", type=float, default=0.0, metavar="SHARE", help="of blurs' guides: annealed first (default: 0)")
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, certify and save."""
     out = Path(options.out)
-    if (out / "checkpoint.pt").exists() and not options.resume:
+    begun = (out / "checkpoint.pt").exists()
+    if begun and not options.resume:
         raise InputError(f"{out} holds a training run already; pass --resume to continue it, or choose another --out.")
-    if options.resume and not (out / "checkpoint.pt").exists():
+    if options.resume and not begun:
         say(f"{out} holds no checkpoint to resume from; training starts anew")
     import torch
     from tqdm import tqdm
 
     from pnp_lip.pretrained import save_denoiser
     from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, join_ranks, load_photographs, train
-    from pnp_lip.training.ranks import Ranks
+    from pnp_lip.training.ranks import rank_and_size
 
     settings = TrainingSettings(
         steps=options.steps,
         learning_rate=options.rate,
         part="guidance" if options.guidance else "denoiser" if not options.guide_network else "guide network",
         patches=PatchSettings(options.batch, options.patch, options.scales, options.texture_rule),
-        problems=ProblemSettings(options.equilibrium, options.scans, options.annealed),
+        problems=ProblemSettings(options.equilibrium, options.scans),
         seed=options.seed,
     )
     torch.manual_seed(options.seed)
     denoiser = starting_point(options)
-    training, validation = load_photographs(options.images, colour=options.colour)
+    images = load_photographs(options.images, colour=options.colour)
     with join_ranks(options.device) as device:
-        first = Ranks.here().rank == 0
+        first = rank_and_size()[0] == 0
         with tqdm(total=settings.steps, unit="step", disable=not first) as bar:
 
             def progress(step: int, loss: float) -> None:
                 bar.update(step - bar.n)
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-            result = train(
-                denoiser, training, validation, out, settings, device=device, resume=options.resume, progress=progress
-            )
+            result = train(denoiser, *images, out, settings, device=device, resume=options.resume, progress=progress)
         if first:
             certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
             say(str(certificate or "an annealer has no certificate"))
@@ -96,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def starting_point(options: argparse.Namespace) -> Pretrained:
+def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
     from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, add_guidance
     from pnp_lip.pretrained import load, load_pretrained, pretrained_names
@@ -108,8 +101,9 @@ def starting_point(options: argparse.Namespace) -> Pretrained:
         size = options.size or SIZE
         if len(size) != 3:
             raise InputError(f"--size takes layers, filters and their width, three integers; got {size}.")
-        size = {"dilations": (1,) * size[0], "hidden_channels": size[1], "kernel_size": size[2]}
-        return GradientFlowDenoiser(in_channels=channels, **size)
+        return GradientFlowDenoiser(
+            in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2]
+        )
     shipped = options.start in pretrained_names()
     found = load_pretrained(options.start) if shipped else load(Path(options.start), require_certified=False)
     found.requires_grad_(True)
@@ -130,8 +124,5 @@ def starting_point(options: argparse.Namespace) -> Pretrained:
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """ "1,2,1" as (1, 2, 1)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected integers separated by commas; got {text!r}") from error
+    """ "1,2,1" as (1, 2, 1); argparse turns the ValueError of other texts into a message."""
+    return tuple(int(part) for part in text.split(","))

@@ -6,8 +6,6 @@ gradients, then differentiate through the last few applications of T only. The c
 that the certificate survives.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -17,50 +15,45 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, guided
-from pnp_lip.operators import (
-    Blur,
-    ParallelBeam,
-    ParallelBeamTomography,
-    disk_psf,
-    gaussian_psf,
-    motion_psf,
-    shake_psf,
-)
+from pnp_lip.errors import InputError
+from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, disk_psf, gaussian_psf, motion_psf, shake_psf
+from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import circle_mask
-from pnp_lip.protocols import DenoiserLike, PhysicsLike
-from pnp_lip.solvers import annealed
-from pnp_lip.training.draws import draw, draw_log
-from pnp_lip.training.phantoms import random_phantoms
+from pnp_lip.protocols import PhysicsLike
 
-__all__ = ["Equilibrium", "ProblemPool", "TrainingProblem", "noisy_guide", "random_psf"]
+__all__ = ["LARGEST_PSF", "Equilibrium", "ProblemSettings", "draw", "noisy_guide", "random_phantoms", "random_psf"]
 
 STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 POOL = 60  # problems that are solved on from where the last visit left them
 FEWEST = 12  # of them, before any is visited again
 RENEWED = 0.5  # the share of steps that take a new problem
-GUIDES_RENEWED = (
-    0.12  # the same where a guide network learns: a new problem costs ten times as much as to learn from it
-)
+GUIDES_RENEWED = 0.12  # where a guide network learns: to make a problem costs ten times as much as to learn from it
+LARGEST_PSF = 23  # pixels a side, of the random blurs
+SAMPLES = 4  # points a pixel of a made-up slice, in each direction
 LARGEST_GUIDE_NOISE = 3.0  # of guides of noisy images, in units of the images' noise
 
-Range = tuple[float, float]  # of a draw with uniform logarithm
+# From what, with uniform logarithm, the data's noise is drawn, and σ in units of it, of a first solution and of one that it
+# guides. They are ranges, because a user does not know the best strength either. A first solution of a scan that has texture
+# everywhere wants a weak prior, and a piecewise constant one a strong one.
+BLURS = ((0.002, 0.04), (0.5, 0.9), (0.42, 0.65))
+SCANS = ((0.002, 0.02), (0.15, 0.6), (0.35, 0.9))
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranges:
-    """From what the data's noise is drawn, and σ in units of it, of a first solution and of one that it guides.
+class ProblemSettings:
+    """How many steps train the fixed point of plug-and-play forward-backward, and on what.
 
-    A range, not one number, because a user does not know the best strength either.
+    Of all steps the share ``equilibrium`` does; of its problems the share ``scans`` are scans, the others blurs. Raises
+    InputError for a share outside [0, 1].
     """
 
-    noise: Range
-    first: Range
-    guided: Range
+    equilibrium: float = 0.0
+    scans: float = 0.4
 
-
-BLURS = Ranges(noise=(0.002, 0.04), first=(0.5, 0.9), guided=(0.42, 0.65))
-# A first solution of a scan that has texture everywhere wants a weak prior, and a piecewise constant one a strong one.
-SCANS = Ranges(noise=(0.002, 0.02), first=(0.15, 0.6), guided=(0.35, 0.9))
+    def __post_init__(self) -> None:
+        for name, share in dataclasses.asdict(self).items():
+            if not 0 <= share <= 1:
+                raise InputError(f"`{name}` is a share, from 0 to 1; got {share}.")
 
 
 @dataclasses.dataclass
@@ -76,51 +69,62 @@ class TrainingProblem:
     visited: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Equilibrium:
-    """Which problems are solved, and how.
+    """Which problems are solved, and how, and the newest of them.
 
     With ``guidance`` a problem is solved twice, the second time by the denoiser that the first solution guides. The share
-    ``scans`` of grey images is parallel-beam tomography from n/8 to n views, n the image's side; of those ``phantoms`` is
-    the share of made-up slices, the others are photographs in a circle. The share ``annealed`` of the guides of blurs is
-    improved first by ``pnp_lip.solvers.annealed`` with the ``annealer``. ``free``, ``again`` and ``differentiated`` count
-    the iterations of the first visit, of a later one, and those with gradients.
+    ``scans`` of grey images is parallel-beam tomography from n/8 to n views, of uniform logarithm, n the image's side; of
+    those ``phantoms`` is the share of made-up slices, the others are photographs in a circle. ``free``, ``again`` and
+    ``differentiated`` count the iterations of the first visit, of a later one, and those with gradients. Problems are
+    ``remembered`` longer for a guide network: it learns from guides as they are.
     """
 
     guidance: bool = False
     scans: float = 0.4
     phantoms: float = 0.75
-    annealed: float = 0.0
-    annealer: DenoiserLike | None = None
     free: int = 40
     again: int = 12
     differentiated: int = 3
+    remembered: bool = False
+    pool: list[TrainingProblem] = dataclasses.field(default_factory=list)
+
+    def take(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> TrainingProblem:
+        """A new problem with the images ``x``, or an earlier one with images of its own.
+
+        A denoiser changes little from step to step, and so do its fixed points: solving on costs a third of solving anew.
+        """
+        renewed = GUIDES_RENEWED if self.remembered else RENEWED
+        if len(self.pool) < FEWEST or draw(0, 1, generator) < renewed:
+            self.pool = [*self.pool[1 - POOL :], self.problem(denoiser, x, generator)]
+            return self.pool[-1]
+        return self.pool[int(torch.randint(len(self.pool), (), generator=generator))]
 
     @torch.no_grad()
     def problem(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> TrainingProblem:
         """A random problem with these images (B, C, H, W); of a scan, with what of them is in the circle."""
         scanned = x.shape[1] == 1 and draw(0, 1, generator) < self.scans
-        ranges = SCANS if scanned else BLURS
         physics: Blur | ParallelBeamTomography
         if scanned:
             if draw(0, 1, generator) < self.phantoms:
                 x = random_phantoms(x, generator)
             x = x * circle_mask(x.shape[-1]).to(x)
-            physics = random_scan(x, generator)
+            n = x.shape[-1]
+            views = round(draw_log(n / 8, n, generator))
+            geometry = ParallelBeam(np.arange(views) * 180.0 / views, n_det=math.ceil(1.05 * n))
+            physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
+            physics.to(x.device)
         else:
             physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
-        noise = draw_log(*ranges.noise, generator)
-        first, second = (draw_log(*bounds, generator) * noise for bounds in (ranges.first, ranges.guided))
+        noise, first, second = (draw_log(*bounds, generator) for bounds in (SCANS if scanned else BLURS))
         y = physics.A(x)
         y = y + noise * torch.randn(y.shape, generator=generator).to(y)
         start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else y
         if not self.guidance:
-            return TrainingProblem(x, y, physics, first, None, start)
+            return TrainingProblem(x, y, physics, first * noise, None, start)
         with parametrize.cached():
-            guide = approach(denoiser, physics, y, first, start, self.free)
-        if self.annealer is not None and not scanned and draw(0, 1, generator) < self.annealed:
-            guide = annealed(self.annealer, guide, y, physics, sigma=first, step=STEP)
-        return TrainingProblem(x, y, physics, second, guide, guide)
+            guide = approach(denoiser, physics, y, first * noise, start, self.free)
+        return TrainingProblem(x, y, physics, second * noise, guide, guide)
 
     def solve(self, denoiser: nn.Module, problem: TrainingProblem) -> Tensor:
         """The problem's solution with the denoiser as it is now, from where the last visit left it; differentiable."""
@@ -157,27 +161,6 @@ def update(denoiser: nn.Module, physics: PhysicsLike, x: Tensor, y: Tensor, sigm
     return z + step / STEP * (d - z)
 
 
-class ProblemPool:
-    """The newest problems: a step takes one of them again, or a new one.
-
-    A denoiser changes little from step to step, and so do its fixed points: solving on costs a third of solving anew. For a
-    guide network problems are ``remembered`` longer: it learns from guides as they are.
-    """
-
-    def __init__(self, equilibrium: Equilibrium, *, remembered: bool = False) -> None:
-        self.equilibrium = equilibrium
-        self.renewed = GUIDES_RENEWED if remembered else RENEWED
-        self.problems: list[TrainingProblem] = []
-
-    def __call__(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> TrainingProblem:
-        """A new problem with the images ``x``, or an earlier one with images of its own."""
-        if len(self.problems) < FEWEST or draw(0, 1, generator) < self.renewed:
-            problem = self.equilibrium.problem(denoiser, x, generator)
-            self.problems = [*self.problems[1 - POOL :], problem]
-            return problem
-        return self.problems[int(torch.randint(len(self.problems), (), generator=generator))]
-
-
 @torch.no_grad()
 def noisy_guide(denoiser: nn.Module, y: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     """D(z, 1.1 ρσ), z being y with noise added up to ρ ≥ 1 times its own, 1 half of the time.
@@ -190,14 +173,14 @@ def noisy_guide(denoiser: nn.Module, y: Tensor, sigma: float, generator: torch.G
     return guide
 
 
-def random_scan(x: Tensor, generator: torch.Generator) -> ParallelBeamTomography:
-    """A geometry of norm at most 1 for images (B, 1, n, n), with n/8 to n views, of uniform logarithm."""
-    n = x.shape[-1]
-    views = round(draw_log(n / 8, n, generator))
-    geometry = ParallelBeam(np.arange(views) * 180.0 / views, n_det=math.ceil(1.05 * n))
-    physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
-    physics.to(x.device)
-    return physics
+def draw(low: float, high: float, generator: torch.Generator) -> float:
+    """Uniform from ``low`` to ``high``."""
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def draw_log(low: float, high: float, generator: torch.Generator) -> float:
+    """With uniform logarithm from ``low`` to ``high``, both above 0."""
+    return math.exp(draw(math.log(low), math.log(high), generator))
 
 
 def random_psf(generator: torch.Generator) -> Tensor:
@@ -211,3 +194,36 @@ def random_psf(generator: torch.Generator) -> Tensor:
     if kind == 2:
         return motion_psf(3.0 + 12.0 * size, 180.0 * angle)
     return shake_psf(generator, reach=5 + round(6 * size))
+
+
+def random_phantoms(x: Tensor, generator: torch.Generator) -> Tensor:
+    """One made-up slice for each image of ``x`` (B, 1, n, n) on [0, 1], with that image's texture inside.
+
+    An upright oval, seven times in ten with a brighter shell like a skull, holds 4 to 14 ellipses of contrast ±0.02 to
+    0.45 and the photograph, less its mean, times 0.05 to 1. So a slice is anything from nearly piecewise constant to
+    textured everywhere. Outside the oval it is zero. Shape and range are those of x.
+    """
+    n, slices = x.shape[-1], []
+    for photograph in x[:, 0]:
+        a, b, tilt = draw(0.55, 0.8, generator), draw(0.7, 0.93, generator), draw(-17, 17, generator)
+        shell = draw(0.02, 0.1, generator)
+        bright = draw(0.2, 0.45, generator) if draw(0, 1, generator) < 0.7 else 0.0
+        outer = (draw(0.2, 0.6, generator) + bright, a, b, 0.0, 0.0, tilt)
+        inner = (a - shell, b - shell, 0.0, 0.0, tilt)
+        body = ellipse_image(n, (outer, (-bright, *inner)), samples=SAMPLES)
+        inside = ellipse_image(n, ((1.0, *inner),), samples=SAMPLES)
+        count = int(draw(4, 15, generator))
+        details = ellipse_image(n, tuple(random_ellipse(generator) for _ in range(count)), samples=SAMPLES)
+        texture = draw_log(0.05, 1.0, generator) * (photograph - photograph.mean()).cpu().double()
+        slices.append((body + inside * (details + texture)).clamp(0, 1))
+    return torch.stack(slices)[:, None].to(x)
+
+
+def random_ellipse(generator: torch.Generator) -> tuple[float, float, float, float, float, float]:
+    """A detail: value, half axes, centre, degrees."""
+    sign = 1 if draw(0, 1, generator) < 0.5 else -1
+    radius, direction = draw(0, 0.6, generator), draw(0, 2 * math.pi, generator)
+    a = draw(0.02, 0.3, generator)
+    value = sign * draw_log(0.02, 0.45, generator)
+    b = a * draw(0.3, 1.6, generator)
+    return (value, a, b, radius * math.cos(direction), 1.1 * radius * math.sin(direction), draw(0, 180, generator))

@@ -1,10 +1,10 @@
 """Training a denoiser: constraint kept at every step, averaged weights, checkpoints, exact resume."""
 
-from __future__ import annotations
-
+import csv
 import dataclasses
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +16,7 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.solvers import denoise_guided
-from pnp_lip.training.curve import append_row, draw_curve, forget_rows
-from pnp_lip.training.settings import TrainingSettings
-from pnp_lip.training.training_run import Network, Penalty, TrainingRun
+from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
 
 __all__ = ["train", "validate"]
 
@@ -45,18 +43,17 @@ def train(
     none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is.
 
     Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since
-    the row before), ``curve.png`` and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every
-    process draws batches of its own, gradients are averaged, the first process writes, and all return the same weights.
-    Raises InputError when the loss is no longer finite, and for a checkpoint of another run.
+    the row before) and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every process draws batches
+    of its own, gradients are averaged, the first process writes, and all return the same weights. Raises InputError when
+    the loss is no longer finite, and for a checkpoint of another run.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    run = TrainingRun(denoiser.to(device), training, settings, device, penalty)
-    first = run.ranks.rank == 0
+    run = TrainingRun(denoiser.to(device), training, settings, penalty)
+    first = run.rank == 0
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
     if first:
-        forget_rows(out / "log.csv", run.step)
         with write_atomically(out / "settings.json") as path:
             path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
     start = time.monotonic()
@@ -68,11 +65,14 @@ def train(
             raise InputError(f"the loss became {loss} at step {run.step}; the last checkpoint under {out} is good.")
         last = run.step == settings.steps
         if run.step % settings.validate_every == 0 or last:
-            row = {"step": run.step, "seconds": round(time.monotonic() - start, 1), "loss": run.mean_loss()}
+            seconds, mean, run.losses = round(time.monotonic() - start, 1), statistics.fmean(run.losses), []
             if first:
                 scores = validate(run.averaged.module, validation, device=device, guidance=settings.part != "denoiser")
-                append_row(out / "log.csv", row | scores)
-                draw_curve(out / "log.csv", out / "curve.png")
+                run.rows.append({"step": run.step, "seconds": seconds, "loss": mean, **scores})
+                with write_atomically(out / "log.csv") as path, open(path, "w", newline="") as file:
+                    writer = csv.DictWriter(file, run.rows[0])
+                    writer.writeheader()
+                    writer.writerows(run.rows)
         if run.step % settings.checkpoint_every == 0 or last:
             run.save(out / "checkpoint.pt")
     return run.result()
@@ -99,6 +99,6 @@ def validate(
                 y = (x + level / 255 * torch.randn(x.shape, generator=generator)).to(device)
                 x_hat = denoise_guided(denoiser, y, level / 255) if guidance else denoiser(y, level / 255)
                 values.append(psnr(x_hat.cpu(), x))
-            scores[f"psnr_{level}"] = round(sum(values) / len(values), 3)
+            scores[f"psnr_{level}"] = round(statistics.fmean(values), 3)
     denoiser.train(training)
     return scores

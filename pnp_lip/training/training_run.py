@@ -1,35 +1,33 @@
-"""One training run: what learns, from which loss, and everything that a checkpoint holds."""
+"""One training run: what learns, from which loss, how fast, and everything that a checkpoint holds."""
 
-from __future__ import annotations
-
+import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Generic, Literal, TypeVar, cast, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.layers import constrain, project, release
+from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
-from pnp_lip.pretrained import load_annealer
-from pnp_lip.training.draws import draw
-from pnp_lip.training.equilibrium import Equilibrium, ProblemPool, noisy_guide
-from pnp_lip.training.optimisation import make_optimisers, ramped_average, reduced_precision
-from pnp_lip.training.patches import PatchSampler
-from pnp_lip.training.ranks import Ranks
-from pnp_lip.training.settings import PER_IMAGE, SIGMA_RANGE, TrainingSettings
+from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
+from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
+from pnp_lip.training.ranks import average_gradients, rank_and_size
 
-__all__ = ["Network", "Penalty", "TrainingRun", "log_error"]
+__all__ = ["Network", "Penalty", "TrainingRun", "TrainingSettings", "log_error", "make_optimisers"]
 
 Network = TypeVar("Network", bound=nn.Module)
 Penalty = Callable[[nn.Module, Tensor, float], Tensor]  # of the denoiser, noisy patches and their noise level
+Part = Literal["denoiser", "guidance", "guide network"]
+Parameters = tuple[Tensor, ...] | list[Tensor]
 
+SIGMA_RANGE = (0.5 / 255, 55 / 255)  # noise levels of training, on the scale of images in [0, 1]
 LIMIT = 0.985  # of τ‖W‖²/2 in each layer: at 1 the composition would be nonexpansive, but not averaged
 REFRESH = 50  # evaluations between searches of the whole torus for the norm of a filter
 WARM_UP = 200  # steps in which the learning rate grows to its largest value
@@ -39,92 +37,115 @@ BFLOAT16_ABOVE = 8 / 255  # noise level below which the rounding of bfloat16 cos
 GOLDEN = (math.sqrt(5) - 1) / 2
 RANK_SEED = 1_000_003  # between the seeds of processes that train together
 
+# Thresholds, steps and guidance learn so many times faster than weights. A threshold is stored as its logarithm, of order
+# one, and a weight is of order 1/30: equal steps would either freeze the thresholds or let the first hundred steps push
+# all of a weight's spectrum into a single frequency.
+ACTIVATION_RATE = 3.3
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """What determines a training run, besides the network and the photographs.
+
+    ``learning_rate`` is the largest one. ``part`` says what learns: the "denoiser", its "guidance", or its "guide network";
+    the last two leave the denoiser itself as it is, to the bit. A checkpoint is written every ``checkpoint_every`` steps,
+    a row of the log every ``validate_every``. Raises InputError for values outside their ranges.
+    """
+
+    steps: int = 8_000
+    learning_rate: float = 3e-3
+    part: Part = "denoiser"
+    patches: PatchSettings = dataclasses.field(default_factory=PatchSettings)
+    problems: ProblemSettings = dataclasses.field(default_factory=ProblemSettings)
+    seed: int = 0
+    checkpoint_every: int = 500
+    validate_every: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.part not in get_args(Part):
+            raise InputError(f"`part` is one of {', '.join(get_args(Part))}; got {self.part!r}.")
+        if min(self.steps, self.checkpoint_every, self.validate_every) < 1 or not self.learning_rate > 0:
+            raise InputError("steps and the two intervals must be at least 1, and learning_rate must be positive.")
+        if self.problems.equilibrium > 0 and self.patches.size <= LARGEST_PSF:
+            raise InputError(
+                f"random blurs are up to {LARGEST_PSF} pixels wide: the patches of equilibrium training must be wider; got "
+                f"{self.patches.size}."
+            )
+
 
 class TrainingRun(Generic[Network]):
     """The state of a run, advanced step by step. Shapes: ``images`` are (C, H, W) on [0, 1]."""
 
     def __init__(
-        self,
-        denoiser: Network,
-        images: Sequence[Tensor],
-        settings: TrainingSettings,
-        device: str,
-        penalty: Penalty | None = None,
+        self, denoiser: Network, images: Sequence[Tensor], settings: TrainingSettings, penalty: Penalty | None = None
     ) -> None:
-        self.denoiser, self.settings, self.device, self.penalty = denoiser.train(), settings, device, penalty
-        self.step, self.ranks = 0, Ranks.here()
+        self.denoiser, self.settings, self.penalty = denoiser.train(), settings, penalty
+        self.device = next(denoiser.parameters()).device
+        self.step, (self.rank, self.size) = 0, rank_and_size()
         self.losses: list[float] = []  # since the last row of the log
+        self.rows: list[dict[str, float]] = []  # of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
-        self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
+        self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.rank)
         learning = learning_part(denoiser, settings)
         self.frozen = learning is not denoiser  # what a certificate speaks of is not trained
-        self.pool = ProblemPool(equilibrium_of(denoiser, settings), remembered=settings.part == "guide network")
+        self.equilibrium = Equilibrium(
+            settings.part != "denoiser", settings.problems.scans, remembered=settings.part == "guide network"
+        )
         self.sampler = PatchSampler(images, settings.patches, self.generator)
         if self.frozen:
             denoiser.requires_grad_(False)
             learning.requires_grad_(True)
-        elif isinstance(denoiser, GradientFlowDenoiser):  # rivals have no layers that could be constrained
-            constrain(denoiser, limit=LIMIT, every=REFRESH, zero_mean_channels=denoiser.in_channels)
-        if isinstance(denoiser, GradientFlowDenoiser):
-            # Less than half the time on a processor.
-            denoiser.use_fourier(torch.device(device).type == "cpu")
-        self.ranks.share(denoiser)
-        self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average(AVERAGE))
+        if isinstance(denoiser, GradientFlowDenoiser):  # rivals have no layers that could be constrained
+            if not self.frozen:
+                constrain(denoiser, limit=LIMIT, every=REFRESH, zero_mean_channels=denoiser.in_channels)
+            denoiser.use_fourier(self.device.type == "cpu")  # less than half the time there
+        if self.size > 1:
+            for tensor in denoiser.state_dict().values():
+                dist.broadcast(tensor, 0)
+        self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average)
         self.averaged.requires_grad_(False)
         self.optimisers = make_optimisers(denoiser, learning)
-
-    def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine."""
-        warm = min(1.0, (self.step + 1) / WARM_UP)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
-        return warm * (FINAL_RATE + (self.settings.learning_rate - FINAL_RATE) * cosine)
 
     def advance(self) -> float:
         """One step of the optimisers; returns the loss, in several processes their mean."""
         loss = self.loss()
         self.denoiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        loss = self.ranks.average(self.denoiser.parameters(), loss)
+        loss = average_gradients(self.denoiser.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
+        rate = FINAL_RATE + (self.settings.learning_rate - FINAL_RATE) * cosine
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = group["rate"] * self.learning_rate()
+                group["lr"] = group["rate"] * (min(1.0, (self.step + 1) / WARM_UP) * rate)
             optimiser.step()
         self.averaged.update_parameters(self.denoiser)
         self.step += 1
         self.losses.append(float(loss.detach()))
         return self.losses[-1]
 
-    def mean_loss(self) -> float:
-        """The mean loss since the last call."""
-        mean, self.losses = statistics.fmean(self.losses), []
-        return mean
-
     def loss(self) -> Tensor:
         """The mean over images of the log of their clean patches' mean squared error, with the penalty where there is one."""
         part, share = self.settings.part, self.settings.problems.equilibrium
         x = self.sampler()
         if share > 0 and draw(0, 1, self.generator) < share:
-            problem = self.pool(self.denoiser, x.to(self.device), self.generator)
-            if part == "guide network" and problem.guide is not None:
-                return log_error(self.improved(problem.guide, problem.sigma), problem.x)
-            return log_error(self.pool.equilibrium.solve(self.denoiser, problem), problem.x)
-        sigma, y = self.corrupt(x)
-        x = x.to(self.device)
-        if part == "denoiser":
-            with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
-                loss = log_error(self.denoiser(y, sigma), x)
-            return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
-        guide = noisy_guide(self.denoiser, y, sigma, self.generator)
-        if part == "guide network":
-            return log_error(self.improved(guide, sigma), x)
-        return log_error(guided(self.denoiser, guide)(y, sigma), x)
-
-    def improved(self, guide: Tensor, sigma: float) -> Tensor:
-        """What the guide network makes of a guide."""
-        network = cast(nn.Module, self.denoiser.guide_network)
+            problem = self.equilibrium.take(self.denoiser, x.to(self.device), self.generator)
+            if part != "guide network":
+                return log_error(self.equilibrium.solve(self.denoiser, problem), problem.x)
+            x, sigma, guide = problem.x, problem.sigma, cast(Tensor, problem.guide)
+        else:
+            sigma, y = self.corrupt(x)
+            x = x.to(self.device)
+            if part == "denoiser":
+                with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
+                    loss = log_error(self.denoiser(y, sigma), x)
+                return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
+            guide = noisy_guide(self.denoiser, y, sigma, self.generator)
+            if part == "guidance":
+                return log_error(guided(self.denoiser, guide)(y, sigma), x)
         with reduced_precision(self.device):
-            return cast(Tensor, network(guide, torch.tensor([sigma]).to(guide)))
+            improved = cast(nn.Module, self.denoiser.guide_network)(guide, torch.tensor([sigma]).to(guide))
+        return log_error(improved, x)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.
@@ -133,22 +154,26 @@ class TrainingRun(Generic[Network]):
         gaps of order 1/n among any n successive ones, where independent draws let the averaged weights wander.
         """
         low, high = (math.log(bound) for bound in SIGMA_RANGE)
-        batch = self.step * self.ranks.size + self.ranks.rank
+        batch = self.step * self.size + self.rank
         sigma = math.exp(low + (high - low) * math.modf(self.first_sigma + batch * GOLDEN)[0])
         return sigma, (x + sigma * torch.randn(x.shape, generator=self.generator)).to(self.device)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint in one atomic step. A run that resumes from it goes on exactly as this one does."""
         self.forget()
+        generators = [self.generator.get_state()] * self.size  # of every process
+        if self.size > 1:
+            dist.all_gather_object(generators, self.generator.get_state())
         state = {
             "step": self.step,
             "denoiser": self.denoiser.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "generators": torch.stack(self.ranks.gather(self.generator.get_state())),  # of every process
+            "generators": torch.stack(generators),
             "losses": self.losses,
+            "rows": self.rows,
         }
-        if self.ranks.rank == 0:
+        if self.rank == 0:
             with write_atomically(path) as temporary:
                 torch.save(state, temporary)
 
@@ -156,9 +181,9 @@ class TrainingRun(Generic[Network]):
         """Go on from a checkpoint. Raises InputError for one of another network, part or number of processes."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         generators = state["generators"].cpu()
-        if len(generators) != self.ranks.size:
+        if len(generators) != self.size:
             raise InputError(
-                f"{path} was written by {len(generators)} processes and would be continued by {self.ranks.size}; start as "
+                f"{path} was written by {len(generators)} processes and would be continued by {self.size}; start as "
                 "many, or train anew."
             )
         try:
@@ -170,13 +195,13 @@ class TrainingRun(Generic[Network]):
             raise InputError(
                 f"{path} is of another network, or of another part of it, than these options train; train anew ({error})."
             ) from error
-        self.generator.set_state(generators[self.ranks.rank].clone())  # set_state reads from the storage's beginning
-        self.step, self.losses = state["step"], state["losses"]
+        self.generator.set_state(generators[self.rank].clone())  # set_state reads from the storage's beginning
+        self.step, self.losses, self.rows = state["step"], state["losses"], state["rows"]
         self.forget()
 
     def forget(self) -> None:
         """Drop what no checkpoint holds: the pool of problems, and the frequencies at which filters' norms were found."""
-        self.pool.problems = []
+        self.equilibrium.pool = []
         for module in self.denoiser.modules():
             if isinstance(module, UnitNorm):
                 module.age = 0
@@ -207,22 +232,53 @@ def learning_part(denoiser: nn.Module, settings: TrainingSettings) -> nn.Module:
     return cast(nn.Module, part)
 
 
-def equilibrium_of(denoiser: nn.Module, settings: TrainingSettings) -> Equilibrium:
-    """Which problems a run solves, with the annealer that ships if it needs one."""
-    problems, annealer = settings.problems, None
-    if problems.annealed:
-        annealer = load_annealer(cast(int, denoiser.in_channels)).to(next(denoiser.parameters()))
-    return Equilibrium(
-        guidance=settings.part != "denoiser", scans=problems.scans, annealed=problems.annealed, annealer=annealer
-    )
+def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.optim.Optimizer]:
+    """Adam for a denoiser or its guidance; Muon for the kernels of a U-net or a guide network, and Adam for its biases.
+
+    A group's "rate" is the rate at which its parameters learn, in units of the run's. Muon takes a kernel (C', C, k, k) as
+    a matrix (C', C k²). One rate serves it and Adam, because its updates are scaled to a size like that of Adam's. Of a
+    U-net 3e-3 to 5e-3 were best (docs/notebook/training.md).
+
+    Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
+    """
+    named = list(learning.named_parameters())
+    if not isinstance(learning, (GuideNetwork, UNet)):
+        ours = isinstance(denoiser, GradientFlowDenoiser)
+        slow = [p for name, p in named if not ours or "weight" in name]
+        fast = [p for name, p in named if ours and "weight" not in name]
+        groups = ({"params": slow, "rate": 1.0}, {"params": fast, "rate": ACTIVATION_RATE})
+        return [torch.optim.Adam([group for group in groups if group["params"]])]
+    biases, kernels = ([p for _, p in named if (p.ndim == 4) == wanted] for wanted in (False, True))
+    matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in kernels]  # of the same storage: Muon moves kernels
+    muon = torch.optim.Muon([{"params": matrices, "rate": 1.0}], weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+    def hand_over(*_: object) -> None:
+        for matrix, kernel in zip(matrices, kernels, strict=True):
+            matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape)
+
+    muon.register_step_pre_hook(hand_over)
+    return [muon, torch.optim.Adam([{"params": biases, "rate": 1.0}])]
 
 
-def log_error(x_hat: Tensor, x: Tensor, per_image: int = PER_IMAGE) -> Tensor:
-    """The mean over images of log ‖x̂ − x‖²/n, each image known by ``per_image`` successive patches.
+@torch.no_grad()
+def ramped_average(averaged: Parameters, current: Parameters, count: Tensor | int) -> None:
+    """An exponential moving average whose memory grows with the run, so that early averages forget the initial weights."""
+    torch._foreach_lerp_(averaged, current, max(1 - AVERAGE, 9 / (10 + int(count))))
+
+
+def reduced_precision(device: torch.device, wanted: bool = True) -> torch.autocast:
+    """A context in which convolutions run in bfloat16 if that is ``wanted`` and fast there.
+
+    It is on accelerators, and on processors with instructions for it; others emulate it, eleven times slower (measured).
+    """
+    fast = device.type != "cpu" or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and fast)
+
+
+def log_error(x_hat: Tensor, x: Tensor) -> Tensor:
+    """The mean over images of log ‖x̂ − x‖²/n, each image known by ``PER_IMAGE`` successive patches.
 
     PSNR is averaged over images. The logarithm of the whole batch's error is decided by its most textured image, and the
     logarithm of each patch's by the smoothest patches: either moves the balance of noise and detail.
     """
-    error = (x_hat.float() - x).square().flatten(1).mean(1)
-    mean: Tensor = error.reshape(-1, per_image).mean(1).log().mean()
-    return mean
+    return (x_hat.float() - x).square().flatten(1).mean(1).reshape(-1, PER_IMAGE).mean(1).log().mean()
