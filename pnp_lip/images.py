@@ -1,8 +1,8 @@
 """Reading and writing images, and the two figures of merit."""
 
-from __future__ import annotations
-
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +11,8 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "NOISE_REACH",
-    "check_output",
-    "psnr",
-    "read_image",
-    "ssim",
-    "to_grey",
-    "write_atomically",
-    "write_image",
-]
+__all__ = ["IMAGE_SUFFIXES", "NOISE_REACH", "check_output", "psnr", "read_image", "ssim", "to_grey", "write_atomically",
+           "write_image"]  # fmt: skip
 
 NOISE_REACH = 0.5  # by how much noisy images may leave [0, 1]: five standard deviations at σ = 0.1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -47,16 +38,9 @@ def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> 
             data = imread(path)
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as an image ({error}).") from error
-    x = to_tensor(data, str(path), beyond)
-    return to_grey(x) if grey else x
-
-
-def to_tensor(data: np.ndarray, name: str, beyond: float = 0.0) -> Tensor:
-    """Turn (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) data into (1, C, H, W) on [0, 1]."""
-    if data.ndim == 2:
-        data = data[..., None]
+    data = data[..., None] if data.ndim == 2 else data
     if data.ndim != 3 or data.shape[-1] not in (1, 2, 3, 4) or 0 in data.shape:
-        raise InputError(f"{name}: expected an image of shape (H, W), (H, W, 3) or (H, W, 4); got {data.shape}.")
+        raise InputError(f"{path}: expected an image of shape (H, W), (H, W, 3) or (H, W, 4); got {data.shape}.")
     data = data[..., :-1] if data.shape[-1] in (2, 4) else data
     if data.dtype == np.bool_:
         data = data.astype(np.float32)
@@ -64,26 +48,25 @@ def to_tensor(data: np.ndarray, name: str, beyond: float = 0.0) -> Tensor:
         data = data / np.float64(np.iinfo(data.dtype).max)
     elif np.issubdtype(data.dtype, np.integer):
         raise InputError(
-            f"{name}: {data.dtype} does not say which number is white; save it as uint8, uint16 or floats in [0, 1]."
+            f"{path}: {data.dtype} does not say which number is white; save uint8, uint16 or floats in [0, 1]."
         )
     elif not np.issubdtype(data.dtype, np.floating):
-        raise InputError(f"{name}: expected real numbers; got {data.dtype}.")
+        raise InputError(f"{path}: expected real numbers; got {data.dtype}.")
     if not np.isfinite(data).all():
-        raise InputError(f"{name}: the image holds NaN or infinite values; repair them first.")
+        raise InputError(f"{path}: the image holds NaN or infinite values; repair them first.")
     if data.min() < -beyond or data.max() > 1 + beyond:
         limits = f"[{-beyond:g}, {1 + beyond:g}]" if beyond else "[0, 1]"
+        found = f"[{data.min():.4g}, {data.max():.4g}]"
         raise InputError(
-            f"{name}: values must lie in {limits}; got [{data.min():.4g}, {data.max():.4g}]. Rescale them, and the noise "
-            "level with them."
+            f"{path}: values must lie in {limits}; got {found}. Rescale them, and the noise level with them."
         )
-    return torch.from_numpy(np.ascontiguousarray(data.transpose(2, 0, 1), dtype=np.float32))[None]
+    x = torch.from_numpy(np.ascontiguousarray(data.transpose(2, 0, 1), dtype=np.float32))[None]
+    return to_grey(x) if grey else x
 
 
 def to_grey(x: Tensor) -> Tensor:
     """0.299 R + 0.587 G + 0.114 B for (B, 3, H, W); one channel passes through."""
-    if x.shape[1] == 1:
-        return x
-    return (x * x.new_tensor(GREY_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
+    return x if x.shape[1] == 1 else (x * x.new_tensor(GREY_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
 
 
 def check_output(path: str | Path) -> Path:
@@ -102,12 +85,11 @@ def check_output(path: str | Path) -> Path:
 def write_image(path: str | Path, x: Tensor) -> None:
     """Write (1, C, H, W) or (C, H, W) on [0, 1] as 8 bits (npy: as float32), clipped, in one atomic step."""
     path = check_output(path)
-    suffix = path.suffix.lower()
     data = x.detach().cpu().float().clamp(0, 1).reshape(x.shape[-3:]).permute(1, 2, 0).numpy()
     data = data[..., 0] if data.shape[-1] == 1 else data
     with write_atomically(path) as temporary:
-        if suffix == ".npy":
-            with open(temporary, "wb") as file:
+        if path.suffix.lower() == ".npy":
+            with temporary.open("wb") as file:
                 np.save(file, data)
         else:
             from skimage.io import imsave
@@ -115,22 +97,17 @@ def write_image(path: str | Path, x: Tensor) -> None:
             imsave(temporary, (data * 255).round().astype(np.uint8), check_contrast=False)
 
 
-class write_atomically:  # noqa: N801 (used as a function)
+@contextlib.contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
     """Context manager: yields a temporary path beside ``path`` and renames it into place if nothing was raised."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part{self.path.suffix}")
-
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> float:

@@ -13,7 +13,7 @@ import torch
 from guided_cases import annealing_network, guided_network
 
 from pnp_lip import guided, load_pretrained
-from pnp_lip.command_line.scene import photograph
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.denoisers import GuidedDenoiser, relax
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr

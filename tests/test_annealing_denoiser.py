@@ -10,7 +10,7 @@ import torch
 from guided_cases import annealing_network, guided_network, plain_network
 
 from pnp_lip import AnnealingDenoiser, certify, load_denoiser, load_pretrained, save_denoiser
-from pnp_lip.command_line.scene import photograph
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.layers import UNet
 from pnp_lip.pretrained import load_annealer

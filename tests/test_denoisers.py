@@ -21,7 +21,7 @@ from pnp_lip import (
     load_pretrained,
     save_denoiser,
 )
-from pnp_lip.command_line.scene import photograph
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.denoisers import add_guidance, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.images import psnr

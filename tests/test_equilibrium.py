@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pnp_lip import GradientFlowDenoiser, certify, load_pretrained
-from pnp_lip.command_line.scene import photograph
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.denoisers import guided
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf, shake_psf

@@ -10,8 +10,8 @@ import torch
 from guided_cases import guided_network
 
 from pnp_lip import GradientFlowDenoiser, attack, certify, guided, load_denoiser, save_denoiser
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.benchmarks.priors import prior_of, with_guide
-from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import add_guidance, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GuideNetwork

@@ -12,8 +12,8 @@ import torch
 from guided_cases import guided_network, plain_network
 
 from pnp_lip import GradientFlowDenoiser, guided, load_denoiser, load_pretrained, save_denoiser
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line.main import main
-from pnp_lip.command_line.scene import photograph
 from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_image

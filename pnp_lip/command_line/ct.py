@@ -1,86 +1,51 @@
 """``pnp-lip ct``: reconstruct a measured sinogram, the user's own or the shipped one, with the guarantee beside it."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from pnp_lip.command_line import common
+from pnp_lip.command_line.common import ANGLES, say, say_results
+from pnp_lip.command_line.figure import draw
+from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
 from pnp_lip.errors import InputError
+from pnp_lip.images import write_atomically
+from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import Anderson, Choice, ForwardBackward, Result, Solver, choose_by_discrepancy, refine
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography, Sinogram
-    from pnp_lip.protocols import PhysicsLike
-    from pnp_lip.solvers import Choice, Result, Solver
-
-
-__all__ = ["add_command", "parse_angles", "read_sinogram"]
-
-Projector: TypeAlias = "ParallelBeamTomography | FanBeamTomography"
+__all__ = ["parse_angles", "read_sinogram", "run"]
 
 SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # noise levels on [0, 1] that the prior tries, in each solution
 BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
 MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
 LARGE_MISFIT = 0.1  # relative misfit that is expected at most when the user states sigma
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
-ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
-SINOGRAM = (
-    'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data from the package)'
-)
-
-
-def add_command(commands: common.Commands) -> None:
-    """Add the sub-command."""
-    command = commands.add_parser("ct", help="reconstruct a tomographic slice from its sinogram")
-    command.add_argument("sinogram", nargs="?", help=SINOGRAM)
-    command.add_argument("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
-    command.add_argument("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
-    command.add_argument("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
-    command.add_argument(
-        "--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)"
-    )
-    command.add_argument("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
-    command.add_argument("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
-    command.add_argument("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")
-    command.add_argument(
-        "--sigma", type=float, help="noise level that the prior assumes (default: found from --misfit)"
-    )
-    common.add_solver_options(command, max_iter=500)
-    common.add_prior_options(command)
-    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, reconstruct in three ways, write images, picture and record."""
     if not 0 < options.misfit < 1:
         raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
-    values = SIGMAS if options.sigma is None else (common.check_noise(options.sigma, "--sigma"),)
-    import torch
-
-    from pnp_lip.solvers import Anderson, ForwardBackward, choose_by_discrepancy, refine
-
+    values = SIGMAS if options.sigma is None else (check_noise(options.sigma, "--sigma"),)
     sinogram = read_sinogram(options.sinogram, options.angles)
     physics = projector(sinogram, options)
-    denoiser, rounds = common.get_prior(options)
-    out = common.make_folder(options.out)
+    denoiser, rounds = get_prior(options)
+    out = make_folder(options.out)
     fbp = physics.fbp(sinogram.y, filter="hann")
     scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT
-    if not (scale > 0 and float(sinogram.y.mean()) > 0):
+    if not (scale > 0 and sinogram.y.mean() > 0):
         raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
     y = sinogram.y / scale
     gamma = TIKHONOV / physics.norm_upper**2
     tikhonov = physics.solve_prox(torch.zeros_like(fbp), y, gamma, tol=1e-3 * math.sqrt(fbp.numel())).x
     if not options.quiet:
-        common.say(f"{physics.norm_bound()}")
+        say(f"{physics.norm_bound()}")
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
     choices: list[Choice] = []
 
@@ -92,13 +57,31 @@ def run(options: argparse.Namespace) -> int:
     solver = ForwardBackward(denoiser, box=(0, 1), scheme=Anderson(), tol=options.tol)
     results = refine(solver, y, physics, rounds, solve=search)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
-    misfit = write(out, sinogram, physics, images, scale, results, choices[-1])
-    common.say_results(results)
+    misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
+    record = {
+        "source": sinogram.source,
+        "misfit": misfit,
+        "scale": scale,
+        "geometry": type(physics).__name__,
+        "views": len(sinogram.angles),
+        "norm": {**dataclasses.asdict(physics.norm_bound()), "method": str(physics.norm_bound().method)},
+        "misfit_over_goal_by_sigma": by_sigma(choices[-1]),
+        **json.loads(results[-1].to_json()),
+    }
+    for name, image in images.items():
+        with write_atomically(out / f"{name.lower()}.npy") as path, path.open("wb") as file:
+            np.save(file, scale * image[0, 0].numpy())
+    with write_atomically(out / "result.json") as path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    source = (f"sinogram, {len(sinogram.angles)} views", sinogram.y.mT)
+    titles = {f"{name}\ndata misfit {misfit[name]:.1%}": image for name, image in images.items()}
+    draw(out / "ct.png", source, titles, {"pnp-lip": results}, labels=("detector", "view"))
+    say_results(results)
     found = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
-    common.say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
+    say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
     goal = options.misfit if options.sigma is None else LARGE_MISFIT
     if misfit["pnp-lip"] > MISSED * goal:
-        common.say(
+        say(
             f"WARNING: the result misses the data by {misfit['pnp-lip']:.1%}, where at most {goal:.1%} was expected; "
             "check the angles (degrees), the size, the detector and that the data are −log(I/I₀), or raise --misfit."
         )
@@ -107,10 +90,6 @@ def run(options: argparse.Namespace) -> int:
 
 def read_sinogram(path: str | None, angles: str | None) -> Sinogram:
     """The shipped sinogram, or a file's with its angles; raises InputError for anything that is not one."""
-    import torch
-
-    from pnp_lip.operators import Sinogram, demo_sinogram
-
     if path is None:
         if angles is not None:
             raise InputError("--angles belongs to a sinogram of your own; name its file.")
@@ -167,60 +146,17 @@ def parse_angles(text: str) -> np.ndarray:
     return start + step * np.arange(count)
 
 
-def projector(sinogram: Sinogram, options: argparse.Namespace) -> Projector:
+def projector(sinogram: Sinogram, options: argparse.Namespace) -> ParallelBeamTomography | FanBeamTomography:
     """The geometry that the options describe, lengths in pixels."""
-    from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
-
     bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
-    size = (1, bins, bins) if options.size is None else (1, options.size, options.size)
+    side = bins if options.size is None else options.size
     if options.fan is None:
         parallel = ParallelBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset)
-        return ParallelBeamTomography(parallel, size)
+        return ParallelBeamTomography(parallel, (1, side, side))
     try:
         source, detector = (float(part) for part in options.fan.split(":"))
     except ValueError as error:
         raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
-    fan = FanBeam(
-        sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
-        source_distance=source, detector_distance=detector,
-    )  # fmt: skip
-    return FanBeamTomography(fan, size)
-
-
-def write(
-    out: Path,
-    sinogram: Sinogram,
-    physics: Projector,
-    images: Mapping[str, Tensor],
-    scale: float,
-    results: Sequence[Result],
-    choice: Choice,
-) -> dict[str, float]:
-    """Each image as npy in the data's units, ct.png and result.json, each in one step; returns each image's misfit."""
-    from pnp_lip.command_line.figure import draw
-    from pnp_lip.images import write_atomically
-
-    y = sinogram.y / scale
-    misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
-    bound = physics.norm_bound()
-    scores = zip(choice.candidates, choice.scores, strict=True)
-    record = {
-        "source": sinogram.source,
-        "misfit": misfit,
-        "scale": scale,
-        "geometry": type(physics).__name__,
-        "views": len(sinogram.angles),
-        "norm": {**dataclasses.asdict(bound), "method": str(bound.method)},
-        "misfit_over_goal_by_sigma": {f"{c['sigma']:g}": score for c, score in scores},
-        **json.loads(results[-1].to_json()),
-    }
-    for name, image in images.items():
-        with write_atomically(out / f"{name.lower()}.npy") as path, path.open("wb") as file:
-            np.save(file, scale * image[0, 0].numpy())
-    source = (f"sinogram, {len(sinogram.angles)} views", sinogram.y.mT)
-    titles = {f"{name}\ndata misfit {misfit[name]:.1%}": image for name, image in images.items()}
-    with write_atomically(out / "ct.png") as path:
-        draw(path, source, titles, {"pnp-lip": results}, labels=("detector", "view"))
-    with write_atomically(out / "result.json") as path:
-        path.write_text(json.dumps(record, indent=1) + "\n")
-    return misfit
+    fan = FanBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
+                  source_distance=source, detector_distance=detector)  # fmt: skip
+    return FanBeamTomography(fan, (1, side, side))

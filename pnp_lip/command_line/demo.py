@@ -1,53 +1,44 @@
 """``pnp-lip demo``: blur a photograph, restore it with a proof, and show it beside total variation."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json
 import math
 import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pnp_lip.command_line import common
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from pnp_lip.command_line.scene import Scene
-    from pnp_lip.solvers import Choice, Result
+from pnp_lip.benchmarks.baselines import total_variation
+from pnp_lip.benchmarks.photographs import photograph, validation_images
+from pnp_lip.certificates import certify
+from pnp_lip.command_line.common import say, say_results
+from pnp_lip.command_line.figure import draw
+from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder
+from pnp_lip.images import psnr, ssim, write_atomically
+from pnp_lip.operators import Blur, shake_psf
+from pnp_lip.solvers import Anderson, ForwardBackward, Result, Solver, choose_by_reference, licensed, refine
 
-__all__ = ["add_command"]
+__all__ = ["run"]
 
+NOISE = 0.01  # standard deviation, for images on [0, 1]
+SIDE = 96  # of the photographs on which strengths are chosen, in pixels
 STRENGTHS = tuple(2.0**k for k in range(-3, 1))  # weights that are tried of each prior; the best ones lie inside
 TV, OURS = "total variation", "pnp-lip"
 
 
-def add_command(commands: common.Commands) -> None:
-    """Add the sub-command."""
-    command = commands.add_parser("demo", help="blur a photograph, restore it with a proof, draw the picture")
-    command.add_argument("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
-    command.add_argument("--quiet", action="store_true", help="no progress")
-    common.add_prior_options(command)
-    command.set_defaults(run=run)
-
-
 def run(options: argparse.Namespace) -> int:
     """The demonstration; writes demo.png, result.json and certificate.json."""
-    from pnp_lip.benchmarks.baselines import total_variation
-    from pnp_lip.certificates import certify
-    from pnp_lip.command_line.scene import NOISE, Scene, photograph
-    from pnp_lip.solvers import Anderson, ForwardBackward, Solver, choose_by_reference, licensed, refine
-
-    out, start = common.make_folder(options.out), time.perf_counter()
-    tell = (lambda text: None) if options.quiet else common.say
-    denoiser, rounds = common.get_prior(options)
+    out, start = make_folder(options.out), time.perf_counter()
+    tell = (lambda text: None) if options.quiet else say
+    denoiser, rounds = get_prior(options)
     certificate = certify(denoiser)
     certificate.save(out / "certificate.json")
     tell(f"certified: the denoiser's Lipschitz constant is at most {certificate.lipschitz_upper:.6g}")
     tell(f"licensed solvers: {', '.join(licensed(certificate)) or 'none'}")
-    scene, other = Scene.blurred(photograph("camera", 256)), Scene.validation()
-    choices: dict[str, Choice] = {}
+    x, others = photograph("camera", 256), torch.cat([image.x for image in validation_images(SIDE)])
+    (physics, y), (other_physics, other_y) = blurred(x, seed=0), blurred(others, seed=1)
+    tuning: dict[str, dict[str, object]] = {}
     results: dict[str, tuple[Result, ...]] = {}
     for name, prior, levels, guarantee, again in (
         (TV, total_variation(), [s * NOISE for s in STRENGTHS], "report", 0),
@@ -55,43 +46,31 @@ def run(options: argparse.Namespace) -> int:
     ):
         tell(f"{name}: choosing the strength on other photographs ...")
         solver = ForwardBackward(prior, box=(0, 1), tol=1e-4, scheme=Anderson())
-        grid = {"sigma": levels}
-        choice = choose_by_reference(solver, other.y, other.physics, other.x, grid, guarantee=guarantee)
+        choice = choose_by_reference(solver, other_y, other_physics, others, {"sigma": levels}, guarantee=guarantee)
+        tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         tell(f"{name}: restoring ...")
-        solve = functools.partial(Solver.solve, reference=scene.x, guarantee=guarantee, progress=not options.quiet)
-        improve = common.get_annealing(denoiser, again)
-        results[name] = refine(choice.solver, scene.y, scene.physics, again, improve, solve=solve)
-        choices[name] = choice
-    quality = write(out, scene, results, choices, time.perf_counter() - start)
+        solve = functools.partial(Solver.solve, reference=x, guarantee=guarantee, progress=not options.quiet)
+        results[name] = refine(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
+    seconds = time.perf_counter() - start
+    images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
+    quality = {name: psnr(image, x) for name, image in images.items()}
+    similarity = {name: ssim(image, x) for name, image in images.items()}
+    titles = {f"{name}\n{quality[name]:.2f} dB, SSIM {similarity[name]:.3f}": images[name] for name in images}
+    draw(out / "demo.png", ("photograph\n", x), titles, results, corner=(1 / 6, 1 / 4))
+    *before, last = (json.loads(result.to_json()) for result in results[OURS])
+    baseline = json.loads(results[TV][-1].to_json())
+    record = {"psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
+    with write_atomically(out / "result.json") as path:
+        path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
     if not options.quiet:
-        common.say_results(results[OURS])
-    common.say(f"wrote {out / 'demo.png'}: {', '.join(f'{name} {value:.2f} dB' for name, value in quality.items())}")
+        say_results(results[OURS])
+    say(f"wrote {out / 'demo.png'}: {', '.join(f'{name} {value:.2f} dB' for name, value in quality.items())}")
     return 0
 
 
-def write(
-    out: Path, scene: Scene, results: Mapping[str, tuple[Result, ...]], choices: Mapping[str, Choice], seconds: float
-) -> dict[str, float]:
-    """Write demo.png and result.json, each in one step; returns the PSNR of every image."""
-    from pnp_lip.command_line.figure import draw
-    from pnp_lip.images import psnr, ssim, write_atomically
-
-    images = {"observed": scene.y} | {name: solutions[-1].x for name, solutions in results.items()}
-    quality = {name: psnr(image, scene.x) for name, image in images.items()}
-    similarity = {name: ssim(image, scene.x) for name, image in images.items()}
-    titles = {f"{name}\n{quality[name]:.2f} dB, SSIM {similarity[name]:.3f}": images[name] for name in images}
-    *before, last = (json.loads(result.to_json()) for result in results[OURS])
-    tuning = {
-        name: {
-            **choice.best,
-            "psnr": {f"{c['sigma']:g}": s for c, s in zip(choice.candidates, choice.scores, strict=True)},
-        }
-        for name, choice in choices.items()
-    }
-    baseline = json.loads(results[TV][-1].to_json())
-    record = {"psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
-    with write_atomically(out / "demo.png") as path:
-        draw(path, ("photograph\n", scene.x), titles, results, corner=(1 / 6, 1 / 4))
-    with write_atomically(out / "result.json") as path:
-        path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
-    return quality
+def blurred(x: Tensor, seed: int) -> tuple[Blur, Tensor]:
+    """The forward model, a camera shake over some fifteen pixels with circular borders, and data with white noise."""
+    psf = shake_psf(torch.Generator().manual_seed(3), reach=7)
+    physics = Blur(psf, (x.shape[1], x.shape[2], x.shape[3]), padding="circular")
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+    return physics, physics.A(x) + NOISE * noise

@@ -1,17 +1,14 @@
 """The picture of a run: what was given, what came out, a detail of each, and the convergence."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from pnp_lip.solvers import Result
+from pnp_lip.images import write_atomically
+from pnp_lip.solvers import Result
 
 __all__ = ["draw"]
 
@@ -30,19 +27,17 @@ def draw(
     ``source`` and ``images`` are (1, 1, H, W); ``labels`` are the axes of a source that is not an image on [0, 1];
     ``corner`` is where the detail begins, a third of the height and of the width long, in these units.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(14, 7.6), layout="constrained")
     axes = figure.subplots(2, 1 + len(images))
     show(axes[0, 0], *source, labels)
     draw_convergence(axes[1, 0], runs)
     for column, (title, image) in enumerate(images.items(), start=1):
-        rows, columns = (
-            slice(int(n * c), int(n * c) + max(1, n // 3)) for n, c in zip(image.shape[2:], corner, strict=True)
-        )
+        h, w = image.shape[2:]
+        below = image[..., int(h * corner[0]) :, int(w * corner[1]) :]
         show(axes[0, column], title, image)
-        show(axes[1, column], "detail", image[..., rows, columns])
-    figure.savefig(path, dpi=90, format="png")
+        show(axes[1, column], "detail", below[..., : max(1, h // 3), : max(1, w // 3)])
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
 
 
 def show(axis: Axes, title: str, image: Tensor, labels: tuple[str, str] | None = None) -> None:

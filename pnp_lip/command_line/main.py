@@ -1,15 +1,20 @@
-"""The command ``pnp-lip``: parse, dispatch, and turn every expected error into one clear line."""
+"""The command ``pnp-lip``: parse, dispatch, and turn every expected error into one clear line.
 
-from __future__ import annotations
+Nothing here imports torch, so that ``pnp-lip --help`` answers at once; a command's own module is imported when it runs.
+"""
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from pnp_lip.command_line.common import ANGLES, ATTACKED_SIDE, PSF, Commands
 from pnp_lip.errors import PnpLipError
 from pnp_lip.version import __version__
 
 __all__ = ["main"]
+
+Add = Callable[..., argparse.Action]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,10 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         return int(options.run(options))
-    except PnpLipError as error:
-        sys.stderr.write(f"pnp-lip: {error}\n")
-        return 2
-    except OSError as error:  # of the system: no such place, no permission, no space
+    except (PnpLipError, OSError) as error:  # OSError: no such place, no permission, no space
         sys.stderr.write(f"pnp-lip: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -33,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; each sub-command's module adds its own options."""
-    from pnp_lip.command_line import bench, certify, ct, deblur, demo, denoise, experiment, train
+    """The whole command line."""
+    from pnp_lip.command_line import bench, experiment, train
 
     top = argparse.ArgumentParser(
         prog="pnp-lip",
@@ -43,6 +45,89 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pnp-lip {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (demo, denoise, deblur, ct, certify, train, bench, experiment):
+    add_commands(commands)
+    for module in (train, bench, experiment):
         module.add_command(commands)
     return top
+
+
+def add_commands(commands: Commands) -> None:
+    """The commands demo, denoise, deblur, ct and certify, with their options."""
+    add = new(commands, "demo", "blur a photograph, restore it with a proof, draw the picture")
+    add("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
+    add("--quiet", action="store_true", help="no progress")
+    add_prior(add, "grey")
+
+    add = new(commands, "denoise", "remove Gaussian noise from an image")
+    add_image(add)
+    tile = "with --rounds 0: save memory by windows of N x N pixels (default: 2048)"
+    add("--tile", type=int, default=2048, metavar="N", help=tile)
+    add_prior(add, "grey; colour for colour images")
+
+    add = new(commands, "deblur", "restore a blurred image whose blur is known")
+    add_image(add)
+    blur = f"the blur, as a point spread function: {PSF} (--kernel is the former name)"
+    add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
+    strength = "weight of the prior, larger is smoother: it assumes a noise level of sqrt(S) x noise (default: 0.25)"
+    add("--strength", type=float, default=0.25, metavar="S", help=strength)
+    borders = '"valid" (unknown, the default), "circular", "zeros", "replicate" or "reflect"'
+    add("--padding", default="valid", help=f"what lies beyond the border: {borders}")
+    add("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")
+    add_stopping(add, 1000)
+    add_prior(add, "grey; colour for colour images")
+
+    add = new(commands, "ct", "reconstruct a tomographic slice from its sinogram")
+    own = 'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data that we ship)'
+    add("sinogram", nargs="?", help=own)
+    add("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
+    add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
+    add("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
+    add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
+    add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
+    add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
+    add("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")
+    add("--sigma", type=float, help="noise level that the prior assumes (default: found from --misfit)")
+    add_stopping(add, 500)
+    add_prior(add, "grey")
+
+    add = new(commands, "certify", "prove a denoiser's Lipschitz constant; exit status 1 if that fails")
+    add("weights", metavar="NAME|FILE", help="grey, colour, tiny, or a .safetensors, .pt or .pth file")
+    add("--json", metavar="FILE", help="also write the certificate")
+    add("--rtol", type=float, default=1e-3, help="tightness of the norm bounds (default: 1e-3)")
+    attack = f"try to refute the bound near the central {ATTACKED_SIDE} x {ATTACKED_SIDE} pixels of these images"
+    add("--attack", nargs="+", metavar="IMAGE", help=attack)
+    add("--attack-steps", type=int, default=10, metavar="N", help="effort of the attack (default: 10)")
+
+
+def new(commands: Commands, name: str, text: str) -> Add:
+    """A new command, which the module of the same name runs; returns the function that adds an option."""
+
+    def run(options: argparse.Namespace) -> int:
+        return int(importlib.import_module(f"pnp_lip.command_line.{name}").run(options))
+
+    command = commands.add_parser(name, help=text)
+    command.set_defaults(run=run)
+    return command.add_argument
+
+
+def add_image(add: Add) -> None:
+    """The image, where the result goes, and the noise level."""
+    add("image", help="PNG, JPEG, TIFF, BMP or npy; grey or colour")
+    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image")
+    noise = "standard deviation of the noise, for pixel values in [0, 1] (default: estimated from the image)"
+    add("--noise", type=float, metavar="SIGMA", help=noise)
+
+
+def add_stopping(add: Add, max_iter: int) -> None:
+    """When the iteration stops, and how much it says."""
+    add("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
+    add("--max-iter", type=int, default=max_iter, metavar="N", help=f"iterations at most (default: {max_iter})")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def add_prior(add: Add, default: str) -> None:
+    """The denoiser, and how often to solve again."""
+    known = f"grey, colour, tiny, or a .safetensors, .pt or .pth file (default: {default})"
+    add("--denoiser", metavar="NAME|FILE", help=known)
+    again = "solve N more times, each guided by the last result; 0 is faster (default: 1 if the denoiser can be guided)"
+    add("--rounds", type=int, metavar="N", help=again)
