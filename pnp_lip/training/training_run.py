@@ -180,6 +180,8 @@ class TrainingRun(Generic[Network]):
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. Raises InputError for one of another network, part or number of processes."""
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if not {"generators", "losses", "rows"} <= state.keys():
+            raise InputError(f"{path} was written by another version of pnp-lip; train anew.")
         generators = state["generators"].cpu()
         if len(generators) != self.size:
             raise InputError(
