@@ -14,9 +14,7 @@ from pnp_lip.benchmarks.config import CertificatesConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, prior_of
-from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.tables import Table
-from pnp_lip.benchmarks.timing import timed
+from pnp_lip.benchmarks.record import Destination, Record, Row, Table, timed
 from pnp_lip.certificates import certify
 from pnp_lip.certificates.certify import CACHE
 from pnp_lip.denoisers import GradientFlowDenoiser

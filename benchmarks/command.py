@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the command line starts in a tenth of the time without torc
 __all__ = ["add_arguments"]
 
 Values = Mapping[str, object]
+Start = Callable[[argparse.Namespace, "Tell"], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,32 +85,30 @@ QUICK_LEAVES_OUT = {"BM3D": "left out of --quick: one pass takes longer than a w
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One sub-command for each benchmark, ``headline`` and ``report``."""
+    """One sub-command for each benchmark, ``headline``, ``rival`` and ``report``."""
     commands = parser.add_subparsers(required=True, metavar="NAME", title="benchmarks")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, start: Start) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--out", type=Path, default=Path("pnp-lip-bench"), metavar="DIR", help="where to write")
+        command.set_defaults(start=start, benchmark=name)
         return command
 
     for name, benchmark in BENCHMARKS.items():
-        command = add(name, benchmark.text)
+        command = add(name, benchmark.text, one)
         add_common_options(command, benchmark.compares)
         config.add_options(command, benchmark.config, set())
-        command.set_defaults(start=run_and_report, benchmark=name)
-    command = add("headline", "the README's table: denoising, deblurring and tomography on scikit-image's data")
+    text = "the README's table: denoising, deblurring and tomography on scikit-image's data"
+    command = add("headline", text, headline)
     add_common_options(command, compares=True)
     known = set(FIXED)
     for name in HEADLINE:
         config.add_options(command, BENCHMARKS[name].config, known)
-    command.set_defaults(start=headline)
-    command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it")
+    command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it", rival)
     config.add_options(command, config.RivalConfig(), set())
-    command.set_defaults(start=rival)
-    command = add("report", "Markdown tables and one HTML page from records")
+    command = add("report", "Markdown tables from records", report)
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
     command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
-    command.set_defaults(start=report_on)
 
 
 def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None:
@@ -120,34 +119,32 @@ def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
     if compares:
         command.add_argument("--priors", nargs="+", metavar="NAME", help="these only (default: all)")
-        text = "also: weights of ours, a network by benchmarks.networks.save_rival, or NAME=package.module:factory"
+        text = "also: weights of ours, or a network by benchmarks.networks.save_rival"
         command.add_argument("--denoiser", action="append", default=[], metavar="NAME=FILE", help=text)
 
 
-def run_and_report(options: argparse.Namespace, tell: Tell) -> int:
+def one(options: argparse.Namespace, tell: Tell) -> int:
     """One benchmark; 0 if something succeeded and no bar of the operators was missed."""
     from pnp_lip.benchmarks.report import write_report
 
-    content = run_one(options.benchmark, options, {}, tell)
+    rows = run_one(options.benchmark, options, {}, tell)["rows"]
     path = record_path(options.benchmark, options)
-    written = write_report([path], options.out)
-    tell(f"wrote {path}, {', '.join(map(str, written))}")
-    rows = content["rows"]
+    tell(f"wrote {path}, {write_report([path], options.out)[0]}")
     return 0 if any("error" not in row for row in rows) and all(row.get("met", True) for row in rows) else 1
 
 
 def headline(options: argparse.Namespace, tell: Tell) -> int:
     """Denoising, deblurring and tomography as the README's table shows them; writes the table to headline.md."""
-    from pnp_lip.benchmarks import report
+    from pnp_lip.benchmarks.report import headline, write_report, write_text
 
-    records = {name: run_one(name, options, preset, tell) for name, preset in HEADLINE.items()}
-    written = report.write_report([record_path(name, options) for name in HEADLINE], options.out)
-    written.append(report.write_text(options.out / "headline.md", report.headline(records)))
-    tell(f"wrote {', '.join(map(str, written))}\n\n{report.headline(records)}")
+    table = headline({name: run_one(name, options, preset, tell) for name, preset in HEADLINE.items()})
+    written = write_report([record_path(name, options) for name in HEADLINE], options.out)
+    written.append(write_text(options.out / "headline.md", table))
+    tell(f"wrote {', '.join(map(str, written))}\n\n{table}")
     return 0
 
 
-def report_on(options: argparse.Namespace, tell: Tell) -> int:
+def report(options: argparse.Namespace, tell: Tell) -> int:
     """The report of given records, and the tables of a page on request."""
     from pnp_lip.benchmarks.report import find_records, renew, write_report
 
@@ -162,7 +159,7 @@ def report_on(options: argparse.Namespace, tell: Tell) -> int:
 
 def rival(options: argparse.Namespace, tell: Tell) -> int:
     """Train a rival."""
-    from pnp_lip.benchmarks.rivals import train_rival
+    from pnp_lip.benchmarks.networks import train_rival
 
     tell(f"wrote {train_rival(config.configured(config.RivalConfig(), given(options)), options.out)}")
     return 0
@@ -200,8 +197,9 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
         tell(f"{name}: {', '.join(prior.name for prior in priors)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' remarks on their own defaults
-        to = Destination(record_path(name, options), options.fresh, missing, tell)
-        content: Row = module.run(settings, to, priors)
+        content: Row = module.run(
+            settings, Destination(record_path(name, options), options.fresh, missing, tell), priors
+        )
     return content
 
 
@@ -213,11 +211,6 @@ def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], di
     annealed = name == "deblurring"
     priors, missing = collect(options.denoiser, options.priors, admm=restores, channels=channels, annealed=annealed)
     if options.quick and options.priors is None and restores:
-        priors = leave_out_slow(priors, missing)
+        missing |= {prior.name: QUICK_LEAVES_OUT[prior.name] for prior in priors if prior.name in QUICK_LEAVES_OUT}
+        priors = [prior for prior in priors if prior.name not in QUICK_LEAVES_OUT]
     return priors, missing
-
-
-def leave_out_slow(priors: list[Prior], missing: dict[str, str]) -> list[Prior]:
-    """The priors that --quick has time for; the others enter ``missing``, with the reason."""
-    missing |= {prior.name: QUICK_LEAVES_OUT[prior.name] for prior in priors if prior.name in QUICK_LEAVES_OUT}
-    return [prior for prior in priors if prior.name not in QUICK_LEAVES_OUT]

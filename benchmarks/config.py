@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import field
@@ -83,9 +82,8 @@ class CtConfig:
     """Every prior on every slice."""
 
     phantom: Path | None = option(None, "npz with hu, Hounsfield units (n, rows, columns); else Shepp and Logan's")
-    tilts: Path | None = option(None, "npz with sinograms (n, angles, bins) and tilts_deg, measured: no truth")
     scans: Scans = field(default_factory=Scans)
-    limit: int | None = option(None, "so many slices of each file, evenly spaced", least=1)
+    limit: int | None = option(None, "so many slices, evenly spaced", least=1)
     side: int = option(128, "pixels to which slices are reduced by averaging", least=1)
     seed: int = option(0, "of the noise")
     limits: Limits = field(default_factory=Limits)
@@ -135,7 +133,6 @@ class OperatorsConfig:
 
     repeats: int = option(15, "how often each product is timed", least=1)
     large: bool = option(False, "also 512^2 with 360 views, for which deepinv needs 3 GB and a minute")
-    measured: Path | None = option(None, "folder with tilt_series8.npz and cranium8.npz, whose scans are added")
     seed: int = option(0, "of the images")
 
 
@@ -164,17 +161,14 @@ def add_options(command: argparse.ArgumentParser, config: object, known: set[str
             known.add(f.name)
             given = () if value is None else value if isinstance(value, tuple) else (value,)
             text = f.metadata["help"] + (f" (default: {', '.join(map(str, given))})" if given else "")
-            if isinstance(value, bool):
+            kind = next(t for t in (*typing.get_args(hints[f.name]), hints[f.name]) if isinstance(t, type))
+            read = number if kind is float else kind
+            if kind is bool:
                 command.add_argument(flag, action="store_true", default=None, help=f.metadata["help"])
             elif isinstance(value, tuple):
-                kind = str if isinstance(value[0], str) else number
-                command.add_argument(flag, nargs="+", type=kind, help=text, metavar=f.name[:-1].upper())
+                command.add_argument(flag, nargs="+", type=read, help=text, metavar=f.name[:-1].upper())
             else:
-                kind = hints[f.name]
-                kind = typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
-                command.add_argument(
-                    flag, type=number if kind is float else kind, help=text, metavar=kind.__name__.upper()
-                )
+                command.add_argument(flag, type=read, help=text, metavar=kind.__name__.upper())
 
 
 def configured(config: T, values: Mapping[str, object]) -> T:
@@ -187,8 +181,7 @@ def configured(config: T, values: Mapping[str, object]) -> T:
         value, least = getattr(config, f.name), f.metadata.get("least")
         new = configured(value, values) if dataclasses.is_dataclass(value) else values.get(f.name, value)
         if least is not None and isinstance(new, int) and new < least:
-            raise InputError(
-                f"--{f.name.replace('_', '-')} must be a {'positive' if least else 'non-negative'} integer; got {new}."
-            )
+            kind = "positive" if least else "non-negative"
+            raise InputError(f"--{f.name.replace('_', '-')} must be a {kind} integer; got {new}.")
         changes[f.name] = new
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
+from pnp_lip.benchmarks.comparison import (
+    Case,
+    Comparison,
+    Observation,
+    measure_restoration,
+    quality,
+    seeded,
+)
 from pnp_lip.benchmarks.config import CtConfig, Limits
-from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, photograph, sha256_of
+from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, photograph
 from pnp_lip.benchmarks.priors import Prior, Strength
-from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.restoration import measure_restoration, quality
-from pnp_lip.benchmarks.timing import timed
+from pnp_lip.benchmarks.record import Destination, Record, Row, timed
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
@@ -31,7 +35,6 @@ FILTERS = ("ramp", "shepp-logan", "hann")  # the grid of FBP
 FBP = Prior("FBP", lambda x, sigma: x, Strength(grid=(0.0, 1.0, 2.0)), reason="it does not iterate")
 LARGEST_INTEGRAL = 4.0  # of the attenuation along a ray, for Poisson noise: e⁻⁴ of the photons arrive
 HOUNSFIELD = (-1000, 1600)  # HU, mapped to [0, 1]
-BRIGHTEST = 0.995  # the quantile of a measured image's pixels that becomes 1
 
 BRAIN = (1.0, 0.64, 0.82, 0.0, 0.0, 0.0)
 HEAD = (  # of the validation: value, half axes, centre, degrees, as in the Shepp-Logan phantom, whose shapes it does not share
@@ -52,89 +55,61 @@ def run(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior, and of FBP, on every slice, geometry and noise; continues the one that is there."""
     slices, held_out = load_slices(config.phantom, config.limit, config.side), validation_slices(config.side)
     source = "scikit-image" if config.phantom is None else config.phantom.stem
-    data: Row = {"images": hashes(slices), "validation": hashes(held_out), "source": source}
+    data = {"images": hashes(slices), "validation": hashes(held_out), "source": source}
     cases: list[Case] = []
     validation: dict[str, list[Case]] = {}
     for geometry in config.scans.geometries:
         for noise in config.scans.noises:
             cases += [scan(s, geometry, noise, config) for s in slices]
             validation[f"{geometry}, {noise}"] = [scan(s, geometry, noise, config) for s in held_out]
-    if config.tilts is not None:
-        counts, degrees = load_array(config.tilts, "sinograms", "tilts_deg")
-        sinograms = torch.from_numpy(counts.astype(np.float32))
-        measured, reference = measured_cases(sinograms, degrees, config)
-        cases += measured
-        validation["tilt series"] = [reference]
-        data["tilts"] = sha256_of(sinograms)
     record = Record.open(to, "ct", config, data)
     measure = functools.partial(measure_scan, limits=config.limits)
     return Comparison(record, validation, measure).run(cases, [FBP, *priors])
 
 
-def measure_scan(
-    prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits
-) -> tuple[Tensor, Row]:
+def measure_scan(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
     """FBP with the strength's filter, or the solver's reconstruction."""
     y, physics = observation.y, observation.physics
     if prior.name != FBP.name or not isinstance(physics, SymmetricTomography):
         return measure_restoration(prior, strength, observation, tuning, limits)
     name = FILTERS[int(strength)]
     x_hat, times = timed(lambda: physics.fbp(y, filter=name).clamp(0, 1))
-    return x_hat, {**quality(x_hat, observation), **times, "filter": name}
-
-
-def load_array(path: Path, *names: str) -> list[NDArray[np.generic]]:
-    """Arrays of an .npz file. Raises InputError when one is missing or the file cannot be read."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        return [archive[name] for name in names]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected an .npz file with {' and '.join(f'`{n}`' for n in names)} ({error})."
-        ) from error
+    return {**quality(x_hat, observation), **times, "filter": name}
 
 
 def load_slices(phantom: Path | None, limit: int | None, side: int) -> list[NamedImage]:
-    """The objects on trial as images on [0, 1]: attenuations from −1000 to 1600 HU, or Shepp and Logan's phantom."""
+    """The objects on trial as images on [0, 1]: ``limit`` slices, evenly spaced, from −1000 to 1600 HU, or a phantom."""
     if phantom is None:
         from skimage.data import shepp_logan_phantom
 
         whole = torch.from_numpy(shepp_logan_phantom()).float()[None, None].clamp(0, 1)
         return [NamedImage("Shepp-Logan", torch.nn.functional.interpolate(whole, (side, side), mode="area"))]
     low, high = HOUNSFIELD
-    (hu,) = load_array(phantom, "hu")
+    try:
+        with np.load(phantom, allow_pickle=False) as archive:
+            hu = archive["hu"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{phantom}: expected an .npz file with `hu` ({error}).") from error
     x = ((torch.from_numpy(hu.astype(np.float32)) - low) / (high - low)).clamp(0, 1)[:, None]
     x = torch.nn.functional.interpolate(x, (side, side), mode="area") * circle_mask(side)
-    return [NamedImage(f"slice {i}", x[i : i + 1]) for i in spread(len(x), limit)]
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """``limit`` indices below ``count``, evenly spaced.
-
-    >>> spread(8, 3)
-    [0, 4, 7]
-    """
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [round(i * (count - 1) / max(limit - 1, 1)) for i in range(limit)]
+    count = len(x) if limit is None else min(limit, len(x))
+    spread = [round(i * (len(x) - 1) / max(count - 1, 1)) for i in range(count)]
+    return [NamedImage(f"slice {i}", x[i : i + 1]) for i in spread]
 
 
 def validation_slices(n: int) -> list[NamedImage]:
     """The objects on which strengths are chosen: a made-up head, and a photograph in a circle, which has texture everywhere.
 
-    The head alone would choose a total variation far too strong for real slices.
+    The head has a skull, a brain with smooth texture, ventricles, sinuses and small bones. It alone would choose a total
+    variation far too strong for real slices.
     """
-    x = photograph(VALIDATION[0], n) * circle_mask(n)
-    return [made_up_head(n), NamedImage(f"{VALIDATION[0]} in a circle", x)]
-
-
-def made_up_head(n: int) -> NamedImage:
-    """Skull, brain with smooth texture, ventricles, sinuses, small bones."""
-    x = ellipse_image(n, HEAD).float()[None, None]
     coarse = torch.randn((1, 1, 24, 24), generator=torch.Generator().manual_seed(0))
-    texture = torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic")
-    inside = ellipse_image(n, (BRAIN,)).float()
-    return NamedImage("made-up head", (x + 0.02 * texture * inside).clamp(0, 1))
+    texture = (
+        0.02 * torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic") * ellipse_image(n, (BRAIN,)).float()
+    )
+    head = (ellipse_image(n, HEAD).float()[None, None] + texture).clamp(0, 1)
+    circle = photograph(VALIDATION[0], n) * circle_mask(n)
+    return [NamedImage("made-up head", head), NamedImage(f"{VALIDATION[0]} in a circle", circle)]
 
 
 @functools.cache
@@ -163,14 +138,9 @@ def scan(image: NamedImage, geometry: str, noise: str, config: CtConfig) -> Case
             y = clean + deviation * torch.randn(clean.shape, generator=generator)
         else:
             y, deviation = photon_noise(clean, config.scans.photons, generator)
-        return scanned(image.x, y, physics, deviation)
+        return Observation(image.x, y, deviation, physics)
 
     return Case(key, f"{geometry}, {noise}", make)
-
-
-def scanned(x: Tensor | None, y: Tensor, physics: SymmetricTomography, deviation: float) -> Observation:
-    """Data, which FBP shows."""
-    return Observation(x, y, physics, deviation, shown=physics.fbp(y).clamp(0, 1))
 
 
 def photon_noise(clean: Tensor, photons: float, generator: torch.Generator) -> tuple[Tensor, float]:
@@ -184,36 +154,3 @@ def photon_noise(clean: Tensor, photons: float, generator: torch.Generator) -> t
     counts = torch.poisson(photons * torch.exp(-scale * clean.double()), generator=generator).clamp_min(1)
     y = (-(counts / photons).log() / scale).to(clean.dtype)
     return y, float((photons / counts).mean() / photons) ** 0.5 / scale
-
-
-def measured_cases(sinograms: Tensor, degrees: NDArray[np.generic], config: CtConfig) -> tuple[list[Case], Case]:
-    """Real sinograms, whose truth nobody knows, and the simulated scan with their angles and noise for the strengths."""
-    n, geometry = sinograms.shape[-1], f"{len(degrees)} tilts"
-    physics = ParallelBeamTomography(ParallelBeam(degrees, n_det=n), (1, n, n), normalize=True)
-    raw = sinograms.permute(0, 2, 1)[:, None].contiguous()
-    pixels = physics.fbp(raw, filter="hann").flatten()
-    y = raw / float(pixels.kthvalue(int(BRIGHTEST * len(pixels))).values)
-    deviation = robust_noise(y)
-    cases = []
-    for i in spread(len(y), config.limit):
-        key = {"image": f"tilt series {i}", "geometry": geometry, "noise": "measured"}
-        cases.append(Case(key, "tilt series", functools.partial(scanned, None, y[i : i + 1], physics, deviation)))
-    image = made_up_head(n)
-    key = {"image": image.name, "geometry": geometry, "noise": "Gaussian"}
-
-    def make() -> Observation:
-        clean = physics.A(image.x)
-        data = clean + deviation * torch.randn(clean.shape, generator=seeded(config.seed, key))
-        return scanned(image.x, data, physics, deviation)
-
-    return cases, Case(key, "tilt series", make)
-
-
-def robust_noise(y: Tensor) -> float:
-    """The standard deviation of white noise in (…, bins, views), from second differences along the bins.
-
-    Second differences of a smooth signal vanish and those of white noise have √6 times its deviation; the median makes
-    edges harmless.
-    """
-    second = y[..., 2:, :] - 2 * y[..., 1:-1, :] + y[..., :-2, :]
-    return float(second.abs().median()) / 0.6745 / math.sqrt(6)

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import Case, CaseKey, Comparison, Observation, seeded
+from pnp_lip.benchmarks.comparison import Case, CaseKey, Comparison, Observation, measure_restoration, seeded
 from pnp_lip.benchmarks.config import DeblurringConfig
-from pnp_lip.benchmarks.photographs import NamedImage, hashes, load_images, sha256_of, source, validation_images
+from pnp_lip.benchmarks.photographs import NamedImage, on_trial, sha256_of
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.restoration import measure_restoration
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur, box_psf, gaussian_psf, load_psf, shake_psf
 
@@ -26,15 +25,9 @@ VALIDATION_PSF = 0  # the shake's seed; the shakes on trial have others
 
 def run(config: DeblurringConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image, blur and noise level; continues the one that is there."""
-    images = load_images(config.photographs)
-    held_out = validation_images(config.photographs.side, colour=config.photographs.colour)
+    images, held_out, data = on_trial(config.photographs)
     psfs = load_psfs(config.kernels, config.kernel_limit)
-    data = {
-        "images": hashes(images),
-        "kernels": {name: psf_hash(psf) for name, psf in psfs.items()},
-        "validation": hashes(held_out),
-        "source": source(config.photographs),
-    }
+    data["kernels"] = {name: psf_hash(psf) for name, psf in psfs.items()}
     shake = shake_psf(torch.Generator().manual_seed(VALIDATION_PSF), reach=7)
     cases, validation = [], {}
     for noise in config.noises:
@@ -59,7 +52,7 @@ def blurred(image: NamedImage, name: str, psf: Tensor, noise: float, seed: int) 
         physics = Blur(psf, (image.x.shape[1], image.x.shape[2], image.x.shape[3]), padding="circular")
         y = physics.A(image.x)
         y = y + noise * torch.randn(y.shape, generator=seeded(seed, key))
-        return Observation(image.x, y, physics, noise, shown=y)
+        return Observation(image.x, y, noise, physics)
 
     return Case(key, f"noise {noise:g}", make)
 

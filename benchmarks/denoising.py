@@ -7,21 +7,18 @@ from collections.abc import Sequence
 
 import torch
 
-from pnp_lip.benchmarks.comparison import Case, CaseKey, Comparison, Observation, seeded
+from pnp_lip.benchmarks.comparison import Case, CaseKey, Comparison, Observation, measure_denoising, seeded
 from pnp_lip.benchmarks.config import DenoisingConfig
-from pnp_lip.benchmarks.photographs import NamedImage, hashes, load_images, source, validation_images
+from pnp_lip.benchmarks.photographs import NamedImage, on_trial
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.restoration import measure_denoising
 
 __all__ = ["run"]
 
 
 def run(config: DenoisingConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image and noise level; continues the one that is there."""
-    images = load_images(config.photographs)
-    held_out = validation_images(config.photographs.side, colour=config.photographs.colour)
-    data = {"images": hashes(images), "validation": hashes(held_out), "source": source(config.photographs)}
+    images, held_out, data = on_trial(config.photographs)
     record = Record.open(to, "denoising", config, data)
     cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
     validation = {
@@ -50,6 +47,6 @@ def noisy(image: NamedImage, level: float, seed: int) -> Case:
 
     def make() -> Observation:
         y = image.x + level / 255 * torch.randn(image.x.shape, generator=seeded(seed, key))
-        return Observation(image.x, y, None, level / 255, shown=y)
+        return Observation(image.x, y, level / 255)
 
     return Case(key, f"sigma {level:g}", make)
