@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,62 +24,32 @@ Start = Callable[[argparse.Namespace, "Tell"], int]
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark does, its default settings, and what --quick changes.
-
-    ``compares`` says that priors take part, ``restores`` that they run in solvers.
-    """
+    """What a benchmark does, its default settings, whether priors take part, and whether they run in solvers."""
 
     text: str
     config: object
-    quick: Values
     compares: bool = True
     restores: bool = False
 
 
 BENCHMARKS = {
-    "denoising": Benchmark(
-        "one pass of every denoiser over noise levels",
-        config.DenoisingConfig(),
-        {"levels": (25,), "crop": 96, "limit": 1, "side": 96},
-    ),
+    "denoising": Benchmark("one pass of every denoiser over noise levels", config.DenoisingConfig()),
     "deblurring": Benchmark(
-        "camera shakes, a Gaussian and a box, with every prior",
-        config.DeblurringConfig(),
-        {"noises": (0.01,), "crop": 48, "limit": 1, "kernel_limit": 1, "side": 32, "uncertified_seconds": 0.5},
-        restores=True,
+        "camera shakes, a Gaussian and a box, with every prior", config.DeblurringConfig(), restores=True
     ),
     "ct": Benchmark(
-        "parallel and fan beam, Gaussian and Poisson noise, with every prior, and FBP",
-        config.CtConfig(),
-        {"geometries": ("parallel 60",), "noises": ("Gaussian",), "limit": 1, "side": 32, "uncertified_seconds": 0.5},
-        restores=True,
+        "parallel and fan beam, Gaussian and Poisson noise, every prior, FBP", config.CtConfig(), restores=True
     ),
-    "certificates": Benchmark(
-        "proved bounds against attacks, and the time of proving",
-        config.CertificatesConfig(),
-        {"levels": (25,), "steps": 2, "side": 12, "layers": 2, "channels": 16},
-    ),
-    "speed": Benchmark(
-        "one pass of our networks in several ways, beside DRUNet and DnCNN",
-        config.SpeedConfig(),
-        {"side": 64, "repeats": 3},
-    ),
-    "convergence": Benchmark(
-        "every solver on every forward model",
-        config.ConvergenceConfig(),
-        {"size": 16, "tol": 1e-3, "max_iter": 300, "uncertified_max_iter": 20, "training_steps": 10},
-        compares=False,
-    ),
-    "operators": Benchmark(
-        "projectors and blurs beside other packages", config.OperatorsConfig(), {"repeats": 3}, compares=False
-    ),
+    "certificates": Benchmark("proved bounds against attacks, and the time of proving", config.CertificatesConfig()),
+    "speed": Benchmark("one pass of our networks in several ways, beside DRUNet and DnCNN", config.SpeedConfig()),
+    "convergence": Benchmark("every solver on every forward model", config.ConvergenceConfig(), compares=False),
+    "operators": Benchmark("projectors beside other packages", config.OperatorsConfig(), compares=False),
 }
 HEADLINE: dict[str, Values] = {
     "denoising": {"levels": (25,)},
     "deblurring": {"noises": (0.01,), "limit": 3},
     "ct": {"geometries": ("parallel 60",), "noises": ("Gaussian",)},
 }
-FIXED = {"levels", "noises", "geometries", "colour"}  # settings that the headline does not leave open
 QUICK_LEAVES_OUT = {"BM3D": "left out of --quick: one pass takes longer than a whole run may; name it to have it"}
 
 
@@ -95,17 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return command
 
     for name, benchmark in BENCHMARKS.items():
-        command = add(name, benchmark.text, one)
+        command = add(name, benchmark.text, measure)
         add_common_options(command, benchmark.compares)
-        config.add_options(command, benchmark.config, set())
+        config.add_options(command, benchmark.config)
     text = "the README's table: denoising, deblurring and tomography on scikit-image's data"
-    command = add("headline", text, headline)
-    add_common_options(command, compares=True)
-    known = set(FIXED)
-    for name in HEADLINE:
-        config.add_options(command, BENCHMARKS[name].config, known)
+    add_common_options(add("headline", text, measure), compares=True)
     command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it", rival)
-    config.add_options(command, config.RivalConfig(), set())
+    command.add_argument("--images", type=Path, help="folder of photographs; every 20th is held out")
+    command.add_argument("--penalty", type=float, default=0.0, help="weight of the Jacobian penalty (default: 0)")
+    command.add_argument("--steps", type=int, default=7_000, help="of training (default: 7000)")
     command = add("report", "Markdown tables from records", report)
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
     command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
@@ -123,25 +90,21 @@ def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None
         command.add_argument("--denoiser", action="append", default=[], metavar="NAME=FILE", help=text)
 
 
-def one(options: argparse.Namespace, tell: Tell) -> int:
-    """One benchmark; 0 if something succeeded and no bar of the operators was missed."""
-    from pnp_lip.benchmarks.report import write_report
+def measure(options: argparse.Namespace, tell: Tell) -> int:
+    """One benchmark, or those of the README's table, which goes to headline.md.
 
-    rows = run_one(options.benchmark, options, {}, tell)["rows"]
-    path = record_path(options.benchmark, options)
-    tell(f"wrote {path}, {write_report([path], options.out)[0]}")
-    return 0 if any("error" not in row for row in rows) and all(row.get("met", True) for row in rows) else 1
-
-
-def headline(options: argparse.Namespace, tell: Tell) -> int:
-    """Denoising, deblurring and tomography as the README's table shows them; writes the table to headline.md."""
+    0 if something succeeded and no bar of the operators was missed.
+    """
     from pnp_lip.benchmarks.report import headline, write_report, write_text
 
-    table = headline({name: run_one(name, options, preset, tell) for name, preset in HEADLINE.items()})
-    written = write_report([record_path(name, options) for name in HEADLINE], options.out)
-    written.append(write_text(options.out / "headline.md", table))
-    tell(f"wrote {', '.join(map(str, written))}\n\n{table}")
-    return 0
+    presets = HEADLINE if options.benchmark == "headline" else {options.benchmark: {}}
+    records = {name: run_one(name, options, preset, tell) for name, preset in presets.items()}
+    paths = [record_path(name, options) for name in records]
+    tell(f"wrote {', '.join(map(str, paths + write_report(paths, options.out)))}")
+    if options.benchmark == "headline":
+        tell(f"wrote {write_text(options.out / 'headline.md', headline(records))}\n\n{headline(records)}")
+    rows = [row for content in records.values() for row in content["rows"]]
+    return 0 if any("error" not in row for row in rows) and all(row.get("met", True) for row in rows) else 1
 
 
 def report(options: argparse.Namespace, tell: Tell) -> int:
@@ -158,10 +121,9 @@ def report(options: argparse.Namespace, tell: Tell) -> int:
 
 
 def rival(options: argparse.Namespace, tell: Tell) -> int:
-    """Train a rival."""
     from pnp_lip.benchmarks.networks import train_rival
 
-    tell(f"wrote {train_rival(config.configured(config.RivalConfig(), given(options)), options.out)}")
+    tell(f"wrote {train_rival(options.images, options.penalty, options.steps, options.out)}")
     return 0
 
 
@@ -172,7 +134,6 @@ def given(options: argparse.Namespace) -> Row:
 
 
 def record_path(name: str, options: argparse.Namespace) -> Path:
-    """Where the record goes."""
     return Path(options.out) / (f"{name}_{options.label}.json" if options.label else f"{name}.json")
 
 
@@ -181,13 +142,12 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
     import torch
 
     from pnp_lip.benchmarks.record import Destination
+    from pnp_lip.benchmarks.report import MAKERS
 
     if options.threads:
         torch.set_num_threads(options.threads)
     benchmark = BENCHMARKS[name]
-    module = importlib.import_module(f"pnp_lip.benchmarks.{name}")
-    values = {**preset, **(benchmark.quick if options.quick else {}), **given(options)}
-    settings = config.configured(benchmark.config, values)
+    settings = config.configured(config.configured(benchmark.config, preset), given(options), quick=options.quick)
     priors, missing = find_priors(name, options) if benchmark.compares else ([], {})
     for prior, reason in missing.items():
         tell(f"SKIPPED {prior}: {reason}")
@@ -197,10 +157,7 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
         tell(f"{name}: {', '.join(prior.name for prior in priors)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' remarks on their own defaults
-        content: Row = module.run(
-            settings, Destination(record_path(name, options), options.fresh, missing, tell), priors
-        )
-    return content
+        return MAKERS[name][0](settings, Destination(record_path(name, options), options.fresh, missing, tell), priors)
 
 
 def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], dict[str, str]]:

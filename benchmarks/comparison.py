@@ -1,7 +1,5 @@
 """Run every prior on every case: strengths chosen on the validation cases, failures kept in their rows."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -9,7 +7,6 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,13 +19,10 @@ from pnp_lip.images import psnr, ssim
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Anderson, Anneal, Result, Solver, denoise_guided, refine
 
-__all__ = ["Case", "CaseKey", "Comparison", "Measure", "Observation", "climb", "measure_denoising",
-           "measure_restoration", "quality", "seeded"]  # fmt: skip
+__all__ = ["Case", "Comparison", "Measure", "Observation", "climb", "denoise", "quality", "restore", "seeded"]
 
 START = 0.5  # the strength from which the search starts
 STRIDE = 2  # points of the grid in the search's first steps, so factors of 2
-
-CaseKey: TypeAlias = Mapping[str, str | float]  # the fields that name a problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Observation:
 class Case:
     """One problem: the fields that name it, the group that shares its strengths, and the function that makes it."""
 
-    key: CaseKey
+    key: Mapping[str, object]
     group: str
     make: Callable[[], Observation]
 
@@ -56,17 +50,17 @@ class Case:
 Measure = Callable[[Prior, float, Observation, bool], Row]  # the flag: whether a strength is chosen
 
 
-def seeded(seed: int, key: CaseKey) -> torch.Generator:
+def seeded(seed: int, key: Mapping[str, object]) -> torch.Generator:
     """A generator of its own for each case, so that a case's noise does not depend on which others are run."""
     return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(json.dumps(dict(key), sort_keys=True).encode()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Fills ``record``; ``validation`` holds each group's cases for choosing strengths, ``measure`` makes the figures."""
+    """Fills ``record``; ``validation`` holds the cases for choosing strengths, ``measure`` makes the figures."""
 
     record: Record
-    validation: Mapping[str, Sequence[Case]]
+    validation: Sequence[Case]
     measure: Measure
 
     def run(self, cases: Sequence[Case], priors: Sequence[Prior]) -> Row:
@@ -102,7 +96,7 @@ class Comparison:
         key = {"prior": prior.name, "group": group}
         entry = self.record.find("tuning", key)
         if entry is None:
-            cases, grid = self.validation[group], prior.strength.grid
+            cases, grid = [case for case in self.validation if case.group == group], prior.strength.grid
             observations = [case.make() for case in cases]
 
             def score(strength: float) -> float:
@@ -117,7 +111,6 @@ class Comparison:
 
 
 def in_a_line(row: Row, case: Case) -> str:
-    """A row as progress."""
     what = ", ".join([*map(str, case.key.values()), row["prior"]])
     if "error" in row:
         return f"{what}: failed: {row['error']}"
@@ -134,8 +127,6 @@ def climb(
     ``stride`` ≥ 1 points at a time, then from the best one by half as many, down to one. A score of −inf or NaN counts as
     nothing seen yet, and the walk goes on past it.
 
-    >>> climb(lambda s: -abs(s - 4), [1, 2, 4, 8, 16], start=1)
-    (4, {1: -3, 2: -2, 4: 0, 8: -4})
     >>> climb(lambda s: -abs(s - 4), range(10), start=1, stride=4)
     (4, {1: -3, 3: -1, 4: 0, 5: -1, 6: -2, 7: -3, 9: -5})
     """
@@ -165,7 +156,7 @@ def climb(
     return points[best], dict(sorted(curve.items()))
 
 
-def measure_denoising(prior: Prior, strength: float, observation: Observation, tuning: bool) -> Row:
+def denoise(prior: Prior, strength: float, observation: Observation, tuning: bool) -> Row:
     """Figures of one application of the denoiser to its data, or of one more, guided by the first."""
     denoiser, sigma = prior.at(strength, observation.noise)
     work = denoiser if prior.guide is None else functools.partial(denoise_guided, denoiser)
@@ -190,7 +181,7 @@ class Watch:
             raise OutOfTimeError
 
 
-def measure_restoration(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
+def restore(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
     """Figures of the solver's reconstruction; certified priors must satisfy their theorem, others run without a proof.
 
     The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of other priors behind an

@@ -18,28 +18,15 @@ from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.priors import Prior
 from pnp_lip.benchmarks.record import Destination, Record, Row, Table, timed
-from pnp_lip.certificates import firm
+from pnp_lip.certificates import certify, firm
 from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.pretrained import load_pretrained
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import (
-    ADMM,
-    RED,
-    Anderson,
-    DavisYin,
-    DouglasRachford,
-    ForwardBackward,
-    HalfQuadratic,
-    KrasnoselskiiMann,
-    PrimalDual,
-    ProximalRED,
-    Solver,
-)
+from pnp_lip.solvers import Anderson, KrasnoselskiiMann, Solver, licensed
+from pnp_lip.solvers.licences import SOLVERS
 
 __all__ = ["run", "tables"]
 
-SOLVERS = (ForwardBackward, HalfQuadratic, ADMM, DouglasRachford, DavisYin, RED, ProximalRED, PrimalDual)
-NEED_FIRM = (ADMM, DouglasRachford, DavisYin, PrimalDual)
 SCHEMES = (KrasnoselskiiMann, Anderson)
 PLAIN = KrasnoselskiiMann.__name__
 FALLING = 0.7  # a run is slow, and does not cycle, if its second half lowered the least residual by this factor
@@ -64,8 +51,9 @@ def run(config: ConvergenceConfig, to: Destination, priors: Sequence[Prior] = ()
 def solvers(config: ConvergenceConfig) -> Iterator[tuple[str, Solver]]:
     """Every solver with every denoiser that it may or may not take."""
     certified = load_pretrained("grey").eval()
+    enough = licensed(certify(certified))
     for kind in SOLVERS:
-        net = firm(certified) if kind in NEED_FIRM else certified
+        net = certified if kind.__name__ in enough else firm(certified)
         for scheme in SCHEMES:
             yield "certified", kind(net, sigma=config.sigma, tol=config.tol, scheme=scheme())
         yield "DnCNN, untrained", kind(small_dncnn(config.seed), sigma=config.sigma, tol=config.tol)

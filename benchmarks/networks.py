@@ -1,7 +1,5 @@
 """deepinv's networks beside ours: untrained, from a file, or trained by our pipeline on the same photographs."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.benchmarks.config import RivalConfig
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.training import TrainingSettings, load_photographs, train
 
-__all__ = ["firmness_penalty", "load_rival", "read_plain", "rival", "save_rival", "train_rival", "untrained"]
+__all__ = ["firmness_penalty", "load_rival", "rival", "save_rival", "train_rival", "untrained"]
 
 FORMAT = "pnp-lip benchmark network 1"
 KINDS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
@@ -32,17 +29,6 @@ def untrained(kind: str, seed: int, **config: object) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def read_plain(path: Path) -> Row:
-    """A dictionary of tensors and plain values, read without running code."""
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a file of plain weights ({type(error).__name__}).") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a dictionary of weights; got {type(data).__name__}.")
-    return data
-
-
 def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: Row) -> None:
     """Write a network of deepinv for ``load_rival``: format, class name, keywords of its constructor, weights.
 
@@ -56,12 +42,16 @@ def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: Row) 
         torch.save(data, temporary)
 
 
-def load_rival(path: str | Path) -> nn.Module:
-    """A network that ``save_rival`` wrote, read with ``weights_only``. Raises InputError for anything else."""
-    data = read_plain(Path(path))
-    if data.get("format") != FORMAT:
-        raise InputError(f"{path}: not a network by pnp_lip.benchmarks.networks.save_rival.")
-    return rebuild(data, path)
+def load_rival(path: str | Path) -> nn.Module | None:
+    """A network that ``save_rival`` wrote, read without running code; None for a file of another kind.
+
+    Raises InputError for a file that is not one of plain weights, and for weights that do not fit.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a file of plain weights ({type(error).__name__}).") from error
+    return rebuild(data, path) if isinstance(data, dict) and data.get("format") == FORMAT else None
 
 
 def rebuild(data: Row, name: str | Path) -> nn.Module:
@@ -100,13 +90,13 @@ def firmness_penalty(weight: float, *, target: float = 0.98) -> Callable[[nn.Mod
     return penalty
 
 
-def train_rival(config: RivalConfig, out: Path) -> Path:
+def train_rival(images: Path | None, penalty: float, steps: int, out: Path) -> Path:
     """Train one rival and write it to rival.pt, which ``--denoiser NAME=FILE`` reads; returns the file."""
-    if config.images is None:
+    if images is None:
         raise InputError("--images names the folder of photographs to train on.")
-    training, validation = load_photographs(config.images)
-    settings = TrainingSettings(steps=config.steps, learning_rate=1e-3, validate_every=500)
-    penalty = firmness_penalty(config.penalty) if config.penalty > 0 else None
-    network = train(rival(), training, validation, out, settings, resume=True, penalty=penalty)
+    training, validation = load_photographs(images)
+    settings = TrainingSettings(steps=steps, learning_rate=1e-3, validate_every=500)
+    extra = firmness_penalty(penalty) if penalty > 0 else None
+    network = train(rival(), training, validation, out, settings, resume=True, penalty=extra)
     save_rival(network, out / "rival.pt", kind="DnCNN", config=RIVAL)
     return out / "rival.pt"

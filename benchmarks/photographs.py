@@ -1,7 +1,5 @@
 """The images a benchmark runs on: scikit-image's photographs or a folder of the user's, never a validation image."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from pathlib import Path

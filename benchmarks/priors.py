@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
-from pnp_lip.benchmarks.networks import FORMAT, load_rival, read_plain
+from pnp_lip.benchmarks.networks import load_rival
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify, firm
@@ -123,11 +123,10 @@ def prior_of(
     except CertificateError as error:
         certificate, reason = None, str(error)
     strength = THRESHOLD if threshold else Strength()
-    if not threshold:
-        x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            if torch.equal(denoiser(x, 0.02), denoiser(x, 0.2)):  # it ignores its noise level
-                strength = Strength("relaxation")
+    x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if not threshold and torch.equal(denoiser(x, 0.02), denoiser(x, 0.2)):  # it ignores its noise level
+            strength = Strength("relaxation")
     return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
 
 
@@ -162,12 +161,13 @@ def collect(
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
         for name in certified_names()
     }
+
+    def baseline(name: str, build: Callable[[], DenoiserLike], threshold: bool) -> Prior:
+        return prior_of(name, build(), threshold=threshold, channels=channels)
+
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
-    for name, (build, threshold) in BASELINES.items():
-        makers.setdefault(name, lambda name=name, build=build, threshold=threshold: prior_of(  # type: ignore[misc]
-            name, build(), threshold=threshold, channels=channels
-        ))  # fmt: skip
+    makers |= {name: partial(baseline, name, *how) for name, how in BASELINES.items() if name not in makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
     bases = {re.sub(r" \((admm|guided)\)$", "", name) for name in kept}  # their entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}
@@ -201,6 +201,7 @@ def user_prior(entry: str, channels: int) -> Prior:
     if not path.is_file():
         raise InputError(f"{source}: no such file.")
     plain = path.suffix in TORCH_SUFFIXES
-    if plain and read_plain(path).get("format") == FORMAT:
-        return prior_of(name, load_rival(path), channels=channels)
+    rival = load_rival(path) if plain else None
+    if rival is not None:
+        return prior_of(name, rival, channels=channels)
     return prior_of(name, load_denoiser(path, require_certified=not plain), ours=True, channels=channels)

@@ -1,13 +1,10 @@
 """The record of a benchmark, a JSON file that is written after every row and continued where it stopped; and its tables."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import logging
 import platform
 import re
 import time
@@ -23,7 +20,6 @@ from pnp_lip.version import __version__
 __all__ = ["FORMAT", "Destination", "Record", "Row", "Table", "Tell", "attempted", "fingerprint", "read_record",
            "settings", "timed"]  # fmt: skip
 
-logger = logging.getLogger(__name__)
 FORMAT = "pnp-lip benchmark 1"
 PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ptwt", "astra-toolbox")
 PLACES = ("images", "kernels", "phantom")  # files that a configuration names; their hashes say more
@@ -60,7 +56,7 @@ class Record:
     tell: Tell
 
     @classmethod
-    def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> Record:
+    def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> "Record":
         """A new record, or the stored one if its settings and data are the same.
 
         Raises InputError when the file holds another run, unless ``to.fresh`` discards it.
@@ -132,9 +128,11 @@ def read_record(path: str | Path) -> Row:
 
 def settings(config: object) -> Row:
     """A configuration, a dataclass that may hold others, as plain data without the places where files lie."""
-    names = [f.name for f in dataclasses.fields(config) if f.name not in PLACES]  # type: ignore[arg-type]
-    values = {name: getattr(config, name) for name in names}
-    return {name: settings(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+
+    def kept(pairs: list[tuple[str, Any]]) -> Row:
+        return {name: value for name, value in pairs if name not in PLACES}
+
+    return dataclasses.asdict(config, dict_factory=kept)  # type: ignore[call-overload, no-any-return]
 
 
 def fingerprint(content: Row) -> str:
@@ -153,7 +151,6 @@ def attempted(work: Callable[[], Row]) -> Row:
     try:
         return work()
     except Exception as error:
-        logger.debug("a measurement failed", exc_info=True)
         return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
 

@@ -1,28 +1,28 @@
 """From records to Markdown: a file of tables for each, and the tables inside written pages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries
+from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries, tasks
 from pnp_lip.benchmarks.record import Row, Table, read_record
 from pnp_lip.benchmarks.summaries import describe_data, label, mean_psnr, measured, settled
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 
-__all__ = ["find_records", "headline", "insert_table", "renew", "write_report", "write_text"]
+__all__ = ["find_records", "headline", "renew", "write_report", "write_text"]
 
 GROUPS = {"denoising": "σ·255 = 25", "deblurring": "noise 0.01", "ct": "parallel 60, Gaussian"}
 TITLES = {"denoising": "denoising, σ = 25/255", "deblurring": "deblurring, noise 0.01", "ct": "CT, 60 views"}
 BELOW = 1000.0  # dB, subtracted to sort priors without deblurring below all others
 
-TABLES: dict[str, Callable[[Row], list[Table]]] = {
-    **dict.fromkeys(("denoising", "deblurring", "ct"), summaries.tables),
-    "certificates": certificates.tables,
-    "convergence": convergence.tables,
-    "operators": operators.tables,
-    "speed": speed.tables,
+MAKERS: dict[str, tuple[Callable[..., Row], Callable[[Row], list[Table]]]] = {  # of records, and of their tables
+    "denoising": (tasks.denoising, summaries.tables),
+    "deblurring": (tasks.deblurring, summaries.tables),
+    "ct": (tasks.ct, summaries.tables),
+    "certificates": (certificates.run, certificates.tables),
+    "convergence": (convergence.run, convergence.tables),
+    "operators": (operators.run, operators.tables),
+    "speed": (speed.run, speed.tables),
 }
 
 
@@ -57,15 +57,16 @@ def write_report(paths: Sequence[Path], out: str | Path) -> list[Path]:
 def markdown(path: Path) -> str:
     """The tables of a record, one below the other. Raises InputError for one of an unknown benchmark."""
     content = read_record(path)
-    if content["benchmark"] not in TABLES:
+    if content["benchmark"] not in MAKERS:
         raise InputError(f"{path}: no benchmark is called {content['benchmark']!r}.")
-    return "\n".join(table.markdown() for table in TABLES[content["benchmark"]](content))
+    return "\n".join(table.markdown() for table in MAKERS[content["benchmark"]][1](content))
 
 
 def renew(page: Path, paths: Sequence[Path]) -> None:
-    """Renew the tables of a page: those of each record NAME whose marker ``<!-- NAME: begin -->`` it has, and "headline".
+    """Renew the tables of a page: of each record NAME what stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
 
-    Raises InputError for a page without any of these markers.
+    "headline" is the README's table. Raises InputError for a page without any of these markers, and for one that does not
+    have both of a name once, in this order.
     """
     made = {path.stem: markdown(path) for path in paths}
     if set(GROUPS) <= set(made):
@@ -76,20 +77,12 @@ def renew(page: Path, paths: Sequence[Path]) -> None:
     if not names:
         raise InputError(f"{page}: expected markers such as <!-- headline: begin --> and <!-- headline: end -->.")
     for name in names:
-        insert_table(page, name, made[name])
-
-
-def insert_table(page: Path, name: str, table: str) -> None:
-    """Replace what stands between a page's markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
-
-    Raises InputError when the page does not have each of them once, in this order.
-    """
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text = page.read_text(encoding="utf-8")
-    head, _, rest = text.partition(begin)
-    if text.count(begin) != 1 or rest.count(end) != 1:
-        raise InputError(f"{page}: expected the markers {begin} and {end}, in this order; add them to the page.")
-    write_text(page, f"{head}{begin}\n{table}{end}{rest.partition(end)[2]}")
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        head, _, rest = text.partition(begin)
+        if text.count(begin) != 1 or rest.count(end) != 1:
+            raise InputError(f"{page}: expected the markers {begin} and {end}, in this order; add them to the page.")
+        text = f"{head}{begin}\n{made[name]}{end}{rest.partition(end)[2]}"
+    write_text(page, text)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -4,8 +4,6 @@ All are timed in turns within one process, so that the machine's other work fall
 with the bar.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, Context, Decimal
 
 from pnp_lip.benchmarks.record import Row, Table
@@ -20,24 +20,19 @@ BARS = {  # the group, and by how many dB ours has to be above which prior, on a
 
 def tables(content: Row) -> list[Table]:
     """All tables of a record of denoising, deblurring or tomography."""
-    one_pass = content["benchmark"] == "denoising"
     errors = Counter((row["prior"], row["error"]) for row in content["rows"] if "error" in row)
     failed = tuple((name, f"{error} ({count} times)") for (name, error), count in errors.items())
-    made = [quality(content), behaviour(content), *([] if one_pass else [margins(content)]), strengths(content)]
-    made += bars(content)
-    made += [Table("Skipped", ("prior", "why"), tuple(content["skipped"].items()))] if content["skipped"] else []
-    return made + ([Table("Failed", ("prior", "error"), failed)] if failed else [])
+    compared = [] if content["benchmark"] == "denoising" else [margins(content)]
+    optional = [Table("Skipped", ("prior", "why"), tuple(content["skipped"].items())),
+                Table("Failed", ("prior", "error"), failed)]  # fmt: skip
+    made = [quality(content), behaviour(content), *compared, strengths(content), *bars(content)]
+    return made + [table for table in optional if table.rows]
 
 
 def group_of(content: Row, row: Row) -> str:
     """The column a row belongs to."""
     kind = content["benchmark"]
     return UNITS[kind].format(*(f"{row[a]:g}" if isinstance(row[a], float) else row[a] for a in AXES[kind]))
-
-
-def columns(content: Row) -> list[str]:
-    """The groups in the order of the rows."""
-    return list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
 
 
 def measured(content: Row, prior: str, group: str | None = None) -> list[Row]:
@@ -47,12 +42,10 @@ def measured(content: Row, prior: str, group: str | None = None) -> list[Row]:
 
 
 def settled(row: Row) -> bool:
-    """Whether a run ended at the tolerance."""
     return bool(row.get("status") == "converged")
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of what is known."""
     known = [v for v in values if v is not None]
     return statistics.fmean(known) if known else None
 
@@ -73,6 +66,13 @@ def label(content: Row, prior: str) -> str:
     return f"{prior} ✓" if content["priors"][prior]["certified"] else prior
 
 
+def per_group(content: Row, cell: Callable[[str, str], str], title: str, note: str, without: str = "") -> Table:
+    """A table with a row for each prior, best first, and a column for each group, in the order of the rows."""
+    groups = tuple(dict.fromkeys(group_of(content, r) for r in content["rows"]))
+    rows = tuple((label(content, p), *(cell(p, g) for g in groups)) for p in ordered(content) if p != without)
+    return Table(title, ("prior", *groups), rows, note)
+
+
 def quality(content: Row) -> Table:
     """Mean PSNR and SSIM."""
 
@@ -85,9 +85,8 @@ def quality(content: Row) -> Table:
             return lost or "–"
         return f"{average:.2f} / {similarity:.3f}" + (f" ({lost})" if lost else "")
 
-    rows = tuple((label(content, p), *(cell(p, g) for g in columns(content))) for p in ordered(content))
     note = "✓: proved nonexpansive. " + describe_data(content)
-    return Table("Quality: mean PSNR (dB) / SSIM", ("prior", *columns(content)), rows, note)
+    return per_group(content, cell, "Quality: mean PSNR (dB) / SSIM", note)
 
 
 def describe_data(content: Row) -> str:
@@ -120,17 +119,16 @@ def behaviour(content: Row) -> Table:
         elif not one_pass:
             cells += ["none", "–", "–", "–", "–"]
         rows.append((*cells, f"{statistics.fmean(r['cpu_seconds'] for r in runs):.2f}"))
-    note = [about_guides(content)]
+    note = about_guides(content)
     if not one_pass:
         limits = content["settings"]["limits"]
-        converged = (
+        note = (
             f"Converged: relative residual at most {limits['tol']:g}; without a proof within "
-            f"{limits['uncertified_max_iter']} iterations and {limits['uncertified_seconds']:g} s of processor time."
-        )
-        note.insert(0, converged)
+            f"{limits['uncertified_max_iter']} iterations and {limits['uncertified_seconds']:g} s of processor time. {note}"
+        ).strip()
     title = "Size, bound and cost" if one_pass else "Convergence, proof and cost"
     header = ("prior", "parameters", "Lipschitz ≤", "α ≤", *iterates, "CPU s")
-    return Table(title, header, tuple(rows), " ".join(filter(None, note)))
+    return Table(title, header, tuple(rows), note)
 
 
 def about_guides(content: Row) -> str:
@@ -157,7 +155,6 @@ def upwards(bound: float) -> str:
 
 
 def is_ours(about: Row) -> bool:
-    """Whether a prior is one of our certified ones."""
     return bool(about["ours"] and about["certified"])
 
 
@@ -186,9 +183,8 @@ def margins(content: Row) -> Table:
         value, count = gain(content, ours, prior, group, converged=iterates)
         return "–" if value is None else f"{value:+.2f} ({count})"
 
-    rows = tuple((label(content, p), *(cell(p, g) for g in columns(content))) for p in ordered(content) if p != ours)
     note = "On the problems where the other prior converged; their number in brackets. Positive: ours is better."
-    return Table(f"{ours} above the others, in dB", ("prior", *columns(content)), rows, note)
+    return per_group(content, cell, f"{ours} above the others, in dB", note, without=ours)
 
 
 def strengths(content: Row) -> Table:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip import GradientFlowDenoiser, certify, denoise_guided, firm, load_pretrained, save_denoiser
-from pnp_lip.benchmarks import ct, deblurring, denoising, networks, photographs
+from pnp_lip.benchmarks import networks, photographs, tasks
 from pnp_lip.benchmarks.baselines import BASELINES, total_generalised_variation, total_variation
 from pnp_lip.benchmarks.command import BENCHMARKS, find_priors
 from pnp_lip.benchmarks.comparison import (
@@ -24,8 +24,8 @@ from pnp_lip.benchmarks.comparison import (
     Comparison,
     Observation,
     climb,
-    measure_denoising,
-    measure_restoration,
+    denoise,
+    restore,
 )
 from pnp_lip.benchmarks.config import (
     CtConfig,
@@ -169,9 +169,13 @@ def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> N
     torch.save({"a": 1}, tmp_path / "other.pt")
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "damaged.pt").write_bytes(b"no")
-    for name, message in (("other.pt", "save_rival"), ("list.pt", "dictionary"), ("damaged.pt", "plain weights")):
+    for name, message in (
+        ("other.pt", "two dictionaries"),
+        ("list.pt", "two dictionaries"),
+        ("damaged.pt", "plain weights"),
+    ):
         with pytest.raises(InputError, match=message):
-            networks.load_rival(tmp_path / name)
+            collect([f"a={tmp_path / name}"])
     for entry, message in (("nameless", "NAME=FILE"), (f"a={tmp_path / 'missing.pt'}", "no such file")):
         with pytest.raises(InputError, match=message):
             collect([entry])
@@ -192,8 +196,8 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
     colour, prior = Photographs(crop=32, limit=1, side=32, colour=True), Prior("s", shrink, THRESHOLD)
     larger = dataclasses.replace(colour, crop=40, side=40)
     for content in (
-        denoising.run(DenoisingConfig(colour, levels=(25,)), Destination(tmp_path / "a.json"), [prior]),
-        deblurring.run(DeblurringConfig(larger, None, 1, (0.03,)), Destination(tmp_path / "b.json"), [prior]),
+        tasks.denoising(DenoisingConfig(colour, levels=(25,)), Destination(tmp_path / "a.json"), [prior]),
+        tasks.deblurring(DeblurringConfig(larger, None, 1, (0.03,)), Destination(tmp_path / "b.json"), [prior]),
     ):
         assert "error" not in content["rows"][0] and content["rows"][0]["image"] == "chelsea"
     x = load_images(colour)[0].x
@@ -222,8 +226,8 @@ def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
     write_image(tmp_path / "a.npy", photographs.validation_images(128)[2].x)
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path))
-    held_out = set(photographs.hashes(ct.validation_slices(32)).values())
-    assert len(held_out) == 2 and not held_out & set(photographs.hashes(ct.load_slices(None, None, 32)).values())
+    held_out = set(photographs.hashes(tasks.validation_slices(32)).values())
+    assert len(held_out) == 2 and not held_out & set(photographs.hashes(tasks.load_slices(None, None, 32)).values())
 
 
 def test_strengths_are_chosen_without_looking_at_the_images_on_trial(tmp_path: Path) -> None:
@@ -234,7 +238,7 @@ def test_strengths_are_chosen_without_looking_at_the_images_on_trial(tmp_path: P
         folder = tmp_path / name
         write_image(folder / "one.npy", photographs.photograph(name, 16))
         config = DenoisingConfig(Photographs(folder, side=32), levels=(25,))
-        contents.append(denoising.run(config, Destination(tmp_path / f"{name}.json"), [prior]))
+        contents.append(tasks.denoising(config, Destination(tmp_path / f"{name}.json"), [prior]))
     assert contents[0]["tuning"] == contents[1]["tuning"] and contents[0]["rows"] != contents[1]["rows"]
     assert [on["image"] for on in contents[0]["tuning"][0]["on"]] == list(photographs.VALIDATION)
 
@@ -245,23 +249,28 @@ def test_unusable_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot crop"):
         load_images(Photographs(crop=1000))
     with pytest.raises(InputError, match="no kernels"):
-        deblurring.load_psfs(tmp_path)
+        tasks.load_psfs(tmp_path)
     np.savez(tmp_path / "x.npz", other=np.zeros(2))
     with pytest.raises(InputError, match="`hu`"):
-        ct.load_slices(tmp_path / "x.npz", None, 32)
+        tasks.load_slices(tmp_path / "x.npz", None, 32)
 
 
-def test_a_record_goes_on_where_exponentials_round_otherwise() -> None:
-    for name, kernel in deblurring.load_psfs(None).items():
-        other = torch.nextafter(kernel, torch.tensor(2.0, dtype=torch.float64))
-        assert deblurring.psf_hash(other) == deblurring.psf_hash(kernel), name
-        assert deblurring.psf_hash(kernel * 1.001) != deblurring.psf_hash(kernel)
+def test_a_record_goes_on_where_exponentials_round_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels, to = tasks.load_psfs(None), Destination(tmp_path / "r.json")
+    other = {name: torch.nextafter(k, torch.tensor(2.0, dtype=torch.float64)) for name, k in kernels.items()}
+    config = dataclasses.replace(TINY, kernel_limit=None)
+    before = tasks.deblurring(config, to, [])
+    monkeypatch.setattr(tasks, "load_psfs", lambda *place: other)
+    assert tasks.deblurring(config, to, [])["fingerprint"] == before["fingerprint"]
+    monkeypatch.setattr(tasks, "load_psfs", lambda *place: {name: k * 1.001 for name, k in kernels.items()})
+    with pytest.raises(InputError, match="other settings or data"):
+        tasks.deblurring(config, to, [])
 
 
 def test_kernels_of_a_folder_are_read_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "shakes.npz", b=np.ones((3, 3)), a=np.ones((1, 2)))
     np.save(tmp_path / "single.npy", np.ones((2, 2)))
-    kernels = deblurring.load_psfs(tmp_path)
+    kernels = tasks.load_psfs(tmp_path)
     assert list(kernels) == ["a", "b", "single", "gaussian 1.6", "box 9"]
     assert all(float(k.sum()) == pytest.approx(1) for k in kernels.values())
 
@@ -278,18 +287,18 @@ def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        denoising.run(config, Destination(path, tell=interrupt), [Prior("shrink", shrink)])
+        tasks.denoising(config, Destination(path, tell=interrupt), [Prior("shrink", shrink)])
     before = read_record(path)
     assert len(before["rows"]) == 2 and path.read_text().endswith("}\n") and not list(tmp_path.glob(".*"))
     told: list[str] = []
-    content = denoising.run(config, Destination(path, tell=told.append), [Prior("shrink", shrink)])
+    content = tasks.denoising(config, Destination(path, tell=told.append), [Prior("shrink", shrink)])
     assert (
         content["rows"][:2] == before["rows"]
         and content["tuning"][:1] == before["tuning"]
         and len(content["rows"]) == 4
     )
     assert "2 of 4 results" in told[0]
-    whole = denoising.run(config, Destination(tmp_path / "other.json"), [Prior("shrink", shrink)])
+    whole = tasks.denoising(config, Destination(tmp_path / "other.json"), [Prior("shrink", shrink)])
     drop = ("seconds", "cpu_seconds")
     strip = [[{k: v for k, v in row.items() if k not in drop} for row in c["rows"]] for c in (content, whole)]
     assert strip[0] == strip[1]
@@ -356,7 +365,7 @@ def test_committed_records_can_be_continued() -> None:
 
 def test_a_record_says_what_made_it(tmp_path: Path) -> None:
     config = DenoisingConfig(Photographs(crop=16, limit=1, side=16), levels=(25,))
-    content = denoising.run(config, Destination(tmp_path / "r.json"), [Prior("s", shrink, THRESHOLD)])
+    content = tasks.denoising(config, Destination(tmp_path / "r.json"), [Prior("s", shrink, THRESHOLD)])
     assert content["settings"]["seed"] == 0 and content["environments"][0]["threads"] == torch.get_num_threads()
     assert {"pnp-lip", "torch", "deepinv"} <= set(content["environments"][0]["versions"])
     assert len(content["data"]["images"]["camera"]) == 64
@@ -374,11 +383,11 @@ def test_one_failing_prior_never_loses_the_others_and_is_tried_again(tmp_path: P
 
     path, told = tmp_path / "r.json", []
     priors = [Prior("broken", broken), Prior("shrink", shrink)]
-    content = deblurring.run(TINY, Destination(path, skipped={"absent": "no weights"}, tell=told.append), priors)
+    content = tasks.deblurring(TINY, Destination(path, skipped={"absent": "no weights"}, tell=told.append), priors)
     rows = {row["prior"]: row for row in content["rows"]}
     assert rows["broken"]["error"] == "RuntimeError: out of order" and rows["shrink"]["psnr"] > 10
     assert any("failed: RuntimeError" in line for line in told) and content["skipped"] == {"absent": "no weights"}
-    again = deblurring.run(TINY, Destination(path), [Prior("broken", shrink), priors[1]])
+    again = tasks.deblurring(TINY, Destination(path), [Prior("broken", shrink), priors[1]])
     assert [row.get("error") for row in again["rows"]] == [None, None]
 
 
@@ -393,9 +402,9 @@ def test_our_prior_runs_with_its_proof_and_an_expansive_one_is_stopped() -> None
     limits = Limits(tol=1e-3, uncertified_max_iter=200)
     ours = prior_of("grey", load_pretrained("grey"))
     for prior in (ours, with_admm(ours)):
-        figures = measure_restoration(prior, 0.5, scene(), False, limits)
+        figures = restore(prior, 0.5, scene(), False, limits)
         assert figures["status"] == "converged" and figures["proved"] and figures["residual"] <= 1e-3
-    figures = measure_restoration(Prior("wild", lambda x, s: 3 * x), 1.0, scene(), False, limits)
+    figures = restore(Prior("wild", lambda x, s: 3 * x), 1.0, scene(), False, limits)
     assert figures["status"] == "diverged" and not figures["proved"] and figures["failure"]
     assert np.isfinite(figures["psnr"])
 
@@ -412,20 +421,18 @@ def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
     twice = with_guide(plain)
     assert twice.name == "own (guided)" and twice.describe()["before"] == "own" and "before" not in plain.describe()
     limits, seen = Limits(tol=1e-3), scene()
-    first, both = (measure_restoration(p, 0.5, seen, False, limits) for p in (plain, guided_by(twice, 0.5)))
+    first, both = (restore(p, 0.5, seen, False, limits) for p in (plain, guided_by(twice, 0.5)))
     solver = ForwardBackward(d, sigma=0.5**0.5 * seen.noise, tol=1e-3, box=(0, 1), scheme=Anderson())
     solutions = refine(solver, seen.y, seen.physics)
     assert [first["psnr"], both["psnr"]] == [psnr(result.x.clamp(0, 1), seen.x) for result in solutions]
     assert both["iterations"] > first["iterations"] == solutions[0].iterations
     assert both["status"] == "converged" and both["proved"] and first["psnr"] != both["psnr"]
-    other = measure_restoration(twice, 0.5, seen, False, limits)  # another first solution
+    other = restore(twice, 0.5, seen, False, limits)  # another first solution
     assert other["psnr"] != both["psnr"]
     noisy = dataclasses.replace(seen, physics=None)
     expected = psnr(denoise_guided(d, noisy.y, 0.01), noisy.x)
-    assert measure_denoising(twice, 1.0, noisy, False)["psnr"] == expected
-    assert (
-        denoising.at_true_level(plain).certified and not denoising.at_true_level(twice).certified
-    )  # the data make its guide
+    assert denoise(twice, 1.0, noisy, False)["psnr"] == expected
+    assert tasks.at_true_level(plain).certified and not tasks.at_true_level(twice).certified  # the data make its guide
 
 
 def test_the_strength_of_the_first_solution_is_chosen_first(tmp_path: Path) -> None:
@@ -455,7 +462,7 @@ def test_guided_priors_take_part_where_guidance_was_learned(tmp_path: Path) -> N
 
 def test_an_uncertified_prior_is_stopped_when_its_time_is_used_up() -> None:
     limits = Limits(tol=0.0, uncertified_seconds=0.0)
-    figures = measure_restoration(Prior("slow", shrink), 1.0, scene(), False, limits)
+    figures = restore(Prior("slow", shrink), 1.0, scene(), False, limits)
     assert figures["status"] == "out of time" and figures["iterations"] == 1 and not figures["proved"]
 
 
@@ -463,13 +470,13 @@ def test_an_uncertified_prior_has_half_the_time_while_its_strength_is_chosen(mon
     ticks = itertools.count()
     monkeypatch.setattr("pnp_lip.benchmarks.comparison.time.process_time", lambda: float(next(ticks)))
     limits = Limits(tol=0.0, tuning_tol=0.0, uncertified_seconds=20.0)
-    runs = [measure_restoration(Prior("slow", shrink), 1.0, scene(), tuning, limits) for tuning in (False, True)]
+    runs = [restore(Prior("slow", shrink), 1.0, scene(), tuning, limits) for tuning in (False, True)]
     assert [r["iterations"] for r in runs] == [20, 10] and all(r["status"] == "out of time" for r in runs)
 
 
 def test_a_case_keeps_its_noise_whatever_runs_beside_it(tmp_path: Path) -> None:
     one, two = (
-        deblurring.run(
+        tasks.deblurring(
             dataclasses.replace(TINY, photographs=dataclasses.replace(TINY.photographs, limit=n)),
             Destination(tmp_path / f"{n}.json"),
             [Prior("s", shrink)],
@@ -482,7 +489,7 @@ def test_a_case_keeps_its_noise_whatever_runs_beside_it(tmp_path: Path) -> None:
 def test_the_tomography_runs_on_simulated_scans(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     np.savez(tmp_path / "hu.npz", hu=generator.integers(-1000, 1500, (8, 24, 24)).astype(np.int16))
-    names = [[s.name for s in ct.load_slices(tmp_path / "hu.npz", limit, 24)] for limit in (1, 3, 9)]
+    names = [[s.name for s in tasks.load_slices(tmp_path / "hu.npz", limit, 24)] for limit in (1, 3, 9)]
     assert names == [["slice 0"], ["slice 0", "slice 4", "slice 7"], [f"slice {i}" for i in range(8)]]
     config = CtConfig(
         tmp_path / "hu.npz",
@@ -491,7 +498,7 @@ def test_the_tomography_runs_on_simulated_scans(tmp_path: Path) -> None:
         side=24,
         limits=Limits(tol=1e-2, tuning_tol=1e-1),
     )
-    content = ct.run(config, Destination(tmp_path / "ct.json"), [Prior("shrink", shrink)])
+    content = tasks.ct(config, Destination(tmp_path / "ct.json"), [Prior("shrink", shrink)])
     assert not [row for row in content["rows"] if "error" in row]
     assert len(content["rows"]) == 2 * 2 * 2
     assert all(row["misfit"] < 1 for row in content["rows"])
@@ -501,7 +508,7 @@ def test_the_tomography_runs_on_simulated_scans(tmp_path: Path) -> None:
 def test_noise_of_photons_is_simulated_as_stated() -> None:
     generator = torch.Generator().manual_seed(0)
     clean = torch.full((1, 1, 200, 200), 0.5)
-    data, deviation = ct.photon_noise(clean, 1e4, generator)
+    data, deviation = tasks.photon_noise(clean, 1e4, generator)
     assert float((data - clean).std()) == pytest.approx(deviation, rel=0.05)
 
 
@@ -510,7 +517,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
     record = Record.open(Destination(tmp_path / "r.json", tell=told.append), "denoising", Asked(), {})
     x = photographs.photograph("camera", 16)
     case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Observation(x, x + 0.1, 0.1))
-    Comparison(record, {"g": [case]}, measure_denoising).run([case], [Prior("s", shrink)])
+    Comparison(record, {"g": [case]}, denoise).run([case], [Prior("s", shrink)])
     assert told[0].startswith("[1/1, 0 min left] a, 1.0, s:")
 
 
@@ -551,6 +558,10 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
 
 def test_every_setting_can_be_replaced_where_it_stands() -> None:
     deblurring = BENCHMARKS["deblurring"].config
+    quick = configured(deblurring, {"noises": (0.03,)}, quick=True)
+    assert quick == DeblurringConfig(
+        Photographs(crop=48, limit=1, side=32), kernel_limit=1, noises=(0.03,), limits=Limits(uncertified_seconds=0.5)
+    )
     changed = configured(deblurring, {"crop": 40, "tol": 1e-3, "kernel_limit": 2, "unknown": 1})
     expected = DeblurringConfig(Photographs(crop=40), kernel_limit=2, limits=Limits(tol=1e-3))
     assert changed == expected and deblurring == DeblurringConfig()
@@ -593,7 +604,7 @@ def test_wrong_usage_is_one_clear_line(
 
 
 def test_denoising_tells_networks_the_true_noise_level_and_tunes_thresholds() -> None:
-    grey = denoising.at_true_level(prior_of("grey", load_pretrained("tiny")))
+    grey = tasks.at_true_level(prior_of("grey", load_pretrained("tiny")))
     assert grey.strength.grid == (1.0,) and grey.at(1.0, 0.1)[1] == 0.1
     for prior in (Prior("TV", shrink, THRESHOLD), Prior("mean", shrink, Strength("relaxation"))):
-        assert denoising.at_true_level(prior) is prior
+        assert tasks.at_true_level(prior) is prior

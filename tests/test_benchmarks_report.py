@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from pnp_lip.benchmarks import certificates, denoising
+from pnp_lip.benchmarks import certificates, tasks
 from pnp_lip.benchmarks.config import CertificatesConfig, DenoisingConfig, Photographs
 from pnp_lip.benchmarks.priors import Prior, prior_of
 from pnp_lip.benchmarks.record import FORMAT, Destination, Table, read_record
-from pnp_lip.benchmarks.report import GROUPS, find_records, headline, insert_table, write_report
+from pnp_lip.benchmarks.report import GROUPS, find_records, headline, renew, write_report
 from pnp_lip.benchmarks.summaries import bars, gain, margins, quality, tables, upwards
 from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
@@ -171,14 +171,18 @@ def test_the_headline_changes_with_the_records() -> None:
 
 
 def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n")
-    insert_table(page, "headline", "new\n")
-    assert page.read_text() == f"a\n{BEGIN}\nnew\n{END}\nb\n"
-    for text in ("no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
+    page, record = tmp_path / "page.md", tmp_path / "deblurring.json"
+    record.write_text(json.dumps(content()))
+    begin, end = "<!-- deblurring: begin -->", "<!-- deblurring: end -->"
+    page.write_text(f"a\n{begin}\nold\n{end}\nb\n")
+    renew(page, [record])
+    table = "\n".join(table.markdown() for table in tables(content()))
+    assert page.read_text() == f"a\n{begin}\n{table}{end}\nb\n"
+    for text in ("no markers", f"{end}{begin}", f"{begin}{begin}{end}"):
         page.write_text(text)
         with pytest.raises(InputError, match="markers"):
-            insert_table(page, "headline", "new")
+            renew(page, [record])
+        assert page.read_text() == text
     command = ["bench", "report", str(RECORDS), "--out", str(tmp_path / "out"), "--page", str(page)]
     page.write_text("no markers")
     assert main(command) == 2
@@ -226,7 +230,7 @@ def test_colour_networks_are_attacked_on_colour_crops(tmp_path: Path) -> None:
 
 def test_quick_denoising_makes_a_table(tmp_path: Path) -> None:
     config = DenoisingConfig(Photographs(crop=16, limit=1, side=16), levels=(25,))
-    made = denoising.run(config, Destination(tmp_path / "denoising.json"), [Prior("identity", lambda x, s: x)])
+    made = tasks.denoising(config, Destination(tmp_path / "denoising.json"), [Prior("identity", lambda x, s: x)])
     titles = [table.title for table in tables(made)]
     assert titles == [
         "Quality: mean PSNR (dB) / SSIM",

@@ -1,7 +1,6 @@
-"""Tomography: parallel beam with 32, 60 and 180 views, fan beam with 360; Gaussian and Poisson noise; every prior, and FBP."""
+"""The three comparisons of priors: denoising, deblurring and tomography."""
 
-from __future__ import annotations
-
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -11,26 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import (
-    Case,
-    Comparison,
-    Observation,
-    measure_restoration,
-    quality,
-    seeded,
-)
-from pnp_lip.benchmarks.config import CtConfig, Limits
-from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, photograph
+from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, denoise, quality, restore, seeded
+from pnp_lip.benchmarks.config import CtConfig, DeblurringConfig, DenoisingConfig, Limits
+from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, on_trial, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, Strength
 from pnp_lip.benchmarks.record import Destination, Record, Row, timed
 from pnp_lip.errors import InputError
-from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
+from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
+from pnp_lip.operators.psf import box_psf, gaussian_psf, load_psf, shake_psf
 from pnp_lip.operators.tomography import SymmetricTomography
 from pnp_lip.operators.tomography_inputs import circle_mask
 
-__all__ = ["run"]
+__all__ = ["ct", "deblurring", "denoising", "load_psfs", "load_slices", "validation_slices"]
 
+VALIDATION_PSF = 0  # the shake's seed; the shakes on trial have others
 FILTERS = ("ramp", "shepp-logan", "hann")  # the grid of FBP
 FBP = Prior("FBP", lambda x, sigma: x, Strength(grid=(0.0, 1.0, 2.0)), reason="it does not iterate")
 LARGEST_INTEGRAL = 4.0  # of the attenuation along a ray, for Poisson noise: e⁻⁴ of the photons arrive
@@ -51,27 +45,104 @@ HEAD = (  # of the validation: value, half axes, centre, degrees, as in the Shep
 )
 
 
-def run(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:
+def denoising(config: DenoisingConfig, to: Destination, priors: Sequence[Prior]) -> Row:
+    """The record of every prior on every image and noise level; continues the one that is there."""
+    images, held_out, data = on_trial(config.photographs)
+    cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
+    validation = [noisy(image, level, config.seed) for level in config.levels for image in held_out]
+    comparison = Comparison(Record.open(to, "denoising", config, data), validation, denoise)
+    return comparison.run(cases, [at_true_level(prior) for prior in priors])
+
+
+def at_true_level(prior: Prior) -> Prior:
+    """The prior at the true noise level, if it takes one; only thresholds and relaxations are chosen.
+
+    A guided prior makes its guide from the data here, and so loses its certificate, which treats the guide as constant.
+    """
+    if prior.guide is not None:
+        guide = dataclasses.replace(prior.guide, prior=at_true_level(prior.guide.prior))
+        reason = "nonexpansive only for a constant guide"
+        prior = dataclasses.replace(prior, guide=guide, certificate=None, reason=reason)
+    if prior.strength.acts_as != "noise level squared":
+        return prior
+    return dataclasses.replace(prior, strength=dataclasses.replace(prior.strength, grid=(1.0,)))
+
+
+def noisy(image: NamedImage, level: float, seed: int) -> Case:
+    """One image with white Gaussian noise; strengths are chosen anew for each noise level."""
+    key = {"image": image.name, "sigma": level}
+
+    def make() -> Observation:
+        y = image.x + level / 255 * torch.randn(image.x.shape, generator=seeded(seed, key))
+        return Observation(image.x, y, level / 255)
+
+    return Case(key, f"sigma {level:g}", make)
+
+
+def deblurring(config: DeblurringConfig, to: Destination, priors: Sequence[Prior]) -> Row:
+    """The record of every prior on every image, blur and noise level; continues the one that is there."""
+    images, held_out, data = on_trial(config.photographs)
+    psfs = load_psfs(config.kernels, config.kernel_limit)
+    # In float32: processors differ in the last bit of an exponential, and a record is continued on any of them.
+    data["kernels"] = {name: sha256_of(psf.float()) for name, psf in psfs.items()}
+    shake = shake_psf(torch.Generator().manual_seed(VALIDATION_PSF), reach=7)
+    cases, validation = [], []
+    for noise in config.noises:
+        cases += [blurred(image, *psf, noise, config.seed) for psf in psfs.items() for image in images]
+        validation += [blurred(image, "validation shake", shake, noise, config.seed) for image in held_out]
+    measure = functools.partial(restore, limits=config.limits)
+    return Comparison(Record.open(to, "deblurring", config, data), validation, measure).run(cases, priors)
+
+
+def blurred(image: NamedImage, name: str, psf: Tensor, noise: float, seed: int) -> Case:
+    """One problem: circular borders, white Gaussian noise; strengths are chosen anew for each noise level."""
+    key = {"image": image.name, "kernel": name, "noise": noise}
+
+    def make() -> Observation:
+        physics = Blur(psf, (image.x.shape[1], image.x.shape[2], image.x.shape[3]), padding="circular")
+        y = physics.A(image.x)
+        return Observation(image.x, y + noise * torch.randn(y.shape, generator=seeded(seed, key)), noise, physics)
+
+    return Case(key, f"noise {noise:g}", make)
+
+
+def load_psfs(folder: Path | None, limit: int | None = None) -> dict[str, Tensor]:
+    """Camera shakes by name, the package's or those in a folder's images, npy and npz files; a Gaussian of 1.6, a box of 9.
+
+    ``limit`` keeps the first of them all. Raises InputError for a folder without kernels.
+    """
+    psfs: dict[str, Tensor] = {}
+    if folder is None:
+        psfs |= {f"shake{n}": shake_psf(torch.Generator().manual_seed(n), reach=4 + 2 * n) for n in (1, 2, 3, 4)}
+    else:
+        for path in sorted(p for p in folder.glob("*") if p.suffix.lower() in (".npz", ".npy", ".png")):
+            if path.suffix.lower() == ".npz":
+                with np.load(path, allow_pickle=False) as archive:
+                    psfs |= {name: load_psf(path, key=name) for name in sorted(archive.keys())}
+            else:
+                psfs[path.stem] = load_psf(path)
+        if not psfs:
+            raise InputError(f"{folder}: no kernels (.npz, .npy, .png) there.")
+    psfs |= {"gaussian 1.6": gaussian_psf(1.6), "box 9": box_psf(9)}
+    return dict(list(psfs.items())[:limit])
+
+
+def ct(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior, and of FBP, on every slice, geometry and noise; continues the one that is there."""
     slices, held_out = load_slices(config.phantom, config.limit, config.side), validation_slices(config.side)
     source = "scikit-image" if config.phantom is None else config.phantom.stem
     data = {"images": hashes(slices), "validation": hashes(held_out), "source": source}
-    cases: list[Case] = []
-    validation: dict[str, list[Case]] = {}
-    for geometry in config.scans.geometries:
-        for noise in config.scans.noises:
-            cases += [scan(s, geometry, noise, config) for s in slices]
-            validation[f"{geometry}, {noise}"] = [scan(s, geometry, noise, config) for s in held_out]
-    record = Record.open(to, "ct", config, data)
+    scans = [(geometry, noise) for geometry in config.scans.geometries for noise in config.scans.noises]
+    cases, validation = ([scan(s, *how, config) for how in scans for s in which] for which in (slices, held_out))
     measure = functools.partial(measure_scan, limits=config.limits)
-    return Comparison(record, validation, measure).run(cases, [FBP, *priors])
+    return Comparison(Record.open(to, "ct", config, data), validation, measure).run(cases, [FBP, *priors])
 
 
 def measure_scan(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
     """FBP with the strength's filter, or the solver's reconstruction."""
     y, physics = observation.y, observation.physics
     if prior.name != FBP.name or not isinstance(physics, SymmetricTomography):
-        return measure_restoration(prior, strength, observation, tuning, limits)
+        return restore(prior, strength, observation, tuning, limits)
     name = FILTERS[int(strength)]
     x_hat, times = timed(lambda: physics.fbp(y, filter=name).clamp(0, 1))
     return {**quality(x_hat, observation), **times, "filter": name}
