@@ -1,22 +1,17 @@
 """Priors without training, from deepinv: total variation of two orders, wavelets, BM3D, a median filter."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable
-from typing import TypeAlias
 
 from torch import Tensor
 
 from pnp_lip.errors import InputError
+from pnp_lip.protocols import DenoiserLike
 
 __all__ = ["BASELINES", "total_generalised_variation", "total_variation"]
 
-Level: TypeAlias = "float | Tensor | None"  # a threshold λ or a noise level σ
-Map: TypeAlias = Callable[[Tensor, Level], Tensor]
 
-
-def total_variation(inner_iterations: int = 60) -> Map:
+def total_variation(inner_iterations: int = 60) -> DenoiserLike:
     """deepinv's total-variation prox as a denoiser (x, λ) ↦ x, started afresh at each call so that it is a fixed map.
 
     Its default stopping rule ends after one iteration when λ is as small as here, which makes the prox a bad one. With
@@ -28,7 +23,7 @@ def total_variation(inner_iterations: int = 60) -> Map:
     return lambda x, threshold: TVDenoiser(n_it_max=inner_iterations, crit=0.0, tau=0.03)(x, ths=threshold)
 
 
-def total_generalised_variation(inner_iterations: int = 150) -> Map:
+def total_generalised_variation(inner_iterations: int = 150) -> DenoiserLike:
     """deepinv's prox of second-order total generalised variation, (x, λ) ↦ x, started afresh at each call.
 
     λ is the weight of the first-order part, which deepinv takes tenfold. With its default τ = 0.01 it needs a thousand
@@ -36,7 +31,7 @@ def total_generalised_variation(inner_iterations: int = 150) -> Map:
     """
     from deepinv.models import TGVDenoiser
 
-    def prox(x: Tensor, threshold: Level) -> Tensor:
+    def prox(x: Tensor, threshold: float | Tensor | None) -> Tensor:
         solver = TGVDenoiser(n_it_max=inner_iterations, crit=0.0)
         solver.tau = 0.1
         denoised: Tensor = solver(x, ths=threshold if threshold is None else 10 * threshold)
@@ -45,7 +40,7 @@ def total_generalised_variation(inner_iterations: int = 150) -> Map:
     return prox
 
 
-def wavelets() -> Map:
+def wavelets() -> DenoiserLike:
     """Soft thresholding in an orthonormal Daubechies-8 basis, (x, λ) ↦ x; needs the package ptwt."""
     require("ptwt")
     from deepinv.models import WaveletDenoiser
@@ -54,7 +49,7 @@ def wavelets() -> Map:
     return lambda x, threshold: model(x, ths=threshold)
 
 
-def bm3d() -> Map:
+def bm3d() -> DenoiserLike:
     """BM3D (x, σ) ↦ x; needs the package bm3d."""
     require("bm3d")
     from deepinv.models import BM3D
@@ -63,7 +58,7 @@ def bm3d() -> Map:
     return lambda x, sigma: model(x, sigma).to(x)
 
 
-def median() -> Map:
+def median() -> DenoiserLike:
     """The 3 × 3 median, whatever the noise level."""
     from deepinv.models import MedianFilter
 
@@ -78,7 +73,7 @@ def require(package: str) -> None:
 
 
 # By name: the builder, and whether λ is a threshold (any strength scales it) or the map has a noise level or nothing.
-BASELINES: dict[str, tuple[Callable[[], Map], bool]] = {
+BASELINES: dict[str, tuple[Callable[[], DenoiserLike], bool]] = {
     "TV": (total_variation, True),
     "TGV": (total_generalised_variation, True),
     "wavelets": (wavelets, True),

@@ -1,7 +1,5 @@
 """Proved bounds against the strongest violation an attack finds, and how long proving takes."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Sequence
@@ -14,9 +12,7 @@ from pnp_lip.benchmarks.config import CertificatesConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, prior_of
-from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.tables import Table
-from pnp_lip.benchmarks.timing import timed
+from pnp_lip.benchmarks.record import Destination, Record, Row, Table, timed
 from pnp_lip.certificates import certify
 from pnp_lip.certificates.certify import CACHE
 from pnp_lip.denoisers import GradientFlowDenoiser
@@ -38,22 +34,16 @@ def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) ->
         for level in config.levels:
             work = functools.partial(attacked_figures, networks[prior.name], prior, crops, level, config)
             record.measure({"prior": prior.name, "sigma": level}, work)
-    networks[f"random {config.layers} × {config.channels} channels"] = random_network(config)
+    with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it was
+        torch.manual_seed(config.seed)
+        width = config.channels
+        random = GradientFlowDenoiser(
+            channels=width, hidden_channels=width, dilations=(1,) * config.layers, kernel_size=3
+        )
+    networks[f"random {config.layers} × {width} channels"] = random.eval().requires_grad_(False)
     for name, network in networks.items():
         record.measure({"prior": name, "timing": True}, functools.partial(certification, network, config.rtol))
     return record.content
-
-
-def random_network(config: CertificatesConfig) -> GradientFlowDenoiser:
-    """A gradient-flow network as it is initialised; torch's own generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        width = config.channels
-        network = GradientFlowDenoiser(
-            channels=width, hidden_channels=width, dilations=(1,) * config.layers, kernel_size=3
-        )
-    network.eval().requires_grad_(False)
-    return network
 
 
 def attacked_figures(network: nn.Module, prior: Prior, crops: Tensor, level: float, config: CertificatesConfig) -> Row:
@@ -81,26 +71,23 @@ def certification(network: nn.Module, rtol: float) -> Row:
 
 def tables(content: Row) -> list[Table]:
     """Bounds beside violations, and the times."""
-    rows = content["rows"]
-    attacks = tuple(attack_cells(r) for r in rows if "found_lower" in r)
-    times = tuple(
-        (r["prior"], f"{r['lipschitz_upper']:.6g}", f"{r['cpu_seconds']:.2f}", f"{r['seconds']:.2f}")
-        for r in rows
-        if r.get("timing") and "error" not in r
-    )
-    errors = tuple((r["prior"], r["error"]) for r in rows if "error" in r)
+    attacks, times, errors = [], [], []
+    for r in content["rows"]:
+        bound = r.get("lipschitz_upper")
+        if "error" in r:
+            errors.append((r["prior"], r["error"]))
+        elif "found_lower" in r:
+            found = r["found_lower"]
+            known, share = ("none", "–") if bound is None else (f"{bound:.6g}", f"{found / bound:.1%}")
+            above, seconds = "yes" if found > 1 else "no", f"{r['cpu_seconds']:.1f}"
+            attacks.append((r["prior"], f"{r['sigma']:g}", known, f"{found:.6f}", share, above, seconds))
+        else:
+            times.append((r["prior"], f"{bound:.6g}", f"{r['cpu_seconds']:.2f}", f"{r['seconds']:.2f}"))
     note = f"Attack: {content['settings']['steps']} steps on crops of {content['settings']['side']}² pixels; a lower bound."
     header = ("network", "σ·255", "Lipschitz ≤", "found ≥", "found / bound", "above 1", "CPU s")
     made = [
-        Table("Proved bound and strongest violation found", header, attacks, note),
-        Table("Time of a certification", ("network", "Lipschitz ≤", "CPU s", "s"), times),
+        Table("Proved bound and strongest violation found", header, tuple(attacks), note),
+        Table("Time of a certification", ("network", "Lipschitz ≤", "CPU s", "s"), tuple(times)),
+        Table("No result", ("network", "why"), tuple(errors)),
     ]
-    return made + ([Table("No result", ("network", "why"), errors)] if errors else [])
-
-
-def attack_cells(row: Row) -> tuple[str, ...]:
-    """One network at one noise level."""
-    bound, found = row["lipschitz_upper"], row["found_lower"]
-    known = ("none", "–") if bound is None else (f"{bound:.6g}", f"{found / bound:.1%}")
-    above, seconds = "yes" if found > 1 else "no", f"{row['cpu_seconds']:.1f}"
-    return (row["prior"], f"{row['sigma']:g}", known[0], f"{found:.6f}", known[1], above, seconds)
+    return [table for table in made if table.rows]

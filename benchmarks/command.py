@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,96 +19,63 @@ if TYPE_CHECKING:  # the command line starts in a tenth of the time without torc
 __all__ = ["add_arguments"]
 
 Values = Mapping[str, object]
+Start = Callable[[argparse.Namespace, "Tell"], int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark does, its default settings, and what --quick changes.
-
-    ``compares`` says that priors take part, ``restores`` that they run in solvers.
-    """
+    """What a benchmark does, its default settings, whether priors take part, and whether they run in solvers."""
 
     text: str
     config: object
-    quick: Values
     compares: bool = True
     restores: bool = False
 
 
 BENCHMARKS = {
-    "denoising": Benchmark(
-        "one pass of every denoiser over noise levels",
-        config.DenoisingConfig(),
-        {"levels": (25,), "crop": 96, "limit": 1, "side": 96},
-    ),
+    "denoising": Benchmark("one pass of every denoiser over noise levels", config.DenoisingConfig()),
     "deblurring": Benchmark(
-        "camera shakes, a Gaussian and a box, with every prior",
-        config.DeblurringConfig(),
-        {"noises": (0.01,), "crop": 48, "limit": 1, "kernel_limit": 1, "side": 32, "uncertified_seconds": 0.5},
-        restores=True,
+        "camera shakes, a Gaussian and a box, with every prior", config.DeblurringConfig(), restores=True
     ),
     "ct": Benchmark(
-        "parallel and fan beam, Gaussian and Poisson noise, with every prior, and FBP",
-        config.CtConfig(),
-        {"geometries": ("parallel 60",), "noises": ("Gaussian",), "limit": 1, "side": 32, "uncertified_seconds": 0.5},
-        restores=True,
+        "parallel and fan beam, Gaussian and Poisson noise, every prior, FBP", config.CtConfig(), restores=True
     ),
-    "certificates": Benchmark(
-        "proved bounds against attacks, and the time of proving",
-        config.CertificatesConfig(),
-        {"levels": (25,), "steps": 2, "side": 12, "layers": 2, "channels": 16},
-    ),
-    "speed": Benchmark(
-        "one pass of our networks in several ways, beside DRUNet and DnCNN",
-        config.SpeedConfig(),
-        {"side": 64, "repeats": 3},
-    ),
-    "convergence": Benchmark(
-        "every solver on every forward model",
-        config.ConvergenceConfig(),
-        {"size": 16, "tol": 1e-3, "max_iter": 300, "uncertified_max_iter": 20, "training_steps": 10},
-        compares=False,
-    ),
-    "operators": Benchmark(
-        "projectors and blurs beside other packages", config.OperatorsConfig(), {"repeats": 3}, compares=False
-    ),
+    "certificates": Benchmark("proved bounds against attacks, and the time of proving", config.CertificatesConfig()),
+    "speed": Benchmark("one pass of our networks in several ways, beside DRUNet and DnCNN", config.SpeedConfig()),
+    "convergence": Benchmark("every solver on every forward model", config.ConvergenceConfig(), compares=False),
+    "operators": Benchmark("projectors beside other packages", config.OperatorsConfig(), compares=False),
 }
 HEADLINE: dict[str, Values] = {
     "denoising": {"levels": (25,)},
     "deblurring": {"noises": (0.01,), "limit": 3},
     "ct": {"geometries": ("parallel 60",), "noises": ("Gaussian",)},
 }
-FIXED = {"levels", "noises", "geometries", "colour"}  # settings that the headline does not leave open
 QUICK_LEAVES_OUT = {"BM3D": "left out of --quick: one pass takes longer than a whole run may; name it to have it"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One sub-command for each benchmark, ``headline`` and ``report``."""
+    """One sub-command for each benchmark, ``headline``, ``rival`` and ``report``."""
     commands = parser.add_subparsers(required=True, metavar="NAME", title="benchmarks")
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, start: Start) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--out", type=Path, default=Path("pnp-lip-bench"), metavar="DIR", help="where to write")
+        command.set_defaults(start=start, benchmark=name)
         return command
 
     for name, benchmark in BENCHMARKS.items():
-        command = add(name, benchmark.text)
+        command = add(name, benchmark.text, measure)
         add_common_options(command, benchmark.compares)
-        config.add_options(command, benchmark.config, set())
-        command.set_defaults(start=run_and_report, benchmark=name)
-    command = add("headline", "the README's table: denoising, deblurring and tomography on scikit-image's data")
-    add_common_options(command, compares=True)
-    known = set(FIXED)
-    for name in HEADLINE:
-        config.add_options(command, BENCHMARKS[name].config, known)
-    command.set_defaults(start=headline)
-    command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it")
-    config.add_options(command, config.RivalConfig(), set())
-    command.set_defaults(start=rival)
-    command = add("report", "Markdown tables and one HTML page from records")
+        config.add_options(command, benchmark.config)
+    text = "the README's table: denoising, deblurring and tomography on scikit-image's data"
+    add_common_options(add("headline", text, measure), compares=True)
+    command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it", rival)
+    command.add_argument("--images", type=Path, help="folder of photographs; every 20th is held out")
+    command.add_argument("--penalty", type=float, default=0.0, help="weight of the Jacobian penalty (default: 0)")
+    command.add_argument("--steps", type=int, default=7_000, help="of training (default: 7000)")
+    command = add("report", "Markdown tables from records", report)
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
     command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
-    command.set_defaults(start=report_on)
 
 
 def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None:
@@ -120,34 +86,28 @@ def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
     if compares:
         command.add_argument("--priors", nargs="+", metavar="NAME", help="these only (default: all)")
-        text = "also: weights of ours, a network by benchmarks.networks.save_rival, or NAME=package.module:factory"
+        text = "also: weights of ours, or a network by benchmarks.networks.save_rival"
         command.add_argument("--denoiser", action="append", default=[], metavar="NAME=FILE", help=text)
 
 
-def run_and_report(options: argparse.Namespace, tell: Tell) -> int:
-    """One benchmark; 0 if something succeeded and no bar of the operators was missed."""
-    from pnp_lip.benchmarks.report import write_report
+def measure(options: argparse.Namespace, tell: Tell) -> int:
+    """One benchmark, or those of the README's table, which goes to headline.md.
 
-    content = run_one(options.benchmark, options, {}, tell)
-    path = record_path(options.benchmark, options)
-    written = write_report([path], options.out)
-    tell(f"wrote {path}, {', '.join(map(str, written))}")
-    rows = content["rows"]
+    0 if something succeeded and no bar of the operators was missed.
+    """
+    from pnp_lip.benchmarks.report import headline, write_report, write_text
+
+    presets = HEADLINE if options.benchmark == "headline" else {options.benchmark: {}}
+    records = {name: run_one(name, options, preset, tell) for name, preset in presets.items()}
+    paths = [record_path(name, options) for name in records]
+    tell(f"wrote {', '.join(map(str, paths + write_report(paths, options.out)))}")
+    if options.benchmark == "headline":
+        tell(f"wrote {write_text(options.out / 'headline.md', headline(records))}\n\n{headline(records)}")
+    rows = [row for content in records.values() for row in content["rows"]]
     return 0 if any("error" not in row for row in rows) and all(row.get("met", True) for row in rows) else 1
 
 
-def headline(options: argparse.Namespace, tell: Tell) -> int:
-    """Denoising, deblurring and tomography as the README's table shows them; writes the table to headline.md."""
-    from pnp_lip.benchmarks import report
-
-    records = {name: run_one(name, options, preset, tell) for name, preset in HEADLINE.items()}
-    written = report.write_report([record_path(name, options) for name in HEADLINE], options.out)
-    written.append(report.write_text(options.out / "headline.md", report.headline(records)))
-    tell(f"wrote {', '.join(map(str, written))}\n\n{report.headline(records)}")
-    return 0
-
-
-def report_on(options: argparse.Namespace, tell: Tell) -> int:
+def report(options: argparse.Namespace, tell: Tell) -> int:
     """The report of given records, and the tables of a page on request."""
     from pnp_lip.benchmarks.report import find_records, renew, write_report
 
@@ -161,10 +121,9 @@ def report_on(options: argparse.Namespace, tell: Tell) -> int:
 
 
 def rival(options: argparse.Namespace, tell: Tell) -> int:
-    """Train a rival."""
-    from pnp_lip.benchmarks.rivals import train_rival
+    from pnp_lip.benchmarks.networks import train_rival
 
-    tell(f"wrote {train_rival(config.configured(config.RivalConfig(), given(options)), options.out)}")
+    tell(f"wrote {train_rival(options.images, options.penalty, options.steps, options.out)}")
     return 0
 
 
@@ -175,7 +134,6 @@ def given(options: argparse.Namespace) -> Row:
 
 
 def record_path(name: str, options: argparse.Namespace) -> Path:
-    """Where the record goes."""
     return Path(options.out) / (f"{name}_{options.label}.json" if options.label else f"{name}.json")
 
 
@@ -184,13 +142,12 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
     import torch
 
     from pnp_lip.benchmarks.record import Destination
+    from pnp_lip.benchmarks.report import MAKERS
 
     if options.threads:
         torch.set_num_threads(options.threads)
     benchmark = BENCHMARKS[name]
-    module = importlib.import_module(f"pnp_lip.benchmarks.{name}")
-    values = {**preset, **(benchmark.quick if options.quick else {}), **given(options)}
-    settings = config.configured(benchmark.config, values)
+    settings = config.configured(config.configured(benchmark.config, preset), given(options), quick=options.quick)
     priors, missing = find_priors(name, options) if benchmark.compares else ([], {})
     for prior, reason in missing.items():
         tell(f"SKIPPED {prior}: {reason}")
@@ -200,9 +157,7 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
         tell(f"{name}: {', '.join(prior.name for prior in priors)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' remarks on their own defaults
-        to = Destination(record_path(name, options), options.fresh, missing, tell)
-        content: Row = module.run(settings, to, priors)
-    return content
+        return MAKERS[name][0](settings, Destination(record_path(name, options), options.fresh, missing, tell), priors)
 
 
 def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], dict[str, str]]:
@@ -213,11 +168,6 @@ def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], di
     annealed = name == "deblurring"
     priors, missing = collect(options.denoiser, options.priors, admm=restores, channels=channels, annealed=annealed)
     if options.quick and options.priors is None and restores:
-        priors = leave_out_slow(priors, missing)
+        missing |= {prior.name: QUICK_LEAVES_OUT[prior.name] for prior in priors if prior.name in QUICK_LEAVES_OUT}
+        priors = [prior for prior in priors if prior.name not in QUICK_LEAVES_OUT]
     return priors, missing
-
-
-def leave_out_slow(priors: list[Prior], missing: dict[str, str]) -> list[Prior]:
-    """The priors that --quick has time for; the others enter ``missing``, with the reason."""
-    missing |= {prior.name: QUICK_LEAVES_OUT[prior.name] for prior in priors if prior.name in QUICK_LEAVES_OUT}
-    return [prior for prior in priors if prior.name not in QUICK_LEAVES_OUT]

@@ -1,120 +1,106 @@
 """Run every prior on every case: strengths chosen on the validation cases, failures kept in their rows."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
-import logging
 import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from pnp_lip.benchmarks.config import Limits
 from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.benchmarks.record import Record, Row, describe_error
-from pnp_lip.benchmarks.tuning import climb
-from pnp_lip.images import write_image
+from pnp_lip.benchmarks.record import Record, Row, attempted, timed
+from pnp_lip.errors import InputError
+from pnp_lip.images import psnr, ssim
 from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import Anderson, Anneal, Result, Solver, denoise_guided, refine
 
-__all__ = ["Case", "CaseKey", "Comparison", "Measure", "Observation", "seeded"]
+__all__ = ["Case", "Comparison", "Measure", "Observation", "climb", "denoise", "quality", "restore", "seeded"]
 
-logger = logging.getLogger(__name__)
 START = 0.5  # the strength from which the search starts
 STRIDE = 2  # points of the grid in the search's first steps, so factors of 2
-
-CaseKey: TypeAlias = Mapping[str, str | float]  # the fields that name a problem
 
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """Data ``y`` of an image ``x`` (None where nobody knows it), their forward model, and the unit of strengths.
+    """Data ``y`` of an image ``x``, their forward model (None for denoising), and the noise's standard deviation.
 
-    ``noise`` is that unit, the noise's standard deviation; ``shown`` stands for the data in pictures.
+    That deviation is the unit of strengths.
     """
 
-    x: Tensor | None
+    x: Tensor
     y: Tensor
-    physics: PhysicsLike | None
     noise: float
-    shown: Tensor
+    physics: PhysicsLike | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One problem: the fields that name it, the group that shares its strengths, and the function that makes it."""
 
-    key: CaseKey
+    key: Mapping[str, object]
     group: str
     make: Callable[[], Observation]
 
 
-Measure = Callable[[Prior, float, Observation, bool], tuple[Tensor, Row]]  # the flag: whether a strength is chosen
+Measure = Callable[[Prior, float, Observation, bool], Row]  # the flag: whether a strength is chosen
 
 
-def seeded(seed: int, key: CaseKey) -> torch.Generator:
+def seeded(seed: int, key: Mapping[str, object]) -> torch.Generator:
     """A generator of its own for each case, so that a case's noise does not depend on which others are run."""
     return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(json.dumps(dict(key), sort_keys=True).encode()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Fills ``record``; ``validation`` holds each group's cases for choosing strengths, ``measure`` makes the figures."""
+    """Fills ``record``; ``validation`` holds the cases for choosing strengths, ``measure`` makes the figures."""
 
     record: Record
-    validation: Mapping[str, Sequence[Case]]
+    validation: Sequence[Case]
     measure: Measure
 
     def run(self, cases: Sequence[Case], priors: Sequence[Prior]) -> Row:
-        """The record's content with a row for each prior and case.
-
-        The error of a prior that raises stands in its row, and the next run tries it again; all others go on.
-        """
+        """The record's content with a row for each prior and case; a prior that raises does not stop the others."""
+        record = self.record
         for prior in priors:
-            self.record.register(prior.name, prior.describe())
-        todo = [(c, [p for p in priors if not self.record.find("rows", {"prior": p.name, **c.key})]) for c in cases]
+            record.register(prior.name, prior.describe())
+        todo = [(c, [p for p in priors if not record.find("rows", {"prior": p.name, **c.key})]) for c in cases]
         total, left = len(cases) * len(priors), sum(len(missing) for _, missing in todo)
         if left < total:
-            self.record.tell(f"{total - left} of {total} results are in {self.record.path} already")
+            record.tell(f"{total - left} of {total} results are in {record.path} already")
         started, done = time.perf_counter(), 0
         for case, missing in todo:
             observe = functools.cache(case.make)
             for prior in missing:
-                row = self.record.add("rows", {"prior": prior.name, **case.key}, self.attempt(case, prior, observe))
+                figures = attempted(functools.partial(self.figures, case, prior, observe))
+                row = record.add("rows", {"prior": prior.name, **case.key}, figures)
                 done += 1
                 minutes = (time.perf_counter() - started) / done * (left - done) / 60
-                self.record.tell(f"[{done}/{left}, {minutes:.0f} min left] {line(row, case)}")
-        return self.record.content
+                record.tell(f"[{done}/{left}, {minutes:.0f} min left] {in_a_line(row, case)}")
+        return record.content
 
-    def attempt(self, case: Case, prior: Prior, observe: Callable[[], Observation]) -> Row:
-        """The figures of one prior on one case, or the error that stands in their place."""
-        try:
-            if prior.guide is not None:
-                first = self.strength(prior.guide.prior, case.group)
-                prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=first))
-            strength = self.strength(prior, case.group)
-            x_hat, figures = self.measure(prior, strength, observe(), False)
-            self.show(case, prior, observe(), x_hat, figures)
-            return {"strength": strength, **figures}
-        except Exception as error:  # whatever a foreign prior raises must not stop the others
-            logger.debug("%s failed", prior.name, exc_info=True)
-            return {"error": describe_error(error)}
+    def figures(self, case: Case, prior: Prior, observe: Callable[[], Observation]) -> Row:
+        """What is measured of one prior on one case, at the strength that is chosen for it."""
+        if prior.guide is not None:
+            first = self.strength(prior.guide.prior, case.group)
+            prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=first))
+        strength = self.strength(prior, case.group)
+        return {"strength": strength, **self.measure(prior, strength, observe(), False)}
 
     def strength(self, prior: Prior, group: str) -> float:
         """The strength with the best mean PSNR on the validation cases, from the record if it was chosen before."""
         key = {"prior": prior.name, "group": group}
         entry = self.record.find("tuning", key)
         if entry is None:
-            cases, grid = self.validation[group], prior.strength.grid
+            cases, grid = [case for case in self.validation if case.group == group], prior.strength.grid
             observations = [case.make() for case in cases]
 
             def score(strength: float) -> float:
-                found = [self.measure(prior, strength, observation, True)[1] for observation in observations]
+                found = [self.measure(prior, strength, observation, True) for observation in observations]
                 diverged = any(figures.get("status") == "diverged" for figures in found)
                 return -math.inf if diverged else sum(float(figures["psnr"]) for figures in found) / len(found)
 
@@ -123,32 +109,127 @@ class Comparison:
             entry = self.record.add("tuning", key, {"strength": best, "psnr": seen, "on": [dict(c.key) for c in cases]})
         return float(entry["strength"])
 
-    def show(self, case: Case, prior: Prior, observation: Observation, x_hat: Tensor, figures: Row) -> None:
-        """Keep pictures of the first case, and residual curves of it only."""
-        pictures = self.record.content["pictures"]
-        if not pictures:
-            pictures.update(case=dict(case.key), files={})
-            for name, image in (("original", observation.x), ("data", observation.shown)):
-                if image is not None:
-                    self.save_picture(name, image)
-        if pictures["case"] == dict(case.key):
-            self.save_picture(prior.name, x_hat)
-        else:
-            figures.pop("curve", None)
 
-    def save_picture(self, name: str, image: Tensor) -> None:
-        """Write a picture beside the record and note it there."""
-        slug = "".join(c if c.isalnum() else "-" for c in name.lower()).strip("-")
-        path = Path(f"{self.record.path.stem}-pictures") / f"{slug}.png"
-        write_image(self.record.path.parent / path, image.nan_to_num(0.0).clamp(0, 1))
-        self.record.content["pictures"]["files"][name] = path.as_posix()
-
-
-def line(row: Row, case: Case) -> str:
-    """A row in a line."""
-    what = ", ".join(str(v) for v in case.key.values())
+def in_a_line(row: Row, case: Case) -> str:
+    what = ", ".join([*map(str, case.key.values()), row["prior"]])
     if "error" in row:
-        return f"{what}, {row['prior']}: failed: {row['error']}"
-    quality = "no truth" if row.get("psnr") is None else f"{row['psnr']:.2f} dB"
+        return f"{what}: failed: {row['error']}"
     ending = [row["status"]] if "status" in row else []
-    return ", ".join([what, f"{row['prior']}: {quality}", *ending, f"{row['cpu_seconds']:.1f} s"])
+    return f"{what}: " + ", ".join([f"{row['psnr'] or math.nan:.2f} dB", *ending, f"{row['cpu_seconds']:.1f} s"])
+
+
+def climb(
+    score: Callable[[float], float], grid: Sequence[float], start: float, *, stride: int = 1
+) -> tuple[float, dict[float, float]]:
+    """The grid's point with the largest score, and the scores seen, for a score that rises and then falls along the grid.
+
+    Walks from ``start`` to larger points while the score rises, then to smaller ones if no larger one was better; first by
+    ``stride`` ≥ 1 points at a time, then from the best one by half as many, down to one. A score of −inf or NaN counts as
+    nothing seen yet, and the walk goes on past it.
+
+    >>> climb(lambda s: -abs(s - 4), range(10), start=1, stride=4)
+    (4, {1: -3, 3: -1, 4: 0, 5: -1, 6: -2, 7: -3, 9: -5})
+    """
+    points = sorted(grid)
+    curve: dict[float, float] = {}
+
+    def value(i: int) -> float:
+        s = points[i]
+        if s not in curve:
+            curve[s] = score(s)
+        return curve[s] if math.isfinite(curve[s]) else -math.inf
+
+    best = points.index(start)
+    value(best)
+    while stride:
+        first = best
+        for step in (stride, -stride):
+            i = first + step
+            while 0 <= i < len(points) and (value(i) > value(best) or value(best) == -math.inf):
+                best = i if value(i) > value(best) else best
+                i += step
+            if best != first:
+                break
+        stride //= 2
+    if value(best) == -math.inf:
+        best = min(points.index(s) for s in curve)
+    return points[best], dict(sorted(curve.items()))
+
+
+def denoise(prior: Prior, strength: float, observation: Observation, tuning: bool) -> Row:
+    """Figures of one application of the denoiser to its data, or of one more, guided by the first."""
+    denoiser, sigma = prior.at(strength, observation.noise)
+    work = denoiser if prior.guide is None else functools.partial(denoise_guided, denoiser)
+    with torch.no_grad():
+        x_hat, times = timed(lambda: work(observation.y, sigma))
+    return {**quality(x_hat, observation), **times}
+
+
+class OutOfTimeError(Exception):
+    """Ends a run from within its callback."""
+
+
+class Watch:
+    """A callback that keeps the last iterate and its residual, and ends the run once its ``seconds`` are used up."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end, self.iterations = time.process_time() + seconds, 0
+
+    def __call__(self, k: int, x: Tensor, relative: tuple[float, ...]) -> None:
+        self.x, self.residual, self.iterations = x, relative[0], self.iterations + 1
+        if time.process_time() > self.end:
+            raise OutOfTimeError
+
+
+def restore(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
+    """Figures of the solver's reconstruction; certified priors must satisfy their theorem, others run without a proof.
+
+    The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of other priors behind an
+    image of zeros and ones, so they run without it. Every result is clipped before it is judged.
+    """
+    y, physics = observation.y, observation.physics
+    if physics is None:
+        raise InputError("a restoration needs a forward model.")
+    denoiser, sigma = prior.at(strength, observation.noise)
+    boxed = prior.solver.takes_box and (prior.certified or prior.strength.acts_as == "threshold")
+    tol = limits.tuning_tol if tuning else limits.tol
+    solver = prior.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
+    watch = Watch(math.inf if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
+    solve = functools.partial(
+        Solver.solve,
+        max_iter=limits.max_iter if prior.certified else limits.uncertified_max_iter,
+        guarantee="require" if prior.certified else "report",
+        callback=watch,
+    )
+
+    def reconstruct() -> tuple[Result, ...]:
+        try:
+            if prior.guide is None:
+                return (solve(solver, y, physics),)
+            first = dataclasses.replace(solver, sigma=prior.guide.prior.at(prior.guide.strength, observation.noise)[1])
+            improve = None if prior.guide.annealer is None else Anneal(prior.guide.annealer)
+            return refine(first, y, physics, improve=improve, sigma=sigma, solve=solve)
+        except OutOfTimeError:
+            return ()
+
+    results, times = timed(reconstruct)
+    guarantee = results[-1].guarantee if results else solver.check(y, physics)
+    unfinished = [result.status for result in results if result.status != "converged"]
+    return {
+        **quality((results[-1].x if results else watch.x).clamp(0, 1), observation),
+        "status": (unfinished or ["converged"])[0] if results else "out of time",
+        "iterations": watch.iterations,
+        "residual": watch.residual,
+        "proved": guarantee.proved and all(result.guarantee.proved for result in results),
+        "existence": guarantee.existence if guarantee.proved else None,
+        "failure": guarantee.failure,
+        **times,
+    }
+
+
+def quality(x_hat: Tensor, observation: Observation) -> Row:
+    """PSNR and SSIM, and the relative misfit of the data where there is a forward model."""
+    figures = {"psnr": psnr(x_hat, observation.x), "ssim": ssim(x_hat, observation.x)}
+    if observation.physics is not None:
+        figures["misfit"] = float((observation.physics.A(x_hat) - observation.y).norm() / observation.y.norm())
+    return figures

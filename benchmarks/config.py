@@ -1,11 +1,8 @@
 """The settings of every benchmark. Each field is an option of ``pnp-lip bench``; this module loads without torch."""
 
 # ruff: noqa: RUF009 (an option is a field)
-from __future__ import annotations
-
 import argparse
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import field
@@ -15,14 +12,14 @@ from typing import TypeVar
 from pnp_lip.errors import InputError
 
 __all__ = ["CertificatesConfig", "ConvergenceConfig", "CtConfig", "DeblurringConfig", "DenoisingConfig", "Limits",
-           "OperatorsConfig", "Photographs", "RivalConfig", "Scans", "SpeedConfig", "add_options", "configured"]  # fmt: skip
+           "OperatorsConfig", "Photographs", "Scans", "SpeedConfig", "add_options", "configured"]  # fmt: skip
 
 T = TypeVar("T")
 
 
-def option(default: T, text: str, *, least: int | None = None) -> T:
-    """A field with its help; ``least`` is the smallest number that it takes."""
-    return field(default=default, metadata={"help": text, "least": least})
+def option(default: T, text: str, *, least: int | None = None, quick: T | None = None) -> T:
+    """A field with its help; ``least`` is the smallest number that it takes, ``quick`` what --quick makes of it."""
+    return field(default=default, metadata={"help": text, "least": least, "quick": quick})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +27,10 @@ class Photographs:
     """The images on trial, and the size of the validation images."""
 
     images: Path | None = option(None, "folder of test images (default: scikit-image's)")
-    crop: int | None = option(None, "their central N x N pixels; 0 for the whole images", least=0)
-    limit: int | None = option(None, "the first N images", least=1)
+    crop: int | None = option(None, "their central N x N pixels; 0 for the whole images", least=0, quick=48)
+    limit: int | None = option(None, "the first N images", least=1, quick=1)
     colour: bool = option(False, "colour images and denoisers")
-    side: int = option(128, "of the validation images, in pixels", least=1)
+    side: int = option(128, "of the validation images, in pixels", least=1, quick=32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +41,9 @@ class Limits:
     tuning_tol: float = option(1e-4, "the same while a strength is chosen")
     max_iter: int = option(10_000, "updates of a run with a proof", least=1)
     uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1)
-    uncertified_seconds: float = option(20.0, "of processor time without a proof, half while a strength is chosen")
+    uncertified_seconds: float = option(
+        20.0, "of processor time without a proof, half while a strength is chosen", quick=0.5
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class DenoisingConfig:
     """One pass of every denoiser."""
 
     photographs: Photographs = field(default_factory=Photographs)
-    levels: tuple[float, ...] = option((5, 15, 25, 50), "noise levels in units of 1/255")
+    levels: tuple[float, ...] = option((5, 15, 25, 50), "noise levels in units of 1/255", quick=(25,))
     seed: int = option(0, "of the noise")
 
 
@@ -62,8 +61,8 @@ class DeblurringConfig:
 
     photographs: Photographs = field(default_factory=lambda: Photographs(crop=128))
     kernels: Path | None = option(None, "folder of camera shakes, images, npy, npz (default: the package's)")
-    kernel_limit: int | None = option(None, "the first N kernels", least=1)
-    noises: tuple[float, ...] = option((0.01, 0.03), "noise levels on the scale of [0, 1]")
+    kernel_limit: int | None = option(None, "the first N kernels", least=1, quick=1)
+    noises: tuple[float, ...] = option((0.01, 0.03), "noise levels on the scale of [0, 1]", quick=(0.01,))
     seed: int = option(0, "of the noise")
     limits: Limits = field(default_factory=Limits)
 
@@ -72,8 +71,10 @@ class DeblurringConfig:
 class Scans:
     """The scanners and their noise."""
 
-    geometries: tuple[str, ...] = option(("parallel 32", "parallel 60", "parallel 180", "fan 360"), "beams and views")
-    noises: tuple[str, ...] = option(("Gaussian", "Poisson"), "kinds of noise")
+    geometries: tuple[str, ...] = option(
+        ("parallel 32", "parallel 60", "parallel 180", "fan 360"), "beams and views", quick=("parallel 60",)
+    )
+    noises: tuple[str, ...] = option(("Gaussian", "Poisson"), "kinds of noise", quick=("Gaussian",))
     gaussian: float = option(0.01, "standard deviation of Gaussian noise over the largest datum")
     photons: float = option(1e5, "count per ray of Poisson noise")
 
@@ -83,10 +84,9 @@ class CtConfig:
     """Every prior on every slice."""
 
     phantom: Path | None = option(None, "npz with hu, Hounsfield units (n, rows, columns); else Shepp and Logan's")
-    tilts: Path | None = option(None, "npz with sinograms (n, angles, bins) and tilts_deg, measured: no truth")
     scans: Scans = field(default_factory=Scans)
-    limit: int | None = option(None, "so many slices of each file, evenly spaced", least=1)
-    side: int = option(128, "pixels to which slices are reduced by averaging", least=1)
+    limit: int | None = option(None, "so many slices, evenly spaced", least=1, quick=1)
+    side: int = option(128, "pixels to which slices are reduced by averaging", least=1, quick=32)
     seed: int = option(0, "of the noise")
     limits: Limits = field(default_factory=Limits)
 
@@ -95,12 +95,12 @@ class CtConfig:
 class CertificatesConfig:
     """Attacks on crops of photographs, and the certification of a random network."""
 
-    levels: tuple[float, ...] = option((5, 25), "noise levels of the denoisers in units of 1/255")
-    steps: int = option(8, "of the attack", least=1)
-    side: int = option(20, "of the attacked crops, in pixels", least=1)
+    levels: tuple[float, ...] = option((5, 25), "noise levels of the denoisers in units of 1/255", quick=(25,))
+    steps: int = option(8, "of the attack", least=1, quick=2)
+    side: int = option(20, "of the attacked crops, in pixels", least=1, quick=12)
     colour: bool = option(False, "crops and denoisers in colour")
-    layers: int = option(12, "of the random network", least=1)
-    channels: int = option(64, "of the random network", least=1)
+    layers: int = option(12, "of the random network", least=1, quick=2)
+    channels: int = option(64, "of the random network", least=1, quick=16)
     rtol: float = option(1e-3, "relative tolerance of the certification")
     seed: int = option(0, "of the attack and of the random network")
 
@@ -109,9 +109,9 @@ class CertificatesConfig:
 class SpeedConfig:
     """One noisy grey image."""
 
-    side: int = option(256, "of the image, in pixels", least=1)
+    side: int = option(256, "of the image, in pixels", least=1, quick=64)
     level: float = option(25, "noise level in units of 1/255")
-    repeats: int = option(9, "passes of each, in turns", least=1)
+    repeats: int = option(9, "passes of each, in turns", least=1, quick=3)
     seed: int = option(0, "of the noise and of random weights")
 
 
@@ -119,13 +119,13 @@ class SpeedConfig:
 class ConvergenceConfig:
     """Every solver on one image."""
 
-    size: int = option(32, "of the image, in pixels", least=1)
+    size: int = option(32, "of the image, in pixels", least=1, quick=16)
     noise: float = option(0.01, "noise level over the largest datum")
     sigma: float = option(0.03, "noise level that the denoiser assumes")
-    tol: float = option(1e-5, "relative residual at which a run ends")
-    max_iter: int = option(5000, "updates of a run with a proof", least=1)
-    uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1)
-    training_steps: int = option(300, "of the trained rival", least=0)
+    tol: float = option(1e-5, "relative residual at which a run ends", quick=1e-3)
+    max_iter: int = option(5000, "updates of a run with a proof", least=1, quick=300)
+    uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1, quick=20)
+    training_steps: int = option(300, "of the trained rival", least=0, quick=10)
     seed: int = option(0, "of the noise and of the rivals")
 
 
@@ -133,19 +133,9 @@ class ConvergenceConfig:
 class OperatorsConfig:
     """Our forward models and those of other packages."""
 
-    repeats: int = option(15, "how often each product is timed", least=1)
+    repeats: int = option(15, "how often each product is timed", least=1, quick=3)
     large: bool = option(False, "also 512^2 with 360 views, for which deepinv needs 3 GB and a minute")
-    measured: Path | None = option(None, "folder with tilt_series8.npz and cranium8.npz, whose scans are added")
     seed: int = option(0, "of the images")
-
-
-@dataclasses.dataclass(frozen=True)
-class RivalConfig:
-    """deepinv's DnCNN, trained as our denoisers are."""
-
-    images: Path | None = option(None, "folder of photographs; every 20th is held out")
-    penalty: float = option(0.0, "weight of the Jacobian penalty")
-    steps: int = option(7_000, "of training", least=1)
 
 
 def number(text: str) -> float:
@@ -153,42 +143,40 @@ def number(text: str) -> float:
     return int(float(text)) if float(text).is_integer() else float(text)
 
 
-def add_options(command: argparse.ArgumentParser, config: object, known: set[str]) -> None:
-    """An option for each field of a configuration, and of those in it, that is not ``known``; then it is."""
+def add_options(command: argparse.ArgumentParser, config: object) -> None:
+    """An option for each field of a configuration, and of those in it."""
     hints = typing.get_type_hints(type(config))
     for f in dataclasses.fields(config):  # type: ignore[arg-type]
         value, flag = getattr(config, f.name), f"--{f.name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
-            add_options(command, value, known)
-        elif f.name not in known:
-            known.add(f.name)
+            add_options(command, value)
+        else:
             given = () if value is None else value if isinstance(value, tuple) else (value,)
             text = f.metadata["help"] + (f" (default: {', '.join(map(str, given))})" if given else "")
-            if isinstance(value, bool):
+            kind = next(t for t in (*typing.get_args(hints[f.name]), hints[f.name]) if isinstance(t, type))
+            read = number if kind is float else kind
+            if kind is bool:
                 command.add_argument(flag, action="store_true", default=None, help=f.metadata["help"])
             elif isinstance(value, tuple):
-                kind = str if isinstance(value[0], str) else number
-                command.add_argument(flag, nargs="+", type=kind, help=text, metavar=f.name[:-1].upper())
+                command.add_argument(flag, nargs="+", type=read, help=text, metavar=f.name[:-1].upper())
             else:
-                kind = hints[f.name]
-                kind = typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
-                command.add_argument(
-                    flag, type=number if kind is float else kind, help=text, metavar=kind.__name__.upper()
-                )
+                command.add_argument(flag, type=read, help=text, metavar=kind.__name__.upper())
 
 
-def configured(config: T, values: Mapping[str, object]) -> T:
-    """The configuration with the named values replaced, in the configurations that it holds, too.
+def configured(config: T, values: Mapping[str, object], *, quick: bool = False) -> T:
+    """The configuration, or its quick form, with the named values replaced, and so the configurations that it holds.
 
     Raises InputError for a number below the least one.
     """
     changes = {}
     for f in dataclasses.fields(config):  # type: ignore[arg-type]
-        value, least = getattr(config, f.name), f.metadata.get("least")
-        new = configured(value, values) if dataclasses.is_dataclass(value) else values.get(f.name, value)
-        if least is not None and isinstance(new, int) and new < least:
-            raise InputError(
-                f"--{f.name.replace('_', '-')} must be a {'positive' if least else 'non-negative'} integer; got {new}."
-            )
-        changes[f.name] = new
+        value, least, small = getattr(config, f.name), f.metadata.get("least"), f.metadata.get("quick")
+        if dataclasses.is_dataclass(value):
+            value = configured(value, values, quick=quick)
+        else:
+            value = values.get(f.name, small if quick and small is not None else value)
+        if least is not None and isinstance(value, int) and value < least:
+            kind = "positive" if least else "non-negative"
+            raise InputError(f"--{f.name.replace('_', '-')} must be a {kind} integer; got {value}.")
+        changes[f.name] = value
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -4,12 +4,9 @@ Every solver on every forward model with the shipped denoiser, plain and acceler
 untrained and one trained here on scikit-image's photographs.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -20,42 +17,26 @@ from pnp_lip.benchmarks.config import ConvergenceConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.benchmarks.record import Destination, Record, Row
-from pnp_lip.benchmarks.tables import Table
-from pnp_lip.benchmarks.timing import timed
-from pnp_lip.certificates import firm
+from pnp_lip.benchmarks.record import Destination, Record, Row, Table, timed
+from pnp_lip.certificates import certify, firm
 from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.pretrained import load_pretrained
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import (
-    ADMM,
-    RED,
-    Anderson,
-    DavisYin,
-    DouglasRachford,
-    ForwardBackward,
-    HalfQuadratic,
-    KrasnoselskiiMann,
-    PrimalDual,
-    ProximalRED,
-    Solver,
-)
+from pnp_lip.solvers import Anderson, KrasnoselskiiMann, Solver, licensed
+from pnp_lip.solvers.licences import SOLVERS
 
-__all__ = ["overhead", "run", "tables"]
+__all__ = ["run", "tables"]
 
-SOLVERS = (ForwardBackward, HalfQuadratic, ADMM, DouglasRachford, DavisYin, RED, ProximalRED, PrimalDual)
-NEED_FIRM = (ADMM, DouglasRachford, DavisYin, PrimalDual)
 SCHEMES = (KrasnoselskiiMann, Anderson)
 PLAIN = KrasnoselskiiMann.__name__
 FALLING = 0.7  # a run is slow, and does not cycle, if its second half lowered the least residual by this factor
+PATCHES, PATCH = 8, 40  # of a step of the rival's training; their side in pixels
 
 
 def run(config: ConvergenceConfig, to: Destination, priors: Sequence[Prior] = ()) -> Row:
-    """The record of every solver on every forward model, and of its overhead; continues the one that is there."""
+    """The record of every solver on every forward model; continues the one that is there."""
     x = test_image(config.size)
     record = Record.open(to, "convergence", config, {"image": sha256_of(x)})
-    for scheme in SCHEMES:
-        record.measure({"overhead": scheme.__name__}, functools.partial(overhead, config, scheme()))
     for name, physics in forward_models(config.size):
         y = physics.A(x)
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(config.seed))
@@ -70,8 +51,9 @@ def run(config: ConvergenceConfig, to: Destination, priors: Sequence[Prior] = ()
 def solvers(config: ConvergenceConfig) -> Iterator[tuple[str, Solver]]:
     """Every solver with every denoiser that it may or may not take."""
     certified = load_pretrained("grey").eval()
+    enough = licensed(certify(certified))
     for kind in SOLVERS:
-        net = firm(certified) if kind in NEED_FIRM else certified
+        net = certified if kind.__name__ in enough else firm(certified)
         for scheme in SCHEMES:
             yield "certified", kind(net, sigma=config.sigma, tol=config.tol, scheme=scheme())
         yield "DnCNN, untrained", kind(small_dncnn(config.seed), sigma=config.sigma, tol=config.tol)
@@ -137,66 +119,25 @@ def small_dncnn(seed: int) -> nn.Module:
 @functools.cache
 def trained(config: ConvergenceConfig) -> nn.Module:
     """The same network trained at one noise level on patches of skimage's images, without any constraint."""
+    from skimage import data
+
+    images = [data.moon(), data.coins(), data.page(), data.brick()]
     net = small_dncnn(config.seed).train().requires_grad_(True)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(config.seed)
     for _ in range(config.training_steps):
-        clean = patches(generator)
+        patches = []
+        for _ in range(PATCHES):
+            image = images[int(torch.randint(len(images), (1,), generator=generator))]
+            top, left = (int(torch.randint(side - PATCH, (1,), generator=generator)) for side in image.shape)
+            patches.append(torch.from_numpy(image[top : top + PATCH, left : left + PATCH] / 255.0).float())
+        clean = torch.stack(patches)[:, None]
         noisy = clean + config.sigma * torch.randn(clean.shape, generator=generator)
         loss = (net(noisy, config.sigma) - clean).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     return net.eval().requires_grad_(False)
-
-
-def patches(generator: torch.Generator, count: int = 8, size: int = 40) -> Tensor:
-    """Random patches of skimage's moon, coins, page and brick."""
-    from skimage import data
-
-    images = [data.moon(), data.coins(), data.page(), data.brick()]
-    rows = []
-    for _ in range(count):
-        image = images[int(torch.randint(len(images), (1,), generator=generator))]
-        top, left = (int(torch.randint(side - size, (1,), generator=generator)) for side in image.shape)
-        rows.append(torch.from_numpy(image[top : top + size, left : left + size] / 255.0).float())
-    return torch.stack(rows)[:, None]
-
-
-class Stopwatch:
-    """A denoiser and a blur that add up the CPU time spent in them."""
-
-    def __init__(self, denoiser: nn.Module, physics: Blur) -> None:
-        self.denoiser, self.physics, self.spent = denoiser, physics, 0.0
-
-    def timed(self, function: Callable[..., Tensor], *arguments: object) -> Tensor:
-        started = time.process_time()
-        result = function(*arguments)
-        self.spent += time.process_time() - started
-        return result
-
-    def __call__(self, x: Tensor, sigma: float | Tensor | None) -> Tensor:
-        return self.timed(self.denoiser, x, sigma)
-
-    def A(self, x: Tensor) -> Tensor:
-        return self.timed(self.physics.A, x)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.timed(self.physics.A_adjoint, y)
-
-
-def overhead(
-    config: ConvergenceConfig, scheme: KrasnoselskiiMann | Anderson, *, size: int = 128, iterations: int = 30
-) -> Row:
-    """The share of a run's CPU time that is spent outside the denoiser and the operator, past five iterations' warm-up."""
-    watch = Stopwatch(load_pretrained("grey").eval(), Blur(gaussian_psf(1.5), (1, size, size), padding="circular"))
-    solver = ForwardBackward(watch, sigma=config.sigma, tol=0, scheme=scheme)
-    marks: list[tuple[float, float]] = []
-    solver.solve(
-        watch.physics.A(test_image(size)), watch, max_iter=iterations, guarantee="report",
-        callback=lambda k, x, relative: marks.append((time.process_time(), watch.spent)),
-    )  # fmt: skip
-    return {"share": 1 - (marks[-1][1] - marks[4][1]) / (marks[-1][0] - marks[4][0])}
 
 
 def tables(content: Row) -> list[Table]:
@@ -221,10 +162,12 @@ def tables(content: Row) -> list[Table]:
     for label in dict.fromkeys(r["denoiser"] for r in rows if r["denoiser"] != "certified"):
         note = f"{label}, uncertified: outcome, relative residual, PSNR."
         made += [Table(note=note), by_operator([r for r in rows if r["denoiser"] == label], ending)]
-    ratios = speedups(certified)
+    plain = {(r["operator"], r["solver"]): r["iterations"] for r in certified if r["scheme"] == PLAIN}
+    ratios = [plain[r["operator"], r["solver"]] / r["iterations"] for r in certified if r["scheme"] != PLAIN]
     text = f"Plain over accelerated iterations: median {statistics.median(ratios):.1f}, least {min(ratios):.1f}."
-    shares = ", ".join(f"{r['overhead']} {r['share']:.1%}" for r in content["rows"] if "share" in r)
-    return [*made, Table(note=f"{text}\nTime outside denoiser and operator: {shares}.")]
+    shares = [f"{r['overhead']} {r['share']:.1%}" for r in content["rows"] if "share" in r]  # older records have them
+    text += f"\nTime outside denoiser and operator: {', '.join(shares)}." if shares else ""
+    return [*made, Table(note=text)]
 
 
 def by_operator(rows: Sequence[Row], show: Callable[[Row], str]) -> Table:
@@ -235,9 +178,3 @@ def by_operator(rows: Sequence[Row], show: Callable[[Row], str]) -> Table:
         found = {r["operator"]: show(r) for r in rows if r["solver"] == solver}
         lines.append((solver, *(found.get(name, "-") for name in names)))
     return Table("", ("solver", *names), tuple(lines))
-
-
-def speedups(rows: Sequence[Row]) -> list[float]:
-    """Iterations of the plain scheme over those of the accelerated one, for every operator and solver."""
-    plain = {(r["operator"], r["solver"]): r["iterations"] for r in rows if r["scheme"] == PLAIN}
-    return [plain[r["operator"], r["solver"]] / r["iterations"] for r in rows if r["scheme"] != PLAIN]

@@ -1,23 +1,22 @@
-"""Networks of other groups and rivals of our own: untrained, from a file, or from an import path."""
+"""deepinv's networks beside ours: untrained, from a file, or trained by our pipeline on the same photographs."""
 
-from __future__ import annotations
-
-import importlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.protocols import DenoiserLike
+from pnp_lip.training import TrainingSettings, load_photographs, train
 
-__all__ = ["load_by_import", "load_rival", "read_plain", "save_rival", "untrained"]
+__all__ = ["firmness_penalty", "load_rival", "rival", "save_rival", "train_rival", "untrained"]
 
 FORMAT = "pnp-lip benchmark network 1"
-RIVALS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
+KINDS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
+RIVAL = {"in_channels": 1, "out_channels": 1, "depth": 8, "nf": 20}  # 22,101 parameters; ``grey`` had 23,700
 
 
 def untrained(kind: str, seed: int, **config: object) -> nn.Module:
@@ -30,17 +29,6 @@ def untrained(kind: str, seed: int, **config: object) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def read_plain(path: Path) -> Row:
-    """A dictionary of tensors and plain values, read without running code."""
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: not a file of plain weights ({type(error).__name__}).") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a dictionary of weights; got {type(data).__name__}.")
-    return data
-
-
 def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: Row) -> None:
     """Write a network of deepinv for ``load_rival``: format, class name, keywords of its constructor, weights.
 
@@ -48,42 +36,67 @@ def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: Row) 
     running code. ``kind`` is DnCNN, DRUNet or GSDRUNet; ``config`` the keywords other than ``pretrained``.
     Raises InputError for another kind, or when the keywords do not rebuild the network.
     """
-    rebuild(kind, config, network.state_dict(), str(path))
     data = {"format": FORMAT, "class": kind, "config": config, "state_dict": network.state_dict()}
+    rebuild(data, path)
     with write_atomically(path) as temporary:
         torch.save(data, temporary)
 
 
-def load_rival(path: str | Path) -> nn.Module:
-    """A network that ``save_rival`` wrote, read with ``weights_only``. Raises InputError for anything else."""
-    data = read_plain(Path(path))
-    if data.get("format") != FORMAT:
-        raise InputError(f"{path}: not a network by pnp_lip.benchmarks.networks.save_rival.")
-    return rebuild(data["class"], data["config"], data["state_dict"], str(path))
+def load_rival(path: str | Path) -> nn.Module | None:
+    """A network that ``save_rival`` wrote, read without running code; None for a file of another kind.
 
-
-def rebuild(kind: str, config: Row, state: Row, name: str) -> nn.Module:
-    """The network from its description."""
-    if kind not in RIVALS:
-        raise InputError(f"{name}: the network must be one of {', '.join(RIVALS)}; got {kind!r}.")
+    Raises InputError for a file that is not one of plain weights, and for weights that do not fit.
+    """
     try:
-        network = untrained(kind, 0, **config)
-        network.load_state_dict(state)
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path}: not a file of plain weights ({type(error).__name__}).") from error
+    return rebuild(data, path) if isinstance(data, dict) and data.get("format") == FORMAT else None
+
+
+def rebuild(data: Row, name: str | Path) -> nn.Module:
+    """The network from its description."""
+    if data["class"] not in KINDS:
+        raise InputError(f"{name}: the network must be one of {', '.join(KINDS)}; got {data['class']!r}.")
+    try:
+        network = untrained(data["class"], 0, **data["config"])
+        network.load_state_dict(data["state_dict"])
     except (TypeError, RuntimeError) as error:
         raise InputError(f"{name}: the weights do not fit the network that the file describes ({error}).") from error
     return network
 
 
-def load_by_import(path: str) -> DenoiserLike:
-    """``package.module:factory``, called without arguments, gives the denoiser D(x, sigma)."""
-    module, _, attribute = path.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{path!r} cannot be imported ({error}); expected package.module:factory.") from error
-    if not callable(factory):
-        raise InputError(f"{path!r} is a {type(factory).__name__}, not a factory of a denoiser.")
-    denoiser: DenoiserLike = factory()
-    if not callable(denoiser):
-        raise InputError(f"{path}() must return a denoiser D(x, sigma); got {type(denoiser).__name__}.")
-    return denoiser.eval() if isinstance(denoiser, nn.Module) else denoiser
+def rival(seed: int = 0) -> nn.Module:
+    """An untrained DnCNN of about as many parameters as ``grey`` had when it was trained."""
+    network = untrained("DnCNN", seed, **RIVAL).train().requires_grad_(True)
+    vars(network).update(in_channels=1, config=dict(RIVAL))  # what the training pipeline asks of a denoiser
+    return network
+
+
+def firmness_penalty(weight: float, *, target: float = 0.98) -> Callable[[nn.Module, Tensor, float], Tensor]:
+    """weight · max(‖2 J_D(y) − Id‖ − target, 0), the norm estimated at one patch of the batch.
+
+    The norm is a power iteration's, a lower bound at one image, so that a small penalty proves nothing.
+    Source: Pesquet, Repetti, Terris & Wiaux (2021), Section 3; deepinv's FNEJacobianSpectralNorm.
+    """
+    from deepinv.loss import FNEJacobianSpectralNorm
+
+    norm = FNEJacobianSpectralNorm(max_iter=4, tol=1e-2, eval_mode=False)
+
+    def penalty(denoiser: nn.Module, y: Tensor, sigma: float) -> Tensor:
+        estimate: Tensor = norm(y[:1].detach().clone(), y[:1].detach(), denoiser, sigma)
+        return weight * (estimate.mean() - target).clamp_min(0)
+
+    return penalty
+
+
+def train_rival(images: Path | None, penalty: float, steps: int, out: Path) -> Path:
+    """Train one rival and write it to rival.pt, which ``--denoiser NAME=FILE`` reads; returns the file."""
+    if images is None:
+        raise InputError("--images names the folder of photographs to train on.")
+    training, validation = load_photographs(images)
+    settings = TrainingSettings(steps=steps, learning_rate=1e-3, validate_every=500)
+    extra = firmness_penalty(penalty) if penalty > 0 else None
+    network = train(rival(), training, validation, out, settings, resume=True, penalty=extra)
+    save_rival(network, out / "rival.pt", kind="DnCNN", config=RIVAL)
+    return out / "rival.pt"

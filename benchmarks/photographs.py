@@ -1,7 +1,5 @@
 """The images a benchmark runs on: scikit-image's photographs or a folder of the user's, never a validation image."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -13,7 +11,7 @@ from pnp_lip.benchmarks.config import Photographs
 from pnp_lip.errors import InputError
 from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
 
-__all__ = ["VALIDATION", "NamedImage", "central_crop", "hashes", "load_images", "photograph", "sha256_of", "source",
+__all__ = ["VALIDATION", "NamedImage", "central_crop", "hashes", "load_images", "on_trial", "photograph", "sha256_of",
            "validation_images"]  # fmt: skip
 
 PHOTOGRAPHS = ("camera", "chelsea", "coffee", "coins", "moon", "rocket")
@@ -29,11 +27,6 @@ class NamedImage:
 
     name: str
     x: Tensor
-
-    @property
-    def sha256(self) -> str:
-        """Of its pixels in float32."""
-        return sha256_of(self.x)
 
 
 def whole(name: str, *, colour: bool = False) -> Tensor:
@@ -80,13 +73,23 @@ def load_images(which: Photographs) -> list[NamedImage]:
         if without:
             raise InputError(f"{', '.join(without)}: grey, where colour is asked for; use a folder of colour images.")
     images = [NamedImage(name, central_crop(x, which.crop, path)) for name, path, x in found]
-    refuse_validation(images, which.crop)
+    forms = []
+    for colour in (False, True):
+        forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (*SIDES, SIDE)]
+        forms += [whole(name, colour=colour) for name in VALIDATION]
+        forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
+    forms += [central_crop(v, which.crop, "") for v in forms if which.crop and min(v.shape[-2:]) >= which.crop]
+    known = {sha256_of(v) for v in forms}
+    for name in (image.name for image in images if sha256_of(image.x) in known):
+        raise InputError(f"{name} is a validation photograph; a benchmark never reports on it. Remove it.")
     return images
 
 
-def source(which: Photographs) -> str:
-    """Where the images come from."""
-    return "scikit-image" if which.images is None else which.images.name
+def on_trial(which: Photographs) -> tuple[list[NamedImage], list[NamedImage], dict[str, object]]:
+    """The images on trial, those on which strengths are chosen, and what a record says of both."""
+    images, held_out = load_images(which), validation_images(which.side, colour=which.colour)
+    place = "scikit-image" if which.images is None else which.images.name
+    return images, held_out, {"images": hashes(images), "validation": hashes(held_out), "source": place}
 
 
 def sha256_of(*tensors: Tensor) -> str:
@@ -99,7 +102,7 @@ def sha256_of(*tensors: Tensor) -> str:
 
 def hashes(images: list[NamedImage]) -> dict[str, str]:
     """SHA-256 of each image by name."""
-    return {image.name: image.sha256 for image in images}
+    return {image.name: sha256_of(image.x) for image in images}
 
 
 def central_crop(x: Tensor, side: int | None, name: str) -> Tensor:
@@ -110,17 +113,3 @@ def central_crop(x: Tensor, side: int | None, name: str) -> Tensor:
     if min(top, left) < 0:
         raise InputError(f"{name}: cannot crop {side} x {side} pixels from an image of {tuple(x.shape[-2:])}.")
     return x[..., top : top + side, left : left + side].contiguous()
-
-
-def refuse_validation(images: list[NamedImage], crop: int | None) -> None:
-    """Raise InputError when an image on trial is one of those that strengths are chosen on."""
-    forms = []
-    for colour in (False, True):
-        forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (*SIDES, SIDE)]
-        forms += [whole(name, colour=colour) for name in VALIDATION]
-        forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
-    forms += [central_crop(v, crop, "") for v in forms if crop and min(v.shape[-2:]) >= crop]
-    known = {sha256_of(v) for v in forms}
-    for image in images:
-        if image.sha256 in known:
-            raise InputError(f"{image.name} is a validation photograph; a benchmark never reports on it. Remove it.")

@@ -1,7 +1,5 @@
 """Everything that takes part in a comparison: a denoiser, what its strength means, its solver, and what is proved of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -14,7 +12,7 @@ import torch
 from torch import nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
-from pnp_lip.benchmarks.networks import FORMAT, load_by_import, load_rival, read_plain
+from pnp_lip.benchmarks.networks import load_rival
 from pnp_lip.benchmarks.photographs import sha256_of
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify, firm
@@ -51,7 +49,7 @@ THRESHOLD = Strength("threshold")
 class Guide:
     """The solution that guides another one: with the ``prior`` at its ``strength``, improved by the ``annealer``."""
 
-    prior: Prior
+    prior: "Prior"
     strength: float = 1.0
     annealer: nn.Module | None = None
 
@@ -88,14 +86,11 @@ class Prior:
             sigma = math.sqrt(strength / theta) * noise
         return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma  # type: ignore[arg-type]
 
-    def uses(self, name: str) -> bool:
-        """Whether a tensor of the network takes part: guidance does not without a guide."""
-        return self.guide is not None or not name.startswith(("guidance.", "guide_network."))
-
     def describe(self) -> Row:
-        """What a record says of it."""
+        """What a record says of it; tensors for guidance count only with a guide."""
         network = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Identity()
-        weights = [tensor for name, tensor in network.state_dict().items() if self.uses(name)]
+        unused = () if self.guide is not None else ("guidance.", "guide_network.")
+        weights = [tensor for name, tensor in network.state_dict().items() if not name.startswith(unused)]
         guide: Row = {} if self.guide is None else {"before": self.guide.prior.name}
         if self.guide is not None and self.guide.annealer is not None:
             guide["annealer_sha256"] = sha256_of(*self.guide.annealer.state_dict().values())
@@ -107,7 +102,7 @@ class Prior:
             "theta_upper": self.strength.theta_upper,
             **guide,
             "grid": self.strength.grid,
-            "parameters": sum(p.numel() for name, p in network.named_parameters() if self.uses(name)),
+            "parameters": sum(p.numel() for name, p in network.named_parameters() if not name.startswith(unused)),
             "weights_sha256": sha256_of(*weights) if weights else None,
             "lipschitz_upper": None if bound is None else bound.lipschitz_upper,
             "averagedness": None if bound is None else bound.averagedness,
@@ -128,16 +123,11 @@ def prior_of(
     except CertificateError as error:
         certificate, reason = None, str(error)
     strength = THRESHOLD if threshold else Strength()
-    if not threshold and ignores_noise_level(denoiser, channels):
-        strength = Strength("relaxation")
-    return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
-
-
-@torch.no_grad()
-def ignores_noise_level(denoiser: DenoiserLike, channels: int) -> bool:
-    """Whether D(x, 0.02) and D(x, 0.2) are the same for one noisy image."""
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
-    return torch.equal(denoiser(x, 0.02), denoiser(x, 0.2))
+    with torch.no_grad():
+        if not threshold and torch.equal(denoiser(x, 0.02), denoiser(x, 0.2)):  # it ignores its noise level
+            strength = Strength("relaxation")
+    return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
 
 
 def with_admm(prior: Prior) -> Prior:
@@ -161,19 +151,23 @@ def collect(
     channels: int = 1,
     annealed: bool = False,
 ) -> tuple[list[Prior], dict[str, str]]:
-    """All priors: the shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines.
+    """All priors: the shipped ones, the user's (``named``, each NAME=FILE), baselines; and why others cannot take part.
 
     ``wanted`` keeps those names only, in any case; ``admm`` adds a second entry for each certified one; ``channels`` are
-    those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns why others cannot take part.
+    those of the images, 1 or 3; ``annealed`` improves guides by the annealer.
     Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
     makers: dict[str, Callable[[], Prior]] = {
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
         for name in certified_names()
     }
+
+    def baseline(name: str, build: Callable[[], DenoiserLike], threshold: bool) -> Prior:
+        return prior_of(name, build(), threshold=threshold, channels=channels)
+
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
-    makers |= {name: partial(baseline, name, channels) for name in BASELINES if name not in makers}
+    makers |= {name: partial(baseline, name, *how) for name, how in BASELINES.items() if name not in makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
     bases = {re.sub(r" \((admm|guided)\)$", "", name) for name in kept}  # their entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}
@@ -181,11 +175,9 @@ def collect(
         raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
     annealer = load_annealer(channels) if annealed else None
     priors, skipped = [], {}
-    for name, make in makers.items():
-        if name.lower() not in bases:
-            continue
+    for name in (name for name in makers if name.lower() in bases):
         try:
-            prior = make()
+            prior = makers[name]()
         except InputError as error:
             skipped[name] = str(error)
             continue
@@ -197,26 +189,19 @@ def collect(
     return [p for p in priors if wanted is None or p.name.lower() in kept], skipped
 
 
-def baseline(name: str, channels: int) -> Prior:
-    """A prior without training. Raises InputError when its package is missing."""
-    build, threshold = BASELINES[name]
-    return prior_of(name, build(), threshold=threshold, channels=channels)
-
-
 def user_prior(entry: str, channels: int) -> Prior:
-    """A denoiser of the user's, NAME=FILE (our weights, or a network by ``save_rival``) or NAME=package.module:factory.
+    """A denoiser of the user's, NAME=FILE: our weights, or a network by ``save_rival``.
 
     Raises InputError for a missing or unreadable file, CertificateError for weights that contradict their certificate.
     """
     name, sign, source = entry.partition("=")
     if not (name and sign and source):
-        raise InputError(f"--denoiser takes NAME=FILE or NAME=package.module:factory; got {entry!r}.")
+        raise InputError(f"--denoiser takes NAME=FILE; got {entry!r}.")
     path = Path(source)
     if not path.is_file():
-        if ":" not in source:
-            raise InputError(f"{source}: no such file; a denoiser can also be named as package.module:factory.")
-        return prior_of(name, load_by_import(source), channels=channels)
+        raise InputError(f"{source}: no such file.")
     plain = path.suffix in TORCH_SUFFIXES
-    if plain and read_plain(path).get("format") == FORMAT:
-        return prior_of(name, load_rival(path), channels=channels)
+    rival = load_rival(path) if plain else None
+    if rival is not None:
+        return prior_of(name, rival, channels=channels)
     return prior_of(name, load_denoiser(path, require_certified=not plain), ours=True, channels=channels)

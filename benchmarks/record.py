@@ -1,6 +1,4 @@
-"""The record of a benchmark: a JSON file that is written after every row and continued where it stopped."""
-
-from __future__ import annotations
+"""The record of a benchmark, a JSON file that is written after every row and continued where it stopped; and its tables."""
 
 import contextlib
 import dataclasses
@@ -9,21 +7,24 @@ import importlib.metadata
 import json
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.solvers.result import finite
 from pnp_lip.version import __version__
 
-__all__ = ["FORMAT", "Destination", "Record", "Row", "Tell", "fingerprint", "read_record", "settings"]
+__all__ = ["FORMAT", "Destination", "Record", "Row", "Table", "Tell", "attempted", "fingerprint", "read_record",
+           "settings", "timed"]  # fmt: skip
 
 FORMAT = "pnp-lip benchmark 1"
 PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ptwt", "astra-toolbox")
-PLACES = ("images", "kernels", "phantom", "tilts", "measured")  # files that a configuration names; hashes say more
+PLACES = ("images", "kernels", "phantom")  # files that a configuration names; their hashes say more
 
+T = TypeVar("T")
 Row: TypeAlias = dict[str, Any]  # a JSON object; which keys it has depends on the benchmark
 Tell: TypeAlias = Callable[[str], None]  # takes a line of progress
 
@@ -41,25 +42,27 @@ class Destination:
     tell: Tell = lambda text: None
 
 
+@dataclasses.dataclass(frozen=True)
 class Record:
     """What a benchmark was asked, and every figure it found so far.
 
     ``content`` is what the file holds: "benchmark", "settings" and "data" (hashes of what it runs on), whose
     "fingerprint" decides whether a file may be continued; "environments" it ran in; "priors" with their certificates;
-    "skipped" with reasons; "tuning" with the curves seen; "rows", one for each result; "pictures".
+    "skipped" with reasons; "tuning" with the curves seen; "rows", one for each result.
     """
 
-    def __init__(self, path: Path, content: Row, tell: Tell = lambda text: None) -> None:
-        self.path, self.content, self.tell = path, content, tell
+    path: Path
+    content: Row
+    tell: Tell
 
     @classmethod
-    def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> Record:
+    def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> "Record":
         """A new record, or the stored one if its settings and data are the same.
 
         Raises InputError when the file holds another run, unless ``to.fresh`` discards it.
         """
         asked = json.loads(json.dumps({"benchmark": benchmark, "settings": settings(config), "data": data}))
-        lists: Row = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": [], "pictures": {}}
+        lists: Row = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": []}
         content = {"format": FORMAT, "fingerprint": fingerprint(asked), **asked, **lists}
         if to.path.exists() and not to.fresh:
             found = read_record(to.path)
@@ -100,15 +103,10 @@ class Record:
         return dict(rows[-1])
 
     def measure(self, key: Mapping[str, object], work: Callable[[], Row]) -> None:
-        """The row with this key, unless the record holds it; an error stands in the row and does not stop the others."""
-        if self.find("rows", key) is not None:
-            return
-        try:
-            figures = work()
-        except Exception as error:  # whatever a foreign network or package raises
-            figures = {"error": describe_error(error)}
-        row = self.add("rows", key, figures)
-        self.tell(", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        """The row with this key, unless the record holds it; the next run tries a row with an error again."""
+        if self.find("rows", key) is None:
+            row = self.add("rows", key, attempted(work))
+            self.tell(", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
 
     def save(self) -> None:
         """Write the file in one atomic step."""
@@ -130,9 +128,11 @@ def read_record(path: str | Path) -> Row:
 
 def settings(config: object) -> Row:
     """A configuration, a dataclass that may hold others, as plain data without the places where files lie."""
-    names = [f.name for f in dataclasses.fields(config) if f.name not in PLACES]  # type: ignore[arg-type]
-    values = {name: getattr(config, name) for name in names}
-    return {name: settings(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+
+    def kept(pairs: list[tuple[str, Any]]) -> Row:
+        return {name: value for name, value in pairs if name not in PLACES}
+
+    return dataclasses.asdict(config, dict_factory=kept)  # type: ignore[call-overload, no-any-return]
 
 
 def fingerprint(content: Row) -> str:
@@ -146,9 +146,12 @@ def plain(row: Row) -> Row:
     return dict(json.loads(json.dumps(finite(row))))
 
 
-def describe_error(error: Exception) -> str:
-    """What stands in a row in the place of its figures."""
-    return f"{type(error).__name__}: {str(error)[:500]}"
+def attempted(work: Callable[[], Row]) -> Row:
+    """The figures, or the error that stands in their place: whatever a foreign network raises must not stop the others."""
+    try:
+        return work()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
 
 def environment() -> Row:
@@ -172,3 +175,39 @@ def environment() -> Row:
         "threads": torch.get_num_threads(),
         "device": "cpu",
     }
+
+
+def timed(work: Callable[[], T], digits: int = 4) -> tuple[T, dict[str, float]]:
+    """A result, and the seconds it took of the processor and of the clock, with so many ``digits`` after the point."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = work()
+    used, passed = time.process_time() - cpu, time.perf_counter() - wall
+    return result, {"cpu_seconds": round(used, digits), "seconds": round(passed, digits)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A title, a note below it, the header and the rows, all text. A table without a header is a paragraph.
+
+    >>> print(Table("t", ("a", "b"), (("1", "2"),)).markdown())
+    **t**
+    <BLANKLINE>
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    <BLANKLINE>
+    """
+
+    title: str = ""
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The table in Markdown, its title in bold above it."""
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines += [self.note, ""] if self.note else []
+        if self.header:
+            lines += [f"| {' | '.join(self.header)} |", "|---" * len(self.header) + "|"]
+            lines += [f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in self.rows]
+        return "\n".join([*lines, ""])

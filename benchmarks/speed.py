@@ -4,8 +4,6 @@ All are timed in turns within one process, so that the machine's other work fall
 with the bar.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,9 +17,7 @@ from pnp_lip.benchmarks.config import SpeedConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.benchmarks.record import Destination, Record, Row, describe_error
-from pnp_lip.benchmarks.tables import Table
-from pnp_lip.benchmarks.timing import timed
+from pnp_lip.benchmarks.record import Destination, Record, Row, Table, attempted, timed
 
 __all__ = ["run", "tables"]
 
@@ -53,9 +49,9 @@ def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
 def ways(denoiser: nn.Module, y: Tensor, sigma: float) -> dict[str, Pass]:
     """The ways of running a network: as it is, stored by pixels, in bfloat16."""
 
+    @torch.no_grad()
     def plain(network: nn.Module, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            d: Tensor = network(y, sigma)
+        d: Tensor = network(y, sigma)
         return d
 
     def in_bfloat16() -> Tensor:
@@ -74,10 +70,11 @@ def measure(record: Record, passes: Mapping[Way, Pass], repeats: int) -> None:
     """Time all passes in turns; a way that fails is noted with its error."""
     outputs: dict[Way, Tensor] = {}
     for (name, way), one_pass in passes.items():
-        try:
-            outputs[name, way] = one_pass()  # also the warm-up
-        except Exception as error:  # another network's failure must not stop the others
-            record.add("rows", {"prior": name, "way": way}, {"error": describe_error(error)})
+        found = attempted(lambda one_pass=one_pass: {"output": one_pass()})  # type: ignore[misc]  # also the warm-up
+        if "error" in found:
+            record.add("rows", {"prior": name, "way": way}, found)
+        else:
+            outputs[name, way] = found["output"]
     rounds = [{at: timed(passes[at], 9)[1] for at in outputs} for _ in range(repeats)]
     cpu = {at: np.array([times[at]["cpu_seconds"] for times in rounds]) for at in outputs}
     reference = fastest(cpu, "DRUNet")
@@ -99,7 +96,7 @@ def fastest(cpu: Mapping[Way, NDArray[np.float64]], name: str) -> NDArray[np.flo
 
 
 def tables(content: Row) -> list[Table]:
-    """Times, ratios and the bar."""
+    """Times, ratios and the bar: whether each of ours is fast enough in float32."""
     rows = [r for r in content["rows"] if "error" not in r]
     times = tuple(
         (r["prior"], r["way"], f"{1e3 * r['cpu_seconds']:.0f}", f"{1e3 * r['seconds']:.0f}",
@@ -114,18 +111,14 @@ def tables(content: Row) -> list[Table]:
         "far above the rounding that certify bounds for float32."
     )
     header = ("network", "way", "processor ms", "elapsed ms", "times faster than DRUNet", "difference")
-    made = [Table("Time of one pass", header, times, note), *bars(content, rows)]
-    errors = tuple((f"{r['prior']}, {r['way']}", r["error"]) for r in content["rows"] if "error" in r)
-    return made + ([Table("No result", ("network", "why"), errors)] if errors else [])
-
-
-def bars(content: Row, rows: Sequence[Row]) -> list[Table]:
-    """Whether each of ours is fast enough in float32."""
-    found = []
+    bars = []
     for name in (n for n, about in content["priors"].items() if about["ours"]):
         mine = [r["times_faster"] for r in rows if r["prior"] == name and r["way"] != "bfloat16"]
         ratio = max((r for r in mine if r is not None), default=None)
         if ratio is not None:
             met = "met" if ratio >= BAR else "missed"
-            found.append((f"{name} faster than DRUNet", f"≥ {BAR:g} times", f"{ratio:.1f} times", met))
-    return [Table("Bars", ("what", "bar", "found", ""), tuple(found))] if found else []
+            bars.append((f"{name} faster than DRUNet", f"≥ {BAR:g} times", f"{ratio:.1f} times", met))
+    errors = tuple((f"{r['prior']}, {r['way']}", r["error"]) for r in content["rows"] if "error" in r)
+    made = [Table("Time of one pass", header, times, note), Table("Bars", ("what", "bar", "found", ""), tuple(bars)),
+            Table("No result", ("network", "why"), errors)]  # fmt: skip
+    return [table for table in made if table.rows]

@@ -1,16 +1,13 @@
 """From the record of a comparison to its tables: quality, convergence and proof, margins, strengths, bars."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from decimal import ROUND_CEILING, Context, Decimal
 
-from pnp_lip.benchmarks.record import Row
-from pnp_lip.benchmarks.tables import Table
+from pnp_lip.benchmarks.record import Row, Table
 
-__all__ = ["about_guides", "best_of_ours", "gain", "group_of", "mean_psnr", "tables"]
+__all__ = ["about_guides", "describe_data", "gain", "label", "mean_psnr", "measured", "settled", "tables"]
 
 AXES = {"denoising": ("sigma",), "deblurring": ("noise",), "ct": ("geometry", "noise")}
 UNITS = {"denoising": "σ·255 = {}", "deblurring": "noise {}", "ct": "{}, {}"}
@@ -23,14 +20,13 @@ BARS = {  # the group, and by how many dB ours has to be above which prior, on a
 
 def tables(content: Row) -> list[Table]:
     """All tables of a record of denoising, deblurring or tomography."""
-    made = [quality(content), behaviour(content)]
-    if content["benchmark"] != "denoising":
-        made.append(margins(content))
     errors = Counter((row["prior"], row["error"]) for row in content["rows"] if "error" in row)
     failed = tuple((name, f"{error} ({count} times)") for (name, error), count in errors.items())
-    made += [strengths(content), *bars(content)]
-    made += [Table("Skipped", ("prior", "why"), tuple(content["skipped"].items()))] if content["skipped"] else []
-    return made + ([Table("Failed", ("prior", "error"), failed)] if failed else [])
+    compared = [] if content["benchmark"] == "denoising" else [margins(content)]
+    optional = [Table("Skipped", ("prior", "why"), tuple(content["skipped"].items())),
+                Table("Failed", ("prior", "error"), failed)]  # fmt: skip
+    made = [quality(content), behaviour(content), *compared, strengths(content), *bars(content)]
+    return made + [table for table in optional if table.rows]
 
 
 def group_of(content: Row, row: Row) -> str:
@@ -46,12 +42,10 @@ def measured(content: Row, prior: str, group: str | None = None) -> list[Row]:
 
 
 def settled(row: Row) -> bool:
-    """Whether a run ended at the tolerance."""
     return bool(row.get("status") == "converged")
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of what is known."""
     known = [v for v in values if v is not None]
     return statistics.fmean(known) if known else None
 
@@ -72,23 +66,27 @@ def label(content: Row, prior: str) -> str:
     return f"{prior} ✓" if content["priors"][prior]["certified"] else prior
 
 
+def per_group(content: Row, cell: Callable[[str, str], str], title: str, note: str, without: str = "") -> Table:
+    """A table with a row for each prior, best first, and a column for each group, in the order of the rows."""
+    groups = tuple(dict.fromkeys(group_of(content, r) for r in content["rows"]))
+    rows = tuple((label(content, p), *(cell(p, g) for g in groups)) for p in ordered(content) if p != without)
+    return Table(title, ("prior", *groups), rows, note)
+
+
 def quality(content: Row) -> Table:
     """Mean PSNR and SSIM."""
-    columns = list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
 
     def cell(prior: str, group: str) -> str:
         rows = measured(content, prior, group)
         good = [r for r in rows if r.get("status") != "diverged"]
-        lost = f" ({len(rows) - len(good)} of {len(rows)} diverged)" if len(good) < len(rows) else ""
+        lost = f"{len(rows) - len(good)} of {len(rows)} diverged" if len(good) < len(rows) else ""
         average, similarity = mean(r["psnr"] for r in good), mean(r["ssim"] for r in good)
-        if average is not None and similarity is not None:
-            return f"{average:.2f} / {similarity:.3f}{lost}"
-        misfit = mean(r.get("misfit") for r in good)
-        return f"misfit {misfit:.3f}{lost}" if misfit is not None else lost.strip(" ()") or "–"
+        if average is None or similarity is None:
+            return lost or "–"
+        return f"{average:.2f} / {similarity:.3f}" + (f" ({lost})" if lost else "")
 
-    rows = tuple((label(content, p), *(cell(p, g) for g in columns)) for p in ordered(content))
     note = "✓: proved nonexpansive. " + describe_data(content)
-    return Table("Quality: mean PSNR (dB) / SSIM", ("prior", *columns), rows, note)
+    return per_group(content, cell, "Quality: mean PSNR (dB) / SSIM", note)
 
 
 def describe_data(content: Row) -> str:
@@ -103,26 +101,34 @@ def describe_data(content: Row) -> str:
 def behaviour(content: Row) -> Table:
     """Size, bound, convergence, proof and cost of each prior."""
     one_pass = content["benchmark"] == "denoising"
-    header = ["prior", "parameters", "Lipschitz ≤", "α ≤"]
-    header += [] if one_pass else ["solver", "converged", "proved", "iterations", "diverged"]
+    iterates = () if one_pass else ("solver", "converged", "proved", "iterations", "diverged")
     rows = []
     for name in ordered(content):
         about, runs = content["priors"][name], measured(content, name)
         bound, alpha = about["lipschitz_upper"], about["averagedness"]
         cells = [label(content, name), f"{about['parameters']:,}", "none" if bound is None else upwards(bound)]
         cells += ["–" if alpha is None else upwards(alpha)]
-        cells += [] if one_pass else convergence_cells(about, runs)
+        if not one_pass and any("status" in r for r in runs):
+            counts = (
+                sum(map(settled, runs)),
+                sum(r["proved"] for r in runs),
+                sum(r["status"] == "diverged" for r in runs),
+            )
+            done, proved, lost = (f"{n} of {len(runs)}" for n in counts)
+            cells += [about["solver"], done, proved, f"{statistics.median(r['iterations'] for r in runs):.0f}", lost]
+        elif not one_pass:
+            cells += ["none", "–", "–", "–", "–"]
         rows.append((*cells, f"{statistics.fmean(r['cpu_seconds'] for r in runs):.2f}"))
-    note = [about_guides(content)]
+    note = about_guides(content)
     if not one_pass:
         limits = content["settings"]["limits"]
-        note.insert(
-            0,
+        note = (
             f"Converged: relative residual at most {limits['tol']:g}; without a proof within "
-            f"{limits['uncertified_max_iter']} iterations and {limits['uncertified_seconds']:g} s of processor time.",
-        )
+            f"{limits['uncertified_max_iter']} iterations and {limits['uncertified_seconds']:g} s of processor time. {note}"
+        ).strip()
     title = "Size, bound and cost" if one_pass else "Convergence, proof and cost"
-    return Table(title, (*header, "CPU s"), tuple(rows), " ".join(filter(None, note)))
+    header = ("prior", "parameters", "Lipschitz ≤", "α ≤", *iterates, "CPU s")
+    return Table(title, header, tuple(rows), note)
 
 
 def about_guides(content: Row) -> str:
@@ -148,17 +154,7 @@ def upwards(bound: float) -> str:
     return f"{float(Decimal(bound).normalize(Context(prec=5, rounding=ROUND_CEILING))):g}"
 
 
-def convergence_cells(about: Row, runs: Sequence[Row]) -> list[str]:
-    """Solver, shares of runs, median iterations."""
-    if not any("status" in r for r in runs):
-        return ["none", "–", "–", "–", "–"]
-    counts = (sum(map(settled, runs)), sum(r["proved"] for r in runs), sum(r["status"] == "diverged" for r in runs))
-    done, proved, lost = (f"{n} of {len(runs)}" for n in counts)
-    return [about["solver"], done, proved, f"{statistics.median(r['iterations'] for r in runs):.0f}", lost]
-
-
 def is_ours(about: Row) -> bool:
-    """Whether a prior is one of our certified ones."""
     return bool(about["ours"] and about["certified"])
 
 
@@ -170,11 +166,8 @@ def best_of_ours(content: Row) -> str | None:
 def gain(content: Row, ours: str, other: str, group: str, *, converged: bool) -> tuple[float | None, int]:
     """Mean of PSNR(ours) − PSNR(other) over the group's problems, or those where the other converged; and their number."""
     mine = {tuple(map(r.get, CASE)): r["psnr"] for r in measured(content, ours, group)}
-    pairs = [
-        (mine.get(tuple(map(r.get, CASE))), r["psnr"])
-        for r in measured(content, other, group)
-        if settled(r) or not converged
-    ]
+    theirs = [r for r in measured(content, other, group) if settled(r) or not converged]
+    pairs = [(mine.get(tuple(map(r.get, CASE))), r["psnr"]) for r in theirs]
     differences = [a - b for a, b in pairs if a is not None and b is not None]
     return mean(differences), len(differences)
 
@@ -190,16 +183,14 @@ def margins(content: Row) -> Table:
         value, count = gain(content, ours, prior, group, converged=iterates)
         return "–" if value is None else f"{value:+.2f} ({count})"
 
-    columns = list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
-    rows = tuple((label(content, p), *(cell(p, g) for g in columns)) for p in ordered(content) if p != ours)
     note = "On the problems where the other prior converged; their number in brackets. Positive: ours is better."
-    return Table(f"{ours} above the others, in dB", ("prior", *columns), rows, note)
+    return per_group(content, cell, f"{ours} above the others, in dB", note, without=ours)
 
 
 def strengths(content: Row) -> Table:
     """What was chosen on the validation images; a star marks the end of the grid."""
     names = list(dict.fromkeys(t["group"] for t in content["tuning"]))
-    chosen = {(t["prior"], t["group"]): t["strength"] for t in content["tuning"] if "strength" in t}
+    chosen = {(t["prior"], t["group"]): t["strength"] for t in content["tuning"]}
 
     def cell(prior: str, group: str) -> str:
         if (prior, group) not in chosen:
@@ -221,9 +212,8 @@ def bars(content: Row) -> list[Table]:
     for other, least, converged in asked:
         value, count = gain(content, ours, other, group, converged=converged)
         if value is not None:
-            where = " where it converged" if converged else ""
+            what = f"{ours} above {other}{' where it converged' if converged else ''}, {group}"
             met = "met" if value >= least else "missed"
-            what = f"{ours} above {other}{where}, {group}"
             rows.append((what, f"≥ {least:+.1f} dB", f"{value:+.2f} dB ({count})", met))
     runs = [r for n, about in content["priors"].items() if is_ours(about) for r in measured(content, n)]
     good, tolerance = sum(settled(r) and r["proved"] for r in runs), content["settings"]["limits"]["tol"]

@@ -19,7 +19,7 @@ from sentences import decisions_on_sentences
 LEVELS = {
     **dict.fromkeys(("errors", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
     **dict.fromkeys(("images", "noise", "spectral"), 1),
-    **dict.fromkeys(("layers", "pages"), 2),
+    "layers": 2,
     **dict.fromkeys(("denoisers",), 3),
     "certificates": 4,
     **dict.fromkeys(("attacker", "operators", "pretrained", "theory"), 5),

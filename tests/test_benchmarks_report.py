@@ -1,31 +1,26 @@
-"""The benchmarks' report: tables, margins, bars, the page, and the README's table, all from records alone."""
+"""The benchmarks' report: tables, margins, bars, and the README's table, all from records alone."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pnp_lip.benchmarks import certificates, denoising
+from pnp_lip.benchmarks import certificates, tasks
 from pnp_lip.benchmarks.config import CertificatesConfig, DenoisingConfig, Photographs
-from pnp_lip.benchmarks.plots import residual_plot
 from pnp_lip.benchmarks.priors import Prior, prior_of
-from pnp_lip.benchmarks.record import FORMAT, Destination, read_record
-from pnp_lip.benchmarks.report import GROUPS, find_records, headline, write_report
+from pnp_lip.benchmarks.record import FORMAT, Destination, Table, read_record
+from pnp_lip.benchmarks.report import GROUPS, find_records, headline, renew, write_report
 from pnp_lip.benchmarks.summaries import bars, gain, margins, quality, tables, upwards
-from pnp_lip.benchmarks.tables import Table
 from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
-from pnp_lip.images import write_image
 from pnp_lip.layers import project
-from pnp_lip.pages import insert_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -44,8 +39,7 @@ def about(certified: bool, ours: bool) -> dict[str, Any]:
 
 def row(prior: str, image: str, psnr: float, status: str = "converged", proved: bool = False) -> dict[str, Any]:
     return {"prior": prior, "image": image, "kernel": "k", "noise": 0.01, "psnr": psnr, "ssim": 0.5, "misfit": 0.1,
-            "status": status, "iterations": 10, "residual": 1e-6, "proved": proved, "cpu_seconds": 1.0,
-            "curve": [1.0, 0.1, None, 0.01]}  # fmt: skip
+            "status": status, "iterations": 10, "residual": 1e-6, "proved": proved, "cpu_seconds": 1.0}  # fmt: skip
 
 
 def content() -> dict[str, Any]:
@@ -66,7 +60,6 @@ def content() -> dict[str, Any]:
         "data": {"images": {"a": "", "b": ""}, "kernels": {"k": ""}, "validation": {"v": ""}, "source": "somewhere"},
         "environments": [], "priors": priors, "skipped": {"DRUNet": "no weights"}, "rows": rows,
         "tuning": [{"prior": "ours", "group": "noise 0.01", "strength": 2.0, "psnr": {}}],
-        "pictures": {"case": {"image": "a", "kernel": "k", "noise": 0.01}, "files": {}},
     }  # fmt: skip
 
 
@@ -121,53 +114,15 @@ def test_a_bar_in_a_cell_does_not_split_it() -> None:
     assert "| 1 ¦ 2 | x |" in Table("t", ("a", "b"), (("1 | 2", "x"),), "note").markdown()
 
 
-def test_the_plot_shows_what_a_logarithm_can_show() -> None:
-    svg = residual_plot({"a": [1.0, None, 1e-3], "b": [0.5, 0.0], "c": [1.0] * 12}, "t <x>")
-    assert svg.count("<polyline") == 2 and "&lt;x&gt;" in svg and "<x>" not in svg
-    assert residual_plot({"b": [0.5]}, "t") == ""
-
-
-class Outline(HTMLParser):
-    """Tags must nest, and nothing may be fetched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.count: dict[str, int] = {}
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.count[tag] = self.count.get(tag, 0) + 1
-        for name, value in attributes:
-            assert name not in ("src", "href") or str(value).startswith(("data:", "#")), (tag, value)
-        if tag not in ("meta", "img", "input", "line", "polyline", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attributes)
-        if self.open and self.open[-1] == tag:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_self_contained_and_well_formed(tmp_path: Path) -> None:
-    c = content()
-    for name in ("TV", "ours"):
-        write_image(tmp_path / f"{name}.png", torch.rand(1, 1, 8, 8))
-        c["pictures"]["files"][name] = f"{name}.png"
-    (tmp_path / "deblurring.json").write_text(json.dumps(c))
+def test_a_report_is_a_file_of_tables_for_each_record(tmp_path: Path) -> None:
+    (tmp_path / "deblurring.json").write_text(json.dumps(content()))
     (tmp_path / "other.json").write_text("{}")
     paths = find_records([tmp_path])
     assert [p.name for p in paths] == ["deblurring.json"]
     written = write_report(paths, tmp_path / "out")
-    assert [p.name for p in written] == ["deblurring.md", "report.html"]
-    page = written[1].read_text()
-    outline = Outline()
-    outline.feed(page)
-    assert not outline.open and outline.count["img"] == 2 and outline.count["svg"] == 1 and outline.count["table"] == 7
-    assert "E: &lt;script&gt;" in page and page.count("<script>") == 1
-    assert written[0].read_text().startswith("# deblurring\n")
+    assert [p.name for p in written] == ["deblurring.md"]
+    text = written[0].read_text()
+    assert text.startswith("# deblurring\n") and text.count("\n|---|") == 7
 
 
 def test_unreadable_records_are_refused(tmp_path: Path) -> None:
@@ -186,8 +141,8 @@ def test_committed_records_of_every_benchmark_make_the_committed_tables(tmp_path
     paths = find_records([RECORDS])
     assert {"operators", "convergence", "denoising", "deblurring", "ct"} <= {p.stem for p in paths}
     written = write_report(paths, tmp_path)
-    assert len(written) == len(paths) + 1
-    for made in written[:-1]:
+    assert len(written) == len(paths)
+    for made in written:
         assert made.read_text(encoding="utf-8") == (RECORDS / made.name).read_text(encoding="utf-8"), made.name
 
 
@@ -216,14 +171,18 @@ def test_the_headline_changes_with_the_records() -> None:
 
 
 def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n")
-    insert_table(page, "headline", "new\n")
-    assert page.read_text() == f"a\n{BEGIN}\nnew\n{END}\nb\n"
-    for text in ("no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
+    page, record = tmp_path / "page.md", tmp_path / "deblurring.json"
+    record.write_text(json.dumps(content()))
+    begin, end = "<!-- deblurring: begin -->", "<!-- deblurring: end -->"
+    page.write_text(f"a\n{begin}\nold\n{end}\nb\n")
+    renew(page, [record])
+    table = "\n".join(table.markdown() for table in tables(content()))
+    assert page.read_text() == f"a\n{begin}\n{table}{end}\nb\n"
+    for text in ("no markers", f"{end}{begin}", f"{begin}{begin}{end}"):
         page.write_text(text)
         with pytest.raises(InputError, match="markers"):
-            insert_table(page, "headline", "new")
+            renew(page, [record])
+        assert page.read_text() == text
     command = ["bench", "report", str(RECORDS), "--out", str(tmp_path / "out"), "--page", str(page)]
     page.write_text("no markers")
     assert main(command) == 2
@@ -271,7 +230,7 @@ def test_colour_networks_are_attacked_on_colour_crops(tmp_path: Path) -> None:
 
 def test_quick_denoising_makes_a_table(tmp_path: Path) -> None:
     config = DenoisingConfig(Photographs(crop=16, limit=1, side=16), levels=(25,))
-    made = denoising.run(config, Destination(tmp_path / "denoising.json"), [Prior("identity", lambda x, s: x)])
+    made = tasks.denoising(config, Destination(tmp_path / "denoising.json"), [Prior("identity", lambda x, s: x)])
     titles = [table.title for table in tables(made)]
     assert titles == [
         "Quality: mean PSNR (dB) / SSIM",

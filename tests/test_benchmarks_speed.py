@@ -110,6 +110,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(command) == 0
     content = json.loads((tmp_path / "speed.json").read_text())
     assert {r["prior"] for r in content["rows"]} == {"grey", "DRUNet", "DnCNN"}
-    assert content["priors"]["grey"]["certified"] and (tmp_path / "report.html").is_file()
+    assert content["priors"]["grey"]["certified"] and (tmp_path / "speed.md").is_file()
     assert main(["bench", "speed", "--repeats", "0", "--out", str(tmp_path)]) == 2
     assert "--repeats must be a positive integer" in capsys.readouterr().err

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pnp_lip.benchmarks.networks import load_rival, save_rival
-from pnp_lip.benchmarks.rivals import CONFIG, firmness_penalty, rival
+from pnp_lip.benchmarks.networks import RIVAL, firmness_penalty, load_rival, rival, save_rival
 from pnp_lip.command_line.main import main
 from pnp_lip.training import PatchSettings, TrainingSettings, train
 
@@ -37,7 +36,7 @@ def test_a_rival_trains_by_our_pipeline_and_is_read_back(tmp_path):
     images = [torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     settings = TrainingSettings(steps=2, patches=PatchSettings(batch=4, size=16), validate_every=2)
     network = train(rival(), images[:2], images[2:], tmp_path, settings, penalty=firmness_penalty(0.1))
-    save_rival(network, tmp_path / "rival.pt", kind="DnCNN", config=CONFIG)
+    save_rival(network, tmp_path / "rival.pt", kind="DnCNN", config=RIVAL)
     x = torch.rand(1, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(load_rival(tmp_path / "rival.pt")(x, 0.1), network(x, 0.1))

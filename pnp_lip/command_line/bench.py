@@ -13,7 +13,7 @@ def add_command(commands: Commands) -> None:
     """Add the sub-command, with one of its own for each benchmark."""
     from pnp_lip.benchmarks.command import add_arguments
 
-    command = commands.add_parser("bench", help="run a benchmark, or make tables and a page from its records")
+    command = commands.add_parser("bench", help="run a benchmark, or make tables from its records")
     add_arguments(command)
     command.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""The loop, its monitoring and its acceleration cost next to nothing beside denoiser and operator."""
+"""The benchmark of convergence: what it runs, how it goes on, its tables."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from pnp_lip.benchmarks import convergence
 from pnp_lip.benchmarks.config import ConvergenceConfig
 from pnp_lip.benchmarks.record import Destination, Row
-from pnp_lip.solvers import Anderson, KrasnoselskiiMann
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Anderson()])  # its least-squares problem included
-def test_overhead_is_below_three_percent(scheme: KrasnoselskiiMann | Anderson) -> None:
-    torch.set_num_threads(1)
-    assert convergence.overhead(ConvergenceConfig(), scheme, iterations=25)["share"] < 0.03
 
 
 def settled(solver: str, scheme: str, iterations: int, denoiser: str = "certified", outcome: str = "settled") -> Row:
@@ -43,6 +34,8 @@ def test_the_tables_are_made_from_the_record() -> None:
         "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
     )
     assert "median 4.0, least 4.0" in text and "KrasnoselskiiMann 1.2%" in text
+    without = convergence.tables({"settings": {}, "environments": [here], "rows": rows[1:]})[-1]
+    assert without.note == "Plain over accelerated iterations: median 4.0, least 4.0."
     assert 'Settings: {"size": 8}, pnp-lip 1, torch 2, deepinv 3, somewhere, 1 thread(s).' in text
 
 
@@ -56,13 +49,12 @@ def test_an_interrupted_record_goes_on_where_it_was(tmp_path: Path, monkeypatch:
         return {"status": "converged", "outcome": "settled", "iterations": 9}
 
     monkeypatch.setattr(convergence, "solved", solved)
-    monkeypatch.setattr(convergence, "overhead", lambda config, scheme: {"share": 0.01})
     config, to = ConvergenceConfig(size=16, training_steps=0), Destination(tmp_path / "record.json")
     with pytest.raises(KeyboardInterrupt):
         convergence.run(config, to)
-    assert len(json.loads(to.path.read_text())["rows"]) == 2 + 4
+    assert len(json.loads(to.path.read_text())["rows"]) == 4
     content = convergence.run(config, to)
-    assert len(content["rows"]) == 2 + 5 * 8 * 3 and len(calls) - 1 == 5 * 8 * 3
+    assert len(content["rows"]) == 5 * 8 * 3 and len(calls) - 1 == 5 * 8 * 3
     assert json.loads(to.path.read_text()) == content
     assert convergence.run(config, to) == content  # a complete record is left as it is
     assert len(calls) - 1 == 5 * 8 * 3
