@@ -1,16 +1,13 @@
 """A denoiser without a certificate, which makes better guides than certified ones can."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 from deepinv.models import Denoiser
 from torch import Tensor
 
-from pnp_lip.denoisers.add_guidance import denoiser_from_config
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
-from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR
+from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR, denoiser_from_config
 from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.layers import UNet
@@ -59,7 +56,7 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
         return {"first": self.first.config, "network": list(self.network.size)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> AnnealingDenoiser:
+    def from_config(cls, config: Mapping[str, object]) -> "AnnealingDenoiser":
         """The untrained annealer with this ``config``. Raises KeyError, TypeError or InputError for others."""
         size = tuple(cast(Sequence[int], config["network"]))
         first = denoiser_from_config(cast(Mapping[str, object], config["first"]))

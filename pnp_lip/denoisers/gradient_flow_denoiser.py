@@ -1,7 +1,5 @@
 """The convolutional denoiser that is nonexpansive by construction."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +22,11 @@ DILATIONS = (1,) * 20
 # The sum of the layers' first thresholds in units of σ. Started at σ/2 each, twelve layers remove most of the image at first, and
 # training silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
 INITIAL_SHRINKAGE = 0.25
+
+# What a file of weights says of the network; the training alone knows the first step.
+CONFIGURED = (
+    "in_channels", "channels", "hidden_channels", "dilations", "kernel_size", "padding_mode", "default_sigma"
+)  # fmt: skip
 
 
 class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
@@ -77,7 +80,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
                 kernel_size,
                 dilation=dilation,
                 padding_mode=padding_mode,
-                activation=NoiseClip(hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations), odd=True),
+                activation=NoiseClip(hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations)),
                 step_fraction=step_fraction,
             )
             for dilation in dilations
@@ -88,18 +91,14 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     @property
     def config(self) -> dict[str, object]:
         """What ``denoiser_from_config`` builds the same network from; files of weights hold it."""
-        return {
-            "in_channels": self.in_channels,
-            "channels": self.channels,
-            "hidden_channels": self.hidden_channels,
-            "dilations": list(self.dilations),
-            "kernel_size": self.kernel_size,
-            "padding_mode": self.padding_mode,
-            "default_sigma": self.default_sigma,
-            **({} if self.guidance is None else {"guidance": True}),
-            **({"centred": True} if self.centred else {}),
-            **({} if self.guide_network is None else {"guide_network": list(self.guide_network.size)}),
-        }
+        found = {name: getattr(self, name) for name in CONFIGURED} | {"dilations": list(self.dilations)}
+        if self.guidance is not None:
+            found["guidance"] = True
+        if self.centred:
+            found["centred"] = True
+        if self.guide_network is not None:
+            found["guide_network"] = list(self.guide_network.size)
+        return found
 
     @property
     def centred(self) -> bool:
@@ -142,17 +141,12 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         def in_layout(window: Tensor, *rest: Tensor) -> Tensor:
             return f(stored(window, by_pixel=by_pixel), *rest)
 
-        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=self.circular)
+        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=self.padding_mode == "circular")
 
     def use_fourier(self, on: bool) -> None:
         """Whether to convolve by the Fourier transform where gradients are recorded: less than half the time, other rounding."""
         for layer in self.layers:
             layer.fourier = on  # type: ignore[assignment]
-
-    @property
-    def circular(self) -> bool:
-        """Whether the image wraps around."""
-        return self.padding_mode == "circular"
 
     @property
     def reaches(self) -> list[int]:
@@ -177,8 +171,8 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         >>> torch.allclose(denoiser.tiled(x, 0.1, tile=32), denoiser(x, 0.1), atol=1e-6)
         True
         """
-        reach = sum(self.reaches)
-        return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=self.circular)
+        reach, circular = sum(self.reaches), self.padding_mode == "circular"
+        return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=circular)
 
 
 def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:

@@ -1,7 +1,5 @@
 """A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Convolutions by the fast Fourier transform, for training: their time does not grow with the filters."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable

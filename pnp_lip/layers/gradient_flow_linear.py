@@ -1,7 +1,5 @@
 """The dense gradient-flow layer."""
 
-from __future__ import annotations
-
 import math
 
 import torch

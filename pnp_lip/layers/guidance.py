@@ -1,7 +1,5 @@
 """What a guide image says about the thresholds of a layer."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -55,9 +53,8 @@ class Guidance(nn.Module):
         """f, of which G and ν are made."""
         half = WINDOW // 2
         if circular:
-            energy = F.avg_pool2d(F.pad(energy, (half,) * 4, mode="circular"), WINDOW, 1)
-        else:
-            energy = F.avg_pool2d(energy, WINDOW, 1, half, count_include_pad=False)
+            energy, half = F.pad(energy, (half,) * 4, mode="circular"), 0
+        energy = F.avg_pool2d(energy, WINDOW, 1, half, count_include_pad=False)
         return (1 + energy * (-2 * self.log_scale).exp()[:, None, None]).log()  # log1p takes longer
 
     def factors(self, feature: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The network that improves a guide image before clips follow it."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
@@ -10,7 +8,7 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
 
-__all__ = ["SIGMA_UNIT", "GuideNetwork", "check_size", "half_resolution"]
+__all__ = ["SIGMA_UNIT", "GuideNetwork", "convolutions_of", "half_resolution", "start_from_identity"]
 
 SIGMA_UNIT = 0.1  # the noise level, on the scale of images in [0, 1], that networks see as 1
 
@@ -32,11 +30,8 @@ class GuideNetwork(nn.Module):
 
     def __init__(self, channels: int, *, width: int, depth: int) -> None:
         super().__init__()
-        check_size(width, depth)
-        self.channels, self.size = channels, (width, depth)
-        self.block, self.reach = 2, 2 * depth
-        sizes = [4 * channels + 1, *[width] * (depth - 1), 4 * channels]
-        self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
+        self.channels, self.size, self.block, self.reach = channels, (width, depth), 2, 2 * depth
+        self.convolutions = convolutions_of(1, channels, width, depth)
         start_from_identity(self.convolutions)
 
     def forward(self, guide: Tensor, sigma: Tensor) -> Tensor:
@@ -50,12 +45,14 @@ class GuideNetwork(nn.Module):
         return guide + F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
 
 
-def check_size(width: int, depth: int) -> None:
-    """Raise InputError for a size that makes no network."""
+def convolutions_of(images: int, channels: int, width: int, depth: int) -> nn.ModuleList:
+    """``depth`` convolutions at half the resolution: in go some images and one noise level for each, out comes one image."""
     if width < 1 or depth < 2:
         raise InputError(
             f"a guide network needs a width of at least 1 and a depth of at least 2; got {width} and {depth}."
         )
+    sizes = [images * (4 * channels + 1), *[width] * (depth - 1), 4 * channels]
+    return nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
 
 
 def start_from_identity(convolutions: nn.ModuleList, *others: nn.ModuleList) -> None:

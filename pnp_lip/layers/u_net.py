@@ -1,7 +1,5 @@
 """The U-net that improves a denoised image with what denoising took away."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 
@@ -10,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
-from pnp_lip.layers.guide_network import SIGMA_UNIT, check_size, half_resolution, start_from_identity
+from pnp_lip.layers.guide_network import SIGMA_UNIT, convolutions_of, half_resolution, start_from_identity
 
 __all__ = ["UNet"]
 
 MOST_SCALES = (
-    9  # resolutions at most: the coarsest of nine has blocks of 512 pixels a side, the window in which it runs
+    9  # resolutions at most: the coarsest of nine has blocks as large as the window in which it runs, 512 x 512
 )
 LOG_UNIT = 4.0  # the logarithm of a noise level, in units of SIGMA_UNIT, that the network sees as 1
 LEAST_LEVEL = 1e-3  # the noise level, in units of SIGMA_UNIT, below which all look alike in that logarithm
@@ -43,14 +41,11 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, *, width: int, depth: int, scales: int) -> None:
         super().__init__()
-        check_size(width, depth)
         if not 1 <= scales <= MOST_SCALES:
             raise InputError(f"a U-net has one to {MOST_SCALES} scales; got {scales}.")
-        self.size = (width, depth, scales)
-        self.block, self.reach = 2**scales, reach_of(depth, scales)
+        self.size, self.block, self.reach = (width, depth, scales), 2**scales, reach_of(depth, scales)
         widths = [width * (i + 1) for i in range(scales)]
-        sizes = [2 * (4 * channels + 1), *[width] * (depth - 1), 4 * channels]
-        self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
+        self.convolutions = convolutions_of(2, channels, width, depth)
         self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
         self.coarse = nn.ModuleList(Residuals(w, depth - 2) for w in widths[1:])  # on the way down
@@ -97,12 +92,6 @@ def reach_of(depth: int, scales: int) -> int:
     """How far beyond a block of 2^scales pixels a side the network sees, in whole blocks: back from the result to g."""
     reach, convs = 2, depth - 2
     for i in range(1, scales + 1):  # what a scale sees of the next coarser one are whole blocks
-        reach = in_blocks(reach, i) + convs * 2**i
-    reach += sum(convs * 2**i for i in range(1, scales)) + 2
-    return in_blocks(reach, scales)
-
-
-def in_blocks(n: int, scale: int) -> int:
-    """The smallest multiple of 2^scale that is at least n."""
-    block: int = 2**scale
-    return -(-n // block) * block
+        reach = (-(-reach >> i) + convs) << i
+    reach += sum(convs << i for i in range(1, scales)) + 2
+    return -(-reach >> scales) << scales
