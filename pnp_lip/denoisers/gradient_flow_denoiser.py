@@ -23,11 +23,6 @@ DILATIONS = (1,) * 20
 # training silences most of them for good: measured, 100 steps from here pass 10,000 steps from there at every noise level.
 INITIAL_SHRINKAGE = 0.25
 
-# What a file of weights says of the network; the training alone knows the first step.
-CONFIGURED = (
-    "in_channels", "channels", "hidden_channels", "dilations", "kernel_size", "padding_mode", "default_sigma"
-)  # fmt: skip
-
 
 class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     """A denoiser conditioned on the noise level and nonexpansive in the image for each noise level.
@@ -37,15 +32,13 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     Q appends zero channels, none by default. With α_i = τ_i‖W_i‖²/2 < 1 for all i, D(·, σ) is α-averaged with α = S/(1 + S),
     S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
 
-    Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default;
-    ``hidden_channels`` of W; ``dilations``, one per layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular";
-    ``default_sigma``, used when a solver passes no noise level; ``step_fraction``, the first τ_i/2. The untrained network
-    is nonexpansive only after ``constrain`` or ``project``. ``add_guidance`` attaches what ``guided`` needs, which D itself
-    does not use.
+    Parameters: ``channels`` of the state, those of the image by default; ``hidden_channels`` of W; ``dilations``, one per
+    layer; ``padding_mode`` "zeros" or "circular"; ``default_sigma``, used when a solver passes no noise level;
+    ``step_fraction``, the first τ_i/2. The untrained network is nonexpansive only after ``constrain`` or ``project``.
+    ``add_guidance`` attaches what ``guided`` needs, which D itself does not use.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
-
     Source: Sherry et al. (2024); Combettes & Yamada (2015), Proposition 2.5, for the averagedness of the composition.
 
     >>> denoiser = GradientFlowDenoiser(channels=4, hidden_channels=4, dilations=(1, 1))
@@ -91,14 +84,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     @property
     def config(self) -> dict[str, object]:
         """What ``denoiser_from_config`` builds the same network from; files of weights hold it."""
-        found = {name: getattr(self, name) for name in CONFIGURED} | {"dilations": list(self.dilations)}
-        if self.guidance is not None:
-            found["guidance"] = True
-        if self.centred:
-            found["centred"] = True
-        if self.guide_network is not None:
-            found["guide_network"] = list(self.guide_network.size)
-        return found
+        names = ("in_channels", "channels", "hidden_channels", "kernel_size", "padding_mode", "default_sigma")
+        network = None if self.guide_network is None else list(self.guide_network.size)
+        attached = {"guidance": self.guidance is not None, "centred": self.centred, "guide_network": network}
+        plain = {name: getattr(self, name) for name in names} | {"dilations": list(self.dilations)}
+        return plain | {name: value for name, value in attached.items() if value}
 
     @property
     def centred(self) -> bool:
@@ -136,12 +126,12 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """
         if whole:
             return f(z, *others)
-        tile = cache_tile(z.shape[0], self.hidden_channels, z.shape[2], z.shape[3])
+        tile, circular = cache_tile(z.shape[0], self.hidden_channels, *z.shape[2:]), self.padding_mode == "circular"
 
         def in_layout(window: Tensor, *rest: Tensor) -> Tensor:
             return f(stored(window, by_pixel=by_pixel), *rest)
 
-        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=self.padding_mode == "circular")
+        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=circular)
 
     def use_fourier(self, on: bool) -> None:
         """Whether to convolve by the Fourier transform where gradients are recorded: less than half the time, other rounding."""
@@ -159,10 +149,9 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
         The windows overlap by the receptive field Σ reaches, end at the image's own border, and wrap around under
         circular padding; so the result is that of ``forward``, for which the certificate speaks. Bit for bit on
-        processors with AVX-512 in float32 and bfloat16, the exception being kernels of at most 3x3 where a window of
-        the state holds no more than 20,480 numbers, because torch computes those otherwise (measured with torch
-        2.15); in float64, on other devices and beside a ``forward`` that keeps a graph, up to the rounding of sums in
-        another order. Without gradients.
+        processors with AVX-512 in float32 and bfloat16, except for kernels of at most 3x3 where a window of the state
+        holds no more than 20,480 numbers, because torch computes those otherwise (measured with torch 2.15); elsewhere,
+        and beside a ``forward`` that keeps a graph, up to the rounding of sums in another order. Without gradients.
 
         Shapes and errors as in ``forward``; also raises InputError unless tile ≥ 1.
 

@@ -1,6 +1,7 @@
 """A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,9 +14,7 @@ __all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
 
 CACHE_NUMBERS = 2**20  # numbers of a layer's hidden channels in one window, 4 MB in float32
 CACHE_COLUMNS = 512  # columns of one window
-
-# Rows and columns of a window in which a network improves an image: whole blocks of every network (at most 512 a side).
-BLOCK_TILE = (512, 512)
+BLOCK_TILE = (512, 512)  # the window in which a network improves an image: whole blocks of every network
 
 
 def map_windows(
@@ -29,20 +28,16 @@ def map_windows(
 
     Shapes: x is (B, C, H, W), and so is the result; ``others`` have its rows and columns and are cut alike. Raises InputError
     unless both sides of the tile are at least 1, ShapeError for another number of axes.
-
-    >>> x = torch.rand(1, 1, 9, 7)
-    >>> bool((map_windows(lambda z: 2 * z, x, tile=(4, 3), reach=0, circular=False) == 2 * x).all())
-    True
     """
     if x.ndim != 4:
         raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
     if min(tile) < 1:
         raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {min(tile)}.")
-    across = windows(x.shape[-1], tile[1], reach, circular)
     bands = []
     for kept_rows, rows in windows(x.shape[-2], tile[0], reach, circular):
         band = [
-            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept] for kept, columns in across
+            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept]
+            for kept, columns in windows(x.shape[-1], tile[1], reach, circular)
         ]
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
@@ -58,11 +53,7 @@ def improve(network: GuideNetwork | UNet, *images: Tensor, sigma: Tensor) -> Ten
     h, w = images[0].shape[-2:]
     b = network.block
     whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in images]
-
-    def improved(*parts: Tensor) -> Tensor:
-        result: Tensor = network(*parts, sigma)
-        return result
-
+    improved = partial(network, sigma=sigma)
     return map_windows(improved, *whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]
 
 

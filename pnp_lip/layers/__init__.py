@@ -5,9 +5,8 @@ from pnp_lip.layers.constraints import constrain, gradient_flow_layers, project,
 from pnp_lip.layers.gradient_flow_conv2d import PADDING_MODES, GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.guidance import Guidance
-from pnp_lip.layers.guide_network import GuideNetwork
+from pnp_lip.layers.guide_networks import GuideNetwork, UNet
 from pnp_lip.layers.isometric_lift import IsometricLift
-from pnp_lip.layers.u_net import UNet
 
 __all__ = [
     "PADDING_MODES",

@@ -56,8 +56,7 @@ def loudest(weight: Tensor, grid: int) -> Tensor:
     """The grid frequencies where the symbol is largest, (``PEAKS``, 2)."""
     frequencies = half_torus(grid).to(weight.device)
     matrices = symbol(weight, frequencies)
-    if weight.shape[0] > weight.shape[1]:
-        matrices = matrices.mH
+    matrices = matrices.mH if weight.shape[0] > weight.shape[1] else matrices
     values = torch.linalg.eigvalsh(matrices @ matrices.mH)[:, -1]
     return frequencies[values.topk(min(PEAKS, len(values))).indices]
 
@@ -108,9 +107,7 @@ def constrain(module: nn.Module, *, limit: float = 0.985, every: int = 1, zero_m
     check_limit(limit)
     for name, layer in gradient_flow_layers(module):
         if parametrize.is_parametrized(layer):
-            raise InputError(
-                f"`{name}` is constrained (parametrised) already; `release` it before constraining it anew."
-            )
+            raise InputError(f"`{name}` is constrained (parametrised) already; `release` it before doing so anew.")
     for _, layer in gradient_flow_layers(module):
         if zero_mean_channels:
             parametrize.register_parametrization(layer, "weight", ZeroMean(zero_mean_channels))
