@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -23,7 +23,10 @@ __all__ = ["certified_names", "load_annealer", "load_denoiser", "load_pretrained
 Pretrained = GradientFlowDenoiser | AnnealingDenoiser
 
 DENOISER, ANNEALER = "pnp-lip denoiser 1", "pnp-lip annealer 1"  # what a file says that it holds
-BUILDERS = {DENOISER: denoiser_from_config, ANNEALER: AnnealingDenoiser.from_config}
+BUILDERS: dict[str, Callable[[dict[str, object]], Pretrained]] = {
+    DENOISER: denoiser_from_config,
+    ANNEALER: lambda held: AnnealingDenoiser(denoiser_from_config(held["first"]), held["network"]),  # type: ignore[arg-type]
+}
 ANNEALERS = {1: "annealer", 3: "annealer-colour"}  # by channels
 TORCH_SUFFIXES = (".pt", ".pth")
 WEIGHTS = resources.files("pnp_lip.weights")
@@ -40,10 +43,9 @@ def certified_names() -> list[str]:
 
 
 def load_pretrained(name: str) -> GradientFlowDenoiser | AnnealingDenoiser:
-    """Load a denoiser that ships with the package, by name, without any download; a certified one is certified anew.
+    """A denoiser that ships with the package, by name, in evaluation mode; one with a certificate is certified anew.
 
-    Returns the denoiser in evaluation mode. Raises InputError for an unknown name, CertificateError when the weights do
-    not pass or differ from the shipped certificate's.
+    Raises InputError for an unknown name, CertificateError for weights that do not pass or are not the certificate's.
     """
     if name not in pretrained_names():
         raise InputError(f"no pretrained denoiser is called {name!r}; there are {', '.join(pretrained_names())}.")
@@ -61,9 +63,8 @@ def load_annealer(channels: int = 1) -> AnnealingDenoiser:
 def load_denoiser(path: str | Path, *, require_certified: bool = True) -> GradientFlowDenoiser | AnnealingDenoiser:
     """Load what ``save_denoiser`` wrote to a safetensors file, in evaluation mode, and certify it anew.
 
-    A .pt or .pth file is read with torch's ``weights_only`` and holds {"config": ..., "state_dict": ...} of a denoiser.
-
-    A certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
+    A .pt or .pth file is read with torch's ``weights_only`` and holds {"config": ..., "state_dict": ...} of a denoiser. A
+    certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
     weights that do not certify, unless ``require_certified=False``. Raises InputError for an unreadable file and, with
     ``require_certified``, for an annealer.
     """
@@ -84,7 +85,7 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Gradie
     return denoiser
 
 
-def read(path: Path) -> tuple[str, Mapping[str, object], dict[str, Tensor]]:
+def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
     """The format, the configuration and the weights in a file; a pickle that wants to run code never does."""
     try:
         if path.suffix in TORCH_SUFFIXES:
@@ -123,20 +124,14 @@ def compare(path: Path, certificate: Certificate) -> None:
 def save_denoiser(denoiser: GradientFlowDenoiser | AnnealingDenoiser, path: str | Path) -> Certificate | None:
     """Certify ``denoiser``, then write its weights to ``path`` and its certificate beside them (``.certificate.json``).
 
-    An annealer has no certificate: its weights are written alone. Files are written atomically. Raises CertificateError,
-    writing nothing, when a denoiser is not nonexpansive, and InputError for one under ``constrain``, whose weights are not
-    its own.
+    An annealer has no certificate: its weights are written alone. Files are written atomically. Writes nothing and raises
+    CertificateError for a denoiser that is not nonexpansive, InputError for one under ``constrain``.
     """
     if not isinstance(denoiser, Pretrained):
-        raise InputError(
-            "only a GradientFlowDenoiser or an AnnealingDenoiser is saved, not what is made of one; got "
-            f"{type(denoiser).__name__}."
-        )
+        raise InputError(f"a GradientFlowDenoiser or an AnnealingDenoiser is saved; got a {type(denoiser).__name__}.")
     for name, child in denoiser.named_modules():
         if parametrize.is_parametrized(child):
-            raise InputError(
-                f"`{name}` is constrained (parametrised); `pnp_lip.layers.release` makes its weights plain."
-            )
+            raise InputError(f"`{name}` is constrained (parametrised); `layers.release` makes its weights plain.")
     path, annealer = Path(path), isinstance(denoiser, AnnealingDenoiser)
     certificate = None if annealer else certify(denoiser).require_nonexpansive()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}

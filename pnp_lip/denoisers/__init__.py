@@ -1,13 +1,11 @@
 """Denoisers that carry a certificate, what is made of them, and one without a certificate that makes guides."""
 
 from pnp_lip.denoisers.annealing_denoiser import AnnealingDenoiser
-from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, add_guidance, denoiser_from_config
 from pnp_lip.denoisers.guided_denoiser import (
     GUIDE_SIGMA_FACTOR,
     GuidedDenoiser,
-    add_guidance,
     can_be_guided,
-    denoiser_from_config,
     guided,
     require_guidance,
 )

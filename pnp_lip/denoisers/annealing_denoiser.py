@@ -1,13 +1,12 @@
 """A denoiser without a certificate, which makes better guides than certified ones can."""
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from deepinv.models import Denoiser
 from torch import Tensor
 
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
-from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR, denoiser_from_config
+from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR
 from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.layers import UNet
@@ -49,11 +48,5 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
 
     @property
     def config(self) -> dict[str, object]:
-        """What ``from_config`` builds the same network from; files of weights hold it."""
+        """What files of weights hold: the configuration of ``first`` and the size of U."""
         return {"first": self.first.config, "network": list(self.network.size)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> "AnnealingDenoiser":
-        """The untrained annealer with this ``config``. Raises KeyError, TypeError or InputError for others."""
-        first = denoiser_from_config(cast(Mapping[str, object], config["first"]))
-        return cls(first, cast(Sequence[int], config["network"]))

@@ -1,8 +1,9 @@
 """The convolutional denoiser that is nonexpansive by construction."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from deepinv.models import Denoiser
@@ -12,7 +13,7 @@ from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
 
-__all__ = ["GradientFlowDenoiser", "Sigma", "noise_level", "require_image"]
+__all__ = ["GradientFlowDenoiser", "Sigma", "add_guidance", "denoiser_from_config", "noise_level", "require_image"]
 
 Sigma = float | Tensor | None
 
@@ -120,10 +121,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def by_window(
         self, f: Callable[..., Tensor], z: Tensor, *others: Tensor, reach: int, whole: bool, by_pixel: bool = True
     ) -> Tensor:
-        """f(z, *others) for a map f with one layer's hidden channels, on the whole image or in windows.
-
-        In windows the hidden channels stay in the processor's cache: two to three times as fast.
-        """
+        """f(z, *others) on the ``whole`` image, or in windows whose hidden channels stay in the cache: two or three times as fast."""
         if whole:
             return f(z, *others)
         tile, circular = cache_tile(z.shape[0], self.hidden_channels, *z.shape[2:]), self.padding_mode == "circular"
@@ -152,7 +150,6 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         processors with AVX-512 in float32 and bfloat16, except for kernels of at most 3x3 where a window of the state
         holds no more than 20,480 numbers, because torch computes those otherwise (measured with torch 2.15); elsewhere,
         and beside a ``forward`` that keeps a graph, up to the rounding of sums in another order. Without gradients.
-
         Shapes and errors as in ``forward``; also raises InputError unless tile ≥ 1.
 
         >>> denoiser = GradientFlowDenoiser(channels=4, hidden_channels=4, dilations=(1, 1))
@@ -162,6 +159,53 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """
         reach, circular = sum(self.reaches), self.padding_mode == "circular"
         return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=circular)
+
+
+def add_guidance(
+    denoiser: GradientFlowDenoiser, *, centred: bool = False, network: Sequence[int] | None = None
+) -> GradientFlowDenoiser:
+    """Attach, in place, what ``guided`` needs: a ``Guidance`` for each layer and, if asked for, a ``GuideNetwork``.
+
+    The map D itself does not change, nor does its certificate. What was attached before stays, with its weights: guidance
+    only gains centres that it lacks, if ``centred``, and without ``network``, the (width, depth) of an untrained guide
+    network, an old one remains. Returns the denoiser. Raises InputError for a size that makes no network.
+
+    >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1)), network=(8, 3))
+    >>> denoiser.config["guidance"], denoiser.config["guide_network"]
+    (True, [8, 3])
+    """
+    like, old = next(denoiser.parameters()), denoiser.guidance
+    if old is None or (centred and not denoiser.centred):
+        new = nn.ModuleList(Guidance(denoiser.hidden_channels, centred=centred) for _ in denoiser.layers).to(like)
+        if old is not None:
+            new.load_state_dict(old.state_dict(), strict=False)
+        denoiser.guidance = new
+    if network is not None:
+        if len(network) != 2:
+            raise InputError(f"`network` is the width and the depth of a guide network; got {network!r}.")
+        denoiser.guide_network = GuideNetwork(denoiser.in_channels, width=network[0], depth=network[1]).to(like)
+    denoiser.train(denoiser.training)
+    return denoiser
+
+
+def denoiser_from_config(config: Mapping[str, object]) -> GradientFlowDenoiser:
+    """The untrained denoiser with this ``config``, as files of weights hold it.
+
+    Raises TypeError for keys that no denoiser has, InputError for values that make none.
+
+    >>> denoiser = denoiser_from_config({"hidden_channels": 4, "dilations": [1], "guidance": True})
+    >>> denoiser.centred, denoiser_from_config(denoiser.config).config == denoiser.config
+    (False, True)
+    """
+    attached = ("guidance", "centred", "guide_network")
+    network = {key: value for key, value in config.items() if key not in attached}
+    denoiser = GradientFlowDenoiser(**network)  # type: ignore[arg-type]
+    centred, size = bool(config.get("centred")), cast(Sequence[int] | None, config.get("guide_network"))
+    if config.get("guidance"):
+        return add_guidance(denoiser, centred=centred, network=size)
+    if centred or size is not None:
+        raise InputError("`centred` and `guide_network` belong to guidance, which this configuration lacks.")
+    return denoiser
 
 
 def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:

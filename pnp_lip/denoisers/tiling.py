@@ -25,9 +25,7 @@ def map_windows(
     f sees windows of ``tile`` + 2·``reach`` rows and columns, and of f(window) only pixels with their whole neighbourhood
     inside the window are kept. A window never leaves the image, so that f meets the image's border exactly where f(x)
     does; with ``circular`` it wraps around. All windows have one shape, because torch chooses its algorithm by the shape.
-
-    Shapes: x is (B, C, H, W), and so is the result; ``others`` have its rows and columns and are cut alike. Raises InputError
-    unless both sides of the tile are at least 1, ShapeError for another number of axes.
+    ``others`` are cut as x is. Raises ShapeError unless x is (B, C, H, W), InputError for sides of the tile below 1.
     """
     if x.ndim != 4:
         raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
@@ -44,12 +42,7 @@ def map_windows(
 
 
 def improve(network: GuideNetwork | UNet, *images: Tensor, sigma: Tensor) -> Tensor:
-    """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window.
-
-    >>> g = torch.rand(1, 1, 9, 7)
-    >>> bool((improve(GuideNetwork(1, width=4, depth=3), g, sigma=torch.tensor([0.1])) == g).all())  # untrained
-    True
-    """
+    """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
     h, w = images[0].shape[-2:]
     b = network.block
     whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in images]

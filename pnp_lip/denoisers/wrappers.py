@@ -32,9 +32,6 @@ class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
         """The same relaxation of the guided denoiser."""
         return RelaxedDenoiser(guided(self.denoiser, guide), self.theta)
 
-    def extra_repr(self) -> str:
-        return f"theta={self.theta!r}"
-
 
 def relax(denoiser: nn.Module, theta: float) -> RelaxedDenoiser:
     """(1 − θ) Id + θ D as a denoiser; see RelaxedDenoiser."""
@@ -62,6 +59,3 @@ class ClippedDenoiser(Denoiser):  # type: ignore[misc]
     def with_guide(self, guide: Tensor) -> "ClippedDenoiser":
         """The same projection of the guided denoiser."""
         return ClippedDenoiser(guided(self.denoiser, guide), *self.box)
-
-    def extra_repr(self) -> str:
-        return f"box={self.box!r}"

@@ -1,8 +1,7 @@
 """Nondecreasing activations with slopes in [0, 1], written σ(t) = λ u((t + b) / λ) for a fixed shape u.
 
-The scale λ and the shift b may depend on the noise level; u alone decides the slopes. Keeping λ apart lets a layer fold
-1/λ and λ into its two convolutions, so that evaluating σ costs a single pass over the data (measured 3.5 times faster in
-training than clipping between per-channel limits).
+λ and b may depend on the noise level; u alone decides the slopes. A layer can fold 1/λ and λ into its two convolutions, so
+that σ costs one pass over the data (measured 3.5 times faster in training than clipping between per-channel limits).
 """
 
 import math
@@ -19,7 +18,6 @@ __all__ = ["Activation", "Clip", "Identity", "NoiseClip", "ReLU", "SoftThreshold
 # The noise level, on the scale of images in [0, 1], below which thresholds stop falling with it: log σ stays finite, and a
 # denoiser at σ = 0 is the identity to float32 rounding.
 SIGMA_FLOOR = 1e-6
-
 KNOTS = 6  # noise levels at which a NoiseClip has parameters, evenly spaced in log σ
 SIGMA_RANGE = (0.5 / 255, 55 / 255)  # the first and the last of them, on the scale of images in [0, 1]
 
@@ -44,12 +42,8 @@ class Activation(nn.Module, ABC):
     def forward(self, t: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Evaluate σ on ``t`` of shape (B, channels, ...)."""
         scale, shift = self.scale_and_shift(sigma)
-        if shift is not None:
-            t = t + spread(shift, t)
-        if scale is None:
-            return self.unit(t)
-        scale = spread(scale, t)
-        return self.unit(t / scale) * scale
+        t = t if shift is None else t + spread(shift, t)
+        return self.unit(t) if scale is None else self.unit(t / spread(scale, t)) * spread(scale, t)
 
 
 class Identity(Activation):
@@ -108,8 +102,7 @@ class NoiseClip(Clip):
     p and q are piecewise linear in log s between ``KNOTS`` noise levels and constant outside, so that with constant p and
     q the whole network is homogeneous, D(x, s) = s·N(x / s). Whatever p and q are, the slopes stay in [0, 1], so that a
     layer keeps its certificate for every noise level. q starts at zero and is not learned, so that σ(−t) = −σ(t).
-
-    ``threshold`` is the initial λ in units of s. Raises InputError unless it is positive.
+    ``threshold`` > 0 is the initial λ in units of s.
 
     >>> NoiseClip(2, threshold=1.0)(torch.tensor([[3.0, -0.04]]), torch.tensor([0.1])).detach()
     tensor([[ 0.1000, -0.0400]])

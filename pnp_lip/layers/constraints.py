@@ -37,6 +37,7 @@ class UnitNorm(nn.Module):
         if every < 1:
             raise InputError(f"UnitNorm needs every >= 1; got {every}.")
         self.every, self.age = every, 0
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.zeros(0, 2), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -100,9 +101,9 @@ def gradient_flow_layers(module: nn.Module) -> Iterator[tuple[str, GradientFlowL
 def constrain(module: nn.Module, *, limit: float = 0.985, every: int = 1, zero_mean_channels: int = 0) -> nn.Module:
     """Reparametrise every gradient-flow layer of ``module`` in place so that τ‖W‖² ≤ 2·``limit`` at every step.
 
-    Each layer then is ``limit``-averaged. ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels``
-    removes the mean of the filters on that many first channels. ``release`` turns the result back into plain weights.
-    Raises InputError for a limit outside (0, 1] and for a module that is constrained already.
+    Each layer then is ``limit``-averaged. ``every`` is as in UnitNorm; ``zero_mean_channels`` removes the mean of the filters
+    on that many first channels. ``release`` turns the result back into plain weights. Raises InputError for a limit outside
+    (0, 1] and for a module that is constrained already.
     """
     check_limit(limit)
     for name, layer in gradient_flow_layers(module):
@@ -119,9 +120,8 @@ def constrain(module: nn.Module, *, limit: float = 0.985, every: int = 1, zero_m
 def release(module: nn.Module) -> nn.Module:
     """Undo ``constrain`` in place, keeping the constrained values as plain weights."""
     for _, layer in gradient_flow_layers(module):
-        for name in ("weight", "tau"):
-            if parametrize.is_parametrized(layer, name):
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+        for name in list(getattr(layer, "parametrizations", ())):
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return module
 
 
@@ -130,7 +130,6 @@ def project(module: nn.Module, *, limit: float = 0.985) -> nn.Module:
     """Shorten every step τ of ``module`` in place to at most 2·``limit``/ν(W)², the projection after an optimiser step.
 
     ν bounds ‖W‖ as in UnitNorm, up to rounding. Negative steps become zero.
-
     Source: Murari, Furuya & Schönlieb (2025), Section 5, with an upper bound where they take power iterations.
     """
     check_limit(limit)

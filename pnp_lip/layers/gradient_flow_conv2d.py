@@ -25,15 +25,14 @@ class GradientFlowConv2d(nn.Module):
 
     Φ(x) = x − τ Wᵀ σ(Wx + b)
 
-    With σ nondecreasing and of slopes in [0, 1]: 0 ≤ τ ≤ 2/‖W‖² makes Φ nonexpansive, 0 ≤ τ < 2/‖W‖² makes it
-    τ‖W‖²/2-averaged, τ ≤ 1/‖W‖² firmly nonexpansive. ‖W‖ is at most the supremum of the symbol's norm over the torus, for
-    every image size, for zero and for circular padding. Other paddings are refused because they have a norm above one.
+    The steps τ that make Φ nonexpansive, averaged or firm are those of ``GradientFlowLinear``. ‖W‖ is at most the supremum
+    of the symbol's norm over the torus, for every image size, for zero and for circular padding. Other paddings are refused
+    because they have a norm above one.
 
     Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd. Wᵀ is the exact adjoint:
     the same convolution with the kernel flipped and its two channel axes exchanged. The activation carries a shift of its
-    own where it has one; ``bias=True`` adds b.
-
-    Raises InputError for an even kernel or an unknown padding, ShapeError for the wrong number of channels.
+    own where it has one; ``bias=True`` adds b. Raises InputError for an even kernel or an unknown padding, ShapeError for
+    the wrong number of channels.
 
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
@@ -41,10 +40,6 @@ class GradientFlowConv2d(nn.Module):
     >>> layer(torch.zeros(1, 2, 8, 8)).shape
     torch.Size([1, 2, 8, 8])
     """
-
-    weight: Tensor
-    tau: Tensor
-    bias: Tensor | None
 
     def __init__(
         self,
@@ -62,22 +57,20 @@ class GradientFlowConv2d(nn.Module):
         check_sizes(channels, hidden_channels, step_fraction)
         if kernel_size < 1 or kernel_size % 2 == 0 or dilation < 1:
             raise InputError(
-                f"`kernel_size` must be odd and `dilation` at least 1; got {kernel_size} and {dilation}. "
-                "An even kernel has no centre, so its convolution would not keep the image size."
+                f"`kernel_size` must be odd, so that the image keeps its size, and `dilation` at least 1; "
+                f"got {kernel_size} and {dilation}."
             )
         if padding_mode not in PADDING_MODES:
             raise InputError(
-                f"`padding_mode` must be one of {PADDING_MODES}; got {padding_mode!r}. "
-                "Other paddings have a norm above one and would void the bound."
+                f"`padding_mode` must be one of {PADDING_MODES}, as others have a norm above one; got {padding_mode!r}."
             )
         self.activation: Activation = ReLU() if activation is None else activation
         self.dilation, self.padding_mode = dilation, padding_mode
         self.fourier = False  # gradients through the Fourier transform: faster in training, with another rounding
         scale = 1.0 / (kernel_size * (hidden_channels**0.5 + channels**0.5))
-        weight = scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size)
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(hidden_channels)) if bias else None
-        self.tau = nn.Parameter(torch.tensor(2.0 * step_fraction))
+        self.weight: Tensor = nn.Parameter(scale * torch.randn(hidden_channels, channels, kernel_size, kernel_size))
+        self.bias: Tensor | None = nn.Parameter(torch.zeros(hidden_channels)) if bias else None
+        self.tau: Tensor = nn.Parameter(torch.tensor(2.0 * step_fraction))
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Φ(x) for x of shape (B, channels, H, W)."""
@@ -102,13 +95,9 @@ class GradientFlowConv2d(nn.Module):
         return x - (from_phases(step, self.dilation) if phases else step)
 
     def flow(self, x: Tensor, limits: Tensor, centre: Tensor | None = None) -> Tensor:
-        """x − τ Wᵀ clip(Wx − c, −λ, λ) with limits λ(p) ≥ 0 for every place, of the shape of Wx or one for all images.
-
-        The ``centre`` c is 0 by default and has one of these shapes too.
-        """
+        """x − τ Wᵀ clip(Wx − c, −λ, λ), limits λ(p) ≥ 0 and centre c(p) of the shape of Wx or one for all images; c = 0 if None."""
         t = self.conv(x, self.weight)
-        if centre is not None:
-            t = t - centre
+        t = t if centre is None else t - centre
         return x - self.conv_adjoint(torch.clamp(t, -limits, limits), self.tau * self.weight)
 
     def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None, dilation: int | None = None) -> Tensor:
@@ -142,11 +131,7 @@ class GradientFlowConv2d(nn.Module):
 
 
 def pad(x: Tensor, reach: int, mode: str) -> Tensor:
-    """x continued by ``reach`` pixels on each side, by zeros or periodically, more than once around a small image.
-
-    >>> pad(torch.tensor([[[[1.0, 2.0]]]]), 3, "circular")[0, 0, 0]
-    tensor([2., 1., 2., 1., 2., 1., 2., 1.])
-    """
+    """x continued by ``reach`` pixels on each side, by zeros or periodically, more than once around a small image."""
     if mode == "zeros":
         return F.pad(x, (reach,) * 4)
     if reach <= min(x.shape[-2:]):

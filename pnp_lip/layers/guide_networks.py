@@ -93,9 +93,9 @@ class UNet(nn.Module):
         t, finer = residuals(others, t), []
         for shrink, convs in zip(self.shrinking, self.coarse, strict=True):
             finer.append(t)
-            t = residuals(convs, shrink(t))
+            t = residuals(convs, shrink(t))  # type: ignore[arg-type]
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
-            t = residuals(convs, grow(t) + finer.pop())
+            t = residuals(convs, grow(t) + finer.pop())  # type: ignore[arg-type]
         h, w = image.shape[-2:]
         return image + (SIGMA_UNIT * unit).sqrt() * F.pixel_shuffle(last(t), 2).to(image)[..., :h, :w]
 
