@@ -26,10 +26,8 @@ class Snapshot:
 
     def holds(self, tensors: Iterable[Tensor]) -> bool:
         """Whether these are the same tensors, unchanged."""
-        now = Snapshot(tensors).seen
-        return len(now) == len(self.seen) and all(
-            a is b and m == n for (a, m), (b, n) in zip(now, self.seen, strict=True)
-        )
+        then, now = ([(id(t), count) for t, count in seen] for seen in (self.seen, Snapshot(tensors).seen))
+        return then == now
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def by_window(
         self, f: Callable[..., Tensor], z: Tensor, *others: Tensor, reach: int, whole: bool, by_pixel: bool = True
     ) -> Tensor:
-        """f(z, *others) on the ``whole`` image, or in windows whose hidden channels stay in the cache: two or three times as fast."""
+        """f(z, *others) on the ``whole`` image, or in windows whose hidden channels stay in the cache: 2 to 3 times faster."""
         if whole:
             return f(z, *others)
         tile, circular = cache_tile(z.shape[0], self.hidden_channels, *z.shape[2:]), self.padding_mode == "circular"

@@ -148,9 +148,7 @@ def require_guidance(denoiser: object) -> None:
 
 
 def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
-    """D_g for a denoiser that has learned guidance, also inside a relaxation or a projection onto a box.
-
-    Raises InputError for any other denoiser.
+    """D_g for a denoiser that has learned guidance, also inside a relaxation or a projection onto a box, else InputError.
 
     >>> from pnp_lip.denoisers import add_guidance
     >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)))

@@ -43,8 +43,7 @@ def map_windows(
 
 def improve(network: GuideNetwork | UNet, *images: Tensor, sigma: Tensor) -> Tensor:
     """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
-    h, w = images[0].shape[-2:]
-    b = network.block
+    (h, w), b = images[0].shape[-2:], network.block
     whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in images]
     improved = partial(network, sigma=sigma)
     return map_windows(improved, *whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]

@@ -131,5 +131,4 @@ class NoiseClip(Clip):
 
 def spread(parameter: Tensor, t: Tensor) -> Tensor:
     """View a (channels,) or (B, channels) parameter so that it broadcasts against ``t`` of shape (B, channels, ...)."""
-    rows = parameter if parameter.ndim == 2 else parameter[None]
-    return rows.reshape(*rows.shape, *([1] * (t.ndim - 2)))
+    return parameter.reshape(-1, parameter.shape[-1], *([1] * (t.ndim - 2)))

@@ -14,8 +14,6 @@ def correlate(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 class Context(FunctionCtx):
-    """What the forward pass leaves for the backward pass."""
-
     saved_tensors: tuple[Tensor, ...]
     needs_input_grad: tuple[bool, bool]
     grid: tuple[int, int]

@@ -30,12 +30,12 @@ class GuideNetwork(nn.Module):
     R is a residual network on the image at half the resolution (its 2 × 2 pixels are channels): ``depth`` convolutions of
     3 × 3, ``width`` channels between them. Untrained, R = 0.
 
-    Shapes: g is (B or 1, channels, H, W) of any size and σ (B,) or (1,), on the same scale. ``block`` is the side of what
-    one number of the coarsest scale stands for, ``reach`` how many pixels beyond a whole block R looks. Raises InputError
-    unless width ≥ 1 and depth ≥ 2.
+    Shapes: g is (B or 1, channels, H, W), H and W multiples of ``block``, which one number of the coarsest scale stands for,
+    and σ (B,) or (1,), on the same scale. ``denoisers.tiling.improve`` takes any size. ``reach`` is how many pixels beyond a
+    whole block R looks. Raises InputError unless width ≥ 1 and depth ≥ 2.
 
-    >>> GuideNetwork(1, width=4, depth=3)(torch.full((1, 1, 2, 3), 0.5), torch.tensor([0.1])).tolist()
-    [[[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]]
+    >>> GuideNetwork(1, width=4, depth=3)(torch.full((1, 1, 2, 2), 0.5), torch.tensor([0.1])).tolist()
+    [[[[0.5, 0.5], [0.5, 0.5]]]]
     """
 
     def __init__(self, channels: int, *, width: int, depth: int) -> None:
@@ -48,9 +48,8 @@ class GuideNetwork(nn.Module):
         """U(g, σ)."""
         level = sigma.to(guide).reshape(-1, 1, 1, 1) / SIGMA_UNIT
         first, *others, last = self.convolutions
-        t = residuals(others, F.relu(first(half_resolution([guide], [level], self.block))))
-        h, w = guide.shape[-2:]
-        return guide + F.pixel_shuffle(last(t), 2).to(guide)[..., :h, :w]
+        t = residuals(others, F.relu(first(half_resolution([guide], [level]))))
+        return guide + F.pixel_shuffle(last(t), 2).to(guide)
 
 
 class UNet(nn.Module):
@@ -63,9 +62,9 @@ class UNet(nn.Module):
     Shapes as there, r as g. Raises InputError unless width ≥ 1, depth ≥ 2 and 1 ≤ scales ≤ 9.
     Source: Ronneberger, Fischer & Brox (2015).
 
-    >>> g = torch.full((1, 1, 2, 3), 0.5)
-    >>> UNet(1, width=4, depth=3, scales=2)(g, 0 * g, torch.tensor([0.1])).tolist()
-    [[[[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]]]
+    >>> g = torch.full((1, 1, 4, 4), 0.5)
+    >>> bool((UNet(1, width=4, depth=3, scales=2)(g, 0 * g, torch.tensor([0.1])) == g).all())
+    True
     """
 
     def __init__(self, channels: int, *, width: int, depth: int, scales: int) -> None:
@@ -89,15 +88,14 @@ class UNet(nn.Module):
         first, *others, last = self.convolutions
         # In bfloat16 the image would be rounded by as much as the lowest noise that it is about.
         with torch.autocast(image.device.type, enabled=False):
-            t = F.relu(first(half_resolution([image, remainder], levels, self.block)))
+            t = F.relu(first(half_resolution([image, remainder], levels)))
         t, finer = residuals(others, t), []
         for shrink, convs in zip(self.shrinking, self.coarse, strict=True):
             finer.append(t)
             t = residuals(convs, shrink(t))  # type: ignore[arg-type]
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
             t = residuals(convs, grow(t) + finer.pop())  # type: ignore[arg-type]
-        h, w = image.shape[-2:]
-        return image + (SIGMA_UNIT * unit).sqrt() * F.pixel_shuffle(last(t), 2).to(image)[..., :h, :w]
+        return image + (SIGMA_UNIT * unit).sqrt() * F.pixel_shuffle(last(t), 2).to(image)
 
 
 def convolutions_of(images: int, channels: int, width: int, depth: int) -> nn.ModuleList:
@@ -134,12 +132,10 @@ def residuals(convolutions: Iterable[nn.Module], t: Tensor) -> Tensor:
     return t
 
 
-def half_resolution(images: list[Tensor], levels: list[Tensor], block: int) -> Tensor:
-    """Images (B or 1, C, H, W), padded to whole blocks, with 2 × 2 pixels as channels; then one channel for each level."""
-    h, w = images[0].shape[-2:]
+def half_resolution(images: list[Tensor], levels: list[Tensor]) -> Tensor:
+    """Images (B or 1, C, H, W) with 2 × 2 pixels as channels; then one channel for each level."""
     batch = max(len(part) for part in (*images, *levels))
-    whole = torch.cat([image.expand(batch, -1, -1, -1) for image in images], 1)
-    parts = F.pixel_unshuffle(F.pad(whole, (0, -w % block, 0, -h % block), mode="replicate"), 2)
+    parts = F.pixel_unshuffle(torch.cat([image.expand(batch, -1, -1, -1) for image in images], 1), 2)
     return torch.cat([parts, *(level.expand(batch, 1, *parts.shape[-2:]) for level in levels)], 1)
 
 

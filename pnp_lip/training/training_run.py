@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, guided, require_guidance
+from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.layers import constrain, project, release
+from pnp_lip.layers import GuideNetwork, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.pretrained import load_annealer
 from pnp_lip.training.draws import draw
@@ -122,9 +123,9 @@ class TrainingRun(Generic[Network]):
 
     def improved(self, guide: Tensor, sigma: float) -> Tensor:
         """What the guide network makes of a guide."""
-        network = cast(nn.Module, self.denoiser.guide_network)
+        network = cast(GuideNetwork, self.denoiser.guide_network)
         with reduced_precision(self.device):
-            return cast(Tensor, network(guide, torch.tensor([sigma]).to(guide)))
+            return improve(network, guide, sigma=torch.tensor([sigma]).to(guide))
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.
