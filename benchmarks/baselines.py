@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-__all__ = ["BASELINES", "bm3d", "median", "total_generalised_variation", "total_variation", "wavelets"]
+__all__ = ["BASELINES", "total_generalised_variation", "total_variation"]
 
-Map = Callable[[Tensor, Any], Tensor]
+Level: TypeAlias = "float | Tensor | None"  # a threshold λ or a noise level σ
+Map: TypeAlias = Callable[[Tensor, Level], Tensor]
 
 
 def total_variation(inner_iterations: int = 60) -> Map:
@@ -24,11 +25,7 @@ def total_variation(inner_iterations: int = 60) -> Map:
     """
     from deepinv.models import TVDenoiser
 
-    def prox(x: Tensor, threshold: Any) -> Tensor:
-        denoised: Tensor = TVDenoiser(n_it_max=inner_iterations, crit=0.0, tau=0.03)(x, ths=threshold)
-        return denoised
-
-    return prox
+    return lambda x, threshold: TVDenoiser(n_it_max=inner_iterations, crit=0.0, tau=0.03)(x, ths=threshold)
 
 
 def total_generalised_variation(inner_iterations: int = 150) -> Map:
@@ -39,10 +36,10 @@ def total_generalised_variation(inner_iterations: int = 150) -> Map:
     """
     from deepinv.models import TGVDenoiser
 
-    def prox(x: Tensor, threshold: Any) -> Tensor:
+    def prox(x: Tensor, threshold: Level) -> Tensor:
         solver = TGVDenoiser(n_it_max=inner_iterations, crit=0.0)
         solver.tau = 0.1
-        denoised: Tensor = solver(x, ths=10 * threshold)
+        denoised: Tensor = solver(x, ths=threshold if threshold is None else 10 * threshold)
         return denoised
 
     return prox
@@ -54,12 +51,7 @@ def wavelets() -> Map:
     from deepinv.models import WaveletDenoiser
 
     model = WaveletDenoiser(level=3)
-
-    def prox(x: Tensor, threshold: Any) -> Tensor:
-        denoised: Tensor = model(x, ths=threshold)
-        return denoised
-
-    return prox
+    return lambda x, threshold: model(x, ths=threshold)
 
 
 def bm3d() -> Map:
@@ -68,12 +60,7 @@ def bm3d() -> Map:
     from deepinv.models import BM3D
 
     model = BM3D()
-
-    def denoise(x: Tensor, sigma: Any) -> Tensor:
-        denoised: Tensor = model(x, sigma).to(x)
-        return denoised
-
-    return denoise
+    return lambda x, sigma: model(x, sigma).to(x)
 
 
 def median() -> Map:
@@ -81,12 +68,7 @@ def median() -> Map:
     from deepinv.models import MedianFilter
 
     model = MedianFilter(kernel_size=3)
-
-    def denoise(x: Tensor, sigma: Any) -> Tensor:
-        denoised: Tensor = model(x)
-        return denoised
-
-    return denoise
+    return lambda x, sigma: model(x)
 
 
 def require(package: str) -> None:
@@ -95,7 +77,7 @@ def require(package: str) -> None:
         raise InputError(f"the package {package} is not installed")
 
 
-# Name, builder, and whether λ is a threshold (so that any strength scales it) or the map has a noise level or nothing.
+# By name: the builder, and whether λ is a threshold (any strength scales it) or the map has a noise level or nothing.
 BASELINES: dict[str, tuple[Callable[[], Map], bool]] = {
     "TV": (total_variation, True),
     "TGV": (total_generalised_variation, True),

@@ -1,151 +1,88 @@
-"""Proved bounds against the strongest violation an attack finds, and how long proving takes.
-
-``run(Config(...), path, priors)`` fills a record; ``pnp-lip bench certificates`` is the command.
-"""
+"""Proved bounds against the strongest violation an attack finds, and how long proving takes."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pnp_lip.attacker import attack
-from pnp_lip.benchmarks.comparison import Tell
+from pnp_lip.benchmarks.config import CertificatesConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
 from pnp_lip.benchmarks.priors import Prior, prior_of
-from pnp_lip.benchmarks.record import Record
+from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.benchmarks.tables import Table
+from pnp_lip.benchmarks.timing import timed
 from pnp_lip.certificates import certify
 from pnp_lip.certificates.certify import CACHE
 from pnp_lip.denoisers import GradientFlowDenoiser
-from pnp_lip.errors import CertificateError
 
-__all__ = ["Config", "run", "summarise"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """``levels`` of the denoisers' noise in units of 1/255; the attack's ``steps`` and the ``side`` of the attacked crops in
-    pixels, in ``colour`` for networks of three channels; ``layers`` and ``channels`` of the random network whose certification
-    is timed to the relative tolerance ``rtol``."""
-
-    levels: tuple[float, ...] = (5, 25)
-    steps: int = 8
-    side: int = 20
-    colour: bool = False
-    layers: int = 12
-    channels: int = 64
-    rtol: float = 1e-3
-    seed: int = 0
+__all__ = ["run", "tables"]
 
 
-def run(
-    config: Config,
-    path: Path,
-    priors: Sequence[Prior],
-    skipped: Mapping[str, str] | None = None,
-    *,
-    fresh: bool = False,
-    tell: Tell = lambda text: None,
-) -> dict[str, Any]:
-    """The record of every network among ``priors``, an untrained DnCNN, and the times; continues the one at ``path``."""
+def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) -> Row:
+    """The record of every network among ``priors``, an untrained DnCNN, and the times; continues the one that is there."""
     names = ("astronaut" if config.colour else "camera", "chelsea")
     crops = torch.cat([central_crop(photograph(n, 128, colour=config.colour), config.side, n) for n in names])
     channels = crops.shape[1]
     dncnn = untrained("DnCNN", config.seed, in_channels=channels, out_channels=channels, depth=7, nf=32)
-    record = Record.open(path, "certificates", dataclasses.asdict(config), {"crops": sha256_of(crops)}, fresh=fresh)
-    for name, reason in (skipped or {}).items():
-        record.skip(name, reason)
-    networks = [p for p in priors if isinstance(p.denoiser, nn.Module)] + [
-        prior_of("DnCNN, untrained", dncnn, channels=channels)
-    ]
-    for prior in networks:
+    record = Record.open(to, "certificates", config, {"crops": sha256_of(crops)})
+    attacked = [*priors, prior_of("DnCNN, untrained", dncnn, channels=channels)]
+    networks: dict[str, nn.Module] = {p.name: p.denoiser for p in attacked if isinstance(p.denoiser, nn.Module)}
+    for prior in (p for p in attacked if p.name in networks):
         record.register(prior.name, prior.describe())
         for level in config.levels:
-            work = functools.partial(attacked, prior, crops, level, config)
-            cell(record, {"prior": prior.name, "sigma": level}, work, tell)
-    big = random_network(config)
-    timed = {p.name: p.denoiser for p in networks} | {f"random {config.layers} × {config.channels} channels": big}
-    for name, network in timed.items():
-        cell(record, {"prior": name, "timing": True}, functools.partial(certification, network, config.rtol), tell)
+            work = functools.partial(attacked_figures, networks[prior.name], prior, crops, level, config)
+            record.measure({"prior": prior.name, "sigma": level}, work)
+    networks[f"random {config.layers} × {config.channels} channels"] = random_network(config)
+    for name, network in networks.items():
+        record.measure({"prior": name, "timing": True}, functools.partial(certification, network, config.rtol))
     return record.content
 
 
-def cell(record: Record, key: dict[str, Any], work: Callable[[], dict[str, Any]], tell: Tell) -> None:
-    """One row, unless the record holds it; an error stays in its row."""
-    if record.find("rows", key) is not None:
-        return
-    try:
-        figures = work()
-    except Exception as error:  # a foreign network's failure must not stop the others
-        figures = {"error": f"{type(error).__name__}: {error}"}
-    record.add("rows", key, figures)
-    tell(", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in {**key, **figures}.items()))
-
-
-def random_network(config: Config) -> GradientFlowDenoiser:
-    """A gradient-flow network as it is initialised."""
-    state = torch.get_rng_state()
-    torch.manual_seed(config.seed)
-    network = GradientFlowDenoiser(
-        channels=config.channels, hidden_channels=config.channels, dilations=(1,) * config.layers, kernel_size=3
-    )
-    torch.set_rng_state(state)
+def random_network(config: CertificatesConfig) -> GradientFlowDenoiser:
+    """A gradient-flow network as it is initialised; torch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        width = config.channels
+        network = GradientFlowDenoiser(
+            channels=width, hidden_channels=width, dilations=(1,) * config.layers, kernel_size=3
+        )
     network.eval().requires_grad_(False)
     return network
 
 
-def attacked(prior: Prior, crops: Tensor, level: float, config: Config) -> dict[str, Any]:
+def attacked_figures(network: nn.Module, prior: Prior, crops: Tensor, level: float, config: CertificatesConfig) -> Row:
     """The bound beside the largest ratio ‖D(x) − D(y)‖/‖x − y‖ that the attack found."""
-    bound = None if prior.certificate is None else prior.certificate.lipschitz_upper
-    start = time.process_time()
-    violation = attack(
-        prior.denoiser,
-        crops,
-        sigma=level / 255,
-        steps=config.steps,
-        seed=config.seed,
-        bound=1.0 if bound is None else bound,
-    )
+    certificate = prior.certificate
+    bound = None if certificate is None else certificate.lipschitz_upper
+    search = functools.partial(attack, network, crops, sigma=level / 255, steps=config.steps, seed=config.seed)
+    violation, times = timed(lambda: search(bound=1.0 if bound is None else bound))
     return {
         "lipschitz_upper": bound,
-        "averagedness": None if prior.certificate is None else prior.certificate.averagedness,
+        "averagedness": None if certificate is None else certificate.averagedness,
         "found_lower": violation.ratio,
         "refuted": violation.exceeds and bound is not None,
-        "cpu_seconds": round(time.process_time() - start, 3),
+        "cpu_seconds": times["cpu_seconds"],
     }
 
 
-def certification(network: nn.Module, rtol: float) -> dict[str, Any]:
-    """Processor time of a certification that nothing is cached for, or the reason why there is no certificate."""
+def certification(network: nn.Module, rtol: float) -> Row:
+    """The bound and the times of a certification without a cache."""
     fresh = copy.deepcopy(network)
     fresh.__dict__.pop(CACHE, None)
-    start, wall = time.process_time(), time.perf_counter()
-    try:
-        bound: float | None = certify(fresh, rtol=rtol).lipschitz_upper
-    except CertificateError as error:
-        return {"error": str(error)}
-    times = {"cpu_seconds": round(time.process_time() - start, 3), "seconds": round(time.perf_counter() - wall, 3)}
-    return {"lipschitz_upper": bound, **times}
+    certificate, times = timed(lambda: certify(fresh, rtol=rtol))
+    return {"lipschitz_upper": certificate.lipschitz_upper, **times}
 
 
-def summarise(content: Mapping[str, Any]) -> list[Table]:
+def tables(content: Row) -> list[Table]:
     """Bounds beside violations, and the times."""
     rows = content["rows"]
-    attacks = tuple(
-        (r["prior"], f"{r['sigma']:g}", "none" if r["lipschitz_upper"] is None else f"{r['lipschitz_upper']:.6g}",
-         f"{r['found_lower']:.6f}", "–" if r["lipschitz_upper"] is None else f"{r['found_lower'] / r['lipschitz_upper']:.1%}",
-         "yes" if r["found_lower"] > 1 else "no", f"{r['cpu_seconds']:.1f}")
-        for r in rows if "found_lower" in r
-    )  # fmt: skip
+    attacks = tuple(attack_cells(r) for r in rows if "found_lower" in r)
     times = tuple(
         (r["prior"], f"{r['lipschitz_upper']:.6g}", f"{r['cpu_seconds']:.2f}", f"{r['seconds']:.2f}")
         for r in rows
@@ -153,9 +90,17 @@ def summarise(content: Mapping[str, Any]) -> list[Table]:
     )
     errors = tuple((r["prior"], r["error"]) for r in rows if "error" in r)
     note = f"Attack: {content['settings']['steps']} steps on crops of {content['settings']['side']}² pixels; a lower bound."
-    tables = [
-        Table("Proved bound and strongest violation found", ("network", "σ·255", "Lipschitz ≤", "found ≥", "found / bound",
-              "above 1", "CPU s"), attacks, note),
+    header = ("network", "σ·255", "Lipschitz ≤", "found ≥", "found / bound", "above 1", "CPU s")
+    made = [
+        Table("Proved bound and strongest violation found", header, attacks, note),
         Table("Time of a certification", ("network", "Lipschitz ≤", "CPU s", "s"), times),
-    ]  # fmt: skip
-    return tables + ([Table("No result", ("network", "why"), errors)] if errors else [])
+    ]
+    return made + ([Table("No result", ("network", "why"), errors)] if errors else [])
+
+
+def attack_cells(row: Row) -> tuple[str, ...]:
+    """One network at one noise level."""
+    bound, found = row["lipschitz_upper"], row["found_lower"]
+    known = ("none", "–") if bound is None else (f"{bound:.6g}", f"{found / bound:.1%}")
+    above, seconds = "yes" if found > 1 else "no", f"{row['cpu_seconds']:.1f}"
+    return (row["prior"], f"{row['sigma']:g}", known[0], f"{found:.6f}", known[1], above, seconds)

@@ -1,39 +1,37 @@
-"""Tomography: parallel beam with 32, 60 and 180 views, fan beam with 360; Gaussian and Poisson noise; every prior, and FBP.
-
-``run(Config(...), path, priors)`` fills a record; ``pnp-lip bench ct`` is the command.
-"""
+"""Tomography: parallel beam with 32, 60 and 180 views, fan beam with 360; Gaussian and Poisson noise; every prior, and FBP."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import Case, Scene, Tell, compare, seeded
-from pnp_lip.benchmarks.deblurring import settings
-from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, photograph, sha256_of
-from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.benchmarks.record import Record
-from pnp_lip.benchmarks.restoration import Limits, measure_restoration, quality, timed
+from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, seeded
+from pnp_lip.benchmarks.config import CtConfig, Limits
+from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, photograph, sha256_of
+from pnp_lip.benchmarks.priors import Prior, Strength
+from pnp_lip.benchmarks.record import Destination, Record, Row
+from pnp_lip.benchmarks.restoration import measure_restoration, quality
+from pnp_lip.benchmarks.timing import timed
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import SymmetricTomography
 from pnp_lip.operators.tomography_inputs import circle_mask
 
-__all__ = ["Config", "run"]
+__all__ = ["run"]
 
-FILTERS = ("ramp", "shepp-logan", "hann")  # FBP's grid
-FBP = Prior("FBP", None, grid=(0.0, 1.0, 2.0), reason="filtered back-projection iterates nothing")
-LARGEST_INTEGRAL = 4.0  # of the attenuation along a ray, for Poisson noise
-
+FILTERS = ("ramp", "shepp-logan", "hann")  # the grid of FBP
+FBP = Prior("FBP", lambda x, sigma: x, Strength(grid=(0.0, 1.0, 2.0)), reason="it does not iterate")
+LARGEST_INTEGRAL = 4.0  # of the attenuation along a ray, for Poisson noise: e⁻⁴ of the photons arrive
+HOUNSFIELD = (-1000, 1600)  # HU, mapped to [0, 1]
+BRIGHTEST = 0.995  # the quantile of a measured image's pixels that becomes 1
 
 BRAIN = (1.0, 0.64, 0.82, 0.0, 0.0, 0.0)
 HEAD = (  # of the validation: value, half axes, centre, degrees, as in the Shepp-Logan phantom, whose shapes it does not share
@@ -50,70 +48,50 @@ HEAD = (  # of the validation: value, half axes, centre, degrees, as in the Shep
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """``phantom`` is an .npz file with ``hu`` (slices, n, n) in Hounsfield units, None for Shepp and Logan's; ``tilts`` one
-    with ``sinograms`` (slices, angles, bins) and ``tilts_deg``; ``limit`` keeps so many slices, evenly spaced, of each.
-
-    Slices are reduced to ``side`` pixels by averaging. ``gaussian`` is the noise's standard deviation over the largest
-    datum, ``photons`` the count per ray of Poisson noise.
-    """
-
-    phantom: Path | None = None
-    tilts: Path | None = None
-    geometries: tuple[str, ...] = ("parallel 32", "parallel 60", "parallel 180", "fan 360")
-    noises: tuple[str, ...] = ("Gaussian", "Poisson")
-    gaussian: float = 0.01
-    photons: float = 1e5
-    limit: int | None = None
-    side: int = 128
-    seed: int = 0
-    limits: Limits = dataclasses.field(default_factory=Limits)
-
-
-def run(
-    config: Config,
-    path: Path,
-    priors: Sequence[Prior],
-    skipped: Mapping[str, str] | None = None,
-    *,
-    fresh: bool = False,
-    tell: Tell = lambda text: None,
-) -> dict[str, Any]:
-    """The record of every prior, and of FBP, on every slice, geometry and noise; continues the one at ``path``."""
-    slices = load_slices(config.phantom, config.limit, config.side)
-    held_out = validation_slices(config.side)
-    data: dict[str, Any] = {
-        "images": {s.name: s.sha256 for s in slices},
-        "validation": {s.name: s.sha256 for s in held_out},
-        "source": "scikit-image" if config.phantom is None else config.phantom.stem,
-    }
+def run(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:
+    """The record of every prior, and of FBP, on every slice, geometry and noise; continues the one that is there."""
+    slices, held_out = load_slices(config.phantom, config.limit, config.side), validation_slices(config.side)
+    source = "scikit-image" if config.phantom is None else config.phantom.stem
+    data: Row = {"images": hashes(slices), "validation": hashes(held_out), "source": source}
     cases: list[Case] = []
     validation: dict[str, list[Case]] = {}
-    for geometry in config.geometries:
-        for noise in config.noises:
+    for geometry in config.scans.geometries:
+        for noise in config.scans.noises:
             cases += [scan(s, geometry, noise, config) for s in slices]
             validation[f"{geometry}, {noise}"] = [scan(s, geometry, noise, config) for s in held_out]
     if config.tilts is not None:
-        measured, reference = measured_cases(config.tilts, config)
+        counts, degrees = load_array(config.tilts, "sinograms", "tilts_deg")
+        sinograms = torch.from_numpy(counts.astype(np.float32))
+        measured, reference = measured_cases(sinograms, degrees, config)
         cases += measured
         validation["tilt series"] = [reference]
-        data["tilts"] = sha256_of(torch.from_numpy(np.load(config.tilts, allow_pickle=False)["sinograms"]))
-    record = Record.open(path, "ct", settings(config), data, fresh=fresh)
-    for name, reason in (skipped or {}).items():
-        record.skip(name, reason)
-    compare(record, cases, validation, [FBP, *priors], functools.partial(measure, limits=config.limits), tell)
-    return record.content
+        data["tilts"] = sha256_of(sinograms)
+    record = Record.open(to, "ct", config, data)
+    measure = functools.partial(measure_scan, limits=config.limits)
+    return Comparison(record, validation, measure).run(cases, [FBP, *priors])
 
 
-def measure(prior: Prior, strength: float, scene: Scene, tuning: bool, limits: Limits) -> tuple[Tensor, dict[str, Any]]:
+def measure_scan(
+    prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits
+) -> tuple[Tensor, Row]:
     """FBP with the strength's filter, or the solver's reconstruction."""
-    if prior.name != FBP.name:
-        return measure_restoration(prior, strength, scene, tuning, limits)
+    y, physics = observation.y, observation.physics
+    if prior.name != FBP.name or not isinstance(physics, SymmetricTomography):
+        return measure_restoration(prior, strength, observation, tuning, limits)
     name = FILTERS[int(strength)]
-    data = scene.y
-    x_hat, times = timed(lambda: scene.physics.fbp(data, filter=name).clamp(0, 1))
-    return x_hat, {**quality(x_hat, scene), **times, "filter": name}
+    x_hat, times = timed(lambda: physics.fbp(y, filter=name).clamp(0, 1))
+    return x_hat, {**quality(x_hat, observation), **times, "filter": name}
+
+
+def load_array(path: Path, *names: str) -> list[NDArray[np.generic]]:
+    """Arrays of an .npz file. Raises InputError when one is missing or the file cannot be read."""
+    try:
+        archive = np.load(path, allow_pickle=False)
+        return [archive[name] for name in names]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: expected an .npz file with {' and '.join(f'`{n}`' for n in names)} ({error})."
+        ) from error
 
 
 def load_slices(phantom: Path | None, limit: int | None, side: int) -> list[NamedImage]:
@@ -122,15 +100,12 @@ def load_slices(phantom: Path | None, limit: int | None, side: int) -> list[Name
         from skimage.data import shepp_logan_phantom
 
         whole = torch.from_numpy(shepp_logan_phantom()).float()[None, None].clamp(0, 1)
-        x = torch.nn.functional.interpolate(whole, (side, side), mode="area")
-        return [NamedImage("Shepp-Logan", x, sha256_of(x))]
-    try:
-        hu = np.load(phantom, allow_pickle=False)["hu"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{phantom}: expected an .npz file with an array `hu` ({error}).") from error
-    x = ((torch.from_numpy(hu.astype(np.float32)) + 1000) / 2600).clamp(0, 1)[:, None]
+        return [NamedImage("Shepp-Logan", torch.nn.functional.interpolate(whole, (side, side), mode="area"))]
+    low, high = HOUNSFIELD
+    (hu,) = load_array(phantom, "hu")
+    x = ((torch.from_numpy(hu.astype(np.float32)) - low) / (high - low)).clamp(0, 1)[:, None]
     x = torch.nn.functional.interpolate(x, (side, side), mode="area") * circle_mask(side)
-    return [NamedImage(f"slice {i}", x[i : i + 1], sha256_of(x[i])) for i in spread(len(x), limit)]
+    return [NamedImage(f"slice {i}", x[i : i + 1]) for i in spread(len(x), limit)]
 
 
 def spread(count: int, limit: int | None) -> list[int]:
@@ -150,7 +125,7 @@ def validation_slices(n: int) -> list[NamedImage]:
     The head alone would choose a total variation far too strong for real slices.
     """
     x = photograph(VALIDATION[0], n) * circle_mask(n)
-    return [made_up_head(n), NamedImage(f"{VALIDATION[0]} in a circle", x, sha256_of(x))]
+    return [made_up_head(n), NamedImage(f"{VALIDATION[0]} in a circle", x)]
 
 
 def made_up_head(n: int) -> NamedImage:
@@ -159,46 +134,43 @@ def made_up_head(n: int) -> NamedImage:
     coarse = torch.randn((1, 1, 24, 24), generator=torch.Generator().manual_seed(0))
     texture = torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic")
     inside = ellipse_image(n, (BRAIN,)).float()
-    x = (x + 0.02 * texture * inside).clamp(0, 1)
-    return NamedImage("made-up head", x, sha256_of(x))
+    return NamedImage("made-up head", (x + 0.02 * texture * inside).clamp(0, 1))
 
 
 @functools.cache
 def geometry_of(name: str, n: int) -> SymmetricTomography:
     """The forward model, of norm at most 1; distances of the fan beam in pixels."""
-    kind, views = name.split()
+    kind, count = name.split()
+    angles = np.arange(int(count)) * (180.0 if kind == "parallel" else 360.0) / int(count)
     if kind == "parallel":
-        angles = np.arange(int(views)) * 180.0 / int(views)
         parallel = ParallelBeam(angles, n_det=math.ceil(1.05 * n))
         return ParallelBeamTomography(parallel, (1, n, n), mask="circle", normalize=True)
-    angles = np.arange(int(views)) * 360.0 / int(views)
-    near, far = 2.2 * n, 1.7 * n
-    fan = FanBeam(
-        angles,
-        source_distance=near,
-        detector_distance=far,
-        det_spacing=(near + far) / near,
-        n_det=math.ceil(1.1 * n),
-    )
+    near, far, bins = 2.2 * n, 1.7 * n, math.ceil(1.1 * n)
+    fan = FanBeam(angles, source_distance=near, detector_distance=far, det_spacing=(near + far) / near, n_det=bins)
     return FanBeamTomography(fan, (1, n, n), mask="circle", normalize=True)
 
 
-def scan(image: NamedImage, geometry: str, noise: str, config: Config) -> Case:
+def scan(image: NamedImage, geometry: str, noise: str, config: CtConfig) -> Case:
     """One simulated scan."""
     key = {"image": image.name, "geometry": geometry, "noise": noise}
 
-    def make() -> Scene:
+    def make() -> Observation:
         physics = geometry_of(geometry, image.x.shape[-1])
         generator = seeded(config.seed, key)
         clean = physics.A(image.x)
         if noise == "Gaussian":
-            deviation = config.gaussian * float(clean.max())
+            deviation = config.scans.gaussian * float(clean.max())
             y = clean + deviation * torch.randn(clean.shape, generator=generator)
         else:
-            y, deviation = photon_noise(clean, config.photons, generator)
-        return Scene(image.x, y, physics, deviation, shown=physics.fbp(y).clamp(0, 1))
+            y, deviation = photon_noise(clean, config.scans.photons, generator)
+        return scanned(image.x, y, physics, deviation)
 
     return Case(key, f"{geometry}, {noise}", make)
+
+
+def scanned(x: Tensor | None, y: Tensor, physics: SymmetricTomography, deviation: float) -> Observation:
+    """Data, which FBP shows."""
+    return Observation(x, y, physics, deviation, shown=physics.fbp(y).clamp(0, 1))
 
 
 def photon_noise(clean: Tensor, photons: float, generator: torch.Generator) -> tuple[Tensor, float]:
@@ -214,37 +186,27 @@ def photon_noise(clean: Tensor, photons: float, generator: torch.Generator) -> t
     return y, float((photons / counts).mean() / photons) ** 0.5 / scale
 
 
-def measured_cases(path: Path, config: Config) -> tuple[list[Case], Case]:
+def measured_cases(sinograms: Tensor, degrees: NDArray[np.generic], config: CtConfig) -> tuple[list[Case], Case]:
     """Real sinograms, whose truth nobody knows, and the simulated scan with their angles and noise for the strengths."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        sinograms, degrees = torch.from_numpy(archive["sinograms"].astype(np.float32)), archive["tilts_deg"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected an .npz file with `sinograms` and `tilts_deg` ({error}).") from error
-    n = sinograms.shape[-1]
+    n, geometry = sinograms.shape[-1], f"{len(degrees)} tilts"
     physics = ParallelBeamTomography(ParallelBeam(degrees, n_det=n), (1, n, n), normalize=True)
     raw = sinograms.permute(0, 2, 1)[:, None].contiguous()
-    brightest = float(physics.fbp(raw, filter="hann").flatten().kthvalue(int(0.995 * raw.shape[0] * n * n)).values)
-    y = raw / brightest
+    pixels = physics.fbp(raw, filter="hann").flatten()
+    y = raw / float(pixels.kthvalue(int(BRIGHTEST * len(pixels))).values)
     deviation = robust_noise(y)
     cases = []
     for i in spread(len(y), config.limit):
-        key = {"image": f"tilt series {i}", "geometry": f"{len(degrees)} tilts", "noise": "measured"}
-        cases.append(Case(key, "tilt series", functools.partial(measured_scene, y[i : i + 1], physics, deviation)))
+        key = {"image": f"tilt series {i}", "geometry": geometry, "noise": "measured"}
+        cases.append(Case(key, "tilt series", functools.partial(scanned, None, y[i : i + 1], physics, deviation)))
     image = made_up_head(n)
-    key = {"image": image.name, "geometry": f"{len(degrees)} tilts", "noise": "Gaussian"}
+    key = {"image": image.name, "geometry": geometry, "noise": "Gaussian"}
 
-    def make() -> Scene:
+    def make() -> Observation:
         clean = physics.A(image.x)
         data = clean + deviation * torch.randn(clean.shape, generator=seeded(config.seed, key))
-        return Scene(image.x, data, physics, deviation, shown=physics.fbp(data).clamp(0, 1))
+        return scanned(image.x, data, physics, deviation)
 
     return cases, Case(key, "tilt series", make)
-
-
-def measured_scene(y: Tensor, physics: SymmetricTomography, deviation: float) -> Scene:
-    """Data without a truth."""
-    return Scene(None, y, physics, deviation, shown=physics.fbp(y).clamp(0, 1))
 
 
 def robust_noise(y: Tensor) -> float:

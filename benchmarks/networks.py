@@ -1,85 +1,37 @@
-"""Networks of other people and rivals of our own: from a folder of weights, from a file, or from an import path."""
+"""Networks of other groups and rivals of our own: untrained, from a file, or from an import path."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import pickle
-import socket
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
+from pnp_lip.benchmarks.record import Row
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
+from pnp_lip.protocols import DenoiserLike
 
-__all__ = ["PUBLISHED", "load_by_import", "load_network", "load_rival", "save_rival"]
+__all__ = ["load_by_import", "load_rival", "read_plain", "save_rival", "untrained"]
 
 FORMAT = "pnp-lip benchmark network 1"
 RIVALS = ("DnCNN", "DRUNet", "GSDRUNet")  # classes of deepinv.models that a file may name
 
-# Class in deepinv.models, the published weights' file name (for which --weights DIR is searched), how deepinv is asked.
-PUBLISHED = {
-    "DnCNN": ("DnCNN", "dncnn_sigma2_gray.pth", "download"),
-    "DnCNN, penalised": ("DnCNN", "dncnn_sigma2_lipschitz_gray.pth", "download_lipschitz"),
-    "DRUNet": ("DRUNet", "drunet_deepinv_gray_finetune_26k.pth", "download"),
-    "GSDRUNet": ("GSDRUNet", "GSDRUNet_grayscale_torch.ckpt", "download"),
-}
 
-
-def build(kind: str, **config: Any) -> nn.Module:
-    """One of deepinv's networks, in evaluation mode, its parameters constants."""
+def untrained(kind: str, seed: int, **config: object) -> nn.Module:
+    """One of deepinv's networks as the seed initialises it, a constant map; torch's own generator stays as it was."""
     import deepinv
 
-    network: nn.Module = getattr(deepinv.models, kind)(**config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = getattr(deepinv.models, kind)(**config, pretrained=None)
     return network.eval().requires_grad_(False)
 
 
-def untrained(kind: str, seed: int, **config: Any) -> nn.Module:
-    """One of deepinv's networks as it is initialised from the seed; torch's own generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(kind, **config, pretrained=None)
-
-
-def load_network(name: str, weights: Path | None) -> nn.Module:
-    """A published network for grey images: its weights from the folder, else from deepinv's hub.
-
-    Raises InputError, saying what was tried, when they are in neither place.
-    """
-    kind, file, download = PUBLISHED[name]
-    grey = {"in_channels": 1, "out_channels": 1}
-    if weights is not None and (weights / file).is_file():
-        state = read_plain(weights / file)
-        return rebuild(kind, grey, state.get("state_dict", state), str(weights / file))
-    where = f"no --weights folder with {file}" if weights is None else f"{weights} holds no {file}"
-    if not online():
-        raise InputError(f"{where}, and the hub cannot be reached")
-    try:
-        return build(kind, **grey, pretrained=download)
-    except Exception as error:  # the hub's client has exceptions of its own
-        raise InputError(f"{where}, and the download failed ({type(error).__name__}: {error})") from error
-
-
-def online(timeout: float = 2.0) -> bool:
-    """Whether deepinv's hub answers at all; where it does not, downloads are not tried, because they time out slowly."""
-    from deepinv.models.utils import get_weights_url
-
-    host = urlsplit(get_weights_url("", "")).hostname
-    if os.environ.get("HF_HUB_OFFLINE") == "1" or host is None:
-        return False
-    try:
-        socket.create_connection((host, 443), timeout).close()
-    except OSError:
-        return False
-    return True
-
-
-def read_plain(path: Path) -> dict[str, Any]:
-    """A dictionary of tensors and plain values; a pickle that wants to run code never does."""
+def read_plain(path: Path) -> Row:
+    """A dictionary of tensors and plain values, read without running code."""
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -89,7 +41,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     return data
 
 
-def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: dict[str, Any]) -> None:
+def save_rival(network: nn.Module, path: str | Path, *, kind: str, config: Row) -> None:
     """Write a network of deepinv for ``load_rival``: format, class name, keywords of its constructor, weights.
 
     The file is one dictionary of plain values and tensors, written by ``torch.save`` in one atomic step and read without
@@ -110,19 +62,19 @@ def load_rival(path: str | Path) -> nn.Module:
     return rebuild(data["class"], data["config"], data["state_dict"], str(path))
 
 
-def rebuild(kind: str, config: dict[str, Any], state: dict[str, Any], name: str) -> nn.Module:
+def rebuild(kind: str, config: Row, state: Row, name: str) -> nn.Module:
     """The network from its description."""
     if kind not in RIVALS:
         raise InputError(f"{name}: the network must be one of {', '.join(RIVALS)}; got {kind!r}.")
     try:
-        network = build(kind, **config, pretrained=None)
+        network = untrained(kind, 0, **config)
         network.load_state_dict(state)
     except (TypeError, RuntimeError) as error:
         raise InputError(f"{name}: the weights do not fit the network that the file describes ({error}).") from error
     return network
 
 
-def load_by_import(path: str) -> Any:
+def load_by_import(path: str) -> DenoiserLike:
     """``package.module:factory``, called without arguments, gives the denoiser D(x, sigma)."""
     module, _, attribute = path.partition(":")
     try:
@@ -130,8 +82,8 @@ def load_by_import(path: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise InputError(f"{path!r} cannot be imported ({error}); expected package.module:factory.") from error
     if not callable(factory):
-        raise InputError(f"{path!r} is no factory of a denoiser but a {type(factory).__name__}.")
-    denoiser = factory()
+        raise InputError(f"{path!r} is a {type(factory).__name__}, not a factory of a denoiser.")
+    denoiser: DenoiserLike = factory()
     if not callable(denoiser):
         raise InputError(f"{path}() must return a denoiser D(x, sigma); got {type(denoiser).__name__}.")
     return denoiser.eval() if isinstance(denoiser, nn.Module) else denoiser

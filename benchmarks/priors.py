@@ -1,4 +1,4 @@
-"""Everything that takes part in a comparison: a denoiser, how its strength acts, its solver, and what is proved of it."""
+"""Everything that takes part in a comparison: a denoiser, what its strength means, its solver, and what is proved of it."""
 
 from __future__ import annotations
 
@@ -8,88 +8,105 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
-from pnp_lip.benchmarks.networks import FORMAT, PUBLISHED, load_by_import, load_network, read_plain, rebuild
+from pnp_lip.benchmarks.networks import FORMAT, load_by_import, load_rival, read_plain
 from pnp_lip.benchmarks.photographs import sha256_of
-from pnp_lip.certificates import Certificate, firm
-from pnp_lip.denoisers import can_be_guided, relax
-from pnp_lip.errors import InputError
-from pnp_lip.pretrained import (
-    ANNEALERS,
-    TORCH_SUFFIXES,
-    load_annealer,
-    load_denoiser,
-    load_pretrained,
-    pretrained_names,
-)
+from pnp_lip.benchmarks.record import Row
+from pnp_lip.certificates import Certificate, certify, firm
+from pnp_lip.denoisers import RelaxedDenoiser, can_be_guided, relax
+from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.protocols import DenoiserLike
 from pnp_lip.solvers import ADMM, ForwardBackward, Solver
-from pnp_lip.solvers.evidence import examine_denoiser
 
-__all__ = ["STRENGTHS", "Prior", "collect", "prior_of"]
+__all__ = ["STRENGTHS", "THRESHOLD", "Guide", "Prior", "Strength", "collect", "prior_of", "with_admm", "with_guide"]
 
 STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
 
 
 @dataclasses.dataclass(frozen=True)
-class Prior:
-    """A denoiser D(x, σ) with the one number that is tuned, its strength s > 0.
+class Strength:
+    """What the one number that is tuned, s > 0, means for a denoiser D(x, σ), and its ``grid``.
 
-    At a fixed point a prior weighs as much as its threshold, or as the square of the noise level that it is told. So a
-    ``threshold`` prior runs as D(·, s·noise) and any other at the noise level √s·noise. A ``blind`` one, which takes no
-    notice of its noise level, is relaxed by θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
-    nonexpansive where the solver asks for that; the noise level then is √(s/θ)·noise. Where there is a prior ``before``, its
-    solution with ``first_strength`` guides the denoiser, in deblurring once the ``annealer`` has improved it.
+    At a fixed point a prior weighs as much as its threshold, or as the square of its noise level. So s acts as a
+    "threshold", D(·, s·noise), or as "noise level squared", D(·, √s·noise). A denoiser that ignores its noise level is
+    relaxed instead: s acts as a "relaxation" θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
+    nonexpansive for a solver that needs this; the noise level then is √(s/θ)·noise.
+    """
+
+    acts_as: Literal["noise level squared", "threshold", "relaxation"] = "noise level squared"
+    theta_upper: float = 1.0
+    grid: tuple[float, ...] = STRENGTHS
+
+
+THRESHOLD = Strength("threshold")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guide:
+    """The solution that guides another one: with the ``prior`` at its ``strength``, improved by the ``annealer``."""
+
+    prior: Prior
+    strength: float = 1.0
+    annealer: nn.Module | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A denoiser under its name, with its strength, its solver, and the certificate or the ``reason`` why there is none.
+
+    ``ours`` marks the networks of this package; ``guide`` the solution that guides this one.
     """
 
     name: str
-    denoiser: Any
+    denoiser: DenoiserLike
+    strength: Strength = Strength()
     ours: bool = False
-    threshold: bool = False
-    blind: bool = False
     solver: type[Solver] = ForwardBackward
-    theta_upper: float = 1.0
-    before: Prior | None = None
-    first_strength: float = 1.0
-    annealer: nn.Module | None = None
+    guide: Guide | None = None
     certificate: Certificate | None = None
     reason: str = ""
-    grid: tuple[float, ...] = STRENGTHS
 
     @property
     def certified(self) -> bool:
         """Whether D is proved nonexpansive."""
         return self.certificate is not None and self.certificate.nonexpansive
 
-    def at(self, strength: float, noise: float) -> tuple[Any, float]:
+    def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
         """The denoiser and the noise level that ``strength`` means for data of this noise."""
-        if self.threshold:
+        acts_as, theta = self.strength.acts_as, self.strength.theta_upper
+        if acts_as == "threshold":
             return self.denoiser, strength * noise
-        theta = min(strength, self.theta_upper) if self.blind else self.theta_upper
-        sigma = noise if self.blind else math.sqrt(strength / theta) * noise
-        return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma
+        if acts_as == "relaxation":
+            theta, sigma = min(strength, theta), noise
+        else:
+            sigma = math.sqrt(strength / theta) * noise
+        return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma  # type: ignore[arg-type]
 
     def uses(self, name: str) -> bool:
-        """Whether a tensor of the network has a part in what it does here: guidance has not without a guide."""
-        return self.before is not None or not name.startswith(("guidance.", "guide_network."))
+        """Whether a tensor of the network takes part: guidance does not without a guide."""
+        return self.guide is not None or not name.startswith(("guidance.", "guide_network."))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Row:
         """What a record says of it."""
         network = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Identity()
         weights = [tensor for name, tensor in network.state_dict().items() if self.uses(name)]
+        guide: Row = {} if self.guide is None else {"before": self.guide.prior.name}
+        if self.guide is not None and self.guide.annealer is not None:
+            guide["annealer_sha256"] = sha256_of(*self.guide.annealer.state_dict().values())
         bound = self.certificate
         return {
             "ours": self.ours,
             "solver": self.solver.__name__,
-            "strength": "threshold" if self.threshold else "relaxation" if self.blind else "noise level squared",
-            "theta_upper": self.theta_upper,
-            **({} if self.before is None else {"before": self.before.name}),
-            **({} if self.annealer is None else {"annealer_sha256": sha256_of(*self.annealer.state_dict().values())}),
-            "grid": self.grid,
+            "strength": self.strength.acts_as,
+            "theta_upper": self.strength.theta_upper,
+            **guide,
+            "grid": self.strength.grid,
             "parameters": sum(p.numel() for name, p in network.named_parameters() if self.uses(name)),
             "weights_sha256": sha256_of(*weights) if weights else None,
             "lipschitz_upper": None if bound is None else bound.lipschitz_upper,
@@ -99,18 +116,25 @@ class Prior:
         }
 
 
-def prior_of(name: str, denoiser: Any, *, ours: bool = False, threshold: bool = False, channels: int = 1) -> Prior:
+def prior_of(
+    name: str, denoiser: DenoiserLike, *, ours: bool = False, threshold: bool = False, channels: int = 1
+) -> Prior:
     """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:
         raise InputError(f"it takes {expected} channels, and the benchmark's images have {channels}")
-    certificate, reason = examine_denoiser(denoiser)
-    blind = not threshold and ignores_noise_level(denoiser, channels)
-    return Prior(name, denoiser, ours=ours, threshold=threshold, blind=blind, certificate=certificate, reason=reason)
+    try:
+        certificate, reason = certify(denoiser), ""  # type: ignore[arg-type]  # it refuses what is no network
+    except CertificateError as error:
+        certificate, reason = None, str(error)
+    strength = THRESHOLD if threshold else Strength()
+    if not threshold and ignores_noise_level(denoiser, channels):
+        strength = Strength("relaxation")
+    return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
 
 
 @torch.no_grad()
-def ignores_noise_level(denoiser: Any, channels: int) -> bool:
+def ignores_noise_level(denoiser: DenoiserLike, channels: int) -> bool:
     """Whether D(x, 0.02) and D(x, 0.2) are the same for one noisy image."""
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
     return torch.equal(denoiser(x, 0.02), denoiser(x, 0.2))
@@ -118,44 +142,48 @@ def ignores_noise_level(denoiser: Any, channels: int) -> bool:
 
 def with_admm(prior: Prior) -> Prior:
     """The same denoiser in ADMM, relaxed at least as far as makes it firmly nonexpansive."""
-    firmed = firm(prior.denoiser)
-    theta = 1.0 if firmed is prior.denoiser else float(firmed.theta)  # type: ignore[arg-type]
-    return dataclasses.replace(prior, name=f"{prior.name} (ADMM)", solver=ADMM, theta_upper=theta)
+    firmed = firm(prior.denoiser)  # type: ignore[arg-type]  # what is certified is a network
+    theta = firmed.theta if isinstance(firmed, RelaxedDenoiser) and firmed is not prior.denoiser else 1.0
+    strength = dataclasses.replace(prior.strength, theta_upper=theta)
+    return dataclasses.replace(prior, name=f"{prior.name} (ADMM)", solver=ADMM, strength=strength)
 
 
 def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
     """The same denoiser, used twice: the second time guided by the first result, or by what the annealer makes of it."""
-    return dataclasses.replace(prior, name=f"{prior.name} (guided)", before=prior, annealer=annealer)
+    return dataclasses.replace(prior, name=f"{prior.name} (guided)", guide=Guide(prior, annealer=annealer))
 
 
 def collect(
     named: Sequence[str] = (),
     wanted: Sequence[str] | None = None,
-    weights: Path | None = None,
     *,
     admm: bool = True,
     channels: int = 1,
     annealed: bool = False,
 ) -> tuple[list[Prior], dict[str, str]]:
-    """All priors: shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines, published networks.
+    """All priors: the shipped ones, the user's (``named``, each NAME=FILE or NAME=module:factory), baselines.
 
-    ``wanted`` keeps those names only, whatever their case; ``admm`` adds a second entry for each certified one; ``channels``
-    are those of the images, 1 or 3; with ``annealed`` guides are. Also returns why others cannot take
-    part. Raises InputError for a malformed or unreadable entry of the user's and for an unknown wanted name.
+    ``wanted`` keeps those names only, in any case; ``admm`` adds a second entry for each certified one; ``channels`` are
+    those of the images, 1 or 3; ``annealed`` improves guides by the annealer. Also returns why others cannot take part.
+    Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
-    builders: dict[str, Callable[[], Prior]] = {
-        name: partial(shipped, name, channels) for name in pretrained_names() if name not in ANNEALERS.values()
+    makers: dict[str, Callable[[], Prior]] = {
+        name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
+        for name in certified_names()
     }
-    for entry in named:
-        name, source = split_entry(entry)
-        prior = user_prior(name, source, channels)  # at once, because the user asked for it by name
-        builders[name] = partial(dataclasses.replace, prior)
-    builders |= {name: partial(baseline, name, channels) for name in BASELINES}
-    builders |= {name: partial(published, name, weights, channels) for name in PUBLISHED}
+    for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
+        makers[prior.name] = partial(dataclasses.replace, prior)
+    makers |= {name: partial(baseline, name, channels) for name in BASELINES if name not in makers}
+    kept = {name.lower() for name in (makers if wanted is None else wanted)}
+    bases = {re.sub(r" \((admm|guided)\)$", "", name) for name in kept}  # their entries come with the denoiser's
+    unknown = bases - {name.lower() for name in makers}
+    if unknown:
+        raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
     annealer = load_annealer(channels) if annealed else None
-    chosen = choose(builders, wanted)
     priors, skipped = [], {}
-    for name, make in chosen.items():
+    for name, make in makers.items():
+        if name.lower() not in bases:
+            continue
         try:
             prior = make()
         except InputError as error:
@@ -166,29 +194,7 @@ def collect(
             priors.append(with_guide(prior, annealer))
         if admm and prior.certified:
             priors.append(with_admm(prior))
-    if wanted is not None:
-        kept = {name.lower() for name in wanted}
-        priors = [p for p in priors if p.name.lower() in kept]
-    return priors, skipped
-
-
-def choose(builders: dict[str, Callable[[], Prior]], wanted: Sequence[str] | None) -> dict[str, Callable[[], Prior]]:
-    """The builders of the wanted names; a guided or ADMM entry is made by that of its denoiser."""
-    if wanted is None:
-        return builders
-    bases = [re.sub(r" \((admm|guided)\)$", "", name, flags=re.IGNORECASE) for name in wanted]
-    matches = {
-        base: [n for n in builders if n == base] or [n for n in builders if n.lower() == base.lower()] for base in bases
-    }
-    unknown = [base for base, found in matches.items() if not found]
-    if unknown:
-        raise InputError(f"no prior is called {', '.join(unknown)}; there are {', '.join(builders)}.")
-    return {name: builders[name] for name in builders if any(name in found for found in matches.values())}
-
-
-def shipped(name: str, channels: int) -> Prior:
-    """A denoiser of the package."""
-    return prior_of(name, load_pretrained(name), ours=True, channels=channels)
+    return [p for p in priors if wanted is None or p.name.lower() in kept], skipped
 
 
 def baseline(name: str, channels: int) -> Prior:
@@ -197,34 +203,20 @@ def baseline(name: str, channels: int) -> Prior:
     return prior_of(name, build(), threshold=threshold, channels=channels)
 
 
-def published(name: str, weights: Path | None, channels: int) -> Prior:
-    """Another group's network. Raises InputError when its weights are nowhere to be had, and for colour."""
-    if channels != 1:
-        raise InputError("the benchmark has its weights for grey images only")
-    return prior_of(name, load_network(name, weights))
-
-
-def split_entry(entry: str) -> tuple[str, str]:
-    """NAME and FILE of "NAME=FILE"."""
-    name, sign, source = entry.partition("=")
-    if not (name and sign and source):
-        raise InputError(f"--denoiser takes NAME=FILE or NAME=package.module:factory; got {entry!r}.")
-    return name, source
-
-
-def user_prior(name: str, source: str, channels: int) -> Prior:
-    """A denoiser of the user's: our weights, a network by ``save_rival``, or what an import path makes.
+def user_prior(entry: str, channels: int) -> Prior:
+    """A denoiser of the user's, NAME=FILE (our weights, or a network by ``save_rival``) or NAME=package.module:factory.
 
     Raises InputError for a missing or unreadable file, CertificateError for weights that contradict their certificate.
     """
+    name, sign, source = entry.partition("=")
+    if not (name and sign and source):
+        raise InputError(f"--denoiser takes NAME=FILE or NAME=package.module:factory; got {entry!r}.")
     path = Path(source)
     if not path.is_file():
         if ":" not in source:
             raise InputError(f"{source}: no such file; a denoiser can also be named as package.module:factory.")
         return prior_of(name, load_by_import(source), channels=channels)
-    if path.suffix in TORCH_SUFFIXES:
-        data = read_plain(path)
-        if data.get("format") == FORMAT:
-            return prior_of(name, rebuild(data["class"], data["config"], data["state_dict"], source), channels=channels)
-        return prior_of(name, load_denoiser(path, require_certified=False), ours=True, channels=channels)
-    return prior_of(name, load_denoiser(path), ours=True, channels=channels)
+    plain = path.suffix in TORCH_SUFFIXES
+    if plain and read_plain(path).get("format") == FORMAT:
+        return prior_of(name, load_rival(path), channels=channels)
+    return prior_of(name, load_denoiser(path, require_certified=not plain), ours=True, channels=channels)

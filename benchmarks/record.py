@@ -1,106 +1,114 @@
-"""A benchmark's record: JSON, written after every cell in one atomic step, and taken up again where it stopped."""
+"""The record of a benchmark: a JSON file that is written after every row and continued where it stopped."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Mapping
+import platform
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from pnp_lip.benchmarks.environment import environment
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.solvers.result import finite
+from pnp_lip.version import __version__
 
-__all__ = ["FORMAT", "Record", "read_record"]
+__all__ = ["FORMAT", "Destination", "Record", "Row", "Tell", "fingerprint", "read_record", "settings"]
 
 FORMAT = "pnp-lip benchmark 1"
-Key = Mapping[str, Any]
+PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ptwt", "astra-toolbox")
+PLACES = ("images", "kernels", "phantom", "tilts", "measured")  # files that a configuration names; hashes say more
+
+Row: TypeAlias = dict[str, Any]  # a JSON object; which keys it has depends on the benchmark
+Tell: TypeAlias = Callable[[str], None]  # takes a line of progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Destination:
+    """The file that a benchmark writes; ``fresh`` discards the record of another run there.
+
+    ``skipped`` holds the priors that cannot take part, with the reasons; ``tell`` gets the progress, line by line.
+    """
+
+    path: Path
+    fresh: bool = False
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tell: Tell = lambda text: None
 
 
 class Record:
     """What a benchmark was asked, and every figure it found so far.
 
-    ``data`` is what stands in the file: "benchmark", "settings" and "data" (hashes of what it runs on), whose
-    "fingerprint" says whether a file may be continued; "environments" it ran in; "priors" with their certificates;
-    "skipped" with reasons; "tuning" with the curves seen; "rows", one for each cell; "pictures".
+    ``content`` is what the file holds: "benchmark", "settings" and "data" (hashes of what it runs on), whose
+    "fingerprint" decides whether a file may be continued; "environments" it ran in; "priors" with their certificates;
+    "skipped" with reasons; "tuning" with the curves seen; "rows", one for each result; "pictures".
     """
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        self.path, self.content = path, content
+    def __init__(self, path: Path, content: Row, tell: Tell = lambda text: None) -> None:
+        self.path, self.content, self.tell = path, content, tell
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        benchmark: str,
-        settings: Mapping[str, Any],
-        data: Mapping[str, Any],
-        *,
-        fresh: bool = False,
-    ) -> Record:
-        """A new record, or the stored one when it was asked the same of the same data.
+    def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> Record:
+        """A new record, or the stored one if its settings and data are the same.
 
-        Raises InputError when the file holds another run, unless ``fresh`` is set, which discards it.
+        Raises InputError when the file holds another run, unless ``to.fresh`` discards it.
         """
-        path = Path(path)
-        asked = json.loads(json.dumps({"benchmark": benchmark, "settings": settings, "data": data}))
-        mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-        lists: dict[str, Any] = {
-            "environments": [],
-            "priors": {},
-            "skipped": {},
-            "tuning": [],
-            "rows": [],
-            "pictures": {},
-        }
-        content = {"format": FORMAT, "fingerprint": mark, **asked, **lists}
-        if path.exists() and not fresh:
-            content = read_record(path)
-            if content["fingerprint"] != mark:
+        asked = json.loads(json.dumps({"benchmark": benchmark, "settings": settings(config), "data": data}))
+        lists: Row = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": [], "pictures": {}}
+        content = {"format": FORMAT, "fingerprint": fingerprint(asked), **asked, **lists}
+        if to.path.exists() and not to.fresh:
+            found = read_record(to.path)
+            if found["fingerprint"] != content["fingerprint"]:
                 raise InputError(
-                    f"{path} holds a run with other settings or data; choose another --out or --label, or pass --fresh "
+                    f"{to.path} holds a run with other settings or data; choose another --out or --label, or pass --fresh "
                     "to discard it."
                 )
-        record = cls(path, content)
+            content = found
         here = environment()
         if here not in content["environments"]:
             content["environments"].append(here)
-        content["skipped"] = {}
+        content["skipped"] = dict(to.skipped)
+        record = cls(to.path, content, to.tell)
         record.save()
         return record
 
-    def register(self, name: str, description: Mapping[str, Any]) -> None:
+    def register(self, name: str, description: Row) -> None:
         """Note who takes part; results of a namesake with other weights or settings are dropped."""
-        description = json.loads(json.dumps(finite(dict(description))))
+        description = plain(description)
         if self.content["priors"].get(name, description) != description:
             for part in ("rows", "tuning"):
                 self.content[part] = [row for row in self.content[part] if row.get("prior") != name]
         self.content["priors"][name] = description
         self.save()
 
-    def skip(self, name: str, reason: str) -> None:
-        """Note who does not take part, and why."""
-        self.content["skipped"][name] = reason
-        self.save()
-
-    def find(self, part: str, key: Key) -> dict[str, Any] | None:
+    def find(self, part: str, key: Mapping[str, object]) -> Row | None:
         """The entry of "rows" or "tuning" with this key, if it was measured without an error."""
-        for row in self.content[part]:
-            if all(row.get(k) == v for k, v in key.items()) and "error" not in row:
-                found: dict[str, Any] = row
-                return found
-        return None
+        matches = (row for row in self.content[part] if all(row.get(k) == v for k, v in key.items()))
+        return next((row for row in matches if "error" not in row), None)
 
-    def add(self, part: str, key: Key, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """Store an entry, in the place of one with the same key that failed, and write the file."""
+    def add(self, part: str, key: Mapping[str, object], figures: Row) -> Row:
+        """Store an entry, in the place of one with the same key, and write the file."""
         rows = self.content[part]
         rows[:] = [row for row in rows if any(row.get(k) != v for k, v in key.items())]
-        row = json.loads(json.dumps(finite({**key, **figures})))
-        rows.append(row)
+        rows.append(plain({**key, **figures}))
         self.save()
-        return dict(row)
+        return dict(rows[-1])
+
+    def measure(self, key: Mapping[str, object], work: Callable[[], Row]) -> None:
+        """The row with this key, unless the record holds it; an error stands in the row and does not stop the others."""
+        if self.find("rows", key) is not None:
+            return
+        try:
+            figures = work()
+        except Exception as error:  # whatever a foreign network or package raises
+            figures = {"error": describe_error(error)}
+        row = self.add("rows", key, figures)
+        self.tell(", ".join(f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
 
     def save(self) -> None:
         """Write the file in one atomic step."""
@@ -108,13 +116,59 @@ class Record:
             temporary.write_text(json.dumps(self.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_record(path: str | Path) -> dict[str, Any]:
+def read_record(path: str | Path) -> Row:
     """The content of a record. Raises InputError for a missing file or one that is no record."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: Row = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable record ({error}).") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a record of this version's benchmarks ({FORMAT!r}); run the benchmark again.")
     return content
+
+
+def settings(config: object) -> Row:
+    """A configuration, a dataclass that may hold others, as plain data without the places where files lie."""
+    names = [f.name for f in dataclasses.fields(config) if f.name not in PLACES]  # type: ignore[arg-type]
+    values = {name: getattr(config, name) for name in names}
+    return {name: settings(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+
+
+def fingerprint(content: Row) -> str:
+    """SHA-256 of what was asked: benchmark, settings and data."""
+    asked = {key: content[key] for key in ("benchmark", "settings", "data")}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def plain(row: Row) -> Row:
+    """The row as JSON gives it back; numbers that are not finite become None."""
+    return dict(json.loads(json.dumps(finite(row))))
+
+
+def describe_error(error: Exception) -> str:
+    """What stands in a row in the place of its figures."""
+    return f"{type(error).__name__}: {str(error)[:500]}"
+
+
+def environment() -> Row:
+    """Versions, processor and threads, as plain data.
+
+    >>> environment()["device"]
+    'cpu'
+    """
+    import torch
+
+    versions = {"pnp-lip": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    cpus = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.*)", cpus.read_text()) if cpus.is_file() else []
+    return {
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": (names or [platform.processor()])[0],
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }

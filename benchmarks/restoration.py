@@ -5,34 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import Scene
+from pnp_lip.benchmarks.comparison import Observation
+from pnp_lip.benchmarks.config import Limits
 from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.record import Row
+from pnp_lip.benchmarks.timing import timed
+from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, ssim
-from pnp_lip.solvers import Anderson, Result, denoise_guided, refine
+from pnp_lip.solvers import Anderson, Anneal, Result, Solver, denoise_guided, refine
 
-__all__ = ["Limits", "measure_denoising", "measure_restoration", "quality", "timed"]
-
-
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """When a run ends: at the relative residual ``tol`` (``tuning_tol`` while a strength is chosen), after ``max_iter``
-    updates, for an uncertified prior after ``uncertified_max_iter`` updates or ``uncertified_seconds`` of processor time, half
-    of that while a strength is chosen."""
-
-    tol: float = 1e-5
-    tuning_tol: float = 1e-4
-    max_iter: int = 10_000
-    uncertified_max_iter: int = 300
-    uncertified_seconds: float = 20.0
+__all__ = ["measure_denoising", "measure_restoration", "quality"]
 
 
 class OutOfTimeError(Exception):
@@ -55,76 +41,70 @@ class Watch:
 
 
 def measure_restoration(
-    prior: Prior, strength: float, scene: Scene, tuning: bool, limits: Limits
-) -> tuple[Tensor, dict[str, Any]]:
+    prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits
+) -> tuple[Tensor, Row]:
     """The solver's reconstruction; certified priors must satisfy their theorem, others run without a proof.
 
-    The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of any other behind an image
-    of zeros and ones, so that these run without; every result is clipped before it is judged.
+    The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of other priors behind an
+    image of zeros and ones, so they run without it. Every result is clipped before it is judged.
     """
-    denoiser, sigma = prior.at(strength, scene.noise)
-    solver = prior.solver(
-        denoiser,
-        sigma=sigma,
-        tol=limits.tuning_tol if tuning else limits.tol,
+    y, physics = observation.y, observation.physics
+    if physics is None:
+        raise InputError("a restoration needs a forward model.")
+    denoiser, sigma = prior.at(strength, observation.noise)
+    boxed = prior.solver.takes_box and (prior.certified or prior.strength.acts_as == "threshold")
+    tol = limits.tuning_tol if tuning else limits.tol
+    solver = prior.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
+    watch = Watch(None if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
+    solve = functools.partial(
+        Solver.solve,
         max_iter=limits.max_iter if prior.certified else limits.uncertified_max_iter,
         guarantee="require" if prior.certified else "report",
-        box=(0, 1) if prior.solver.takes_box and (prior.certified or prior.threshold) else None,
-        scheme=Anderson(),
+        callback=watch,
     )
-    watch = Watch(None if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
 
-    def solve() -> tuple[Result, ...]:
+    def reconstruct() -> tuple[Result, ...]:
         try:
-            if prior.before is not None:
-                first = dataclasses.replace(solver, sigma=prior.before.at(prior.first_strength, scene.noise)[1])
-                return refine(first, scene.y, scene.physics, sigma=sigma, annealer=prior.annealer)
-            return (solver.solve(scene.y, scene.physics, callback=watch),)
+            if prior.guide is None:
+                return (solve(solver, y, physics),)
+            first = dataclasses.replace(solver, sigma=prior.guide.prior.at(prior.guide.strength, observation.noise)[1])
+            improve = None if prior.guide.annealer is None else Anneal(prior.guide.annealer)
+            return refine(first, y, physics, improve=improve, sigma=sigma, solve=solve)
         except OutOfTimeError:
             return ()
 
-    results, times = timed(solve)
+    results, times = timed(reconstruct)
     x = results[-1].x if results else watch.x
     assert x is not None  # the callback has been called at least once
     x_hat = x.clamp(0, 1)
-    guarantee = results[-1].guarantee if results else solver.check(scene.y, scene.physics)
-    relative = [r for result in results for r in result.history.relative] or watch.relative
+    guarantee = results[-1].guarantee if results else solver.check(y, physics)
     unfinished = [result.status for result in results if result.status != "converged"]
     return x_hat, {
-        **quality(x_hat, scene),
+        **quality(x_hat, observation),
         "status": (unfinished or ["converged"])[0] if results else "out of time",
-        "iterations": len(relative),
-        "residual": relative[-1],
+        "iterations": len(watch.relative),
+        "residual": watch.relative[-1],
         "proved": guarantee.proved and all(result.guarantee.proved for result in results),
         "existence": guarantee.existence if guarantee.proved else None,
         "failure": guarantee.failure,
         **times,
-        "curve": [float(f"{r:.3g}") for r in relative],
+        "curve": [float(f"{r:.3g}") for r in watch.relative],
     }
 
 
-def measure_denoising(prior: Prior, strength: float, scene: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
+def measure_denoising(prior: Prior, strength: float, observation: Observation, tuning: bool) -> tuple[Tensor, Row]:
     """One application of the denoiser to its data, or one more, guided by the first."""
-    denoiser, sigma = prior.at(strength, scene.noise)
-    work = denoiser if prior.before is None else functools.partial(denoise_guided, denoiser)
+    denoiser, sigma = prior.at(strength, observation.noise)
+    work = denoiser if prior.guide is None else functools.partial(denoise_guided, denoiser)
     with torch.no_grad():
-        x_hat, times = timed(lambda: work(scene.y, sigma))
-    return x_hat, {**quality(x_hat, scene), **times}
+        x_hat, times = timed(lambda: work(observation.y, sigma))
+    return x_hat, {**quality(x_hat, observation), **times}
 
 
-def timed(work: Callable[[], T]) -> tuple[T, dict[str, float]]:
-    """A result, and the seconds it took of the processor and of the clock."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    result = work()
-    used, passed = time.process_time() - cpu, time.perf_counter() - wall
-    return result, {"cpu_seconds": round(used, 4), "seconds": round(passed, 4)}
-
-
-def quality(x_hat: Tensor, scene: Scene) -> dict[str, Any]:
+def quality(x_hat: Tensor, observation: Observation) -> Row:
     """PSNR and SSIM where the truth is known, and the relative misfit of the data where there is a forward model."""
-    figures: dict[str, Any] = {"psnr": None, "ssim": None}
-    if scene.x is not None:
-        figures = {"psnr": psnr(x_hat, scene.x), "ssim": ssim(x_hat, scene.x)}
-    if scene.physics is not None:
-        figures["misfit"] = float((scene.physics.A(x_hat) - scene.y).norm() / scene.y.norm())
+    x, y, physics = observation.x, observation.y, observation.physics
+    figures: Row = {"psnr": None, "ssim": None} if x is None else {"psnr": psnr(x_hat, x), "ssim": ssim(x_hat, x)}
+    if physics is not None:
+        figures["misfit"] = float((physics.A(x_hat) - y).norm() / y.norm())
     return figures

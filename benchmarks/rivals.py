@@ -1,35 +1,26 @@
-"""Fair rivals: deepinv's DnCNN trained by our pipeline on the same photographs, free or with its Jacobian penalty.
-
-``python -m pnp_lip.benchmarks.rivals --images DIR --out DIR [--penalty 1.0] [--steps N]`` writes ``rival.pt``, which
-``pnp-lip bench NAME --denoiser dncnn=FILE`` reads.
-"""
+"""Fair rivals: deepinv's DnCNN trained by our pipeline on the same photographs, free or with its Jacobian penalty."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from pnp_lip.benchmarks.networks import save_rival
+from pnp_lip.benchmarks.config import RivalConfig
+from pnp_lip.benchmarks.networks import save_rival, untrained
+from pnp_lip.errors import InputError
 from pnp_lip.training import TrainingSettings, load_photographs, train
 
-__all__ = ["firmness_penalty", "rival"]
+__all__ = ["firmness_penalty", "rival", "train_rival"]
 
-CONFIG = {"in_channels": 1, "out_channels": 1, "depth": 8, "nf": 20}  # 22,101 parameters; ``grey`` has 23,700
+CONFIG = {"in_channels": 1, "out_channels": 1, "depth": 8, "nf": 20}  # 22,101 parameters; ``grey`` had 23,700
 
 
-def rival(seed: int = 0) -> Any:
-    """An untrained DnCNN of about as many parameters as ``grey``."""
-    from deepinv.models import DnCNN
-
-    torch.manual_seed(seed)
-    network: Any = DnCNN(**CONFIG, pretrained=None)
-    network.in_channels, network.config = 1, dict(CONFIG)  # what the training pipeline asks of a denoiser
+def rival(seed: int = 0) -> nn.Module:
+    """An untrained DnCNN of about as many parameters as ``grey`` had when it was trained."""
+    network = untrained("DnCNN", seed, **CONFIG).train().requires_grad_(True)
+    vars(network).update(in_channels=1, config=dict(CONFIG))  # what the training pipeline asks of a denoiser
     return network
 
 
@@ -50,21 +41,13 @@ def firmness_penalty(weight: float, *, target: float = 0.98) -> Callable[[nn.Mod
     return penalty
 
 
-def main() -> None:
-    """Train one rival and write it."""
-    parser = argparse.ArgumentParser(description="deepinv's DnCNN, trained as our denoisers are")
-    parser.add_argument("--images", required=True, type=Path, help="photographs; every 20th is held out")
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--penalty", type=float, default=0.0, help="weight of the Jacobian penalty (default: none)")
-    parser.add_argument("--steps", type=int, default=7_000)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    training, validation = load_photographs(options.images)
-    settings = TrainingSettings(steps=options.steps, learning_rate=1e-3, validate_every=500)
-    penalty = firmness_penalty(options.penalty) if options.penalty > 0 else None
-    network = train(rival(), training, validation, options.out, settings, resume=True, penalty=penalty)
-    save_rival(network, options.out / "rival.pt", kind="DnCNN", config=CONFIG)
-
-
-if __name__ == "__main__":
-    main()
+def train_rival(config: RivalConfig, out: Path) -> Path:
+    """Train one rival and write it to rival.pt, which ``--denoiser NAME=FILE`` reads; returns the file."""
+    if config.images is None:
+        raise InputError("--images names the folder of photographs to train on.")
+    training, validation = load_photographs(config.images)
+    settings = TrainingSettings(steps=config.steps, learning_rate=1e-3, validate_every=500)
+    penalty = firmness_penalty(config.penalty) if config.penalty > 0 else None
+    network = train(rival(), training, validation, out, settings, resume=True, penalty=penalty)
+    save_rival(network, out / "rival.pt", kind="DnCNN", config=CONFIG)
+    return out / "rival.pt"

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_CEILING, Context, Decimal
 
+from pnp_lip.benchmarks.record import Row
 from pnp_lip.benchmarks.tables import Table
 
-__all__ = ["about_guides", "best_of_ours", "gain", "group_of", "mean_psnr", "summarise"]
+__all__ = ["about_guides", "best_of_ours", "gain", "group_of", "mean_psnr", "tables"]
 
-Row = Mapping[str, Any]
 AXES = {"denoising": ("sigma",), "deblurring": ("noise",), "ct": ("geometry", "noise")}
 UNITS = {"denoising": "σ·255 = {}", "deblurring": "noise {}", "ct": "{}, {}"}
+CASE = ("image", "kernel", "geometry", "noise", "sigma")  # the fields that name a case
+BARS = {  # the group, and by how many dB ours has to be above which prior, on all cases or where that one converged
+    "deblurring": ("noise 0.01", (("TV", 1.0, False), ("dncnn-penalised", 0.5, False), ("dncnn", -0.7, True))),
+    "ct": ("parallel 60, Gaussian", (("FBP", 2.0, False), ("TV", 1.0, False))),
+}
 
 
-def summarise(content: Mapping[str, Any]) -> list[Table]:
+def tables(content: Row) -> list[Table]:
     """All tables of a record of denoising, deblurring or tomography."""
-    tables = [quality(content), behaviour(content)]
+    made = [quality(content), behaviour(content)]
     if content["benchmark"] != "denoising":
-        tables.append(margins(content))
-    tables += [strengths(content), *bars(content), *skipped(content), *failures(content)]
-    return tables
+        made.append(margins(content))
+    errors = Counter((row["prior"], row["error"]) for row in content["rows"] if "error" in row)
+    failed = tuple((name, f"{error} ({count} times)") for (name, error), count in errors.items())
+    made += [strengths(content), *bars(content)]
+    made += [Table("Skipped", ("prior", "why"), tuple(content["skipped"].items()))] if content["skipped"] else []
+    return made + ([Table("Failed", ("prior", "error"), failed)] if failed else [])
 
 
-def group_of(content: Mapping[str, Any], row: Row) -> str:
+def group_of(content: Row, row: Row) -> str:
     """The column a row belongs to."""
     kind = content["benchmark"]
     return UNITS[kind].format(*(f"{row[a]:g}" if isinstance(row[a], float) else row[a] for a in AXES[kind]))
 
 
-def measured(content: Mapping[str, Any], prior: str, group: str | None = None) -> list[Row]:
+def measured(content: Row, prior: str, group: str | None = None) -> list[Row]:
     """The rows of a prior without an error."""
     rows = [r for r in content["rows"] if r["prior"] == prior and "error" not in r]
     return [r for r in rows if group is None or group_of(content, r) == group]
@@ -47,25 +56,25 @@ def mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def mean_psnr(content: Mapping[str, Any], prior: str, group: str | None = None) -> float | None:
+def mean_psnr(content: Row, prior: str, group: str | None = None) -> float | None:
     """The mean PSNR of a prior's runs that did not diverge."""
     return mean(r["psnr"] for r in measured(content, prior, group) if r.get("status") != "diverged")
 
 
-def groups(content: Mapping[str, Any]) -> list[str]:
-    """The columns, in the order of the record."""
-    return list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
-
-
-def ordered(content: Mapping[str, Any]) -> list[str]:
+def ordered(content: Row) -> list[str]:
     """The priors with results, best first."""
     names = [name for name in content["priors"] if measured(content, name)]
     return sorted(names, key=lambda name: -(mean_psnr(content, name) or -1e9))
 
 
-def quality(content: Mapping[str, Any]) -> Table:
+def label(content: Row, prior: str) -> str:
+    """The prior's name, with a tick where it is certified."""
+    return f"{prior} ✓" if content["priors"][prior]["certified"] else prior
+
+
+def quality(content: Row) -> Table:
     """Mean PSNR and SSIM."""
-    columns = groups(content)
+    columns = list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
 
     def cell(prior: str, group: str) -> str:
         rows = measured(content, prior, group)
@@ -78,26 +87,20 @@ def quality(content: Mapping[str, Any]) -> Table:
         return f"misfit {misfit:.3f}{lost}" if misfit is not None else lost.strip(" ()") or "–"
 
     rows = tuple((label(content, p), *(cell(p, g) for g in columns)) for p in ordered(content))
-    return Table(
-        "Quality: mean PSNR (dB) / SSIM", ("prior", *columns), rows, "✓: proved nonexpansive. " + describe_data(content)
-    )
+    note = "✓: proved nonexpansive. " + describe_data(content)
+    return Table("Quality: mean PSNR (dB) / SSIM", ("prior", *columns), rows, note)
 
 
-def label(content: Mapping[str, Any], prior: str) -> str:
-    """The prior's name, with a tick where it is certified."""
-    return f"{prior} ✓" if content["priors"][prior]["certified"] else prior
-
-
-def describe_data(content: Mapping[str, Any]) -> str:
+def describe_data(content: Row) -> str:
     """What the record ran on."""
-    data, crop = content["data"], content["settings"].get("crop")
+    data, crop = content["data"], content["settings"].get("photographs", {}).get("crop")
     size = f", central {crop} × {crop} pixels" if crop else ""
     kernels = f", kernels {', '.join(data['kernels'])}" if "kernels" in data else ""
     count = f"{len(data['images'])} image{'s' if len(data['images']) > 1 else ''} of {data['source']}"
     return f"{count}{size}{kernels}; strengths chosen on {', '.join(data['validation'])}."
 
 
-def behaviour(content: Mapping[str, Any]) -> Table:
+def behaviour(content: Row) -> Table:
     """Size, bound, convergence, proof and cost of each prior."""
     one_pass = content["benchmark"] == "denoising"
     header = ["prior", "parameters", "Lipschitz ≤", "α ≤"]
@@ -106,33 +109,33 @@ def behaviour(content: Mapping[str, Any]) -> Table:
     for name in ordered(content):
         about, runs = content["priors"][name], measured(content, name)
         bound, alpha = about["lipschitz_upper"], about["averagedness"]
-        cells = [label(content, name), f"{about['parameters']:,}", "none" if bound is None else upwards(bound),
-                 "–" if alpha is None else upwards(alpha)]  # fmt: skip
-        if not one_pass:
-            cells += convergence_cells(about, runs)
+        cells = [label(content, name), f"{about['parameters']:,}", "none" if bound is None else upwards(bound)]
+        cells += ["–" if alpha is None else upwards(alpha)]
+        cells += [] if one_pass else convergence_cells(about, runs)
         rows.append((*cells, f"{statistics.fmean(r['cpu_seconds'] for r in runs):.2f}"))
-    limits = content["settings"].get("limits", {})
-    note = "" if one_pass else (
-        f"Converged: relative residual at most {limits['tol']:g}, within {limits['uncertified_max_iter']} iterations and "
-        f"{limits['uncertified_seconds']:g} s of processor time where nothing is proved."
-    )  # fmt: skip
-    note = " ".join(part for part in (note, about_guides(content)) if part)
-    return Table(
-        "Convergence, proof and cost" if not one_pass else "Size, bound and cost", (*header, "CPU s"), tuple(rows), note
-    )
+    note = [about_guides(content)]
+    if not one_pass:
+        limits = content["settings"]["limits"]
+        note.insert(
+            0,
+            f"Converged: relative residual at most {limits['tol']:g}; without a proof within "
+            f"{limits['uncertified_max_iter']} iterations and {limits['uncertified_seconds']:g} s of processor time.",
+        )
+    title = "Size, bound and cost" if one_pass else "Convergence, proof and cost"
+    return Table(title, (*header, "CPU s"), tuple(rows), " ".join(filter(None, note)))
 
 
-def about_guides(content: Mapping[str, Any]) -> str:
-    """What "guided" means and what is proved of it, where such a prior took part."""
+def about_guides(content: Row) -> str:
+    """What "guided" means and what is proved of it, if such a prior took part."""
     if not any(about.get("before") for about in content["priors"].values()):
         return ""
     if content["benchmark"] == "denoising":
-        return "Guided: a second pass whose clips follow the first one's result; nonexpansive for a fixed guide only."
+        return "Guided: a second pass, guided by the result of the first; nonexpansive only for a constant guide."
     improved = any("annealer_sha256" in about for about in content["priors"].values())
-    guide = "the first solution" + (", in deblurring what the annealer makes of it" if improved else "")
+    guide = "the first solution" + (", which the annealer improves in deblurring" if improved else "")
     return (
-        f"Guided: solved twice, the second time with clips that follow {guide}; both runs are proved, the "
-        "second with its guide held fixed; iterations and seconds are those of both."
+        f"Guided: solved twice; the second solve is guided by {guide}. Each solve converges; the second treats the guide as "
+        "constant. Iterations and seconds are those of both."
     )
 
 
@@ -142,8 +145,6 @@ def upwards(bound: float) -> str:
     >>> upwards(0.99727928)
     '0.99728'
     """
-    from decimal import ROUND_CEILING, Context, Decimal
-
     return f"{float(Decimal(bound).normalize(Context(prec=5, rounding=ROUND_CEILING))):g}"
 
 
@@ -151,106 +152,81 @@ def convergence_cells(about: Row, runs: Sequence[Row]) -> list[str]:
     """Solver, shares of runs, median iterations."""
     if not any("status" in r for r in runs):
         return ["none", "–", "–", "–", "–"]
-    count = len(runs)
-    done, proved, lost = (
-        sum(map(settled, runs)),
-        sum(r["proved"] for r in runs),
-        sum(r["status"] == "diverged" for r in runs),
-    )
-    iterations = f"{statistics.median(r['iterations'] for r in runs):.0f}"
-    return [about["solver"], f"{done} of {count}", f"{proved} of {count}", iterations, f"{lost} of {count}"]
+    counts = (sum(map(settled, runs)), sum(r["proved"] for r in runs), sum(r["status"] == "diverged" for r in runs))
+    done, proved, lost = (f"{n} of {len(runs)}" for n in counts)
+    return [about["solver"], done, proved, f"{statistics.median(r['iterations'] for r in runs):.0f}", lost]
 
 
-def best_of_ours(content: Mapping[str, Any]) -> str | None:
+def is_ours(about: Row) -> bool:
+    """Whether a prior is one of our certified ones."""
+    return bool(about["ours"] and about["certified"])
+
+
+def best_of_ours(content: Row) -> str | None:
     """Our certified prior with the highest mean PSNR."""
-    names = [n for n in ordered(content) if content["priors"][n]["ours"] and content["priors"][n]["certified"]]
-    return names[0] if names else None
+    return next((name for name in ordered(content) if is_ours(content["priors"][name])), None)
 
 
-def gain(content: Mapping[str, Any], ours: str, other: str, group: str, *, converged: bool) -> tuple[float | None, int]:
+def gain(content: Row, ours: str, other: str, group: str, *, converged: bool) -> tuple[float | None, int]:
     """Mean of PSNR(ours) − PSNR(other) over the group's problems, or those where the other converged; and their number."""
-    axes = [k for k in ("image", "kernel", "geometry", "noise", "sigma") if any(k in r for r in content["rows"])]
-    mine = {tuple(r.get(k) for k in axes): r["psnr"] for r in measured(content, ours, group)}
-    differences = [
-        mine[at] - r["psnr"]
+    mine = {tuple(map(r.get, CASE)): r["psnr"] for r in measured(content, ours, group)}
+    pairs = [
+        (mine.get(tuple(map(r.get, CASE))), r["psnr"])
         for r in measured(content, other, group)
-        if (at := tuple(r.get(k) for k in axes)) in mine and r["psnr"] is not None and mine[at] is not None
-        and (settled(r) or not converged)
-    ]  # fmt: skip
+        if settled(r) or not converged
+    ]
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
     return mean(differences), len(differences)
 
 
-def margins(content: Mapping[str, Any]) -> Table:
+def margins(content: Row) -> Table:
     """How far our best stands above each other prior."""
     ours = best_of_ours(content)
-    others = [n for n in ordered(content) if n != ours]
     if ours is None:
-        return Table("", (), (), "None of our priors took part, so that there is no margin to show.")
+        return Table(note="None of our priors took part, so there is no margin to show.")
 
     def cell(prior: str, group: str) -> str:
         iterates = any("status" in r for r in measured(content, prior, group))
         value, count = gain(content, ours, prior, group, converged=iterates)
         return "–" if value is None else f"{value:+.2f} ({count})"
 
-    columns = groups(content)
-    rows = tuple((label(content, p), *(cell(p, g) for g in columns)) for p in others)
+    columns = list(dict.fromkeys(group_of(content, r) for r in content["rows"]))
+    rows = tuple((label(content, p), *(cell(p, g) for g in columns)) for p in ordered(content) if p != ours)
     note = "On the problems where the other prior converged; their number in brackets. Positive: ours is better."
     return Table(f"{ours} above the others, in dB", ("prior", *columns), rows, note)
 
 
-def strengths(content: Mapping[str, Any]) -> Table:
+def strengths(content: Row) -> Table:
     """What was chosen on the validation images; a star marks the end of the grid."""
     names = list(dict.fromkeys(t["group"] for t in content["tuning"]))
+    chosen = {(t["prior"], t["group"]): t["strength"] for t in content["tuning"] if "strength" in t}
 
     def cell(prior: str, group: str) -> str:
-        found = next((t for t in content["tuning"] if t["prior"] == prior and t["group"] == group), None)
-        if found is None or "strength" not in found:
+        if (prior, group) not in chosen:
             return "–"
-        grid = content["priors"][prior]["grid"]
-        return f"{found['strength']:g}{'*' if found['strength'] in (min(grid), max(grid)) else ''}"
+        grid, strength = content["priors"][prior]["grid"], chosen[prior, group]
+        return f"{strength:g}{'*' if strength in (min(grid), max(grid)) else ''}"
 
     rows = tuple((p, *(cell(p, g) for g in names)) for p in content["priors"])
     return Table("Strengths chosen on the validation images", ("prior", *names), rows, "A star: the end of the grid.")
 
 
-def bars(content: Mapping[str, Any]) -> list[Table]:
+def bars(content: Row) -> list[Table]:
     """What this benchmark was built to find out, met or missed."""
     ours = best_of_ours(content)
-    if ours is None or content["benchmark"] == "denoising":
+    if ours is None or content["benchmark"] not in BARS:
         return []
-    group = "noise 0.01" if content["benchmark"] == "deblurring" else "parallel 60, Gaussian"
-    asked = {"deblurring": (("TV", 1.0, False), ("dncnn-penalised", 0.5, False), ("dncnn", -0.7, True)),
-             "ct": (("FBP", 2.0, False), ("TV", 1.0, False))}[content["benchmark"]]  # fmt: skip
+    group, asked = BARS[content["benchmark"]]
     rows = []
     for other, least, converged in asked:
-        value, count = (
-            gain(content, ours, other, group, converged=converged) if other in content["priors"] else (None, 0)
-        )
+        value, count = gain(content, ours, other, group, converged=converged)
         if value is not None:
-            met = "met" if value >= least else "missed"
             where = " where it converged" if converged else ""
-            rows.append(
-                (f"{ours} above {other}{where}, {group}", f"≥ {least:+.1f} dB", f"{value:+.2f} dB ({count})", met)
-            )
-    runs = [r for n, p in content["priors"].items() if p["ours"] and p["certified"] for r in measured(content, n)]
-    good = sum(settled(r) and r["proved"] for r in runs)
-    tolerance = content["settings"]["limits"]["tol"]
-    rows.append((f"our runs that reach {tolerance:g} with a valid guarantee", "all", f"{good} of {len(runs)}",
-                 "met" if good == len(runs) else "missed"))  # fmt: skip
+            met = "met" if value >= least else "missed"
+            what = f"{ours} above {other}{where}, {group}"
+            rows.append((what, f"≥ {least:+.1f} dB", f"{value:+.2f} dB ({count})", met))
+    runs = [r for n, about in content["priors"].items() if is_ours(about) for r in measured(content, n)]
+    good, tolerance = sum(settled(r) and r["proved"] for r in runs), content["settings"]["limits"]["tol"]
+    met = "met" if good == len(runs) else "missed"
+    rows.append((f"our runs that reach {tolerance:g} with a valid guarantee", "all", f"{good} of {len(runs)}", met))
     return [Table("Bars", ("what", "bar", "found", ""), tuple(rows))]
-
-
-def skipped(content: Mapping[str, Any]) -> list[Table]:
-    """Who did not take part."""
-    rows = tuple((name, reason) for name, reason in content["skipped"].items())
-    return [Table("Skipped", ("prior", "why"), rows)] if rows else []
-
-
-def failures(content: Mapping[str, Any]) -> list[Table]:
-    """Who raised an error, and which."""
-    seen: dict[tuple[str, str], int] = {}
-    for row in content["rows"]:
-        if "error" in row:
-            seen[row["prior"], row["error"]] = seen.get((row["prior"], row["error"]), 0) + 1
-    rows = tuple((name, f"{error} ({count} times)") for (name, error), count in seen.items())
-    return [Table("Failed", ("prior", "error"), rows)] if rows else []

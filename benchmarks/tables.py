@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import re
 
-__all__ = ["Table", "parse_markdown"]
+__all__ = ["Table"]
 
-WRAP = 32  # characters, beyond which a cell is prose
+WRAP = 32  # characters of a cell, above which it is prose and may wrap
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A title, a note below it, the header and the rows, all text.
+    """A title, a note below it, the header and the rows, all text. A table without a header is a paragraph.
 
     >>> print(Table("t", ("a", "b"), (("1", "2"),)).markdown())
     **t**
@@ -24,9 +23,9 @@ class Table:
     <BLANKLINE>
     """
 
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
     note: str = ""
 
     def markdown(self) -> str:
@@ -45,33 +44,15 @@ class Table:
         if not self.header:
             return title + note
         head = "".join(f'<th scope="col"><button>{html.escape(cell)}</button></th>' for cell in self.header)
-        body = "".join(f"<tr>{''.join(cell_html(i, text) for i, text in enumerate(row))}</tr>" for row in self.rows)
+        body = "".join(f"<tr>{''.join(map(cell_html, row, range(len(row))))}</tr>" for row in self.rows)
         return (
             f'{title}{note}<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
         )
 
 
-def cell_html(column: int, text: str) -> str:
+def cell_html(text: str, column: int) -> str:
     """A cell; the first column heads its row, and long text may wrap."""
     tag = 'th scope="row"' if column == 0 else "td"
     kind = ' class="text"' if len(text) > WRAP else ""
     return f"<{tag}{kind}>{html.escape(text)}</{tag[:2]}>"
-
-
-def parse_markdown(text: str) -> list[Table]:
-    """Tables and paragraphs of simple Markdown, a bold line before a table as its title.
-
-    >>> [t.header for t in parse_markdown("x\\n\\n| a | b |\\n|---|---|\\n| 1 | 2 |")]
-    [(), ('a', 'b')]
-    """
-    blocks = [block.strip() for block in re.split(r"\n\s*\n", text) if block.strip()]
-    tables = []
-    for block in blocks:
-        lines = block.splitlines()
-        if lines[0].startswith("|") and len(lines) > 1:
-            cells = [tuple(cell.strip() for cell in line.strip().strip("|").split("|")) for line in lines]
-            tables.append(Table("", cells[0], tuple(cells[2:])))
-        else:
-            tables.append(Table("", (), (), re.sub(r"[*`]", "", block)))
-    return tables

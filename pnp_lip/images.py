@@ -23,7 +23,7 @@ __all__ = [
     "write_image",
 ]
 
-NOISE_REACH = 0.5  # beyond [0, 1], of noisy images
+NOISE_REACH = 0.5  # by how much noisy images may leave [0, 1]: five standard deviations at σ = 0.1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, on gamma-encoded values
 
@@ -31,9 +31,9 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, on gamma-encoded values
 def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> Tensor:
     """Read PNG, JPEG, TIFF, BMP or npy into a float32 tensor (1, C, H, W) on [0, 1], C = 1 or 3.
 
-    8 and 16 bits without sign are divided by 255 and 65,535; floating-point data must already lie in [0, 1], or so far
-    ``beyond`` it as noise may take it. An alpha channel is dropped. Raises InputError for a missing or unreadable file, an
-    unknown layout, other integer types, non-finite or out-of-range values.
+    Unsigned integers of 8 and 16 bits are divided by 255 and 65,535. Floating-point values must lie in
+    [−beyond, 1 + beyond]. An alpha channel is dropped. Raises InputError for a missing or unreadable file, an unknown
+    layout, other integer types, non-finite or out-of-range values.
     """
     path = Path(path)
     if not path.is_file():
@@ -87,7 +87,7 @@ def to_grey(x: Tensor) -> Tensor:
 
 
 def check_output(path: str | Path) -> Path:
-    """Refuse an output whose format is unknown or whose place is a directory, before any long work starts."""
+    """The output as a path. Raises InputError for an unknown format and for a place where no file can be written."""
     path = Path(path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise InputError(f"{path}: the output's suffix must be one of {', '.join(IMAGE_SUFFIXES)}.")

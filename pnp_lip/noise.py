@@ -1,4 +1,4 @@
-"""The noise level of an image whose noise nobody has measured."""
+"""The noise level of an image, estimated from the image alone."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from pnp_lip.errors import InputError, ShapeError
 
 __all__ = ["estimate_noise"]
 
-SIDE = 8  # of a patch
-MOST = 100_000  # patches; a large image is known by every second one of each row and column, or every third
-FEWEST = 4  # patches for each of their numbers
+SIDE = 8  # of a patch, in pixels
+MOST = 100_000  # patches at most, which is enough for 2 % (tests/test_noise.py); a larger image gives every second or third one
+FEWEST = 4  # patches at least, for each number in a patch: their covariance needs more patches than numbers
 
 
 @torch.no_grad()
 def estimate_noise(y: Tensor) -> Tensor:
-    """σ̂ of each image, the standard deviation of its noise if that is white and Gaussian: an estimate, not a bound.
+    """An estimate σ̂ of each image's noise level, the standard deviation of white Gaussian noise. It is not a bound.
 
     σ̂² = mean(λ₁, …, λₘ), m the largest at which that is at most the median of λ₁, …, λₘ
 
-    λ₁ ≤ λ₂ ≤ … are the eigenvalues of the covariance of the image's patches of 8 × 8 pixels, all channels together. A
-    picture leaves most of them to the noise: a blurred one nearly all, and one in colour more than a grey one, whose texture
-    counts as noise where that is weak. What compression, demosaicking or resampling has made of noise is no longer white, and
-    reads too low. Channels that are equal count once, empty ones not at all. Patches of which more than half has the image's
-    darkest or brightest value are left out, because a saturated sensor shows no noise.
+    λ₁ ≤ λ₂ ≤ … are the eigenvalues of the covariance of the image's patches of 8 × 8 pixels, all channels together. The
+    picture occupies few of these directions, and the others hold only noise. Blurred images and colour images leave more
+    directions free. In a sharp grey image fine texture counts as noise if the noise is weak. Compression, demosaicking and
+    resampling change the noise, and the estimate is then too low. Equal channels count once, constant channels do not count.
+    Patches with more than half of their pixels at the image's darkest or brightest value do not count either, because a
+    saturated sensor shows no noise.
 
-    Shapes: y is (B, C, H, W) of any range, σ̂ (B,) in its units and dtype. Raises ShapeError for other shapes and InputError
-    for integers, for numbers that are not finite and where fewer than 4 · 64 C patches are left.
+    Shapes: y is (B, C, H, W) of any range, σ̂ (B,) in its units and dtype. Raises ShapeError for other shapes, InputError
+    for integers, for numbers that are not finite, and if fewer than 4 · 64 C patches are left.
 
     Source: Chen, Zhu & Heng (2015), algorithm 1.
 
@@ -62,7 +63,7 @@ def noise_of(image: Tensor) -> Tensor:
     least = FEWEST * size
     if patches.shape[1] < least:
         raise InputError(
-            f"the noise level is estimated from at least {least} patches of {SIDE} x {SIDE} pixels that are not saturated; "
+            f"estimating the noise level takes at least {least} patches of {SIDE} x {SIDE} pixels that are not saturated; "
             f"{h} x {w} pixels have {patches.shape[1]}. State the noise level instead."
         )
     patches = patches - patches.mean(1, keepdim=True)

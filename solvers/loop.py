@@ -1,10 +1,9 @@
 """The loop that every fixed-point map runs in: iterate, stop each image on its own, keep what was seen."""
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -80,19 +79,23 @@ class State:
 
 def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor: Monitor) -> State:
     """Iterate from the image x until every image has converged, diverged or used up ``max_iter`` updates."""
+    from tqdm import tqdm
+
     state = begin_or_resume(iteration, maps, scheme, x, monitor)
     store, part = monitor.store, maps.part(state.batch)
     started = time.perf_counter() - state.seconds
-    with bar(monitor, state.k) as show:
+    name, total = monitor.bar, monitor.max_iter
+    with tqdm(total=total, initial=state.k, desc=name, unit="it", disable=name is None) as shown:
         while state.running and state.k < monitor.max_iter:
             part = narrowed(iteration, maps, part, state)
             advance(iteration, part, scheme, state, monitor)
             state.seconds = time.perf_counter() - started
             last = tuple(track.relative[-1] for track in state.tracks)
-            show(last)
+            shown.set_postfix_str(f"residual {max(last):.2e}", refresh=False)
+            shown.update(1)
             if monitor.callback is not None:
                 monitor.callback(state.k, state.x, last)
-            if store and (state.k % store.every == 0 or not state.running):
+            if store and state.k % store.every == 0:
                 store.save({"origin": monitor.origin, **state.plain()})
     if store:
         store.save({"origin": monitor.origin, **state.plain()})
@@ -188,20 +191,3 @@ def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor:
 def select(chosen: list[bool], new: Tensor, old: Tensor) -> Tensor:
     """The new images where chosen, the old ones elsewhere; without a copy when all are."""
     return new if all(chosen) else torch.where(per_image(torch.tensor(chosen, device=new.device), new).bool(), new, old)
-
-
-@contextlib.contextmanager
-def bar(monitor: Monitor, k: int) -> Iterator[Callable[[tuple[float, ...]], None]]:
-    """A progress bar when wanted, nothing otherwise; what it gives takes the relative residuals after each update."""
-    if monitor.bar is None:
-        yield lambda relative: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=monitor.max_iter, initial=k, desc=monitor.bar, unit="it") as shown:
-
-        def show(relative: tuple[float, ...]) -> None:
-            shown.set_postfix_str(f"residual {max(relative):.2e}", refresh=False)
-            shown.update(1)
-
-        yield show

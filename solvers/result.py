@@ -128,16 +128,17 @@ class Result:
         """
         from matplotlib.figure import Figure
 
-        curves: list[tuple[str, list[tuple[Sequence[int], Sequence[float]]], bool]]
-        curves = [("relative residual", [(range(h.iterations), h.relative) for h in self.histories], True)]
-        curves.append(("data misfit", [(h.misfit_at, h.misfit) for h in self.histories], True))
-        if self.history.psnr:
-            curves.append(("PSNR (dB)", [(range(len(h.psnr)), h.psnr) for h in self.histories], False))
-        figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
-        for axis, (name, lines, logarithmic) in zip(figure.subplots(1, len(curves)), curves, strict=True):
+        panels: dict[str, list[tuple[Sequence[int], Sequence[float]]]] = {
+            "relative residual": [(range(h.iterations), h.relative) for h in self.histories],
+            "data misfit": [(h.misfit_at, h.misfit) for h in self.histories],
+            "PSNR (dB)": [(range(len(h.psnr)), h.psnr) for h in self.histories if h.psnr],
+        }
+        panels = {name: lines for name, lines in panels.items() if lines}
+        figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+        for axis, (name, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
             for at, values in lines:
                 axis.plot(list(at), values)
-            axis.set(xlabel="iteration", ylabel=name, yscale="log" if logarithmic else "linear")
+            axis.set(xlabel="iteration", ylabel=name, yscale="linear" if name == "PSNR (dB)" else "log")
             axis.grid(alpha=0.3)
         if path is not None:
             figure.savefig(path, dpi=120)

@@ -17,26 +17,33 @@ from torch import Tensor, nn
 from pnp_lip import GradientFlowDenoiser, certify, denoise_guided, firm, load_pretrained, save_denoiser
 from pnp_lip.benchmarks import ct, deblurring, denoising, networks, photographs
 from pnp_lip.benchmarks.baselines import BASELINES, total_generalised_variation, total_variation
-from pnp_lip.benchmarks.command import leave_out_slow, main
-from pnp_lip.benchmarks.comparison import Case, Scene, compare
-from pnp_lip.benchmarks.priors import STRENGTHS, Prior, collect, prior_of, with_admm, with_guide
-from pnp_lip.benchmarks.record import Record, read_record
-from pnp_lip.benchmarks.restoration import Limits, measure_denoising, measure_restoration
+from pnp_lip.benchmarks.command import BENCHMARKS, leave_out_slow
+from pnp_lip.benchmarks.comparison import Case, Comparison, Observation
+from pnp_lip.benchmarks.config import (
+    CtConfig,
+    DeblurringConfig,
+    DenoisingConfig,
+    Limits,
+    Photographs,
+    Scans,
+    configured,
+)
+from pnp_lip.benchmarks.photographs import load_images
+from pnp_lip.benchmarks.priors import STRENGTHS, THRESHOLD, Prior, Strength, collect, prior_of, with_admm, with_guide
+from pnp_lip.benchmarks.record import Destination, Record, Row, fingerprint, read_record
+from pnp_lip.benchmarks.restoration import measure_denoising, measure_restoration
 from pnp_lip.benchmarks.tuning import climb
+from pnp_lip.command_line.main import main
+from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.solvers import ADMM
 
-TINY = deblurring.Config(
-    noises=(0.05,), crop=16, limit=1, kernel_limit=1, side=16, limits=Limits(tol=1e-2, tuning_tol=1e-1)
+TINY = DeblurringConfig(
+    Photographs(crop=16, limit=1, side=16), kernel_limit=1, noises=(0.05,), limits=Limits(tol=1e-2, tuning_tol=1e-1)
 )
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def shrink(x: Tensor, sigma: float) -> Tensor:
@@ -76,22 +83,22 @@ def test_the_climb_walks_past_what_diverged() -> None:
 
 def test_strength_is_a_threshold_or_the_square_of_a_noise_level_or_a_relaxation() -> None:
     prior = prior_of("grey", load_pretrained("grey"), ours=True)
-    assert prior.certified and not prior.blind
+    assert prior.certified and prior.strength == Strength()
     for strength, factor in ((0.25, 0.5), (1.0, 1.0), (4.0, 2.0)):
         assert prior.at(strength, 0.1) == (prior.denoiser, pytest.approx(factor * 0.1))
-    assert Prior("TV", shrink, threshold=True).at(4.0, 0.1) == (shrink, 0.4)
+    assert Prior("TV", shrink, THRESHOLD).at(4.0, 0.1) == (shrink, 0.4)
     blind = prior_of("mean", lambda x, sigma: (x + x.mean()) / 2)
-    assert blind.blind and blind.at(4.0, 0.1) == (blind.denoiser, 0.1)
+    assert blind.strength.acts_as == "relaxation" and blind.at(4.0, 0.1) == (blind.denoiser, 0.1)
     weak, sigma = blind.at(0.25, 0.1)
     assert (weak.theta, sigma) == (0.25, 0.1)
-    firmed = dataclasses.replace(prior, theta_upper=0.5)
+    firmed = dataclasses.replace(prior, strength=Strength(theta_upper=0.5))
     half, sigma = firmed.at(1.0, 0.1)
     assert (half.theta, sigma) == (0.5, pytest.approx(0.1 * 2**0.5))
 
 
 def test_admm_gets_a_firm_denoiser_at_every_strength() -> None:
     prior = with_admm(prior_of("grey", load_pretrained("grey")))
-    assert prior.solver is ADMM and prior.theta_upper == firm(prior.denoiser).theta
+    assert prior.solver is ADMM and prior.strength.theta_upper == firm(prior.denoiser).theta
     for strength in (STRENGTHS[0], 0.5, STRENGTHS[-1]):
         assert certify(prior.at(strength, 0.01)[0]).firmly_nonexpansive
 
@@ -148,7 +155,7 @@ def test_users_denoisers_come_from_files_and_import_paths(tmp_path: Path) -> Non
     assert torch.equal(priors[0].denoiser(x, 0.1), network(x, 0.1)) and not priors[0].ours and not priors[0].certified
     assert priors[1].ours and priors[1].certified
     priors, skipped = collect([f"dncnn={tmp_path / 'rival.pt'}"], ["dncnn", "tv"])
-    assert [p.name for p in priors] == ["dncnn", "TV"] and not skipped  # not the published DnCNN
+    assert [p.name for p in priors] == ["dncnn", "TV"] and not skipped
     loaded = networks.load_by_import("deepinv.models:MedianFilter")
     assert isinstance(loaded, nn.Module) and not loaded.training
 
@@ -167,23 +174,11 @@ def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> N
             networks.load_rival(tmp_path / name)
     for entry, message in (("nameless", "NAME=FILE"), (f"a={tmp_path / 'missing.pt'}", "no such file"),
                            ("a=nowhere:nothing", "cannot be imported"), ("a=time:time", "return a denoiser"),
-                           ("a=math:tau", "is no factory")):  # fmt: skip
+                           ("a=math:tau", "not a factory")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             collect([entry])
     with pytest.raises(InputError, match="no prior is called unheard"):
         collect([], ["unheard"])
-
-
-def test_published_weights_come_from_the_folder_or_are_skipped(tmp_path: Path) -> None:
-    priors, skipped = collect([], ["DnCNN", "DRUNet"])
-    assert not priors and all("hub cannot be reached" in reason for reason in skipped.values())
-    network = deepinv.models.DnCNN(1, 1, pretrained=None)
-    torch.save(network.state_dict(), tmp_path / networks.PUBLISHED["DnCNN"][1])
-    found = networks.load_network("DnCNN", tmp_path)
-    x = torch.rand(1, 1, 8, 8)
-    assert torch.equal(found(x, 0.1), network(x, 0.1))
-    with pytest.raises(InputError, match="holds no"):
-        networks.load_network("GSDRUNet", tmp_path)
 
 
 def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,25 +186,27 @@ def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("pnp_lip.benchmarks.priors.load_pretrained", lambda name: colour)
     priors, skipped = collect([], ["grey"])
     assert not priors and "3 channels" in skipped["grey"]
-    priors, skipped = collect([], ["grey", "TV", "DnCNN"], channels=3)
-    assert [p.name for p in priors] == ["grey", "TV"] and "grey images only" in skipped["DnCNN"]
+    priors, skipped = collect([], ["grey", "TV"], channels=3)
+    assert [p.name for p in priors] == ["grey", "TV"] and not skipped
 
 
 def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> None:
-    config = denoising.Config(levels=(25,), crop=32, limit=1, side=32, colour=True)
-    blurs = deblurring.Config(noises=(0.03,), crop=40, limit=1, kernel_limit=1, side=40, colour=True)
-    for benchmark, asked in ((denoising, config), (deblurring, blurs)):
-        content = benchmark.run(asked, tmp_path / f"{benchmark.__name__}.json", [Prior("s", shrink, threshold=True)])
+    colour, prior = Photographs(crop=32, limit=1, side=32, colour=True), Prior("s", shrink, THRESHOLD)
+    larger = dataclasses.replace(colour, crop=40, side=40)
+    for content in (
+        denoising.run(DenoisingConfig(colour, levels=(25,)), Destination(tmp_path / "a.json"), [prior]),
+        deblurring.run(DeblurringConfig(larger, None, 1, (0.03,)), Destination(tmp_path / "b.json"), [prior]),
+    ):
         assert "error" not in content["rows"][0] and content["rows"][0]["image"] == "chelsea"
-    x = photographs.load_images(None, crop=32, limit=1, colour=True)[0].x
+    x = load_images(colour)[0].x
     assert x.shape == (1, 3, 32, 32) and not torch.equal(x[:, 0], x[:, 1])
     write_image(tmp_path / "grey.png", x[:, :1])
     with pytest.raises(InputError, match="grey, where colour is asked for"):
-        photographs.load_images(tmp_path, colour=True)
+        load_images(Photographs(tmp_path, colour=True))
     write_image(tmp_path / "grey.png", x)
     write_image(tmp_path / "validation.npy", photographs.validation_images(64, colour=True)[0].x)
     with pytest.raises(InputError, match="validation photograph"):
-        photographs.load_images(tmp_path, colour=True)
+        load_images(Photographs(tmp_path, colour=True))
 
 
 # Data
@@ -218,15 +215,15 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
 def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
     assert not set(photographs.VALIDATION) & set(photographs.PHOTOGRAPHS)
     held_out = {image.sha256 for image in photographs.validation_images(128)}
-    assert len(held_out) == 3 and not held_out & {image.sha256 for image in photographs.load_images(None, crop=128)}
+    assert len(held_out) == 3 and not held_out & {image.sha256 for image in load_images(Photographs(crop=128))}
     write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION[0], 128))
     with pytest.raises(InputError, match="validation photograph"):
-        photographs.load_images(tmp_path, crop=128)
+        load_images(Photographs(tmp_path, crop=128))
     with pytest.raises(InputError, match="validation photograph"):
-        photographs.load_images(tmp_path)
+        load_images(Photographs(tmp_path))
     write_image(tmp_path / "a.npy", photographs.validation_images(128)[2].x)
     with pytest.raises(InputError, match="validation photograph"):
-        photographs.load_images(tmp_path)
+        load_images(Photographs(tmp_path))
     held_out = {s.sha256 for s in ct.validation_slices(32)}
     assert len(held_out) == 2 and not held_out & {s.sha256 for s in ct.load_slices(None, None, 32)}
 
@@ -238,31 +235,31 @@ def test_strengths_are_chosen_without_looking_at_the_images_on_trial(tmp_path: P
     for name in ("camera", "moon"):
         folder = tmp_path / name
         write_image(folder / "one.npy", photographs.photograph(name, 16))
-        config = denoising.Config(images=folder, levels=(25,), side=32)
-        contents.append(denoising.run(config, tmp_path / f"{name}.json", [prior]))
+        config = DenoisingConfig(Photographs(folder, side=32), levels=(25,))
+        contents.append(denoising.run(config, Destination(tmp_path / f"{name}.json"), [prior]))
     assert contents[0]["tuning"] == contents[1]["tuning"] and contents[0]["rows"] != contents[1]["rows"]
     assert [on["image"] for on in contents[0]["tuning"][0]["on"]] == list(photographs.VALIDATION)
 
 
 def test_unusable_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no images"):
-        photographs.load_images(tmp_path)
+        load_images(Photographs(tmp_path))
     with pytest.raises(InputError, match="cannot crop"):
-        photographs.load_images(None, crop=1000)
+        load_images(Photographs(crop=1000))
     with pytest.raises(InputError, match="no kernels"):
         deblurring.load_psfs(tmp_path)
     np.savez(tmp_path / "x.npz", other=np.zeros(2))
     with pytest.raises(InputError, match="`hu`"):
         ct.load_slices(tmp_path / "x.npz", None, 32)
     with pytest.raises(InputError, match="`sinograms`"):
-        ct.measured_cases(tmp_path / "x.npz", ct.Config())
+        ct.run(CtConfig(tilts=tmp_path / "x.npz"), Destination(tmp_path / "ct.json"), [])
 
 
 def test_a_record_goes_on_where_exponentials_round_otherwise() -> None:
     for name, kernel in deblurring.load_psfs(None).items():
         other = torch.nextafter(kernel, torch.tensor(2.0, dtype=torch.float64))
-        assert deblurring.kernel_hash(other) == deblurring.kernel_hash(kernel), name
-        assert deblurring.kernel_hash(kernel * 1.001) != deblurring.kernel_hash(kernel)
+        assert deblurring.psf_hash(other) == deblurring.psf_hash(kernel), name
+        assert deblurring.psf_hash(kernel * 1.001) != deblurring.psf_hash(kernel)
 
 
 def test_kernels_of_a_folder_are_read_by_name(tmp_path: Path) -> None:
@@ -278,48 +275,60 @@ def test_kernels_of_a_folder_are_read_by_name(tmp_path: Path) -> None:
 
 def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    config = denoising.Config(levels=(5, 25), crop=16, limit=2, side=16)
+    config = DenoisingConfig(Photographs(crop=16, limit=2, side=16), levels=(5, 25))
 
     def interrupt(text: str) -> None:
         if text.startswith("[2/4"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        denoising.run(config, path, [Prior("shrink", shrink)], tell=interrupt)
+        denoising.run(config, Destination(path, tell=interrupt), [Prior("shrink", shrink)])
     before = read_record(path)
     assert len(before["rows"]) == 2 and path.read_text().endswith("}\n") and not list(tmp_path.glob(".*"))
     told: list[str] = []
-    content = denoising.run(config, path, [Prior("shrink", shrink)], tell=told.append)
+    content = denoising.run(config, Destination(path, tell=told.append), [Prior("shrink", shrink)])
     assert (
         content["rows"][:2] == before["rows"]
         and content["tuning"][:1] == before["tuning"]
         and len(content["rows"]) == 4
     )
     assert "2 of 4 results" in told[0]
-    whole = denoising.run(config, tmp_path / "other.json", [Prior("shrink", shrink)])
+    whole = denoising.run(config, Destination(tmp_path / "other.json"), [Prior("shrink", shrink)])
     drop = ("seconds", "cpu_seconds")
     strip = [[{k: v for k, v in row.items() if k not in drop} for row in c["rows"]] for c in (content, whole)]
     assert strip[0] == strip[1]
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A configuration; the folder ``images`` is no setting."""
+
+    n: int = 1
+    images: Path | None = None
+    limits: Limits = dataclasses.field(default_factory=Limits)
+
+
 def test_a_record_of_another_run_is_refused_unless_told_otherwise(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    Record.open(path, "b", {"n": 1}, {"x": "y"}).add("rows", {"prior": "p"}, {"psnr": float("inf")})
-    assert read_record(path)["rows"] == [{"prior": "p", "psnr": None}]
-    assert len(Record.open(path, "b", {"n": 1}, {"x": "y"}).content["rows"]) == 1
-    with pytest.raises(InputError, match="--fresh"):
-        Record.open(path, "b", {"n": 2}, {"x": "y"})
-    with pytest.raises(InputError, match="--fresh"):
-        Record.open(path, "b", {"n": 1}, {"x": "z"})
-    assert Record.open(path, "b", {"n": 2}, {"x": "y"}, fresh=True).content["rows"] == []
+    to, data = Destination(tmp_path / "r.json"), {"x": "y"}
+    Record.open(to, "b", Asked(), data).add("rows", {"prior": "p"}, {"psnr": float("inf")})
+    content = read_record(to.path)
+    assert content["rows"] == [{"prior": "p", "psnr": None}]
+    assert content["settings"] == {"n": 1, "limits": dataclasses.asdict(Limits())}
+    assert len(Record.open(to, "b", Asked(images=tmp_path), data).content["rows"]) == 1
+    for config, other in ((Asked(2), data), (Asked(limits=Limits(tol=1.0)), data), (Asked(), {"x": "z"})):
+        with pytest.raises(InputError, match="--fresh"):
+            Record.open(to, "b", config, other)
+    fresh = dataclasses.replace(to, fresh=True, skipped={"p": "why"})
+    content = Record.open(fresh, "b", Asked(2), data).content
+    assert content["rows"] == [] and content["skipped"] == {"p": "why"}
     for text, message in (("{}", "not a record"), ("no", "not a readable"), ("[]", "not a record")):
-        path.write_text(text)
+        to.path.write_text(text)
         with pytest.raises(InputError, match=message):
-            read_record(path)
+            read_record(to.path)
 
 
 def test_a_namesake_with_other_weights_starts_anew(tmp_path: Path) -> None:
-    record = Record.open(tmp_path / "r.json", "b", {}, {})
+    record = Record.open(Destination(tmp_path / "r.json"), "b", Asked(), {})
     for name in ("a", "b"):
         record.register(name, {"weights_sha256": "1"})
         record.add("rows", {"prior": name, "image": "x"}, {"psnr": 1.0})
@@ -327,12 +336,31 @@ def test_a_namesake_with_other_weights_starts_anew(tmp_path: Path) -> None:
     assert [row["prior"] for row in record.content["rows"]] == ["b"]
 
 
+def test_a_measurement_is_made_once_and_again_after_an_error(tmp_path: Path) -> None:
+    told: list[str] = []
+    record = Record.open(Destination(tmp_path / "r.json", tell=told.append), "b", Asked(), {})
+    calls = itertools.count()
+
+    def work() -> Row:
+        if next(calls) == 0:
+            raise RuntimeError("busy")
+        return {"value": 2.0}
+
+    for _ in range(3):
+        record.measure({"name": "a"}, work)
+    assert record.content["rows"] == [{"name": "a", "value": 2.0}] and next(calls) == 2
+    assert told == ["name a, error RuntimeError: busy", "name a, value 2"]
+
+
+def test_committed_records_can_be_continued() -> None:
+    for path in (Path(__file__).parents[1] / "benchmarks" / "records").glob("*.json"):
+        content = read_record(path)
+        assert content["fingerprint"] == fingerprint(content), path
+
+
 def test_a_record_says_what_made_it(tmp_path: Path) -> None:
-    content = denoising.run(
-        denoising.Config(levels=(25,), crop=16, limit=1, side=16),
-        tmp_path / "r.json",
-        [Prior("s", shrink, threshold=True)],
-    )
+    config = DenoisingConfig(Photographs(crop=16, limit=1, side=16), levels=(25,))
+    content = denoising.run(config, Destination(tmp_path / "r.json"), [Prior("s", shrink, THRESHOLD)])
     assert content["settings"]["seed"] == 0 and content["environments"][0]["threads"] == torch.get_num_threads()
     assert {"pnp-lip", "torch", "deepinv"} <= set(content["environments"][0]["versions"])
     assert len(content["data"]["images"]["camera"]) == 64
@@ -351,19 +379,19 @@ def test_one_failing_prior_never_loses_the_others_and_is_tried_again(tmp_path: P
 
     path, told = tmp_path / "r.json", []
     priors = [Prior("broken", broken), Prior("shrink", shrink)]
-    content = deblurring.run(TINY, path, priors, {"absent": "no weights"}, tell=told.append)
+    content = deblurring.run(TINY, Destination(path, skipped={"absent": "no weights"}, tell=told.append), priors)
     rows = {row["prior"]: row for row in content["rows"]}
     assert rows["broken"]["error"] == "RuntimeError: out of order" and rows["shrink"]["psnr"] > 10
     assert any("failed: RuntimeError" in line for line in told) and content["skipped"] == {"absent": "no weights"}
-    again = deblurring.run(TINY, path, [Prior("broken", shrink), priors[1]])
+    again = deblurring.run(TINY, Destination(path), [Prior("broken", shrink), priors[1]])
     assert [row.get("error") for row in again["rows"]] == [None, None]
 
 
-def scene() -> Scene:
+def scene() -> Observation:
     x = photographs.photograph("camera", 16)
     physics = Blur(gaussian_psf(1.0), (1, 16, 16))
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return Scene(x, y, physics, 0.01, shown=y)
+    return Observation(x, y, physics, 0.01, shown=y)
 
 
 def test_our_prior_runs_with_its_proof_and_an_expansive_one_is_stopped() -> None:
@@ -378,15 +406,19 @@ def test_our_prior_runs_with_its_proof_and_an_expansive_one_is_stopped() -> None
     assert bool(torch.isfinite(x_hat).all())
 
 
+def guided_by(prior: Prior, strength: float) -> Prior:
+    assert prior.guide is not None
+    return dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=strength))
+
+
 def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
-    d = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True).eval().requires_grad_(False)
+    d = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,))).eval().requires_grad_(False)
     project(d)
     plain = prior_of("own", d, ours=True)
     twice = with_guide(plain)
     assert twice.name == "own (guided)" and twice.describe()["before"] == "own" and "before" not in plain.describe()
     (x, first), (x_g, both) = (
-        measure_restoration(p, 0.5, scene(), False, Limits(tol=1e-3))
-        for p in (plain, dataclasses.replace(twice, first_strength=0.5))
+        measure_restoration(p, 0.5, scene(), False, Limits(tol=1e-3)) for p in (plain, guided_by(twice, 0.5))
     )
     other, _ = measure_restoration(twice, 0.5, scene(), False, Limits(tol=1e-3))  # another first solution
     assert not torch.equal(other, x_g)
@@ -395,28 +427,30 @@ def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
     noisy = dataclasses.replace(scene(), physics=None)
     expected = denoise_guided(d, noisy.y, 0.01)
     assert torch.equal(measure_denoising(twice, 1.0, noisy, False)[0], expected)
-    assert denoising.told(plain).certified and not denoising.told(twice).certified  # the data make its guide
+    assert (
+        denoising.at_true_level(plain).certified and not denoising.at_true_level(twice).certified
+    )  # the data make its guide
 
 
 def test_the_strength_of_the_first_solution_is_chosen_first(tmp_path: Path) -> None:
     seen = []
 
-    def measure(prior: Prior, strength: float, on: Scene, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
-        seen.append((prior.name, strength, prior.first_strength, tuning))
-        best = 0.25 if prior.before is None else 1.0
+    def measure(prior: Prior, strength: float, on: Observation, tuning: bool) -> tuple[Tensor, dict[str, Any]]:
+        seen.append((prior.name, strength, None if prior.guide is None else prior.guide.strength, tuning))
+        best = 0.25 if prior.guide is None else 1.0
         return on.y, {"psnr": -abs(strength - best), "cpu_seconds": 0.0}
 
     plain = Prior("own", shrink)
     case = Case({"image": "a"}, "g", scene)
-    record = Record.open(tmp_path / "r.json", "deblurring", {}, {})
-    compare(record, [case], {"g": [case]}, [with_guide(plain)], measure, lambda text: None)
+    record = Record.open(Destination(tmp_path / "r.json"), "deblurring", Asked(), {})
+    Comparison(record, {"g": [case]}, measure).run([case], [with_guide(plain)])
     assert seen[-1] == ("own (guided)", 1.0, 0.25, False)
     assert {first for name, _, first, _ in seen if name == "own (guided)"} == {0.25}
     assert [t["strength"] for t in record.content["tuning"]] == [0.25, 1.0]
 
 
 def test_guided_priors_take_part_where_guidance_was_learned(tmp_path: Path) -> None:
-    d = GradientFlowDenoiser(hidden_channels=4, dilations=(1,), guidance=True)
+    d = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)))
     project(d)
     save_denoiser(d, tmp_path / "own.safetensors")
     names = [p.name for p in collect([f"own={tmp_path / 'own.safetensors'}"], ["own", "Own (guided)"])[0]]
@@ -438,9 +472,13 @@ def test_an_uncertified_prior_has_half_the_time_while_its_strength_is_chosen(mon
 
 
 def test_a_case_keeps_its_noise_whatever_runs_beside_it(tmp_path: Path) -> None:
-    base = deblurring.Config(noises=(0.05,), crop=16, kernel_limit=1, side=16, limits=TINY.limits)
     one, two = (
-        deblurring.run(dataclasses.replace(base, limit=n), tmp_path / f"{n}.json", [Prior("s", shrink)]) for n in (1, 2)
+        deblurring.run(
+            dataclasses.replace(TINY, photographs=dataclasses.replace(TINY.photographs, limit=n)),
+            Destination(tmp_path / f"{n}.json"),
+            [Prior("s", shrink)],
+        )
+        for n in (1, 2)
     )
     assert one["rows"][0]["psnr"] == two["rows"][0]["psnr"]
 
@@ -451,11 +489,11 @@ def test_the_tomography_runs_on_simulated_and_measured_data(tmp_path: Path) -> N
     bins = np.exp(-(np.linspace(-2, 2, 24) ** 2))
     sinograms = 100 * (bins[None, None] + 0.01 * generator.standard_normal((1, 12, 24)))
     np.savez(tmp_path / "tilts.npz", sinograms=sinograms.astype(np.float32), tilts_deg=np.linspace(-66, 66, 12))
-    config = ct.Config(
-        phantom=tmp_path / "hu.npz", tilts=tmp_path / "tilts.npz", geometries=("parallel 12", "fan 16"), limit=1, side=24,
+    config = CtConfig(
+        tmp_path / "hu.npz", tmp_path / "tilts.npz", Scans(("parallel 12", "fan 16")), limit=1, side=24,
         limits=Limits(tol=1e-2, tuning_tol=1e-1),
     )  # fmt: skip
-    content = ct.run(config, tmp_path / "ct.json", [Prior("shrink", shrink)])
+    content = ct.run(config, Destination(tmp_path / "ct.json"), [Prior("shrink", shrink)])
     assert not [row for row in content["rows"] if "error" in row]
     assert len(content["rows"]) == 2 * (2 * 2 + 1)
     real = [row for row in content["rows"] if row["noise"] == "measured"]
@@ -474,11 +512,11 @@ def test_noise_of_the_data_is_estimated_and_simulated_as_stated() -> None:
 
 
 def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
-    record = Record.open(tmp_path / "r.json", "denoising", {}, {})
-    x = photographs.photograph("camera", 16)
-    case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Scene(x, x + 0.1, None, 0.1, shown=x))
     told: list[str] = []
-    compare(record, [case], {"g": case}, [Prior("s", shrink)], measure_denoising, told.append)
+    record = Record.open(Destination(tmp_path / "r.json", tell=told.append), "denoising", Asked(), {})
+    x = photographs.photograph("camera", 16)
+    case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Observation(x, x + 0.1, None, 0.1, shown=x))
+    Comparison(record, {"g": [case]}, measure_denoising).run([case], [Prior("s", shrink)])
     assert told[0].startswith("[1/1, 0 min left] a, 1.0, s:")
 
 
@@ -486,7 +524,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
 
 
 def run(*arguments: Any) -> int:
-    return main([str(a) for a in arguments])
+    return main(["bench", *(str(a) for a in arguments)])
 
 
 def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -498,7 +536,7 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
         "--priors",
         "median",
         "TV",
-        "DRUNet",
+        "colour",
         "--crop",
         "24",
         "--side",
@@ -506,15 +544,24 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
     ]
     assert run(*common) == 0
     out = capsys.readouterr().out
-    assert "SKIPPED DRUNet: no --weights folder" in out and "wrote" in out
+    assert "SKIPPED colour: it takes 3 channels" in out and "wrote" in out
     content = json.loads((tmp_path / "denoising.json").read_text())
-    assert {row["prior"] for row in content["rows"]} == {"median", "TV"} and "DRUNet" in content["skipped"]
+    assert {row["prior"] for row in content["rows"]} == {"median", "TV"} and "colour" in content["skipped"]
     assert run(*common) == 0
     assert "2 of 2 results are in" in capsys.readouterr().out
     assert run(*common, "--limit", "2") == 2
     assert "--fresh" in capsys.readouterr().err
     assert run(*common, "--limit", "2", "--label", "two") == 0
     assert (tmp_path / "denoising_two.md").is_file()
+
+
+def test_every_setting_can_be_replaced_where_it_stands() -> None:
+    deblurring = BENCHMARKS["deblurring"].config
+    changed = configured(deblurring, {"crop": 40, "tol": 1e-3, "kernel_limit": 2, "unknown": 1})
+    expected = DeblurringConfig(Photographs(crop=40), kernel_limit=2, limits=Limits(tol=1e-3))
+    assert changed == expected and deblurring == DeblurringConfig()
+    with pytest.raises(InputError, match="--uncertified-max-iter must be a positive integer"):
+        configured(deblurring, {"uncertified_max_iter": 0})
 
 
 def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_may() -> None:
@@ -528,7 +575,7 @@ def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_m
     ("arguments", "message"),
     [
         (["denoising", "--limit", "0"], "--limit must be a positive integer"),
-        (["denoising", "--priors", "DRUNet", "--quick"], "no prior can take part"),
+        (["denoising", "--priors", "colour", "--quick"], "no prior can take part"),
         (["denoising", "--denoiser", "x"], "NAME=FILE"),
         (["report", "nowhere.json"], "not a readable record"),
     ],
@@ -542,7 +589,7 @@ def test_wrong_usage_is_one_clear_line(
 
 
 def test_denoising_tells_networks_the_true_noise_level_and_tunes_thresholds() -> None:
-    grey = denoising.told(prior_of("grey", load_pretrained("tiny")))
-    assert grey.grid == (1.0,) and grey.at(1.0, 0.1)[1] == 0.1
-    for prior in (Prior("TV", shrink, threshold=True), Prior("mean", shrink, blind=True)):
-        assert denoising.told(prior) is prior
+    grey = denoising.at_true_level(prior_of("grey", load_pretrained("tiny")))
+    assert grey.strength.grid == (1.0,) and grey.at(1.0, 0.1)[1] == 0.1
+    for prior in (Prior("TV", shrink, THRESHOLD), Prior("mean", shrink, Strength("relaxation"))):
+        assert denoising.at_true_level(prior) is prior

@@ -13,21 +13,27 @@ import pytest
 import torch
 
 from pnp_lip.benchmarks import certificates, denoising
-from pnp_lip.benchmarks.command import main
-from pnp_lip.benchmarks.headline import BEGIN, END, headline, insert, read_all
+from pnp_lip.benchmarks.config import CertificatesConfig, DenoisingConfig, Photographs
 from pnp_lip.benchmarks.plots import residual_plot
 from pnp_lip.benchmarks.priors import Prior, prior_of
-from pnp_lip.benchmarks.record import FORMAT, read_record
-from pnp_lip.benchmarks.report import find_records, write_report
-from pnp_lip.benchmarks.summaries import bars, gain, margins, quality, summarise, upwards
-from pnp_lip.benchmarks.tables import Table, parse_markdown
+from pnp_lip.benchmarks.record import FORMAT, Destination, read_record
+from pnp_lip.benchmarks.report import GROUPS, find_records, headline, write_report
+from pnp_lip.benchmarks.summaries import bars, gain, margins, quality, tables, upwards
+from pnp_lip.benchmarks.tables import Table
+from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
 from pnp_lip.layers import project
+from pnp_lip.pages import insert_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
+BEGIN, END = "<!-- headline: begin -->", "<!-- headline: end -->"
+
+
+def read_all() -> dict[str, dict[str, Any]]:
+    return {name: read_record(RECORDS / f"{name}.json") for name in GROUPS}
 
 
 def about(certified: bool, ours: bool) -> dict[str, Any]:
@@ -55,7 +61,8 @@ def content() -> dict[str, Any]:
     }
     limits = {"tol": 1e-5, "uncertified_max_iter": 300, "uncertified_seconds": 20.0}
     return {
-        "format": FORMAT, "fingerprint": "", "benchmark": "deblurring", "settings": {"crop": None, "limits": limits},
+        "format": FORMAT, "fingerprint": "", "benchmark": "deblurring",
+        "settings": {"photographs": {"crop": None}, "limits": limits},
         "data": {"images": {"a": "", "b": ""}, "kernels": {"k": ""}, "validation": {"v": ""}, "source": "somewhere"},
         "environments": [], "priors": priors, "skipped": {"DRUNet": "no weights"}, "rows": rows,
         "tuning": [{"prior": "ours", "group": "noise 0.01", "strength": 2.0, "psnr": {}}],
@@ -95,7 +102,7 @@ def test_bars_are_met_or_missed_by_the_numbers() -> None:
 
 
 def test_the_summary_says_who_is_missing_failed_or_at_the_end_of_the_grid() -> None:
-    text = "\n".join(table.markdown() for table in summarise(content()))
+    text = "\n".join(table.markdown() for table in tables(content()))
     for part in (
         "| DRUNet | no weights |",
         "E: <script> (1 times)",
@@ -110,10 +117,8 @@ def test_bounds_are_never_rounded_down() -> None:
         assert float(upwards(bound)) >= bound
 
 
-def test_tables_survive_the_way_to_markdown_and_back() -> None:
-    table = Table("t", ("a", "b"), (("1 | 2", "x"),), "note")
-    parsed = parse_markdown(table.markdown())
-    assert parsed[-1].header == table.header and parsed[-1].rows == (("1 ¦ 2", "x"),)
+def test_a_bar_in_a_cell_does_not_split_it() -> None:
+    assert "| 1 ¦ 2 | x |" in Table("t", ("a", "b"), (("1 | 2", "x"),), "note").markdown()
 
 
 def test_the_plot_shows_what_a_logarithm_can_show() -> None:
@@ -177,10 +182,13 @@ def test_unreadable_records_are_refused(tmp_path: Path) -> None:
         write_report([tmp_path / "x.json"], tmp_path)
 
 
-def test_committed_records_of_every_benchmark_make_a_report(tmp_path: Path) -> None:
+def test_committed_records_of_every_benchmark_make_the_committed_tables(tmp_path: Path) -> None:
     paths = find_records([RECORDS])
     assert {"operators", "convergence", "denoising", "deblurring", "ct"} <= {p.stem for p in paths}
-    assert len(write_report(paths, tmp_path)) == len(paths) + 1
+    written = write_report(paths, tmp_path)
+    assert len(written) == len(paths) + 1
+    for made in written[:-1]:
+        assert made.read_text(encoding="utf-8") == (RECORDS / made.name).read_text(encoding="utf-8"), made.name
 
 
 # The README
@@ -189,11 +197,11 @@ def test_committed_records_of_every_benchmark_make_a_report(tmp_path: Path) -> N
 def test_the_readme_shows_what_the_records_say() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = text.split(BEGIN)[1].split(END)[0]
-    assert shown.strip() == headline(read_all(RECORDS)).strip()
+    assert shown.strip() == headline(read_all()).strip()
 
 
 def test_the_headline_changes_with_the_records() -> None:
-    records = read_all(RECORDS)
+    records = read_all()
     before = headline(records)
     for changed in copy.deepcopy(records["deblurring"])["rows"]:
         if "psnr" in changed:
@@ -210,14 +218,18 @@ def test_the_headline_changes_with_the_records() -> None:
 def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n")
-    insert(page, "new\n")
-    assert page.read_text() == f"a\n{BEGIN}\n\nnew\n\n{END}\nb\n"
+    insert_table(page, "headline", "new\n")
+    assert page.read_text() == f"a\n{BEGIN}\nnew\n{END}\nb\n"
+    for text in ("no markers", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
+        page.write_text(text)
+        with pytest.raises(InputError, match="markers"):
+            insert_table(page, "headline", "new")
+    command = ["bench", "report", str(RECORDS), "--out", str(tmp_path / "out"), "--page", str(page)]
     page.write_text("no markers")
-    with pytest.raises(InputError, match="markers"):
-        insert(page, "new")
-    page.write_text(f"{BEGIN}{END}")
-    assert main(["report", str(RECORDS), "--out", str(tmp_path / "out"), "--readme", str(page)]) == 0
-    assert headline(read_all(RECORDS)).strip() in page.read_text()
+    assert main(command) == 2
+    page.write_text(f"{BEGIN}{END}<!-- operators: begin --><!-- operators: end -->")
+    assert main(command) == 0
+    assert headline(read_all()).strip() in page.read_text() and "| forward ms of deepinv |" in page.read_text()
 
 
 # Certificates
@@ -228,34 +240,39 @@ def test_bounds_stand_beside_attacks(tmp_path: Path) -> None:
     small = GradientFlowDenoiser(channels=2, hidden_channels=2, dilations=(1,)).eval().requires_grad_(False)
     with torch.no_grad():
         small.layers[0].weight.mul_(0.05)
-    config = certificates.Config(levels=(25,), steps=2, side=12, layers=1, channels=2)
-    content = certificates.run(config, tmp_path / "c.json", [prior_of("small", small, ours=True), Prior("no net", abs)])
+    config, to = (
+        CertificatesConfig(levels=(25,), steps=2, side=12, layers=1, channels=2),
+        Destination(tmp_path / "c.json"),
+    )
+    content = certificates.run(config, to, [prior_of("small", small, ours=True), Prior("no net", max)])
     found = {r["prior"]: r for r in content["rows"] if "found_lower" in r}
     assert set(found) == {"small", "DnCNN, untrained"} and not found["small"]["refuted"]
     assert found["small"]["found_lower"] <= found["small"]["lipschitz_upper"] == 1.0
     assert 0 < found["DnCNN, untrained"]["found_lower"] <= found["DnCNN, untrained"]["lipschitz_upper"]
     times = [r for r in content["rows"] if r.get("timing")]
     assert len(times) == 3 and all(r["cpu_seconds"] > 0 for r in times)
-    tables = certificates.summarise(read_record(tmp_path / "c.json"))
-    assert len(tables[0].rows) == 2 and len(tables[1].rows) == 3
-    again = certificates.run(config, tmp_path / "c.json", [prior_of("small", small, ours=True)])
+    made = certificates.tables(read_record(to.path))
+    assert len(made[0].rows) == 2 and len(made[1].rows) == 3
+    again = certificates.run(config, to, [prior_of("small", small, ours=True)])
     assert again["rows"] == content["rows"]
 
 
 def test_colour_networks_are_attacked_on_colour_crops(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = project(GradientFlowDenoiser(in_channels=3, channels=3, hidden_channels=2, dilations=(1,))).eval()
-    config = certificates.Config(levels=(25,), steps=2, side=12, colour=True, layers=1, channels=2)
-    content = certificates.run(config, tmp_path / "c.json", [prior_of("small", small, ours=True, channels=3)])
+    config = CertificatesConfig(levels=(25,), steps=2, side=12, colour=True, layers=1, channels=2)
+    content = certificates.run(
+        config, Destination(tmp_path / "c.json"), [prior_of("small", small, ours=True, channels=3)]
+    )
     assert not any("error" in row for row in content["rows"])
     found = {r["prior"]: r["found_lower"] for r in content["rows"] if "found_lower" in r}
     assert set(found) == {"small", "DnCNN, untrained"} and 0 < found["small"] <= 1
 
 
 def test_quick_denoising_makes_a_table(tmp_path: Path) -> None:
-    config = denoising.Config(levels=(25,), crop=16, limit=1, side=16)
-    made = denoising.run(config, tmp_path / "denoising.json", [Prior("identity", lambda x, s: x)])
-    titles = [table.title for table in summarise(made)]
+    config = DenoisingConfig(Photographs(crop=16, limit=1, side=16), levels=(25,))
+    made = denoising.run(config, Destination(tmp_path / "denoising.json"), [Prior("identity", lambda x, s: x)])
+    titles = [table.title for table in tables(made)]
     assert titles == [
         "Quality: mean PSNR (dB) / SSIM",
         "Size, bound and cost",

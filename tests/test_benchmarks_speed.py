@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.benchmarks import speed
-from pnp_lip.benchmarks.command import main
+from pnp_lip.benchmarks.config import SpeedConfig
 from pnp_lip.benchmarks.priors import Prior
-from pnp_lip.benchmarks.record import read_record
+from pnp_lip.benchmarks.record import Destination, read_record
 from pnp_lip.benchmarks.report import write_report
+from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
 
-QUICK = speed.Config(side=16, repeats=2)
+QUICK = SpeedConfig(side=16, repeats=2)
 
 
 class Untimely(nn.Module):
@@ -40,7 +41,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("speed") / "speed.json"
     before = torch.get_rng_state()
     priors = [Prior("small", small, ours=True), Prior("untimely", Untimely()), Prior("no network", abs)]
-    speed.run(QUICK, out, priors, {"BM3D": "not installed", "DRUNet": "no weights"})
+    speed.run(QUICK, Destination(out, skipped={"BM3D": "not installed"}), priors)
     assert torch.equal(torch.get_rng_state(), before)
     return out
 
@@ -53,7 +54,7 @@ def test_every_network_is_timed_in_every_way(path: Path) -> None:
         for name in ("small", "untimely", "DRUNet", "DnCNN")
         for way in ("plain", "channels-last", "bfloat16")
     }
-    assert content["skipped"] == {"BM3D": "not installed"}  # DRUNet is timed with random weights
+    assert content["skipped"] == {"BM3D": "not installed"}
     assert "no such precision" in rows["untimely", "bfloat16"]["error"]
     for (name, way), row in rows.items():
         if "error" not in row:
@@ -69,11 +70,12 @@ def test_a_complete_record_is_left_as_it_is(path: Path) -> None:
     before = read_record(path)
     calls: list[str] = []
     priors = [Prior("small", GradientFlowDenoiser(), ours=True)]
-    again = speed.run(QUICK, path.with_name("copy.json"), [], tell=calls.append)
+    to = Destination(path.with_name("copy.json"), tell=calls.append)
+    again = speed.run(QUICK, to, [])
     assert len(calls) == 6 and len(again["rows"]) == 6
-    assert speed.run(QUICK, path.with_name("copy.json"), [], tell=calls.append)["rows"] == again["rows"]
+    assert speed.run(QUICK, to, [])["rows"] == again["rows"]
     assert len(calls) == 6
-    more = speed.run(QUICK, path.with_name("copy.json"), priors, tell=calls.append)  # ratios need one run of all
+    more = speed.run(QUICK, to, priors)  # ratios need one run of all
     assert len(calls) == 15 and len(more["rows"]) == 9
     assert read_record(path) == before
 
@@ -84,7 +86,7 @@ def test_the_bar_is_met_or_missed_by_the_numbers(path: Path) -> None:
         for row in content["rows"]:
             if row["prior"] == "small":
                 row["times_faster"] = {"plain": 3.0, "channels-last": ratio, "bfloat16": 99.0}[row["way"]]
-        titles = {table.title: table for table in speed.summarise(content)}
+        titles = {table.title: table for table in speed.tables(content)}
         assert titles["Bars"].rows == (("small faster than DRUNet", "≥ 15 times", f"{ratio:.1f} times", verdict),)
         assert len(titles["Time of one pass"].rows) == 11 and len(titles["No result"].rows) == 1
     written = write_report([path], path.parent / "report")
@@ -92,10 +94,22 @@ def test_the_bar_is_met_or_missed_by_the_numbers(path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["speed", "--quick", "--side", "16", "--repeats", "1", "--priors", "grey", "--out", str(tmp_path)]
+    command = [
+        "bench",
+        "speed",
+        "--quick",
+        "--side",
+        "16",
+        "--repeats",
+        "1",
+        "--priors",
+        "grey",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(command) == 0
     content = json.loads((tmp_path / "speed.json").read_text())
     assert {r["prior"] for r in content["rows"]} == {"grey", "DRUNet", "DnCNN"}
     assert content["priors"]["grey"]["certified"] and (tmp_path / "report.html").is_file()
-    assert main(["speed", "--repeats", "0", "--out", str(tmp_path)]) == 2
+    assert main(["bench", "speed", "--repeats", "0", "--out", str(tmp_path)]) == 2
     assert "--repeats must be a positive integer" in capsys.readouterr().err

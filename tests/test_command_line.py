@@ -34,7 +34,7 @@ def blurred(tmp_path: Path) -> Path:
 
 def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = blurred.parent / "out.png"
-    arguments = ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01", "-o", str(out), "--quiet"]
+    arguments = ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01", "-o", str(out), "--quiet"]
     np.save(blurred.parent / "k.npy", gaussian_psf(1.5, size=7).numpy())
     arguments[3] = str(blurred.parent / "k.npy")
     assert main([*arguments, "--tol", "1e-3"]) == 0
@@ -56,11 +56,11 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"image": "text.png"}, "could not be read"),
         ({"image": "nan.npy"}, "NaN"),
         ({"image": "cube.npy"}, "shape"),
-        ({"--kernel": "missing.npy"}, "no such kernel"),
-        ({"--kernel": "zero.npy"}, "kernel"),
-        ({"--kernel": "box:99"}, "larger than the image"),
-        ({"--kernel": "gaussian"}, "gaussian:SIGMA"),
-        ({"--kernel": "gaussian:-1"}, "positive"),
+        ({"--psf": "missing.npy"}, "no such PSF"),
+        ({"--psf": "zero.npy"}, "the PSF's sum is 0"),
+        ({"--psf": "box:99"}, "larger than the image"),
+        ({"--psf": "gaussian"}, "gaussian:SIGMA"),
+        ({"--psf": "gaussian:-1"}, "positive"),
         ({"--noise": "-0.1"}, "not negative"),
         ({"--noise": "nan"}, "finite"),
         ({"--noise": "2.55"}, "divide by 255"),
@@ -70,6 +70,8 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"--max-iter": "0"}, "max_iter"),
         ({"--padding": "mirror"}, "padding"),
         ({"--denoiser": "purple"}, "purple"),
+        ({"--denoiser": "annealer"}, "annealer has no certificate"),
+        ({"--denoiser": "colour", "image": "grey.npy"}, "takes 3 channels; the image has 1"),
         ({"--denoiser": "missing.safetensors"}, "no such file"),
         ({"-o": "out.xyz"}, "suffix"),
     ],
@@ -85,13 +87,27 @@ def test_bad_input_gives_one_clear_line(
     Path("text.png").write_text("no picture")
     np.save("nan.npy", np.full((30, 30), np.nan))
     np.save("cube.npy", np.zeros((30, 30, 30)))
+    np.save("grey.npy", np.zeros((30, 30)))
     np.save("zero.npy", np.zeros((5, 5)))
-    options = {"--kernel": "gaussian:1.5", "--noise": "0.01", "-o": "out.png", **change}
+    options = {"--psf": "gaussian:1.5", "--noise": "0.01", "-o": "out.png", **change}
     image = options.pop("image", "y.png")
     assert main(["deblur", image, "--quiet", *(part for pair in options.items() for part in pair)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("pnp-lip: ") and message in error and "Traceback" not in error
     assert not Path("out.png").exists()
+
+
+def test_the_old_name_of_the_blur_works_and_says_the_new_one(blurred: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = []
+    for option in ("--psf", "--kernel"):
+        written.append(blurred.parent / f"{option}.png")
+        arguments = ["deblur", str(blurred), option, "gaussian:1.5", "--noise", "0.01", "-o", str(written[-1])]
+        assert main([*arguments, "--quiet", "--tol", "1e-2", "--rounds", "0", "--denoiser", "tiny"]) == 0
+        assert ("--kernel is now --psf" in capsys.readouterr().err) == (option == "--kernel")
+    assert torch.equal(*map(read_image, written))
+    with pytest.raises(SystemExit, match="2"):
+        main(["deblur", str(blurred), "-o", "out.png"])
+    assert "--psf" in capsys.readouterr().err
 
 
 def test_denoise(tmp_path: Path) -> None:
@@ -111,7 +127,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(
     blurred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    deblur = ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01"]
+    deblur = ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01"]
     assert main([*deblur, "-o", str(tmp_path / "file" / "x.png")]) == 2
     assert "nothing can be written in" in capsys.readouterr().err
     assert main([*deblur, "-o", str(blurred)]) == 2
@@ -133,7 +149,7 @@ def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.Captu
     save_denoiser(small, folder / "plain.safetensors")
     save_denoiser(add_guidance(small), folder / "guided.safetensors")
     for command in (
-        ["deblur", str(blurred), "--kernel", "gaussian:1.5", "--noise", "0.01", "--tol", "1e-3", "--quiet"],
+        ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01", "--tol", "1e-3", "--quiet"],
         ["denoise", str(blurred), "--noise", "0.05"],
     ):
         written = {}
@@ -154,7 +170,8 @@ def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.Captu
 
 def test_certify_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["certify", "grey", "--json", str(tmp_path / "c.json")]) == 0
-    assert "averaged" in capsys.readouterr().out and (tmp_path / "c.json").is_file()
+    said = capsys.readouterr().out
+    assert "averaged" in said and "licensed solvers: ForwardBackward" in said and (tmp_path / "c.json").is_file()
     path = tmp_path / "w.safetensors"
     save_denoiser(load_pretrained("grey"), path)
     assert main(["certify", str(path)]) == 0

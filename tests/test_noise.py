@@ -88,7 +88,7 @@ def test_commands_estimate_what_is_not_stated(tmp_path: Path, capsys: pytest.Cap
     write_image(tmp_path / "blurred.png", noisy(blurred, 0.02))
     arguments = {
         "denoise": ("noisy", "0.05", []),
-        "deblur": ("blurred", "0.02", ["--kernel", "motion:5:35", "--tol", "1e-3", "--rounds", "0", "--quiet"]),
+        "deblur": ("blurred", "0.02", ["--psf", "motion:5:35", "--tol", "1e-3", "--rounds", "0", "--quiet"]),
     }
     for command, (image, stated, options) in arguments.items():
         files = []

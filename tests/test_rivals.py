@@ -7,6 +7,7 @@ from torch import nn
 
 from pnp_lip.benchmarks.networks import load_rival, save_rival
 from pnp_lip.benchmarks.rivals import CONFIG, firmness_penalty, rival
+from pnp_lip.command_line.main import main
 from pnp_lip.training import PatchSettings, TrainingSettings, train
 
 
@@ -41,3 +42,8 @@ def test_a_rival_trains_by_our_pipeline_and_is_read_back(tmp_path):
     with torch.no_grad():
         assert torch.equal(load_rival(tmp_path / "rival.pt")(x, 0.1), network(x, 0.1))
     assert not torch.equal(network.in_conv.weight, rival().in_conv.weight)
+
+
+def test_the_command_needs_photographs(tmp_path, capsys):
+    assert main(["bench", "rival", "--out", str(tmp_path)]) == 2
+    assert "--images" in capsys.readouterr().err

@@ -3,58 +3,75 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from pnp_lip.benchmarks import convergence
-from pnp_lip.benchmarks.convergence import Cell, Config, measured, overhead, render
+from pnp_lip.benchmarks.config import ConvergenceConfig
+from pnp_lip.benchmarks.record import Destination, Row
+from pnp_lip.solvers import Anderson, KrasnoselskiiMann
 
 
 @pytest.mark.slow
-def test_overhead_is_below_three_percent():
+@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Anderson()])  # its least-squares problem included
+def test_overhead_is_below_three_percent(scheme: KrasnoselskiiMann | Anderson) -> None:
     torch.set_num_threads(1)
-    shares = overhead(Config(), iterations=25)
-    assert set(shares) == {"KrasnoselskiiMann", "Anderson"}
-    assert shares["KrasnoselskiiMann"] < 0.03, shares
-    assert shares["Anderson"] < 0.03, shares  # its least-squares problem included
+    assert convergence.overhead(ConvergenceConfig(), scheme, iterations=25)["share"] < 0.03
 
 
-def test_the_tables_are_made_from_the_record():
-    def cell(solver, scheme, iterations, denoiser="certified", outcome="settled"):
-        cell = Cell("blur", solver, denoiser, scheme, "converged", outcome, iterations, 9e-6, 25.0, 1.5, True)
-        return {**cell.__dict__}
+def settled(solver: str, scheme: str, iterations: int, denoiser: str = "certified", outcome: str = "settled") -> Row:
+    return {"operator": "blur", "solver": solver, "denoiser": denoiser, "scheme": scheme, "status": "converged",
+            "outcome": outcome, "iterations": iterations, "relative_residual": 9e-6, "psnr": 25.0, "cpu_seconds": 1.5,
+            "proved": True}  # fmt: skip
 
-    cells = [
-        cell("RED", "KrasnoselskiiMann", 120),
-        cell("RED", "Anderson", 30),
-        cell("RED", "KrasnoselskiiMann", 9, "DnCNN", "diverged"),
+
+def test_the_tables_are_made_from_the_record() -> None:
+    rows = [
+        {"overhead": "KrasnoselskiiMann", "share": 0.012},
+        settled("RED", "KrasnoselskiiMann", 120),
+        settled("RED", "Anderson", 30),
+        settled("RED", "KrasnoselskiiMann", 9, "DnCNN", "diverged"),
+        {**settled("RED", "Anderson", 9, "DnCNN"), "error": "lost"},
     ]
-    text = render({"config": {}, "versions": "now", "overhead": {"KrasnoselskiiMann": 0.012}, "cells": cells})
+    versions = {"pnp-lip": "1", "torch": "2", "deepinv": "3"}
+    here = {"versions": versions, "system": "somewhere", "threads": 1}
+    tables = convergence.tables({"settings": {"size": 8}, "environments": [here], "rows": rows})
+    text = "\n".join(table.markdown() for table in tables)
     assert (
         "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
     )
     assert "median 4.0, least 4.0" in text and "KrasnoselskiiMann 1.2%" in text
+    assert 'Settings: {"size": 8}, pnp-lip 1, torch 2, deepinv 3, somewhere, 1 thread(s).' in text
 
 
-def test_an_interrupted_record_goes_on_where_it_was(tmp_path, monkeypatch):
-    calls = []
+def test_an_interrupted_record_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
 
-    def measure(solver, y, physics, x, operator, denoiser):
+    def solved(solver: object, *data: object) -> Row:
         calls.append(type(solver).__name__)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        settled = ("converged", "settled", 9, 1e-6, 25.0, 1.5, True)
-        return Cell(operator, calls[-1], denoiser, type(solver.scheme).__name__, *settled)
+        return {"status": "converged", "outcome": "settled", "iterations": 9}
 
-    monkeypatch.setattr(convergence, "measure", measure)
-    monkeypatch.setattr(convergence, "overhead", lambda config: {"KrasnoselskiiMann": 0.01})
-    config, path = Config(size=16, training_steps=0), tmp_path / "record.json"
+    monkeypatch.setattr(convergence, "solved", solved)
+    monkeypatch.setattr(convergence, "overhead", lambda config, scheme: {"share": 0.01})
+    config, to = ConvergenceConfig(size=16, training_steps=0), Destination(tmp_path / "record.json")
     with pytest.raises(KeyboardInterrupt):
-        measured(config, path)
-    assert len(json.loads(path.read_text())["cells"]) == 4
-    record = measured(config, path)
-    assert record["complete"] and len(record["cells"]) == 5 * 8 * 3 == len(calls) - 1
-    assert json.loads(path.read_text()) == record
-    measured(config, path)  # a complete record is measured anew
-    assert len(calls) - 1 == 2 * len(record["cells"])
+        convergence.run(config, to)
+    assert len(json.loads(to.path.read_text())["rows"]) == 2 + 4
+    content = convergence.run(config, to)
+    assert len(content["rows"]) == 2 + 5 * 8 * 3 and len(calls) - 1 == 5 * 8 * 3
+    assert json.loads(to.path.read_text()) == content
+    assert convergence.run(config, to) == content  # a complete record is left as it is
+    assert len(calls) - 1 == 5 * 8 * 3
+
+
+def test_solvers_run_with_and_without_a_certificate(tmp_path: Path) -> None:
+    config = ConvergenceConfig(size=16, tol=1e-2, max_iter=60, uncertified_max_iter=3, training_steps=1)
+    x = convergence.test_image(16)
+    for name, physics in list(convergence.forward_models(16))[:1]:
+        for label, solver in list(convergence.solvers(config))[:4]:
+            row = convergence.solved(solver, physics.A(x), physics, x, config, label == "certified")
+            assert row["proved"] == (label == "certified") and row["iterations"] > 0, (name, label)

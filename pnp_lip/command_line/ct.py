@@ -6,83 +6,72 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from pnp_lip.command_line.common import (
-    Commands,
-    add_denoiser_option,
-    add_rounds_option,
-    check_noise,
-    get_denoiser,
-    get_rounds,
-    say,
-)
+from pnp_lip.command_line import common
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pnp_lip.operators import CertifiedPhysics, FanBeamTomography, ParallelBeamTomography, Sinogram
-    from pnp_lip.solvers import Choice
+    from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography, Sinogram
+    from pnp_lip.protocols import PhysicsLike
+    from pnp_lip.solvers import Choice, Result, Solver
+
 
 __all__ = ["add_command", "parse_angles", "read_sinogram"]
 
-SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # the prior's strengths that are tried, in each solution
+Projector: TypeAlias = "ParallelBeamTomography | FanBeamTomography"
+
+SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # noise levels on [0, 1] that the prior tries, in each solution
 BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
-MISSED = 1.5  # times the misfit that was aimed at: no strength of the prior reaches it
-LARGE_MISFIT = 0.1  # with a strength of the user's own
+MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
+LARGE_MISFIT = 0.1  # relative misfit that is expected at most when the user states sigma
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
+SINOGRAM = (
+    'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data from the package)'
+)
 
 
-def add_command(commands: Commands) -> None:
+def add_command(commands: common.Commands) -> None:
     """Add the sub-command."""
     command = commands.add_parser("ct", help="reconstruct a tomographic slice from its sinogram")
-    command.add_argument(
-        "sinogram",
-        nargs="?",
-        help='npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: a measured one that ships)',
-    )
+    command.add_argument("sinogram", nargs="?", help=SINOGRAM)
     command.add_argument("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
     command.add_argument("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
     command.add_argument("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
-    command.add_argument("--size", type=int, help="side of the image in pixels (default: the number of detectors)")
+    command.add_argument(
+        "--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)"
+    )
     command.add_argument("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     command.add_argument("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
     command.add_argument("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")
     command.add_argument(
-        "--sigma",
-        type=float,
-        help="the prior's noise level on [0, 1] (default: found from --misfit, for each solution anew)",
+        "--sigma", type=float, help="noise level that the prior assumes (default: found from --misfit)"
     )
-    add_rounds_option(command)
-    command.add_argument("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
-    command.add_argument("--max-iter", type=int, default=500)
-    command.add_argument("--quiet", action="store_true", help="say less")
-    add_denoiser_option(command)
+    common.add_solver_options(command, max_iter=500)
+    common.add_prior_options(command)
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, reconstruct in three ways, write images, picture and record."""
     if not 0 < options.misfit < 1:
-        raise InputError(f"--misfit is a part of the data's norm, in (0, 1); got {options.misfit}.")
-    if options.sigma is not None:
-        check_noise(options.sigma, "--sigma")
+        raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
+    values = SIGMAS if options.sigma is None else (common.check_noise(options.sigma, "--sigma"),)
     import torch
 
-    from pnp_lip.denoisers import guided
-    from pnp_lip.solvers import Anderson, ForwardBackward, choose_by_discrepancy
+    from pnp_lip.solvers import Anderson, ForwardBackward, choose_by_discrepancy, refine
 
     sinogram = read_sinogram(options.sinogram, options.angles)
     physics = projector(sinogram, options)
-    denoiser = get_denoiser(options.denoiser)
-    rounds = get_rounds(options.rounds, denoiser)
-    out = make_folder(options.out)
+    denoiser, rounds = common.get_prior(options)
+    out = common.make_folder(options.out)
     fbp = physics.fbp(sinogram.y, filter="hann")
     scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT
     if not (scale > 0 and float(sinogram.y.mean()) > 0):
@@ -90,26 +79,28 @@ def run(options: argparse.Namespace) -> int:
     y = sinogram.y / scale
     gamma = TIKHONOV / physics.norm_upper**2
     tikhonov = physics.solve_prox(torch.zeros_like(fbp), y, gamma, tol=1e-3 * math.sqrt(fbp.numel())).x
-    solver = ForwardBackward(denoiser, box=(0, 1), tol=options.tol, max_iter=options.max_iter, scheme=Anderson())
     if not options.quiet:
-        say(f"{physics.norm_bound()}")
+        common.say(f"{physics.norm_bound()}")
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
-    values = SIGMAS if options.sigma is None else (options.sigma,)
-    choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
-    for _ in range(rounds):
-        guide = choice.result.x
-        solver = dataclasses.replace(solver, denoiser=guided(denoiser, guide))
-        choice = choose_by_discrepancy(solver, y, physics, noise=noise, values=values)
-    images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": choice.result.x}
-    record = write(out, sinogram, physics, images, scale, choice)
-    say(str(choice.result))
-    misfits = ", ".join(f"{name} {value:.1%}" for name, value in record["misfit"].items())
-    say(f"wrote {out / 'ct.png'}: sigma {choice.best['sigma']:g}, relative data misfit {misfits}")
+    choices: list[Choice] = []
+
+    def search(solver: Solver, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
+        """The smoothest solution that fits the data; the search begins without a prior's help, hence without ``x0``."""
+        choices.append(choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter))
+        return choices[-1].result
+
+    solver = ForwardBackward(denoiser, box=(0, 1), scheme=Anderson(), tol=options.tol)
+    results = refine(solver, y, physics, rounds, solve=search)
+    images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
+    misfit = write(out, sinogram, physics, images, scale, results, choices[-1])
+    common.say_results(results)
+    found = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
+    common.say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
     goal = options.misfit if options.sigma is None else LARGE_MISFIT
-    if record["misfit"]["pnp-lip"] > MISSED * goal:
-        say(
-            f"WARNING: these data are fitted to {record['misfit']['pnp-lip']:.1%} only, where {goal:.1%} was to be expected: "
-            "check the angles (degrees), the size, the detector and that the data are −log(I/I₀), or state a larger --misfit."
+    if misfit["pnp-lip"] > MISSED * goal:
+        common.say(
+            f"WARNING: the result misses the data by {misfit['pnp-lip']:.1%}, where at most {goal:.1%} was expected; "
+            "check the angles (degrees), the size, the detector and that the data are −log(I/I₀), or raise --misfit."
         )
     return 0
 
@@ -124,34 +115,38 @@ def read_sinogram(path: str | None, angles: str | None) -> Sinogram:
         if angles is not None:
             raise InputError("--angles belongs to a sinogram of your own; name its file.")
         return demo_sinogram()
-    data, stored = load_arrays(Path(path))
-    degrees = stored if angles is None else parse_angles(angles)
+    arrays = load_arrays(path, "sinogram")
+    data = arrays["sinogram"]
+    degrees = arrays.get("angles") if angles is None else parse_angles(angles)
     if degrees is None:
         raise InputError(f"{path} holds no angles; pass --angles, {ANGLES}.")
     if data.ndim != 2 or data.dtype.kind not in "fiu" or 0 in data.shape:
-        raise InputError(
-            f"{path}: expected real numbers of shape (detectors, views); got {data.shape} of {data.dtype}."
-        )
+        raise InputError(f"{path}: expected real numbers (detectors, views); got {data.shape} of {data.dtype}.")
+    if degrees.ndim != 1 or degrees.dtype.kind not in "fiu" or not np.isfinite(degrees).all():
+        raise InputError(f"the angles must be a list of finite numbers; got {degrees.shape} of {degrees.dtype}.")
     if not np.isfinite(data).all():
         raise InputError(f"{path}: the sinogram holds NaN or infinite values; repair them first.")
     if data.shape[1] != len(degrees):
         turned = " Its first axis has as many: transpose it." if data.shape[0] == len(degrees) else ""
         raise InputError(f"{path}: {data.shape[1]} views, but {len(degrees)} angles.{turned}")
-    return Sinogram(torch.from_numpy(data.astype(np.float32))[None, None], torch.from_numpy(degrees), Path(path).name)
+    y = torch.from_numpy(data.astype(np.float32))[None, None]
+    return Sinogram(y, torch.from_numpy(degrees.astype(np.float64)), Path(path).name)
 
 
-def load_arrays(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The sinogram of an npy or npz file, and the angles if there are any."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such sinogram file.")
+def load_arrays(path: str, name: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, among them one of that ``name``; the one of an npy or a text file under it."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such {name} file.")
     try:
+        if Path(path).suffix not in (".npy", ".npz"):
+            return {name: np.loadtxt(path)}
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return loaded, None
+            return {name: loaded}
         with loaded:
-            return loaded["sinogram"], as_degrees(loaded["angles"], str(path)) if "angles" in loaded else None
+            return {name: loaded[name], **loaded}
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f'{path}: not an npy file, nor an npz file with "sinogram" ({error}).') from error
+        raise InputError(f'{path}: could not be read as npy, text, or an npz file with "{name}" ({error}).') from error
 
 
 def parse_angles(text: str) -> np.ndarray:
@@ -161,11 +156,7 @@ def parse_angles(text: str) -> np.ndarray:
     [0.0, 45.0, 90.0, 135.0]
     """
     if Path(text).is_file():
-        try:
-            values = np.load(text, allow_pickle=False) if Path(text).suffix == ".npy" else np.loadtxt(text)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--angles {text}: could not be read as numbers ({error}).") from error
-        return as_degrees(values, text)
+        return load_arrays(text, "angles")["angles"]
     try:
         start, stop, step = (float(part) for part in text.split(":"))
         count = math.ceil((stop - start) / step - 1e-9)
@@ -176,98 +167,60 @@ def parse_angles(text: str) -> np.ndarray:
     return start + step * np.arange(count)
 
 
-def as_degrees(values: np.ndarray, name: str) -> np.ndarray:
-    """A list of finite numbers."""
-    degrees = np.asarray(values)
-    if degrees.ndim != 1 or degrees.dtype.kind not in "fiu" or not np.isfinite(degrees).all():
-        raise InputError(
-            f"{name}: the angles must be a list of finite numbers; got {degrees.shape} of {degrees.dtype}."
-        )
-    return degrees.astype(np.float64)
-
-
-def projector(sinogram: Sinogram, options: argparse.Namespace) -> ParallelBeamTomography | FanBeamTomography:
+def projector(sinogram: Sinogram, options: argparse.Namespace) -> Projector:
     """The geometry that the options describe, lengths in pixels."""
     from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 
-    bins = sinogram.y.shape[2]
-    size = bins if options.size is None else options.size
-    detector: dict[str, Any] = {"n_det": bins, "det_spacing": options.spacing, "det_offset": options.offset}
+    bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
+    size = (1, bins, bins) if options.size is None else (1, options.size, options.size)
     if options.fan is None:
-        return ParallelBeamTomography(ParallelBeam(sinogram.angles, **detector), (1, size, size))
+        parallel = ParallelBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset)
+        return ParallelBeamTomography(parallel, size)
     try:
-        source, beyond = (float(part) for part in options.fan.split(":"))
+        source, detector = (float(part) for part in options.fan.split(":"))
     except ValueError as error:
         raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
-    detector |= {"source_distance": source, "detector_distance": beyond}
-    return FanBeamTomography(FanBeam(sinogram.angles, **detector), (1, size, size))
-
-
-def make_folder(path: str) -> Path:
-    """The output folder, made if need be."""
-    out = Path(path)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be a folder ({error}).") from error
-    return out
+    fan = FanBeam(
+        sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
+        source_distance=source, detector_distance=detector,
+    )  # fmt: skip
+    return FanBeamTomography(fan, size)
 
 
 def write(
-    out: Path, sinogram: Sinogram, physics: CertifiedPhysics, images: Mapping[str, Tensor], scale: float, choice: Choice
-) -> dict[str, Any]:
-    """Each image as npy in the data's units, ct.png and result.json, each in one step; returns the record."""
+    out: Path,
+    sinogram: Sinogram,
+    physics: Projector,
+    images: Mapping[str, Tensor],
+    scale: float,
+    results: Sequence[Result],
+    choice: Choice,
+) -> dict[str, float]:
+    """Each image as npy in the data's units, ct.png and result.json, each in one step; returns each image's misfit."""
+    from pnp_lip.command_line.figure import draw
     from pnp_lip.images import write_atomically
 
     y = sinogram.y / scale
+    misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
+    bound = physics.norm_bound()
+    scores = zip(choice.candidates, choice.scores, strict=True)
     record = {
         "source": sinogram.source,
-        "misfit": {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()},
+        "misfit": misfit,
         "scale": scale,
         "geometry": type(physics).__name__,
         "views": len(sinogram.angles),
-        "norm": dataclasses.asdict(physics.norm_bound()),
-        "misfit_over_goal_by_sigma": {
-            f"{c['sigma']:g}": s for c, s in zip(choice.candidates, choice.scores, strict=True)
-        },
-        **json.loads(choice.result.to_json()),
+        "norm": {**dataclasses.asdict(bound), "method": str(bound.method)},
+        "misfit_over_goal_by_sigma": {f"{c['sigma']:g}": score for c, score in scores},
+        **json.loads(results[-1].to_json()),
     }
     for name, image in images.items():
         with write_atomically(out / f"{name.lower()}.npy") as path, path.open("wb") as file:
             np.save(file, scale * image[0, 0].numpy())
+    source = (f"sinogram, {len(sinogram.angles)} views", sinogram.y.mT)
+    titles = {f"{name}\ndata misfit {misfit[name]:.1%}": image for name, image in images.items()}
     with write_atomically(out / "ct.png") as path:
-        draw(path, sinogram, images, record)
+        draw(path, source, titles, {"pnp-lip": results}, labels=("detector", "view"))
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
-    return record
-
-
-def draw(path: Path, sinogram: Sinogram, images: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """The sinogram, the three images, a detail of each around the brightest part, and the convergence."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 7.6), layout="constrained")
-    axes = figure.subplots(2, 4)
-    axes[0, 0].imshow(sinogram.y[0, 0].T.numpy(), cmap="gray", aspect="auto")
-    axes[0, 0].set(title=f"sinogram, {record['views']} views", xlabel="detector", ylabel="view")
-    rows, columns = brightest_part(images["FBP"][0, 0])
-    for axis, detail, (name, image) in zip(axes[0, 1:], axes[1, 1:], images.items(), strict=True):
-        for where, part in ((axis, image[0, 0]), (detail, image[0, 0, rows, columns])):
-            where.imshow(part.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            where.axis("off")
-        axis.set_title(f"{name}\ndata misfit {record['misfit'][name]:.1%}")
-    relative = [r for r in record["histories"][0]["relative"] if r]
-    axes[1, 0].semilogy(relative)
-    proof = "proved" if record["guarantee"]["proved"] else "no proof"
-    axes[1, 0].set(title=f"convergence of pnp-lip: {proof}", xlabel="iteration", ylabel="‖x − Tx‖ / ‖x‖")
-    axes[1, 0].grid(alpha=0.3)
-    figure.savefig(path, dpi=90, format="png")
-
-
-def brightest_part(image: Tensor) -> tuple[slice, slice]:
-    """A window of a third of the image's side around the centre of mass of its bright half."""
-    bright = (image > 0.5 * image.max()).double()
-    n, side = image.shape[0], max(1, image.shape[0] // 3)
-    centre = [int((bright.sum(1 - axis) * bright.new_tensor(range(n))).sum() / bright.sum()) for axis in (0, 1)]
-    starts = [min(max(0, c - side // 2), n - side) for c in centre]
-    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+    return misfit

@@ -3,113 +3,95 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pnp_lip.command_line.common import (
-    Commands,
-    add_denoiser_option,
-    add_rounds_option,
-    get_annealer,
-    get_denoiser,
-    get_rounds,
-    say,
-)
+from pnp_lip.command_line import common
 
 if TYPE_CHECKING:
     from pnp_lip.command_line.scene import Scene
-    from pnp_lip.solvers import ForwardBackward, Result
+    from pnp_lip.solvers import Choice, Result
 
 __all__ = ["add_command"]
 
-NOISE = 0.01
-TOLERANCE = 1e-4
-SIDE = 96  # of the photographs on which strengths are chosen
+STRENGTHS = tuple(2.0**k for k in range(-3, 1))  # weights that are tried of each prior; the best ones lie inside
+TV, OURS = "total variation", "pnp-lip"
 
 
-def add_command(commands: Commands) -> None:
+def add_command(commands: common.Commands) -> None:
     """Add the sub-command."""
-    command = commands.add_parser("demo", help="blur a photograph, restore it with a proof, show the picture")
+    command = commands.add_parser("demo", help="blur a photograph, restore it with a proof, draw the picture")
     command.add_argument("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
     command.add_argument("--quiet", action="store_true", help="no progress")
-    add_rounds_option(command)
-    add_denoiser_option(command)
+    common.add_prior_options(command)
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """The demonstration; writes demo.png, result.json and certificate.json."""
+    from pnp_lip.benchmarks.baselines import total_variation
     from pnp_lip.certificates import certify
-    from pnp_lip.command_line.scene import Scene, choose_strength, photograph, total_variation, validation_images
-    from pnp_lip.images import psnr
-    from pnp_lip.solvers import Anderson, ForwardBackward, licensed, refine
+    from pnp_lip.command_line.scene import NOISE, Scene, photograph
+    from pnp_lip.solvers import Anderson, ForwardBackward, Solver, choose_by_reference, licensed, refine
 
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    tell = (lambda text: None) if options.quiet else say
-    start = time.perf_counter()
-    denoiser = get_denoiser(options.denoiser)
-    rounds = {"total variation": 0, "pnp-lip": get_rounds(options.rounds, denoiser)}
-    annealer = get_annealer(denoiser, rounds["pnp-lip"])  # total variation is solved once, and has no guide
+    out, start = common.make_folder(options.out), time.perf_counter()
+    tell = (lambda text: None) if options.quiet else common.say
+    denoiser, rounds = common.get_prior(options)
     certificate = certify(denoiser)
-    tell(f"the denoiser is certified: Lipschitz constant <= {certificate.lipschitz_upper:.6g}, "
-         f"licensed solvers: {', '.join(licensed(certificate)) or 'none'} ({time.perf_counter() - start:.1f} s)")  # fmt: skip
-
-    baseline = total_variation()
-    scene = Scene.blurred(photograph("camera", 256), noise=NOISE)
-    validation = [
-        Scene.blurred(image.x, noise=NOISE, seed=seed) for seed, image in enumerate(validation_images(SIDE), start=1)
-    ]
-    common: dict[str, Any] = {"box": (0, 1), "tol": TOLERANCE, "scheme": Anderson()}
-    priors: dict[str, Callable[[float], ForwardBackward]] = {
-        "total variation": lambda s: ForwardBackward(baseline, sigma=s * NOISE, guarantee="report", **common),
-        "pnp-lip": lambda s: ForwardBackward(denoiser, sigma=math.sqrt(s) * NOISE, **common),
-    }
-
-    def reconstruct(name: str, strength: float, on: Scene, **more: Any) -> tuple[Result, ...]:
-        """The solutions with a prior of that strength, the last one the best."""
-        return refine(priors[name](strength), on.y, on.physics, rounds=rounds[name], annealer=annealer, **more)
-
-    results, tuning = {}, {}
-    for name in priors:
-        tell(f"choosing the strength of {name} on other photographs ...")
-        strength, curve = choose_strength(lambda s, on, name=name: reconstruct(name, s, on)[-1].x, validation)  # type: ignore[misc]
-        tuning[name] = {"strength": strength, "psnr_by_strength": {f"{s:g}": round(v, 3) for s, v in curve.items()}}
-        tell(f"restoring with {name} ...")
-        results[name] = reconstruct(name, strength, scene, reference=scene.x, progress=not options.quiet)
-        tell(f"{name}: {psnr(results[name][-1].x, scene.x):.2f} dB, {results[name][-1].status}")
-    record = write(out, scene, results, tuning, time.perf_counter() - start)
     certificate.save(out / "certificate.json")
-    tell(str(results["pnp-lip"][-1]))
-    say(f"wrote {out / 'demo.png'}: observed {record['psnr']['observed']:.2f} dB, "
-        f"total variation {record['psnr']['total variation']:.2f} dB, pnp-lip {record['psnr']['pnp-lip']:.2f} dB")  # fmt: skip
+    tell(f"certified: the denoiser's Lipschitz constant is at most {certificate.lipschitz_upper:.6g}")
+    tell(f"licensed solvers: {', '.join(licensed(certificate)) or 'none'}")
+    scene, other = Scene.blurred(photograph("camera", 256)), Scene.validation()
+    choices: dict[str, Choice] = {}
+    results: dict[str, tuple[Result, ...]] = {}
+    for name, prior, levels, guarantee, again in (
+        (TV, total_variation(), [s * NOISE for s in STRENGTHS], "report", 0),
+        (OURS, denoiser, [math.sqrt(s) * NOISE for s in STRENGTHS], "require", rounds),
+    ):
+        tell(f"{name}: choosing the strength on other photographs ...")
+        solver = ForwardBackward(prior, box=(0, 1), tol=1e-4, scheme=Anderson())
+        grid = {"sigma": levels}
+        choice = choose_by_reference(solver, other.y, other.physics, other.x, grid, guarantee=guarantee)
+        tell(f"{name}: restoring ...")
+        solve = functools.partial(Solver.solve, reference=scene.x, guarantee=guarantee, progress=not options.quiet)
+        improve = common.get_annealing(denoiser, again)
+        results[name] = refine(choice.solver, scene.y, scene.physics, again, improve, solve=solve)
+        choices[name] = choice
+    quality = write(out, scene, results, choices, time.perf_counter() - start)
+    if not options.quiet:
+        common.say_results(results[OURS])
+    common.say(f"wrote {out / 'demo.png'}: {', '.join(f'{name} {value:.2f} dB' for name, value in quality.items())}")
     return 0
 
 
 def write(
-    out: Path, scene: Scene, results: dict[str, tuple[Result, ...]], tuning: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    """Write demo.png and result.json, each in one step; returns the record."""
+    out: Path, scene: Scene, results: Mapping[str, tuple[Result, ...]], choices: Mapping[str, Choice], seconds: float
+) -> dict[str, float]:
+    """Write demo.png and result.json, each in one step; returns the PSNR of every image."""
     from pnp_lip.command_line.figure import draw
     from pnp_lip.images import psnr, ssim, write_atomically
 
-    images = {"observed": scene.y, **{name: result[-1].x for name, result in results.items()}}
-    record = {
-        "psnr": {name: psnr(image, scene.x) for name, image in images.items()},
-        "ssim": {name: ssim(image, scene.x) for name, image in images.items()},
-        "noise": scene.noise,
-        "tuning": tuning,
-        "seconds": seconds,
-        **json.loads(results["pnp-lip"][-1].to_json()),
-        "before": [json.loads(result.to_json()) for result in results["pnp-lip"][:-1]],
-        "baseline": json.loads(results["total variation"][-1].to_json()),
+    images = {"observed": scene.y} | {name: solutions[-1].x for name, solutions in results.items()}
+    quality = {name: psnr(image, scene.x) for name, image in images.items()}
+    similarity = {name: ssim(image, scene.x) for name, image in images.items()}
+    titles = {f"{name}\n{quality[name]:.2f} dB, SSIM {similarity[name]:.3f}": images[name] for name in images}
+    *before, last = (json.loads(result.to_json()) for result in results[OURS])
+    tuning = {
+        name: {
+            **choice.best,
+            "psnr": {f"{c['sigma']:g}": s for c, s in zip(choice.candidates, choice.scores, strict=True)},
+        }
+        for name, choice in choices.items()
     }
+    baseline = json.loads(results[TV][-1].to_json())
+    record = {"psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
     with write_atomically(out / "demo.png") as path:
-        draw(path, scene.x, images, record, results)
+        draw(path, ("photograph\n", scene.x), titles, results, corner=(1 / 6, 1 / 4))
     with write_atomically(out / "result.json") as path:
-        path.write_text(json.dumps(record, indent=1) + "\n")
-    return record
+        path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
+    return quality

@@ -37,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     from pnp_lip.command_line import bench, certify, ct, deblur, demo, denoise, experiment, train
 
     top = argparse.ArgumentParser(
-        prog="pnp-lip", description="Image reconstruction with learned denoisers whose convergence is proved."
+        prog="pnp-lip",
+        description="Image reconstruction with learned denoisers whose convergence is proved.",
+        epilog="Begin with: pnp-lip demo. Each command explains its options: pnp-lip COMMAND --help.",
     )
     top.add_argument("--version", action="version", version=f"pnp-lip {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -57,10 +57,10 @@ class TrainingRun(Generic[Network]):
         self.losses: list[float] = []  # since the last row of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.ranks.rank)
-        self.sampler = PatchSampler(images, settings.patches, self.generator)
         learning = learning_part(denoiser, settings)
         self.frozen = learning is not denoiser  # what a certificate speaks of is not trained
         self.pool = ProblemPool(equilibrium_of(denoiser, settings), remembered=settings.part == "guide network")
+        self.sampler = PatchSampler(images, settings.patches, self.generator)
         if self.frozen:
             denoiser.requires_grad_(False)
             learning.requires_grad_(True)
