@@ -97,8 +97,7 @@ def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
         return metadata["format"], json.loads(metadata["config"]), tensors
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: this pickle holds more than tensors and plain values, or is damaged; loading it could run code, so "
-            'it is refused. Save {"config": denoiser.config, "state_dict": denoiser.state_dict()}, or use save_denoiser.'
+            f"{path}: this pickle is damaged or holds more than tensors and plain values, so that loading it could run code."
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(

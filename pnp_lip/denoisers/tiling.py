@@ -76,11 +76,7 @@ def cut(x: Tensor, rows: range, columns: range) -> Tensor:
 
 
 def cache_tile(batch: int, channels: int, height: int, width: int) -> tuple[int, int]:
-    """Windows in which (batch, channels, rows, columns) numbers stay in the cache, alike and multiples of eight.
-
-    >>> cache_tile(1, 32, 256, 256), cache_tile(1, 32, 4096, 4096), cache_tile(1, 32, 100, 100)
-    ((128, 256), (64, 512), (104, 104))
-    """
+    """Windows in which (batch, channels, rows, columns) numbers stay in the cache, alike and multiples of eight."""
     columns = even_share(width, CACHE_COLUMNS)
     return even_share(height, max(CACHE_NUMBERS // (batch * channels * columns), 32)), columns
 

@@ -13,8 +13,7 @@ __all__ = ["ClippedDenoiser", "RelaxedDenoiser", "relax"]
 class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
     """x ↦ (1 − θ) x + θ D(x, σ), 0 < θ ≤ 1: θα-averaged when D is α-averaged, θ-averaged when D is nonexpansive.
 
-    It has the fixed points of D. Raises InputError for θ outside (0, 1].
-    Source: Bauschke & Combettes (2017), Proposition 4.40.
+    It has the fixed points of D. Raises InputError for θ outside (0, 1]. Source: Bauschke & Combettes (2017), Proposition 4.40.
     """
 
     def __init__(self, denoiser: nn.Module, theta: float) -> None:

@@ -54,11 +54,7 @@ class Identity(Activation):
 
 
 class ReLU(Activation):
-    """σ(t) = max(t, 0).
-
-    >>> ReLU()(torch.tensor([[-1.0, 2.0]]))
-    tensor([[0., 2.]])
-    """
+    """σ(t) = max(t, 0)."""
 
     def unit(self, t: Tensor) -> Tensor:
         return F.relu(t)

@@ -63,10 +63,7 @@ def loudest(weight: Tensor, grid: int) -> Tensor:
 
 
 class ZeroMean(nn.Module):
-    """Remove the mean of each filter on the first ``in_channels`` channels, so that W does not see constant images.
-
-    A denoiser with such filters commutes with adding a constant to the image, away from the border.
-    """
+    """Take the mean from each filter on the first ``in_channels`` channels: a constant then passes, away from the border."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()

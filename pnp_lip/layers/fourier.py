@@ -1,8 +1,10 @@
 """Convolutions by the fast Fourier transform, for training: their time does not grow with the filters."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 __all__ = ["correlate"]
 
@@ -13,18 +15,11 @@ def correlate(x: Tensor, kernel: Tensor) -> Tensor:
     return result
 
 
-class Context(FunctionCtx):
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, bool]
-    grid: tuple[int, int]
-    taps: tuple[int, int]
-
-
 class Correlate(torch.autograd.Function):
     """v_m(p) = Σ_c Σ_t w_mc(t) x_c(p + t): v̂ = x̂ conj(ŵ) on the image's own grid, of which the valid part is kept."""
 
     @staticmethod
-    def forward(ctx: Context, x: Tensor, kernel: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
         grid, taps = (x.shape[-2], x.shape[-1]), (kernel.shape[-2], kernel.shape[-1])
         x_hat, w_hat = torch.fft.rfft2(x), torch.fft.rfft2(kernel, s=grid)
         ctx.save_for_backward(x_hat, w_hat)
@@ -34,7 +29,7 @@ class Correlate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Context, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (x_hat, w_hat), (rows, columns) = ctx.saved_tensors, ctx.taps
         g_hat = torch.fft.rfft2(g, s=ctx.grid)
         dx = dw = None

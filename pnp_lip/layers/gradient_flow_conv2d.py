@@ -13,7 +13,6 @@ from pnp_lip.spectral.polyphase import dilate
 __all__ = ["PADDING_MODES", "GradientFlowConv2d", "pad"]
 
 PADDING_MODES = ("zeros", "circular")
-
 # The side of the blocks of pixels that one strided convolution computes at once for a single output channel, which would leave
 # most lanes of a processor's vector idle. Measured on 256x256 images: from 16 channels to one 4.6 times as fast as pixel by
 # pixel, bitwise with the same result; from 32 to three or more nothing is gained.
@@ -33,7 +32,6 @@ class GradientFlowConv2d(nn.Module):
     the same convolution with the kernel flipped and its two channel axes exchanged. The activation carries a shift of its
     own where it has one; ``bias=True`` adds b. Raises InputError for an even kernel or an unknown padding, ShapeError for
     the wrong number of channels.
-
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
     >>> layer = GradientFlowConv2d(2, 4, 3, padding_mode="circular")

@@ -24,7 +24,6 @@ class GradientFlowLinear(nn.Module):
     Shapes: x is (B, features), else ShapeError; W is (hidden_features, features). The rows of the initial W are orthonormal
     where the shape permits (‖W‖ = 1) and τ = 2 × ``step_fraction``; with ``step_fraction=1`` and square W that is the
     initialisation by isometries of Murari, Furuya & Schönlieb (2025).
-
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
     >>> layer = GradientFlowLinear(2, 2)
@@ -55,9 +54,8 @@ class GradientFlowLinear(nn.Module):
         weight = self.weight
         if x.shape[-1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}) tensors; got {tuple(x.shape)}.")
-        s = self.activation(F.linear(x, weight, self.bias), sigma)
-        step: Tensor = self.tau * (s @ weight)
-        return x - step
+        s: Tensor = self.activation(F.linear(x, weight, self.bias), sigma)
+        return x - self.tau * (s @ weight)
 
     def extra_repr(self) -> str:
         return f"features={self.weight.shape[1]}, hidden_features={self.weight.shape[0]}"

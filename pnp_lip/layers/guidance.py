@@ -28,8 +28,8 @@ class Guidance(nn.Module):
     a guide network has changed. All else is learned; G starts at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/10. No
     value of theirs can harm the layer's certificate, which holds for a clip to any interval.
 
-    Shapes: r², e² and f are (B, filters, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting;
-    Pourya, Neumayer & Unser (2024), its learning.
+    Shapes: r², e², f, G and ν are (B, filters, H, W).
+    Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer & Unser (2024), its learning.
 
     >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
     2.0
