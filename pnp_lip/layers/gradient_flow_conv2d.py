@@ -140,9 +140,9 @@ def pad(x: Tensor, reach: int, mode: str) -> Tensor:
 
 def to_phases(x: Tensor, d: int) -> Tensor:
     """(B, C, H, W) as (B·d², C, H/d, W/d): every d-th pixel, on which a convolution dilated by d is an ordinary one."""
-    return F.pixel_unshuffle(x, d).unflatten(1, (-1, d * d)).transpose(1, 2).flatten(0, 1)
+    return torch.unflatten(F.pixel_unshuffle(x, d), 1, (-1, d * d)).transpose(1, 2).flatten(0, 1)
 
 
 def from_phases(x: Tensor, d: int) -> Tensor:
     """The inverse, and transpose, of ``to_phases``."""
-    return F.pixel_shuffle(x.unflatten(0, (-1, d * d)).transpose(1, 2).flatten(1, 2), d)
+    return F.pixel_shuffle(torch.unflatten(x, 0, (-1, d * d)).transpose(1, 2).flatten(1, 2), d)
