@@ -21,19 +21,13 @@ class Snapshot:
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        self.seen = tuple((t, version(t)) for t in tensors)
+        # Tensors of inference mode do not count their writes, and can hardly be written to.
+        self.seen = [(t, 0 if t.is_inference() else t._version) for t in tensors]
 
     def holds(self, tensors: Iterable[Tensor]) -> bool:
         """Whether these are the same tensors, unchanged."""
-        now = tuple(tensors)
-        return len(now) == len(self.seen) and all(
-            t is known and version(t) == count for t, (known, count) in zip(now, self.seen, strict=True)
-        )
-
-
-def version(tensor: Tensor) -> int:
-    """How often the tensor was written to; tensors of inference mode do not count, and can hardly be written to."""
-    return 0 if tensor.is_inference() else tensor._version
+        then, now = ([(id(t), count) for t, count in seen] for seen in (self.seen, Snapshot(tensors).seen))
+        return then == now
 
 
 @contextlib.contextmanager

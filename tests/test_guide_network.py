@@ -13,6 +13,7 @@ from pnp_lip import GradientFlowDenoiser, attack, certify, guided, load_denoiser
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.benchmarks.priors import prior_of, with_guide
 from pnp_lip.denoisers import add_guidance, denoiser_from_config
+from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GuideNetwork
 
@@ -41,7 +42,7 @@ def image(height: int = 31, width: int = 40, channels: int = 1) -> torch.Tensor:
 
 def test_untrained_it_changes_nothing() -> None:
     d, x = network(random=False), image()
-    assert torch.equal(d.guide_network(x, torch.tensor([0.1])), x)
+    assert torch.equal(improve(d.guide_network, x, sigma=torch.tensor([0.1])), x)
     assert torch.equal(guided(d, x)(x, 0.1), guided(without(d), x)(x, 0.1))
 
 
@@ -52,7 +53,7 @@ def test_the_image_that_it_sees_is_cut_into_blocks_of_two_by_two() -> None:
     g = torch.rand(1, 1, 5, 6)
     even = torch.cat([g, g[:, :, -1:]], dim=2)  # one row more, as the last one is
     s = torch.tensor([0.03])
-    assert torch.equal(u(g, s), u(even, s)[:, :, :5])
+    assert torch.equal(improve(u, g, sigma=s), u(even, s)[:, :, :5])
     blocks = torch.stack([even[0, 0, i::2, j::2] for i in (0, 1) for j in (0, 1)])
     t = torch.cat([blocks, torch.full_like(blocks[:1], 0.3)])[None]
     first, second, last = u.convolutions
@@ -81,8 +82,7 @@ def test_it_sees_as_far_as_it_says(depth: int) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_thresholds_follow_the_improved_guide(channels: int) -> None:
     d, x = network(channels).double(), image(channels=channels).double()
-    s = torch.tensor([0.1])
-    expected = guided(without(d), d.guide_network(x, s))(x, 0.1)
+    expected = guided(without(d), improve(d.guide_network, x, sigma=torch.tensor([0.1])))(x, 0.1)
     assert torch.allclose(guided(d, x)(x, 0.1), expected, atol=1e-12)
     assert (guided(without(d), x)(x, 0.1) - expected).abs().max() > 1e-3
     two, levels = torch.cat([x, x.flip(-1)]), torch.tensor([0.1, 0.2])
@@ -92,7 +92,7 @@ def test_thresholds_follow_the_improved_guide(channels: int) -> None:
 
 def test_centres_follow_what_the_guide_network_has_changed() -> None:
     d, x = network(centred=True).double(), image().double()
-    improved = d.guide_network(x, torch.tensor([0.1]))
+    improved = improve(d.guide_network, x, sigma=torch.tensor([0.1]))
     unchanged = guided(without(d), improved)(x, 0.1)  # the same guide, which nothing has changed
     assert (guided(d, x)(x, 0.1) - unchanged).abs().max() > 1e-3
     for guidance in d.guidance:
@@ -128,7 +128,7 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_certificate_is_that_of_the_denoiser_and_no_violation_is_found() -> None:
-    d, x = network(), image()
+    d, x = network(), image(32)
     for p in d.guide_network.parameters():
         p.mul_(5)  # a guide network far from nonexpansive
     s = torch.tensor([0.2])
@@ -169,15 +169,10 @@ def test_sizes_that_make_no_network_are_refused(config: dict[str, object], messa
         denoiser_from_config({"hidden_channels": 2, "dilations": [1], **config})
 
 
-def test_it_is_added_new_or_taken_from_another_denoiser() -> None:
-    d, x = network(), image()
-    other = add_guidance(without(d), network=(7, 4))
-    assert other.config["guide_network"] == [7, 4] and add_guidance(other).config["guide_network"] == [7, 4]
-    taken = add_guidance(other, network=d.guide_network).requires_grad_(False)
-    assert taken.config == d.config and taken.guide_network is not d.guide_network
-    assert torch.equal(guided(taken, x)(x, 0.1), guided(d, x)(x, 0.1))
-    with pytest.raises(InputError, match="must take 1 channels, as the denoiser does; got 3"):
-        add_guidance(d, network=network(3).guide_network)
+def test_a_new_one_replaces_the_old_one_which_stays_otherwise() -> None:
+    other = add_guidance(network(), network=(7, 4))
+    new = other.guide_network
+    assert other.config["guide_network"] == [7, 4] and add_guidance(other).guide_network is new
 
 
 def test_add_guidance_keeps_a_plain_denoiser_plain() -> None:

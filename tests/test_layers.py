@@ -22,7 +22,7 @@ from pnp_lip.layers import (
     ReLU,
     SoftThreshold,
 )
-from pnp_lip.layers.padding import pad
+from pnp_lip.layers.gradient_flow_conv2d import pad
 
 ACTIVATIONS = {
     "relu": lambda c: ReLU(),
@@ -190,7 +190,7 @@ def test_lift_is_an_isometry_and_its_adjoint_is_exact() -> None:
         (lambda: GradientFlowLinear(2, step_fraction=1.1), "step_fraction"),
         (lambda: IsometricLift(3, 2), "in_channels <= channels"),
         (lambda: Clip(2, threshold=0.0), "threshold"),
-        (lambda: NoiseClip(2, knots=1), "knots"),
+        (lambda: NoiseClip(2, threshold=-1.0), "threshold"),
         (lambda: NoiseClip(2)(torch.zeros(1, 2)), "needs the noise level"),
     ],
 )
@@ -209,7 +209,7 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 def test_an_odd_clip_stays_odd_because_its_shift_is_no_parameter_to_learn():
-    activation = NoiseClip(3, odd=True)
+    activation = NoiseClip(3)
     t, sigma = torch.randn(2, 3, 4, 4), torch.tensor([0.1])
     assert torch.equal(activation(-t, sigma), -activation(t, sigma))
     assert not activation.shift.requires_grad and activation.log_scale.requires_grad

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
     from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, add_guidance
-    from pnp_lip.pretrained import load, load_pretrained, pretrained_names
+    from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names
 
     channels = 3 if options.colour else 1
     if options.start is None:
@@ -105,7 +105,7 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
             in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2]
         )
     shipped = options.start in pretrained_names()
-    found = load_pretrained(options.start) if shipped else load(Path(options.start), require_certified=False)
+    found = load_pretrained(options.start) if shipped else load_denoiser(options.start, require_certified=False)
     found.requires_grad_(True)
     if found.in_channels != channels:
         raise InputError(f"{options.start} takes {found.in_channels} channels, not {channels} (--colour).")

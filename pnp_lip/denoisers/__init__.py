@@ -1,18 +1,15 @@
 """Denoisers that carry a certificate, what is made of them, and one without a certificate that makes guides."""
 
-from pnp_lip.denoisers.add_guidance import add_guidance, denoiser_from_config
 from pnp_lip.denoisers.annealing_denoiser import AnnealingDenoiser
-from pnp_lip.denoisers.clipped_denoiser import ClippedDenoiser
-from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser
+from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, add_guidance, denoiser_from_config
 from pnp_lip.denoisers.guided_denoiser import (
     GUIDE_SIGMA_FACTOR,
     GuidedDenoiser,
     can_be_guided,
     guided,
-    innermost,
     require_guidance,
 )
-from pnp_lip.denoisers.relaxed_denoiser import RelaxedDenoiser, relax
+from pnp_lip.denoisers.wrappers import ClippedDenoiser, RelaxedDenoiser, relax
 from pnp_lip.renamed import renamed
 
 __all__ = [
@@ -26,7 +23,6 @@ __all__ = [
     "can_be_guided",
     "denoiser_from_config",
     "guided",
-    "innermost",
     "relax",
     "require_guidance",
 ]

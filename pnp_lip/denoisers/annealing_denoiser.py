@@ -1,14 +1,10 @@
 """A denoiser without a certificate, which makes better guides than certified ones can."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from deepinv.models import Denoiser
 from torch import Tensor
 
-from pnp_lip.denoisers.add_guidance import denoiser_from_config
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
 from pnp_lip.denoisers.guided_denoiser import GUIDE_SIGMA_FACTOR
 from pnp_lip.denoisers.tiling import improve
@@ -22,13 +18,10 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
     """D(y, σ) = U(g, y − g, σ), g = first(y, 1.1 σ): a U-net that looks at a first result and at what that took away.
 
     It denoises better than ``first`` and has no certificate: it is not nonexpansive, and no solver proves anything of it.
-    ``solvers.Anneal`` makes guides with it, in steps that are counted beforehand.
+    ``solvers.Anneal`` makes guides with it, in steps that are counted beforehand. Untrained, D(y, σ) = g.
 
-    Parameters: ``first``, a denoiser without guidance; ``size``, the width, the depth and the number of scales of U.
-    Untrained, D(y, σ) = g.
-
-    Shapes: y is (B, in_channels, H, W) with values in [0, 1]; σ as in ``GradientFlowDenoiser``. Raises InputError for a
-    ``first`` with guidance, which would be of no use here, and for a size that makes no network.
+    Parameters: ``first``, a denoiser without guidance, which would be of no use here; ``size``, the width, the depth and
+    the number of scales of U. Shapes as in ``GradientFlowDenoiser``. Raises InputError for others.
 
     >>> import torch
     >>> first = GradientFlowDenoiser(hidden_channels=4, dilations=(1,))
@@ -36,7 +29,7 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
     torch.Size([2, 1, 8, 8])
     """
 
-    def __init__(self, first: GradientFlowDenoiser, size: tuple[int, int, int] = (32, 6, 3)) -> None:
+    def __init__(self, first: GradientFlowDenoiser, size: Sequence[int] = (32, 6, 3)) -> None:
         super().__init__()
         if first.guidance is not None:
             raise InputError("`first` is used without a guide; take a denoiser without guidance.")
@@ -55,12 +48,5 @@ class AnnealingDenoiser(Denoiser):  # type: ignore[misc]
 
     @property
     def config(self) -> dict[str, object]:
-        """What ``from_config`` builds the same network from; files of weights hold it."""
+        """What files of weights hold: the configuration of ``first`` and the size of U."""
         return {"first": self.first.config, "network": list(self.network.size)}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, object]) -> AnnealingDenoiser:
-        """The untrained annealer with this ``config``. Raises KeyError, TypeError or InputError for others."""
-        size = tuple(cast(Sequence[int], config["network"]))
-        first = denoiser_from_config(cast(Mapping[str, object], config["first"]))
-        return cls(first, size)  # type: ignore[arg-type]

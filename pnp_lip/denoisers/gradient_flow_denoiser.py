@@ -1,10 +1,9 @@
 """The convolutional denoiser that is nonexpansive by construction."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from deepinv.models import Denoiser
@@ -14,7 +13,7 @@ from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
 
-__all__ = ["GradientFlowDenoiser", "Sigma", "noise_level", "require_image"]
+__all__ = ["GradientFlowDenoiser", "Sigma", "add_guidance", "denoiser_from_config", "noise_level", "require_image"]
 
 Sigma = float | Tensor | None
 
@@ -34,15 +33,13 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     Q appends zero channels, none by default. With α_i = τ_i‖W_i‖²/2 < 1 for all i, D(·, σ) is α-averaged with α = S/(1 + S),
     S = Σ α_i/(1 − α_i), for every σ; ``pnp_lip.certify`` proves the α_i.
 
-    Parameters: ``in_channels`` image channels; ``channels`` of the state, ``in_channels`` by default;
-    ``hidden_channels`` of W; ``dilations``, one per layer; ``kernel_size``; ``padding_mode`` "zeros" or "circular";
-    ``default_sigma``, used when a solver passes no noise level; ``step_fraction``, the first τ_i/2. The untrained network
-    is nonexpansive only after ``constrain`` or ``project``. ``add_guidance`` attaches what ``guided`` needs, which D itself
-    does not use.
+    Parameters: ``channels`` of the state, those of the image by default; ``hidden_channels`` of W; ``dilations``, one per
+    layer; ``padding_mode`` "zeros" or "circular"; ``default_sigma``, used when a solver passes no noise level;
+    ``step_fraction``, the first τ_i/2. The untrained network is nonexpansive only after ``constrain`` or ``project``.
+    ``add_guidance`` attaches what ``guided`` needs, which D itself does not use.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
-
     Source: Sherry et al. (2024); Combettes & Yamada (2015), Proposition 2.5, for the averagedness of the composition.
 
     >>> denoiser = GradientFlowDenoiser(channels=4, hidden_channels=4, dilations=(1, 1))
@@ -77,7 +74,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
                 kernel_size,
                 dilation=dilation,
                 padding_mode=padding_mode,
-                activation=NoiseClip(hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations), odd=True),
+                activation=NoiseClip(hidden_channels, threshold=INITIAL_SHRINKAGE / len(dilations)),
                 step_fraction=step_fraction,
             )
             for dilation in dilations
@@ -88,18 +85,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     @property
     def config(self) -> dict[str, object]:
         """What ``denoiser_from_config`` builds the same network from; files of weights hold it."""
-        return {
-            "in_channels": self.in_channels,
-            "channels": self.channels,
-            "hidden_channels": self.hidden_channels,
-            "dilations": list(self.dilations),
-            "kernel_size": self.kernel_size,
-            "padding_mode": self.padding_mode,
-            "default_sigma": self.default_sigma,
-            **({} if self.guidance is None else {"guidance": True}),
-            **({"centred": True} if self.centred else {}),
-            **({} if self.guide_network is None else {"guide_network": list(self.guide_network.size)}),
-        }
+        names = ("in_channels", "channels", "hidden_channels", "kernel_size", "padding_mode", "default_sigma")
+        network = None if self.guide_network is None else list(self.guide_network.size)
+        attached = {"guidance": self.guidance is not None, "centred": self.centred, "guide_network": network}
+        plain = {name: getattr(self, name) for name in names} | {"dilations": list(self.dilations)}
+        return plain | {name: value for name, value in attached.items() if value}
 
     @property
     def centred(self) -> bool:
@@ -131,28 +121,20 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def by_window(
         self, f: Callable[..., Tensor], z: Tensor, *others: Tensor, reach: int, whole: bool, by_pixel: bool = True
     ) -> Tensor:
-        """f(z, *others) for a map f with one layer's hidden channels, on the whole image or in windows.
-
-        In windows the hidden channels stay in the processor's cache: two to three times as fast.
-        """
+        """f(z, *others) on the ``whole`` image, or in windows whose hidden channels stay in the cache: 2 to 3 times faster."""
         if whole:
             return f(z, *others)
-        tile = cache_tile(z.shape[0], self.hidden_channels, z.shape[2], z.shape[3])
+        tile, circular = cache_tile(z.shape[0], self.hidden_channels, *z.shape[2:]), self.padding_mode == "circular"
 
         def in_layout(window: Tensor, *rest: Tensor) -> Tensor:
             return f(stored(window, by_pixel=by_pixel), *rest)
 
-        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=self.circular)
+        return map_windows(in_layout, z, *others, tile=tile, reach=reach, circular=circular)
 
     def use_fourier(self, on: bool) -> None:
         """Whether to convolve by the Fourier transform where gradients are recorded: less than half the time, other rounding."""
         for layer in self.layers:
             layer.fourier = on  # type: ignore[assignment]
-
-    @property
-    def circular(self) -> bool:
-        """Whether the image wraps around."""
-        return self.padding_mode == "circular"
 
     @property
     def reaches(self) -> list[int]:
@@ -165,11 +147,9 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
 
         The windows overlap by the receptive field Σ reaches, end at the image's own border, and wrap around under
         circular padding; so the result is that of ``forward``, for which the certificate speaks. Bit for bit on
-        processors with AVX-512 in float32 and bfloat16, the exception being kernels of at most 3x3 where a window of
-        the state holds no more than 20,480 numbers, because torch computes those otherwise (measured with torch
-        2.15); in float64, on other devices and beside a ``forward`` that keeps a graph, up to the rounding of sums in
-        another order. Without gradients.
-
+        processors with AVX-512 in float32 and bfloat16, except for kernels of at most 3x3 where a window of the state
+        holds no more than 20,480 numbers, because torch computes those otherwise (measured with torch 2.15); elsewhere,
+        and beside a ``forward`` that keeps a graph, up to the rounding of sums in another order. Without gradients.
         Shapes and errors as in ``forward``; also raises InputError unless tile ≥ 1.
 
         >>> denoiser = GradientFlowDenoiser(channels=4, hidden_channels=4, dilations=(1, 1))
@@ -177,8 +157,55 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         >>> torch.allclose(denoiser.tiled(x, 0.1, tile=32), denoiser(x, 0.1), atol=1e-6)
         True
         """
-        reach = sum(self.reaches)
-        return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=self.circular)
+        reach, circular = sum(self.reaches), self.padding_mode == "circular"
+        return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=circular)
+
+
+def add_guidance(
+    denoiser: GradientFlowDenoiser, *, centred: bool = False, network: Sequence[int] | None = None
+) -> GradientFlowDenoiser:
+    """Attach, in place, what ``guided`` needs: a ``Guidance`` for each layer and, if asked for, a ``GuideNetwork``.
+
+    The map D itself does not change, nor does its certificate. What was attached before stays, with its weights: guidance
+    only gains centres that it lacks, if ``centred``, and without ``network``, the (width, depth) of an untrained guide
+    network, an old one remains. Returns the denoiser. Raises InputError for a size that makes no network.
+
+    >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1)), network=(8, 3))
+    >>> denoiser.config["guidance"], denoiser.config["guide_network"]
+    (True, [8, 3])
+    """
+    like, old = next(denoiser.parameters()), denoiser.guidance
+    if old is None or (centred and not denoiser.centred):
+        new = nn.ModuleList(Guidance(denoiser.hidden_channels, centred=centred) for _ in denoiser.layers).to(like)
+        if old is not None:
+            new.load_state_dict(old.state_dict(), strict=False)
+        denoiser.guidance = new
+    if network is not None:
+        if len(network) != 2:
+            raise InputError(f"`network` is the width and the depth of a guide network; got {network!r}.")
+        denoiser.guide_network = GuideNetwork(denoiser.in_channels, width=network[0], depth=network[1]).to(like)
+    denoiser.train(denoiser.training)
+    return denoiser
+
+
+def denoiser_from_config(config: Mapping[str, object]) -> GradientFlowDenoiser:
+    """The untrained denoiser with this ``config``, as files of weights hold it.
+
+    Raises TypeError for keys that no denoiser has, InputError for values that make none.
+
+    >>> denoiser = denoiser_from_config({"hidden_channels": 4, "dilations": [1], "guidance": True})
+    >>> denoiser.centred, denoiser_from_config(denoiser.config).config == denoiser.config
+    (False, True)
+    """
+    attached = ("guidance", "centred", "guide_network")
+    network = {key: value for key, value in config.items() if key not in attached}
+    denoiser = GradientFlowDenoiser(**network)  # type: ignore[arg-type]
+    centred, size = bool(config.get("centred")), cast(Sequence[int] | None, config.get("guide_network"))
+    if config.get("guidance"):
+        return add_guidance(denoiser, centred=centred, network=size)
+    if centred or size is not None:
+        raise InputError("`centred` and `guide_network` belong to guidance, which this configuration lacks.")
+    return denoiser
 
 
 def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:

@@ -1,10 +1,9 @@
 """A denoiser whose clips follow a guide image: a second pass that knows where there is something to keep."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from deepinv.models import Denoiser
@@ -16,7 +15,7 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance
 from pnp_lip.snapshot import Snapshot, lasting
 
-__all__ = ["GUIDE_SIGMA_FACTOR", "GuidedDenoiser", "can_be_guided", "guided", "innermost", "require_guidance"]
+__all__ = ["GUIDE_SIGMA_FACTOR", "GuidedDenoiser", "can_be_guided", "guided", "require_guidance"]
 
 # The noise level that a guide made by denoising should assume, in units of the true one: noise left in the guide would pass for
 # structure and be kept. Guides with it forgive a noise level that is stated 20 % too low (tests/test_weights.py).
@@ -24,17 +23,16 @@ GUIDE_SIGMA_FACTOR = 1.1
 
 KEPT_NUMBERS = 2**29  # limits and centres held between calls, 2 GB in float32; more of them are made at every call
 
-Images = Sequence[Tensor]
-Clips = list[list[Tensor]]
+
+# A layer's step, the images that it takes besides its state, and how many rows or columns away it looks.
+Step = tuple[Callable[..., Tensor], Sequence[Tensor], int]
 
 
-class Kept(NamedTuple):
-    """What a guide makes of the layers, and what that was made from."""
-
+@dataclass
+class Kept:
     mode: tuple[object, ...]
     sources: Snapshot
-    seen: Images
-    clips: Clips | None
+    steps: list[Step]
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -45,19 +43,14 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
     ``Guidance`` at W_i ĝ/λ_i(σ) and W_i(ĝ − g)/λ_i(σ), ĝ = U(g, σ) by its ``GuideNetwork`` or g
 
     A clip has slopes in [0, 1] whatever its limits and its centre are, so that D_g has the very certificate of D. Where g
-    shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. What is drawn to zero
-    is the difference from the centre, so that only the share 1 − ν of what the guide shows is shrunk. For a g that is itself
-    made from the data, everything is proved of the map with that g held fixed; the map from data to result, g included, is
-    not nonexpansive.
-
-    Limits and centres are made once for each noise level, guide and state of the weights, and kept. Where an image has too
-    many of them, each window of it makes its own at every call.
+    shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. Of what the guide
+    shows, only the share 1 − ν is shrunk. For a g that is itself made from the data, everything is proved of the map with
+    that g held fixed; the map from data to result, g included, is not nonexpansive. Limits and centres are made once for
+    each noise level, guide and state of the weights, and kept, unless an image has too many of them.
 
     Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x. Raises InputError for a denoiser without guidance,
     ShapeError for a guide of another shape than x.
-
-    Source: the adaptivity to a first solution, for convex regularisers: Pourya, Neumayer & Unser (2024), "Iteratively
-    refined image reconstruction with learned attentive regularizers".
+    Source: Pourya, Neumayer & Unser (2024), "Iteratively refined image reconstruction with learned attentive regularizers".
     """
 
     def __init__(self, denoiser: GradientFlowDenoiser, guide: Tensor) -> None:
@@ -74,11 +67,11 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             self.register_buffer("guide", guide.detach().clone())
         self.kept: Kept | None = None
 
-    def with_guide(self, guide: Tensor) -> GuidedDenoiser:
+    def with_guide(self, guide: Tensor) -> "GuidedDenoiser":
         """The denoiser with another guide."""
         return GuidedDenoiser(self.denoiser, guide)
 
-    def part(self, images: list[int]) -> GuidedDenoiser:
+    def part(self, images: list[int]) -> "GuidedDenoiser":
         """The denoiser for these images of the batch alone, as the solvers ask for when others have converged."""
         return self if self.guide.shape[0] == 1 else self.with_guide(self.guide[images])
 
@@ -90,89 +83,72 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s, z, whole = inner.level(sigma, x), inner.lift(x), inner.runs_whole(x)
         # Nothing is kept while guidance is being trained.
-        seen, clips = (self.seen(x, s), None) if inner.differentiable() else self.remembered(x, s)
-        for i, (layer, guidance, reach) in enumerate(self.parts()):
-            if clips is None:  # the responses to the guide are averaged over one pixel more
-                step = partial(flow_anew, layer, guidance, s)
-                z = inner.by_window(step, z, *seen, reach=reach + 1, whole=whole)
-            else:
-                z = inner.by_window(layer.flow, z, *clips[i], reach=reach, whole=whole)
+        steps = self.steps(x, s, keep=False) if inner.differentiable() else self.kept_steps(x, s)
+        for step, images, reach in steps:
+            z = inner.by_window(step, z, *images, reach=reach, whole=whole)
         return inner.lift.adjoint(z)
 
-    def remembered(self, x: Tensor, sigma: Tensor) -> tuple[Images, Clips | None]:
-        """What layers look at and, if these are few enough, their limits and centres; made anew if anything has changed."""
+    def kept_steps(self, x: Tensor, sigma: Tensor) -> list[Step]:
+        """The steps of the last call, or new ones if anything has changed."""
         inner = self.denoiser
         mode = (tuple(sigma.tolist()), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
         sources = [self.guide, *inner.parameters(), *inner.buffers()]
         if self.kept is None or self.kept.mode != mode or not self.kept.sources.holds(sources):
             numbers = inner.hidden_channels * (1 + inner.centred) * len(inner.layers) * x[0, 0].numel()
+            few = max(sigma.numel(), len(self.guide)) * numbers <= KEPT_NUMBERS
             with lasting():
-                seen = self.seen(x, sigma)
-                few = max(sigma.numel(), len(self.guide)) * numbers <= KEPT_NUMBERS
-                self.kept = Kept(mode, Snapshot(sources), seen, self.clips(seen, sigma) if few else None)
-        return self.kept.seen, self.kept.clips
+                self.kept = Kept(mode, Snapshot(sources), self.steps(x, sigma, keep=few))
+        return self.kept.steps
 
-    def seen(self, x: Tensor, sigma: Tensor) -> Images:
-        """What layers look at: the states of ĝ and of ĝ − g, of the type of x."""
-        network, guide, lift = self.denoiser.guide_network, self.guide.to(x), self.denoiser.lift
+    def steps(self, x: Tensor, sigma: Tensor, *, keep: bool) -> list[Step]:
+        """Each layer's step with its limits λ_i(p) and centres c_i(p) or, unless they are to be kept, with what makes them."""
+        inner, guide, network = self.denoiser, self.guide.to(x), self.denoiser.guide_network
+        whole = inner.runs_whole(x)
+        steps: list[Step] = []
         improved = guide if network is None else improve(network, guide, sigma=sigma)
-        seen = lift(improved), lift(improved - guide)
-        return seen if self.denoiser.runs_whole(x) else [stored(image, by_pixel=True) for image in seen]
-
-    def clips(self, seen: Images, sigma: Tensor) -> Clips:
-        """λ_i(p) of each layer and, if there is one, c_i(p)."""
-        inner, whole, found = self.denoiser, self.denoiser.runs_whole(seen[0]), []
-        for layer, guidance, reach in self.parts():  # W reaches half as far as WᵀW, and a mean one pixel more
-            step = partial(joined_clips, layer, guidance, sigma)
-            made = inner.by_window(step, *seen, reach=reach // 2 + 1, whole=whole)
-            found.append([stored(part, by_pixel=True) for part in torch.split(made, inner.hidden_channels, 1)])
-        return found
-
-    def parts(self) -> Iterator[tuple[GradientFlowConv2d, Guidance, int]]:
-        """Each layer with its guidance and its reach."""
-        inner = self.denoiser
+        seen = [inner.lift(improved), inner.lift(improved - guide)]
+        seen = seen if whole else [stored(image, by_pixel=True) for image in seen]
         parts = zip(inner.layers, cast(nn.ModuleList, inner.guidance), inner.reaches, strict=True)
-        return cast(Iterator[tuple[GradientFlowConv2d, Guidance, int]], parts)
+        for layer, guidance, reach in cast(Iterable[tuple[GradientFlowConv2d, Guidance, int]], parts):
+            if not keep:  # the responses to the guide are averaged over one pixel more
+                steps.append((partial(flow_anew, layer, guidance, sigma), seen, reach + 1))
+                continue
+            # W reaches half as far as WᵀW, and a mean one pixel more.
+            clips = partial(joined_clips, layer, guidance, sigma)
+            made = inner.by_window(clips, *seen, reach=reach // 2 + 1, whole=whole)
+            images = [stored(part, by_pixel=True) for part in torch.split(made, inner.hidden_channels, 1)]
+            steps.append((layer.flow, images, reach))
+        return steps
 
 
-def flow_anew(
-    layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, z: Tensor, guide: Tensor, change: Tensor
-) -> Tensor:
+def flow_anew(layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, z: Tensor, *seen: Tensor) -> Tensor:
     """A layer's step with limits and centres made for this call alone."""
-    return layer.flow(z, *guidance.clipping(layer, guide, change, sigma))
+    return layer.flow(z, *guidance.clipping(layer, sigma, *seen))
 
 
-def joined_clips(layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, guide: Tensor, change: Tensor) -> Tensor:
+def joined_clips(layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, *seen: Tensor) -> Tensor:
     """A layer's limits and centres one after the other."""
-    return torch.cat(guidance.clipping(layer, guide, change, sigma), 1)
-
-
-def innermost(denoiser: object) -> object:
-    """What stands inside relaxations, projections onto a box and guidance."""
-    while hasattr(denoiser, "with_guide") and hasattr(denoiser, "denoiser"):
-        denoiser = denoiser.denoiser
-    return denoiser
+    return torch.cat(guidance.clipping(layer, sigma, *seen), 1)
 
 
 def can_be_guided(denoiser: object) -> bool:
     """Whether ``guided`` takes this denoiser."""
-    inner = innermost(denoiser)
-    return isinstance(inner, GradientFlowDenoiser) and inner.guidance is not None
+    while hasattr(denoiser, "with_guide") and hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    return isinstance(denoiser, GradientFlowDenoiser) and denoiser.guidance is not None
 
 
 def require_guidance(denoiser: object) -> None:
     """Raise InputError unless ``guided`` takes this denoiser."""
     if not can_be_guided(denoiser):
+        kind = type(denoiser).__name__
         raise InputError(
-            f"this {type(denoiser).__name__} has learned no guidance; `pnp-lip train --guidance --start FILE` adds it to one "
-            "of ours."
+            f"this {kind} has learned no guidance; `pnp-lip train --guidance --start FILE` adds it to ours."
         )
 
 
 def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:
-    """D_g for a denoiser that has learned guidance, also inside a relaxation or a projection onto a box.
-
-    Raises InputError for any other denoiser.
+    """D_g for a denoiser that has learned guidance, also inside a relaxation or a projection onto a box, else InputError.
 
     >>> from pnp_lip.denoisers import add_guidance
     >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)))

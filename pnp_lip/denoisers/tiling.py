@@ -1,8 +1,7 @@
 """A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ __all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
 
 CACHE_NUMBERS = 2**20  # numbers of a layer's hidden channels in one window, 4 MB in float32
 CACHE_COLUMNS = 512  # columns of one window
-
-# Rows and columns of a window in which a network improves an image: whole blocks of every network (at most 512 a side).
-BLOCK_TILE = (512, 512)
+BLOCK_TILE = (512, 512)  # the window in which a network improves an image: whole blocks of every network
 
 
 def map_windows(
@@ -28,43 +25,27 @@ def map_windows(
     f sees windows of ``tile`` + 2·``reach`` rows and columns, and of f(window) only pixels with their whole neighbourhood
     inside the window are kept. A window never leaves the image, so that f meets the image's border exactly where f(x)
     does; with ``circular`` it wraps around. All windows have one shape, because torch chooses its algorithm by the shape.
-
-    Shapes: x is (B, C, H, W), and so is the result; ``others`` have its rows and columns and are cut alike. Raises InputError
-    unless both sides of the tile are at least 1, ShapeError for another number of axes.
-
-    >>> x = torch.rand(1, 1, 9, 7)
-    >>> bool((map_windows(lambda z: 2 * z, x, tile=(4, 3), reach=0, circular=False) == 2 * x).all())
-    True
+    ``others`` are cut as x is. Raises ShapeError unless x is (B, C, H, W), InputError for sides of the tile below 1.
     """
     if x.ndim != 4:
         raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
     if min(tile) < 1:
         raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {min(tile)}.")
-    across = windows(x.shape[-1], tile[1], reach, circular)
     bands = []
     for kept_rows, rows in windows(x.shape[-2], tile[0], reach, circular):
         band = [
-            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept] for kept, columns in across
+            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept]
+            for kept, columns in windows(x.shape[-1], tile[1], reach, circular)
         ]
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 
 
 def improve(network: GuideNetwork | UNet, *images: Tensor, sigma: Tensor) -> Tensor:
-    """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window.
-
-    >>> g = torch.rand(1, 1, 9, 7)
-    >>> bool((improve(GuideNetwork(1, width=4, depth=3), g, sigma=torch.tensor([0.1])) == g).all())  # untrained
-    True
-    """
-    h, w = images[0].shape[-2:]
-    b = network.block
+    """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
+    (h, w), b = images[0].shape[-2:], network.block
     whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in images]
-
-    def improved(*parts: Tensor) -> Tensor:
-        result: Tensor = network(*parts, sigma)
-        return result
-
+    improved = partial(network, sigma=sigma)
     return map_windows(improved, *whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]
 
 
@@ -95,11 +76,7 @@ def cut(x: Tensor, rows: range, columns: range) -> Tensor:
 
 
 def cache_tile(batch: int, channels: int, height: int, width: int) -> tuple[int, int]:
-    """Windows in which (batch, channels, rows, columns) numbers stay in the cache, alike and multiples of eight.
-
-    >>> cache_tile(1, 32, 256, 256), cache_tile(1, 32, 4096, 4096), cache_tile(1, 32, 100, 100)
-    ((128, 256), (64, 512), (104, 104))
-    """
+    """Windows in which (batch, channels, rows, columns) numbers stay in the cache, alike and multiples of eight."""
     columns = even_share(width, CACHE_COLUMNS)
     return even_share(height, max(CACHE_NUMBERS // (batch * channels * columns), 32)), columns
 

@@ -1,14 +1,12 @@
 """Gradient-flow layers, their activations, the isometric lift, and the two ways of keeping the constraint."""
 
 from pnp_lip.layers.activations import Activation, Clip, Identity, NoiseClip, ReLU, SoftThreshold
-from pnp_lip.layers.constraints import constrain, gradient_flow_layers, project, release
-from pnp_lip.layers.gradient_flow_conv2d import GradientFlowConv2d
+from pnp_lip.layers.constraints import constrain, project, release
+from pnp_lip.layers.gradient_flow_conv2d import PADDING_MODES, GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.guidance import Guidance
-from pnp_lip.layers.guide_network import GuideNetwork
+from pnp_lip.layers.guide_networks import GuideNetwork, UNet
 from pnp_lip.layers.isometric_lift import IsometricLift
-from pnp_lip.layers.padding import PADDING_MODES
-from pnp_lip.layers.u_net import UNet
 
 __all__ = [
     "PADDING_MODES",
@@ -25,7 +23,6 @@ __all__ = [
     "SoftThreshold",
     "UNet",
     "constrain",
-    "gradient_flow_layers",
     "project",
     "release",
 ]

@@ -1,11 +1,8 @@
 """Nondecreasing activations with slopes in [0, 1], written σ(t) = λ u((t + b) / λ) for a fixed shape u.
 
-The scale λ and the shift b may depend on the noise level; u alone decides the slopes. Keeping λ apart lets a layer fold
-1/λ and λ into its two convolutions, so that evaluating σ costs a single pass over the data (measured 3.5 times faster in
-training than clipping between per-channel limits).
+λ and b may depend on the noise level; u alone decides the slopes. A layer can fold 1/λ and λ into its two convolutions, so
+that σ costs one pass over the data (measured 3.5 times faster in training than clipping between per-channel limits).
 """
-
-from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
@@ -21,6 +18,8 @@ __all__ = ["Activation", "Clip", "Identity", "NoiseClip", "ReLU", "SoftThreshold
 # The noise level, on the scale of images in [0, 1], below which thresholds stop falling with it: log σ stays finite, and a
 # denoiser at σ = 0 is the identity to float32 rounding.
 SIGMA_FLOOR = 1e-6
+KNOTS = 6  # noise levels at which a NoiseClip has parameters, evenly spaced in log σ
+SIGMA_RANGE = (0.5 / 255, 55 / 255)  # the first and the last of them, on the scale of images in [0, 1]
 
 
 class Activation(nn.Module, ABC):
@@ -43,15 +42,8 @@ class Activation(nn.Module, ABC):
     def forward(self, t: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Evaluate σ on ``t`` of shape (B, channels, ...)."""
         scale, shift = self.scale_and_shift(sigma)
-        if shift is not None:
-            t = t + spread(shift, t)
-        if scale is None:
-            return self.unit(t)
-        scale = spread(scale, t)
-        return self.unit(t / scale) * scale
-
-    def extra_repr(self) -> str:
-        return f"slopes={self.slopes}"
+        t = t if shift is None else t + spread(shift, t)
+        return self.unit(t) if scale is None else self.unit(t / spread(scale, t)) * spread(scale, t)
 
 
 class Identity(Activation):
@@ -62,11 +54,7 @@ class Identity(Activation):
 
 
 class ReLU(Activation):
-    """σ(t) = max(t, 0).
-
-    >>> ReLU()(torch.tensor([[-1.0, 2.0]]))
-    tensor([[0., 2.]])
-    """
+    """σ(t) = max(t, 0)."""
 
     def unit(self, t: Tensor) -> Tensor:
         return F.relu(t)
@@ -89,7 +77,7 @@ class Clip(Activation):
     def unit(self, t: Tensor) -> Tensor:
         return F.hardtanh(t)
 
-    def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.log_scale.exp(), self.shift
 
 
@@ -104,42 +92,24 @@ class SoftThreshold(Clip):
         return t - F.hardtanh(t)
 
 
-class NoiseClip(Activation):
+class NoiseClip(Clip):
     """σ(t) = min(max(t + b, −λ), λ) with λ = s·exp(p(log s)), b = s·q(log s) for the noise level s.
 
-    p and q are piecewise linear in log s between ``knots`` noise levels and constant outside, so that with constant p and
+    p and q are piecewise linear in log s between ``KNOTS`` noise levels and constant outside, so that with constant p and
     q the whole network is homogeneous, D(x, s) = s·N(x / s). Whatever p and q are, the slopes stay in [0, 1], so that a
-    layer keeps its certificate for every noise level.
-
-    Parameters: ``channels``; ``knots`` ≥ 2 noise levels, spaced evenly in log between ``sigma_range`` (on the scale of
-    images in [0, 1]); ``threshold``, the initial λ in units of s; ``odd`` holds b at zero, so that σ(−t) = −σ(t). Raises
-    InputError for others.
+    layer keeps its certificate for every noise level. q starts at zero and is not learned, so that σ(−t) = −σ(t).
+    ``threshold`` > 0 is the initial λ in units of s.
 
     >>> NoiseClip(2, threshold=1.0)(torch.tensor([[3.0, -0.04]]), torch.tensor([0.1])).detach()
     tensor([[ 0.1000, -0.0400]])
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        threshold: float = 1.0,
-        knots: int = 6,
-        sigma_range: tuple[float, float] = (0.5 / 255, 55 / 255),
-        odd: bool = False,
-    ) -> None:
-        super().__init__()
-        if knots < 2 or not 0 < sigma_range[0] < sigma_range[1] or not threshold > 0:
-            raise InputError(
-                "NoiseClip needs knots >= 2, 0 < sigma_range[0] < sigma_range[1] and threshold > 0; "
-                f"got knots={knots}, sigma_range={sigma_range}, threshold={threshold}."
-            )
-        self.log_range = (math.log(sigma_range[0]), math.log(sigma_range[1]))
-        self.log_scale = nn.Parameter(torch.full((knots, channels), math.log(threshold)))
-        self.shift = nn.Parameter(torch.zeros(knots, channels), requires_grad=not odd)
+    log_range = (math.log(SIGMA_RANGE[0]), math.log(SIGMA_RANGE[1]))
 
-    def unit(self, t: Tensor) -> Tensor:
-        return F.hardtanh(t)
+    def __init__(self, channels: int, *, threshold: float = 1.0) -> None:
+        super().__init__(channels, threshold=threshold)
+        self.log_scale = nn.Parameter(self.log_scale.detach().repeat(KNOTS, 1))
+        self.shift = nn.Parameter(torch.zeros(KNOTS, channels), requires_grad=False)
 
     def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
         """λ and b of every channel."""
@@ -147,9 +117,8 @@ class NoiseClip(Activation):
             raise InputError("NoiseClip needs the noise level; call the layer as layer(x, sigma).")
         s = sigma.to(self.shift.dtype).clamp_min(SIGMA_FLOOR).reshape(-1)
         low, high = self.log_range
-        knots = self.shift.shape[0]
-        position = ((s.log() - low) * ((knots - 1) / (high - low))).clamp(0, knots - 1)
-        left = position.floor().long().clamp_max(knots - 2)
+        position = ((s.log() - low) * ((KNOTS - 1) / (high - low))).clamp(0, KNOTS - 1)
+        left = position.floor().long().clamp_max(KNOTS - 2)
         weight = (position - left)[:, None]
         scale = s[:, None] * torch.lerp(self.log_scale[left], self.log_scale[left + 1], weight).exp()
         shift = s[:, None] * torch.lerp(self.shift[left], self.shift[left + 1], weight)
@@ -158,5 +127,4 @@ class NoiseClip(Activation):
 
 def spread(parameter: Tensor, t: Tensor) -> Tensor:
     """View a (channels,) or (B, channels) parameter so that it broadcasts against ``t`` of shape (B, channels, ...)."""
-    rows = parameter if parameter.ndim == 2 else parameter[None]
-    return rows.reshape(*rows.shape, *([1] * (t.ndim - 2)))
+    return parameter.reshape(-1, parameter.shape[-1], *([1] * (t.ndim - 2)))

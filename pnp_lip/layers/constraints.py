@@ -5,8 +5,6 @@ whatever the optimiser does to the free variables, the layer stays nonexpansive.
 each optimiser step, shorten τ to at most 2ρ/‖W‖². Neither is a proof; ``certify`` is.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -22,60 +20,50 @@ __all__ = ["BoundedStep", "UnitNorm", "ZeroMean", "constrain", "gradient_flow_la
 
 GradientFlowLayer = GradientFlowConv2d | GradientFlowLinear
 SMALLEST = 1e-20  # the least norm by which a weight is divided: filters that are all zero stay zero
+PEAKS = 32  # frequencies that are looked at between two searches of the torus
 
 
 class UnitNorm(nn.Module):
     """V ↦ V / ν(V), where ν(V) bounds the norm of V as an operator, so that ‖W‖ ≤ 1; zero stays zero.
 
-    A matrix is divided by its largest singular value. A convolution is divided by the maximum of its symbol's norm over
-    a ``grid`` × ``grid`` torus times Π cos(πr/grid)⁻¹, an upper bound for every image size; without ``grid`` over one so
-    fine that the bound is at most 0.3 % above the norm. With ``every`` = n > 1 the
-    whole torus is searched at every n-th evaluation in training mode, and between searches only at the ``peaks``
+    A matrix is divided by its largest singular value. A convolution is divided by the maximum of its symbol's norm over a
+    grid on the torus times Π cos(πr/grid)⁻¹, an upper bound for every image size, at most 0.3 % above the norm. With
+    ``every`` = n > 1 the whole grid is searched at every n-th evaluation in training mode, and between searches only the
     frequencies that were largest: n times cheaper and, until the next search, an estimate instead of a bound.
     """
 
-    def __init__(self, *, grid: int | None = None, every: int = 1, peaks: int = 32) -> None:
+    def __init__(self, *, every: int = 1) -> None:
         super().__init__()
-        if (grid is not None and grid < 4) or every < 1 or peaks < 1:
-            raise InputError(f"UnitNorm needs grid >= 4, every >= 1, peaks >= 1; got {grid}, {every}, {peaks}.")
-        self.grid, self.every, self.peaks = grid, every, peaks
-        self.age = 0
+        if every < 1:
+            raise InputError(f"UnitNorm needs every >= 1; got {every}.")
+        self.every, self.age = every, 0
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.zeros(0, 2), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         if weight.ndim == 2:
             unit: Tensor = weight / torch.linalg.matrix_norm(weight, 2).clamp_min(SMALLEST)
             return unit
+        grid = 64 * max(1, max(weight.shape[2:]) // 2)  # 64 points for each tap on either side of the centre
         if self.age % self.every == 0 or not self.training or not len(self.frequencies):
-            self.search(weight.detach())
+            self.frequencies = loudest(weight.detach(), grid)
         self.age += self.training
         top: Tensor = torch.linalg.matrix_norm(symbol(weight, self.frequencies), 2).amax()
-        norm = top * grid_factor((weight.shape[2], weight.shape[3]), self.grid_for(weight))
-        return weight / norm.clamp_min(SMALLEST)
+        return weight / (top * grid_factor((weight.shape[2], weight.shape[3]), grid)).clamp_min(SMALLEST)
 
-    def grid_for(self, weight: Tensor) -> int:
-        """The grid: at least 64 points for each tap on either side of the centre, where none was chosen."""
-        return self.grid or 64 * max(1, max(weight.shape[2:]) // 2)
 
-    @torch.no_grad()
-    def search(self, weight: Tensor) -> None:
-        """Find the grid frequencies where the symbol is largest."""
-        frequencies = half_torus(self.grid_for(weight)).to(weight.device)
-        matrices = symbol(weight, frequencies)
-        if weight.shape[0] > weight.shape[1]:
-            matrices = matrices.mH
-        values = torch.linalg.eigvalsh(matrices @ matrices.mH)[:, -1]
-        self.frequencies = frequencies[values.topk(min(self.peaks, len(values))).indices]
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
+@torch.no_grad()
+def loudest(weight: Tensor, grid: int) -> Tensor:
+    """The grid frequencies where the symbol is largest, (``PEAKS``, 2)."""
+    frequencies = half_torus(grid).to(weight.device)
+    matrices = symbol(weight, frequencies)
+    matrices = matrices.mH if weight.shape[0] > weight.shape[1] else matrices
+    values = torch.linalg.eigvalsh(matrices @ matrices.mH)[:, -1]
+    return frequencies[values.topk(min(PEAKS, len(values))).indices]
 
 
 class ZeroMean(nn.Module):
-    """Remove the mean of each filter on the first ``in_channels`` channels, so that W does not see constant images.
-
-    A denoiser with such filters commutes with adding a constant to the image, away from the border.
-    """
+    """Take the mean from each filter on the first ``in_channels`` channels: a constant then passes, away from the border."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -84,9 +72,6 @@ class ZeroMean(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         image, rest = weight[:, : self.in_channels], weight[:, self.in_channels :]
         return torch.cat([image - image.mean((-2, -1), keepdim=True), rest], dim=1)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
 
 
 class BoundedStep(nn.Module):
@@ -110,30 +95,21 @@ def gradient_flow_layers(module: nn.Module) -> Iterator[tuple[str, GradientFlowL
             yield name, child
 
 
-def constrain(
-    module: nn.Module,
-    *,
-    limit: float = 0.985,
-    grid: int | None = None,
-    every: int = 1,
-    zero_mean_channels: int = 0,
-) -> nn.Module:
+def constrain(module: nn.Module, *, limit: float = 0.985, every: int = 1, zero_mean_channels: int = 0) -> nn.Module:
     """Reparametrise every gradient-flow layer of ``module`` in place so that τ‖W‖² ≤ 2·``limit`` at every step.
 
-    Each layer then is ``limit``-averaged. ``every`` trades the bound for speed as in UnitNorm; ``zero_mean_channels``
-    removes the mean of the filters on that many first channels. ``release`` turns the result back into plain weights.
-    Raises InputError for a limit outside (0, 1] and for a module that is constrained already.
+    Each layer then is ``limit``-averaged. ``every`` is as in UnitNorm; ``zero_mean_channels`` removes the mean of the filters
+    on that many first channels. ``release`` turns the result back into plain weights. Raises InputError for a limit outside
+    (0, 1] and for a module that is constrained already.
     """
     check_limit(limit)
     for name, layer in gradient_flow_layers(module):
         if parametrize.is_parametrized(layer):
-            raise InputError(
-                f"`{name}` is constrained (parametrised) already; `release` it before constraining it anew."
-            )
+            raise InputError(f"`{name}` is constrained (parametrised) already; `release` it before doing so anew.")
     for _, layer in gradient_flow_layers(module):
         if zero_mean_channels:
             parametrize.register_parametrization(layer, "weight", ZeroMean(zero_mean_channels))
-        parametrize.register_parametrization(layer, "weight", UnitNorm(grid=grid, every=every))
+        parametrize.register_parametrization(layer, "weight", UnitNorm(every=every))
         parametrize.register_parametrization(layer, "tau", BoundedStep(limit))
     return module
 
@@ -141,29 +117,26 @@ def constrain(
 def release(module: nn.Module) -> nn.Module:
     """Undo ``constrain`` in place, keeping the constrained values as plain weights."""
     for _, layer in gradient_flow_layers(module):
-        for name in ("weight", "tau"):
-            if parametrize.is_parametrized(layer, name):
-                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+        for name in list(getattr(layer, "parametrizations", ())):
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return module
 
 
 @torch.no_grad()
-def project(module: nn.Module, *, limit: float = 0.985, grid: int | None = None) -> nn.Module:
+def project(module: nn.Module, *, limit: float = 0.985) -> nn.Module:
     """Shorten every step τ of ``module`` in place to at most 2·``limit``/ν(W)², the projection after an optimiser step.
 
     ν bounds ‖W‖ as in UnitNorm, up to rounding. Negative steps become zero.
-
     Source: Murari, Furuya & Schönlieb (2025), Section 5, with an upper bound where they take power iterations.
     """
     check_limit(limit)
     for _, layer in gradient_flow_layers(module):
-        unit = UnitNorm(grid=grid).eval()(layer.weight)
+        unit = UnitNorm().eval()(layer.weight)
         norm = layer.weight.norm() / unit.norm().clamp_min(torch.finfo(unit.dtype).tiny)
         layer.tau.clamp_(0, float(2 * limit / norm.clamp_min(SMALLEST) ** 2))
     return module
 
 
 def check_limit(limit: float) -> None:
-    """ρ must lie in (0, 1]."""
     if not 0 < limit <= 1:
         raise InputError(f"`limit` bounds τ‖W‖²/2 and must lie in (0, 1]; got {limit}.")

@@ -1,39 +1,25 @@
 """Convolutions by the fast Fourier transform, for training: their time does not grow with the filters."""
 
-from __future__ import annotations
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 __all__ = ["correlate"]
 
 
 def correlate(x: Tensor, kernel: Tensor) -> Tensor:
-    """``conv2d(x, kernel)`` up to rounding; differentiable once. Shapes (B, C, H, W), (M, C, k, k), as there.
-
-    >>> x, kernel = torch.rand(1, 1, 9, 8), torch.rand(2, 1, 3, 3)
-    >>> torch.allclose(correlate(x, kernel), torch.conv2d(x, kernel), atol=1e-5)
-    True
-    """
+    """``conv2d(x, kernel)`` up to rounding; differentiable once. Shapes (B, C, H, W), (M, C, k, k), as there."""
     result: Tensor = Correlate.apply(x, kernel)
     return result
-
-
-class Context(FunctionCtx):
-    """What the forward pass leaves for the backward pass."""
-
-    saved_tensors: tuple[Tensor, ...]
-    needs_input_grad: tuple[bool, bool]
-    grid: tuple[int, int]
-    taps: tuple[int, int]
 
 
 class Correlate(torch.autograd.Function):
     """v_m(p) = Σ_c Σ_t w_mc(t) x_c(p + t): v̂ = x̂ conj(ŵ) on the image's own grid, of which the valid part is kept."""
 
     @staticmethod
-    def forward(ctx: Context, x: Tensor, kernel: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
         grid, taps = (x.shape[-2], x.shape[-1]), (kernel.shape[-2], kernel.shape[-1])
         x_hat, w_hat = torch.fft.rfft2(x), torch.fft.rfft2(kernel, s=grid)
         ctx.save_for_backward(x_hat, w_hat)
@@ -43,7 +29,7 @@ class Correlate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Context, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (x_hat, w_hat), (rows, columns) = ctx.saved_tensors, ctx.taps
         g_hat = torch.fft.rfft2(g, s=ctx.grid)
         dx = dw = None
@@ -56,11 +42,7 @@ class Correlate(torch.autograd.Function):
 
 
 def contract(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_j a_ij b_kj of shape (I, K, frequencies), by as few products of large tensors as there are j or k.
-
-    >>> contract(torch.ones(2, 3, 5, 5), torch.ones(4, 3, 5, 5)).shape
-    torch.Size([2, 4, 5, 5])
-    """
+    """Σ_j a_ij b_kj of shape (I, K, frequencies), by as few products of large tensors as there are j or k."""
     if b.shape[0] < b.shape[1]:
         return torch.stack([(a * row).sum(1) for row in b], dim=1)
     total = a[:, 0, None] * b[:, 0]

@@ -1,7 +1,5 @@
 """The dense gradient-flow layer."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -23,12 +21,9 @@ class GradientFlowLinear(nn.Module):
     τ‖W‖²/2-averaged, τ ≤ 1/‖W‖² firmly nonexpansive. Nothing here enforces the range: ``constrain`` does so during
     training, ``project`` after a step, ``certify`` proves it.
 
-    Shapes: x is (B, features), W is (hidden_features, features). The rows of the initial W are orthonormal where the shape
-    permits (‖W‖ = 1) and τ = 2 × ``step_fraction``; with ``step_fraction=1`` and square W that is the initialisation by
-    isometries of Murari, Furuya & Schönlieb (2025).
-
-    Raises ShapeError when x does not have ``features`` columns.
-
+    Shapes: x is (B, features), else ShapeError; W is (hidden_features, features). The rows of the initial W are orthonormal
+    where the shape permits (‖W‖ = 1) and τ = 2 × ``step_fraction``; with ``step_fraction=1`` and square W that is the
+    initialisation by isometries of Murari, Furuya & Schönlieb (2025).
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
     >>> layer = GradientFlowLinear(2, 2)
@@ -59,9 +54,8 @@ class GradientFlowLinear(nn.Module):
         weight = self.weight
         if x.shape[-1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}) tensors; got {tuple(x.shape)}.")
-        s = self.activation(F.linear(x, weight, self.bias), sigma)
-        step: Tensor = self.tau * (s @ weight)
-        return x - step
+        s: Tensor = self.activation(F.linear(x, weight, self.bias), sigma)
+        return x - self.tau * (s @ weight)
 
     def extra_repr(self) -> str:
         return f"features={self.weight.shape[1]}, hidden_features={self.weight.shape[0]}"

@@ -1,7 +1,5 @@
 """What a guide image says about the thresholds of a layer."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -30,8 +28,8 @@ class Guidance(nn.Module):
     a guide network has changed. All else is learned; G starts at what reweights an ℓ¹ norm, 2/√(1 + m(r²)/9), ν at 1/10. No
     value of theirs can harm the layer's certificate, which holds for a clip to any interval.
 
-    Shapes: r² and e² are (B, filters, H, W), and so are G and ν. Source: Candès, Wakin & Boyd (2008), the reweighting;
-    Pourya, Neumayer & Unser (2024), its learning.
+    Shapes: r², e², f, G and ν are (B, filters, H, W).
+    Source: Candès, Wakin & Boyd (2008), the reweighting; Pourya, Neumayer & Unser (2024), its learning.
 
     >>> Guidance(2)(torch.zeros(1, 2, 4, 4))[0, 0, 0, 0].item()
     2.0
@@ -47,33 +45,25 @@ class Guidance(nn.Module):
             self.share_mixing = nn.Parameter(torch.zeros(filters, 2 * filters))  # V' and V''
             self.share_offset = nn.Parameter(torch.full((filters,), -math.log(1 / FIRST_SHARE - 1)))
 
-    def forward(self, energy: Tensor, *, circular: bool = False) -> Tensor:
-        """G(r²); ``circular`` lets the windows wrap around the image, otherwise they end at its border."""
-        return self.factors(self.feature(energy, circular=circular))
-
     def feature(self, energy: Tensor, *, circular: bool = False) -> Tensor:
-        """f, of which G and ν are made."""
+        """f(r²), of which G and ν are made; windows wrap around the image if ``circular``, or end at its border."""
         half = WINDOW // 2
         if circular:
-            energy = F.avg_pool2d(F.pad(energy, (half,) * 4, mode="circular"), WINDOW, 1)
-        else:
-            energy = F.avg_pool2d(energy, WINDOW, 1, half, count_include_pad=False)
+            energy, half = F.pad(energy, (half,) * 4, mode="circular"), 0
+        energy = F.avg_pool2d(energy, WINDOW, 1, half, count_include_pad=False)
         return (1 + energy * (-2 * self.log_scale).exp()[:, None, None]).log()  # log1p takes longer
 
-    def factors(self, feature: Tensor) -> Tensor:
-        """G."""
+    def forward(self, feature: Tensor) -> Tensor:
+        """G for f(r²)."""
         return F.conv2d(feature, self.mixing[:, :, None, None], self.offset).clamp(*LOG_RANGE).exp()
 
-    def clipping(self, layer: GradientFlowConv2d, guide: Tensor, change: Tensor, sigma: Tensor) -> list[Tensor]:
-        """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for the layer's states of the guide and of its change.
-
-        The layer's activation is a ``NoiseClip``. Both are of shape (B, filters, H, W).
-        """
+    def clipping(self, layer: GradientFlowConv2d, sigma: Tensor, guide: Tensor, change: Tensor) -> list[Tensor]:
+        """λ(p) = λ(σ) G and, where there is one, the centre ν W g, for a ``NoiseClip`` layer's states of guide and change."""
         activation: NoiseClip = layer.activation  # type: ignore[assignment]
         scale, _ = activation.scale_and_shift(sigma)
         scale = scale.reshape(-1, scale.shape[-1], 1, 1)
         response, feature = self.look(layer, guide, scale)
-        limits = scale * self.factors(feature)
+        limits = scale * self(feature)
         if not self.centred:
             return [limits]
         first, second = self.share_mixing[:, :, None, None].chunk(2, 1)

@@ -1,7 +1,5 @@
 """The lift into more channels, an isometry, and its adjoint."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,18 +9,10 @@ __all__ = ["IsometricLift"]
 
 
 class IsometricLift(nn.Module):
-    """Q: append zero channels; QᵀQ = Id, so QᵀNQ is α-averaged when N is.
+    """Q x = (x, 0, …, 0), Qᵀ(x, ·) = x: QᵀQ = Id, so QᵀNQ is α-averaged when N is.
 
-    Q x = (x, 0, …, 0), Qᵀ(x, ·) = x. A learned orthonormal lift would add nothing: it can be absorbed into the weights
-    of the layers between Q and Qᵀ.
-
-    Shapes: (B, in_channels, H, W) to (B, channels, H, W), channels ≥ in_channels; ``adjoint`` goes back.
-
-    >>> import torch
-    >>> lift = IsometricLift(1, 3)
-    >>> x = torch.ones(1, 1, 2, 2)
-    >>> bool((lift.adjoint(lift(x)) == x).all())
-    True
+    A learned orthonormal lift would add nothing: it can be absorbed into the weights of the layers between Q and Qᵀ.
+    Shapes: (B, in_channels, H, W) to (B, channels, H, W), channels ≥ in_channels ≥ 1, else InputError; ``adjoint`` back.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -38,6 +28,3 @@ class IsometricLift(nn.Module):
     def adjoint(self, z: Tensor) -> Tensor:
         """Qᵀ z."""
         return z[:, : self.in_channels]
-
-    def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.channels}"

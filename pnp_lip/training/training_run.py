@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, guided, require_guidance
+from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
@@ -144,7 +145,8 @@ class TrainingRun(Generic[Network]):
             if part == "guidance":
                 return log_error(guided(self.denoiser, guide)(y, sigma), x)
         with reduced_precision(self.device):
-            improved = cast(nn.Module, self.denoiser.guide_network)(guide, torch.tensor([sigma]).to(guide))
+            network = cast(GuideNetwork, self.denoiser.guide_network)
+            improved = improve(network, guide, sigma=torch.tensor([sigma]).to(guide))
         return log_error(improved, x)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
