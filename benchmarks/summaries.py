@@ -42,6 +42,7 @@ def measured(content: Row, prior: str, group: str | None = None) -> list[Row]:
 
 
 def settled(row: Row) -> bool:
+    """Whether a run ended at the tolerance."""
     return bool(row.get("status") == "converged")
 
 

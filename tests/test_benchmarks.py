@@ -446,7 +446,7 @@ def test_the_strength_of_the_first_solution_is_chosen_first(tmp_path: Path) -> N
     plain = Prior("own", shrink)
     case = Case({"image": "a"}, "g", scene)
     record = Record.open(Destination(tmp_path / "r.json"), "deblurring", Asked(), {})
-    Comparison(record, {"g": [case]}, measure).run([case], [with_guide(plain)])
+    Comparison(record, [case], measure).run([case], [with_guide(plain)])
     assert seen[-1] == ("own (guided)", 1.0, 0.25, False)
     assert {first for name, _, first, _ in seen if name == "own (guided)"} == {0.25}
     assert [t["strength"] for t in record.content["tuning"]] == [0.25, 1.0]
@@ -517,7 +517,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
     record = Record.open(Destination(tmp_path / "r.json", tell=told.append), "denoising", Asked(), {})
     x = photographs.photograph("camera", 16)
     case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Observation(x, x + 0.1, 0.1))
-    Comparison(record, {"g": [case]}, denoise).run([case], [Prior("s", shrink)])
+    Comparison(record, [case], denoise).run([case], [Prior("s", shrink)])
     assert told[0].startswith("[1/1, 0 min left] a, 1.0, s:")
 
 
