@@ -16,7 +16,6 @@ from pnp_lip.solvers.guarantee import Guarantee
 from pnp_lip.solvers.half_quadratic import HalfQuadratic
 from pnp_lip.solvers.halpern import Halpern
 from pnp_lip.solvers.hypothesis import Hypothesis
-from pnp_lip.solvers.inertial import Inertial
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
@@ -50,7 +49,6 @@ __all__ = [
     "Halpern",
     "History",
     "Hypothesis",
-    "Inertial",
     "Iteration",
     "Known",
     "KrasnoselskiiMann",

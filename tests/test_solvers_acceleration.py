@@ -17,13 +17,12 @@ from pnp_lip.solvers import (
     ForwardBackward,
     HalfQuadratic,
     Halpern,
-    Inertial,
     KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
 )
 
-SCHEMES = [Halpern(), Halpern(restart=None), Inertial(), Anderson(), Anderson(memory=2)]
+SCHEMES = [Halpern(), Halpern(restart=None), Anderson(), Anderson(memory=2)]
 
 
 @pytest.fixture
@@ -121,15 +120,6 @@ def test_a_batch_is_accelerated_image_by_image(setting):
         assert cases.relative(batch.x[i], alone.x[0]) < 1e-4
 
 
-def test_inertia_has_a_limit(setting):
-    net, physics, y = setting
-    a = ForwardBackward(net, sigma=0.1).solve(y, physics).settings["map_averagedness"]
-    limit = 0.49 / (a * (0.7 + 0.18))
-    assert ForwardBackward(net, sigma=0.1, scheme=Inertial(0.3, 0.999 * limit)).check(y, physics).proved
-    with pytest.raises(GuaranteeError, match=r"relaxation λ must lie in \(0, 0\.5"):
-        ForwardBackward(net, sigma=0.1, scheme=Inertial(0.3, 1.001 * limit)).solve(y, physics)
-
-
 def test_momentum_is_unproved_but_for_a_proximal_denoiser(setting):
     net, physics, y = setting
     momentum = {"sigma": 0.1, "scheme": FISTA()}
@@ -161,7 +151,7 @@ def test_the_safeguard_gives_up_bad_points():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Halpern(restart=1.0), lambda: Inertial(1.0), lambda: Inertial(0.1, 0.0), lambda: Anderson(memory=0),
+    [lambda: Halpern(restart=1.0), lambda: Anderson(memory=0),
      lambda: Anderson(growth=0.5), lambda: Anderson(regularisation=-1.0), lambda: FISTA(2.0)],
 )  # fmt: skip
 def test_bad_settings_are_refused(make):

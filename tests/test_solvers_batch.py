@@ -8,7 +8,7 @@ import solver_cases as cases
 import torch
 
 from pnp_lip import firm
-from pnp_lip.solvers import ADMM, Anderson, DavisYin, ForwardBackward, Halpern, Inertial, KrasnoselskiiMann, PrimalDual
+from pnp_lip.solvers import ADMM, Anderson, DavisYin, ForwardBackward, Halpern, KrasnoselskiiMann, PrimalDual
 from pnp_lip.solvers.data_terms import LeastSquares, WeightedLeastSquares
 
 SCALES = torch.tensor([0.01, 1.0, 30.0, 0.3]).reshape(4, 1, 1, 1)
@@ -41,7 +41,7 @@ def test_stopped_images_cost_nothing():
     assert 4 * result.iterations > 1.05 * sum(net.sizes)
 
 
-@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Inertial(), Anderson()], ids=str)
+@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Anderson()], ids=str)
 @pytest.mark.parametrize("solver", [ForwardBackward, ADMM, DavisYin, PrimalDual])
 def test_a_batch_ends_where_its_images_end_alone(solver, scheme):
     net, physics = firm(cases.denoiser()), cases.blur(torch.float32)

@@ -20,7 +20,6 @@ from pnp_lip.solvers import (
     Checkpoint,
     ForwardBackward,
     Halpern,
-    Inertial,
     KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
@@ -70,7 +69,6 @@ def run_and_die(scheme, path, at):
         (Anderson(), 4),
         (KrasnoselskiiMann(), 11),
         (Halpern(), 11),
-        (Inertial(), 11),
         (Anderson(), 11),
     ],
 )

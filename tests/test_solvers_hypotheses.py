@@ -24,7 +24,6 @@ from pnp_lip.solvers import (
     ForwardBackward,
     HalfQuadratic,
     Halpern,
-    Inertial,
     KrasnoselskiiMann,
     LeastSquares,
     PrimalDual,
@@ -74,7 +73,6 @@ def test_schemes_beyond_their_range(physics):
     net = cases.denoiser()
     make = lambda scheme: lambda **o: ForwardBackward(net, sigma=0.1, scheme=scheme, **o)  # noqa: E731
     refused(make(KrasnoselskiiMann(1.9)), physics, r"relaxation λ must lie in \(0, 1/a = 1\.\d+\); got 1\.9")
-    refused(make(Inertial(0.5, 0.9)), physics, r"relaxation λ must lie in \(0, 0\.\d+\); got 0\.9")
     flip = lambda **o: ForwardBackward(cases.Reflection(), scheme=Anderson(), **o)  # noqa: E731
     refused(flip, physics, r"got 1\b")
     assert ForwardBackward(cases.Reflection(), scheme=Halpern()).check(data(physics), physics).proved
