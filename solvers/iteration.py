@@ -40,8 +40,7 @@ class Iteration:
     ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
     hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
     fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm in which the residual is
-    measured; ``minimises``: T is a proximal gradient step of a
-    convex objective with γ ≤ 1/L.
+    measured; ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
     """
 
     T: Callable[[Maps, Tensor], tuple[Tensor, Tensor]]
