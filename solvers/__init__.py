@@ -29,7 +29,6 @@ from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
-from pnp_lip.solvers.to_deepinv import to_deepinv
 
 __all__ = [
     "ADMM",
@@ -68,7 +67,6 @@ __all__ = [
     "fixed_map",
     "licensed",
     "refine",
-    "to_deepinv",
 ]
 
 __getattr__ = renamed(
