@@ -9,12 +9,15 @@ import torch
 from deepinv.transform import Reflect, Rotate
 from torch import nn
 
-from pnp_lip import certify
+from pnp_lip import certify, firm
 from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
 from pnp_lip.solvers import (
+    ADMM,
     RED,
     Anderson,
+    DouglasRachford,
     ForwardBackward,
+    HalfQuadratic,
     choose_by_discrepancy,
     choose_by_reference,
     fixed_map,
