@@ -34,12 +34,8 @@ class Benchmark:
 
 BENCHMARKS = {
     "denoising": Benchmark("one pass of every denoiser over noise levels", config.DenoisingConfig()),
-    "deblurring": Benchmark(
-        "camera shakes, a Gaussian and a box, with every prior", config.DeblurringConfig(), restores=True
-    ),
-    "ct": Benchmark(
-        "parallel and fan beam, Gaussian and Poisson noise, every prior, FBP", config.CtConfig(), restores=True
-    ),
+    "deblurring": Benchmark("camera shakes, a Gaussian and a box, with every prior", config.DeblurringConfig(), restores=True),
+    "ct": Benchmark("parallel and fan beam, Gaussian and Poisson noise, every prior, FBP", config.CtConfig(), restores=True),
     "certificates": Benchmark("proved bounds against attacks, and the time of proving", config.CertificatesConfig()),
     "speed": Benchmark("one pass of our networks in several ways, beside DRUNet and DnCNN", config.SpeedConfig()),
     "convergence": Benchmark("every solver on every forward model", config.ConvergenceConfig(), compares=False),

@@ -41,9 +41,7 @@ class Limits:
     tuning_tol: float = option(1e-4, "the same while a strength is chosen")
     max_iter: int = option(10_000, "updates of a run with a proof", least=1)
     uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1)
-    uncertified_seconds: float = option(
-        20.0, "of processor time without a proof, half while a strength is chosen", quick=0.5
-    )
+    uncertified_seconds: float = option(20.0, "of processor time without a proof, half while a strength is chosen", quick=0.5)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,9 +61,7 @@ def solvers(config: ConvergenceConfig) -> Iterator[tuple[str, Solver]]:
             yield "DnCNN, trained", kind(trained(config), sigma=config.sigma, tol=config.tol)
 
 
-def solved(
-    solver: Solver, y: Tensor, physics: PhysicsLike, x: Tensor, config: ConvergenceConfig, certified: bool
-) -> Row:
+def solved(solver: Solver, y: Tensor, physics: PhysicsLike, x: Tensor, config: ConvergenceConfig, certified: bool) -> Row:
     """One run: how it ended, and the time it took."""
     most = config.max_iter if certified else config.uncertified_max_iter
     guarantee = "require" if certified else "report"

@@ -111,9 +111,7 @@ class Prior:
         }
 
 
-def prior_of(
-    name: str, denoiser: DenoiserLike, *, ours: bool = False, threshold: bool = False, channels: int = 1
-) -> Prior:
+def prior_of(name: str, denoiser: DenoiserLike, *, ours: bool = False, threshold: bool = False, channels: int = 1) -> Prior:
     """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:

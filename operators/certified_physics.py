@@ -186,9 +186,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         if not tol > 0:
             raise InputError(f"`tol` is an absolute error and must be positive; got {tol}.")
         with torch.no_grad():
-            system = NormalEquations(
-                self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding
-            )
+            system = NormalEquations(self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding)
             return self.solve_system(system, start, tol, max_iter)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:

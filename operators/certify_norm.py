@@ -31,9 +31,7 @@ SLACK = {torch.float32: 1e-3, torch.float64: 1e-9}
 DOT_PART, ENTRY_PART, ZERO_PART = 0.05, 0.5, 1e-6
 
 
-def certify_norm(
-    physics: dp.LinearPhysics, *, img_size: tuple[int, ...] | None = None, nonnegative: bool = False
-) -> NormBound:
+def certify_norm(physics: dp.LinearPhysics, *, img_size: tuple[int, ...] | None = None, nonnegative: bool = False) -> NormBound:
     """Proved bounds of ‖A‖ for a linear physics, or a CertificateError that says why there are none.
 
     - Our operators know their own; deepinv's ``Denoising``, ``Inpainting``, ``Demosaicing``, ``MRI``, ``MultiCoilMRI``,

@@ -60,9 +60,7 @@ class NormalEquations:
         arithmetic = 2 * self.rounding * (image_norm(self.z) + size + data_term)
         return (image_norm(r) * (1 + NORM_SLACK) + arithmetic).nan_to_num(nan=float("inf"))
 
-    def result(
-        self, x: Tensor, dtype: torch.dtype, tol: float, iterations: int = 0, bound: Tensor | None = None
-    ) -> ProxResult:
+    def result(self, x: Tensor, dtype: torch.dtype, tol: float, iterations: int = 0, bound: Tensor | None = None) -> ProxResult:
         """x rounded from float64 to ``dtype``. ``bound``, that of its error (computed if not given), grows by what that costs."""
         bound = self.error_bound(x, self.residual(x)) if bound is None else bound
         rounded = x.to(dtype)

@@ -21,9 +21,7 @@ STRAIGHT = 1e-12  # a direction's smaller component below which the motion runs 
 SNAP = 1e-9  # pixels; a segment that ends so close to a grid line does not reach beyond it
 
 
-def gaussian_psf(
-    sigma: float | tuple[float, float], *, size: int | tuple[int, int] | None = None, angle: float = 0.0
-) -> Tensor:
+def gaussian_psf(sigma: float | tuple[float, float], *, size: int | tuple[int, int] | None = None, angle: float = 0.0) -> Tensor:
     """Sampled Gaussian exp(−½(u²/σ₁² + v²/σ₂²)), divided by its sum; u, v are the axes turned by ``angle`` degrees.
 
     ``sigma`` > 0 in pixels: σ₁ along columns (horizontal before turning), σ₂ along rows. ``size`` is the PSF's

@@ -62,9 +62,7 @@ class SparsePair(nn.Module):
         rows, columns, values = (getattr(self, f"{name}_{part}") for part in ("rows", "columns", "values"))
         values = (values.abs() if absolute else values).to(x.dtype)
         if x.device.type == "cpu" and (x.shape[1] >= COLUMNS_FOR_BAG or not torch._C.has_mkl):
-            return F.embedding_bag(
-                columns, x.contiguous(), rows, mode="sum", per_sample_weights=values, include_last_offset=True
-            )
+            return F.embedding_bag(columns, x.contiguous(), rows, mode="sum", per_sample_weights=values, include_last_offset=True)
         size = self.shape[::-1] if transpose else self.shape
         return torch.sparse_csr_tensor(rows, columns, values, size, check_invariants=False) @ x
 

@@ -166,8 +166,7 @@ def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> 
         f"τ‖W‖² ≤ {float(curvature):.9g} is not ≤ 2": curvature <= 2,
         "the margin is overstated": layer["margin"] is not None and number(layer["margin"]) <= 2 - curvature,
         "the layer's averagedness is understated": number(layer["averagedness"]) >= curvature / 2,
-        "the layer's Lipschitz constant is understated": number(layer["lipschitz_upper"])
-        >= max(Fraction(1), curvature - 1),
+        "the layer's Lipschitz constant is understated": number(layer["lipschitz_upper"]) >= max(Fraction(1), curvature - 1),
     }
     return curvature / 2, [f"{layer['path']}: {claim}" for claim, holds in claims.items() if not holds]
 

@@ -47,9 +47,7 @@ def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> 
     elif data.dtype in (np.uint8, np.uint16):
         data = data / np.float64(np.iinfo(data.dtype).max)
     elif np.issubdtype(data.dtype, np.integer):
-        raise InputError(
-            f"{path}: {data.dtype} does not say which number is white; save uint8, uint16 or floats in [0, 1]."
-        )
+        raise InputError(f"{path}: {data.dtype} does not say which number is white; save uint8, uint16 or floats in [0, 1].")
     elif not np.issubdtype(data.dtype, np.floating):
         raise InputError(f"{path}: expected real numbers; got {data.dtype}.")
     if not np.isfinite(data).all():
@@ -57,9 +55,7 @@ def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> 
     if data.min() < -beyond or data.max() > 1 + beyond:
         limits = f"[{-beyond:g}, {1 + beyond:g}]" if beyond else "[0, 1]"
         found = f"[{data.min():.4g}, {data.max():.4g}]"
-        raise InputError(
-            f"{path}: values must lie in {limits}; got {found}. Rescale them, and the noise level with them."
-        )
+        raise InputError(f"{path}: values must lie in {limits}; got {found}. Rescale them, and the noise level with them.")
     x = torch.from_numpy(np.ascontiguousarray(data.transpose(2, 0, 1), dtype=np.float32))[None]
     return to_grey(x) if grey else x
 

@@ -45,11 +45,7 @@ class Anderson(Scheme):
     monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if (
-            self.memory < 1
-            or not self.growth >= 1
-            or (self.regularisation is not None and not self.regularisation >= 0)
-        ):
+        if self.memory < 1 or not self.growth >= 1 or (self.regularisation is not None and not self.regularisation >= 0):
             raise InputError(
                 "Anderson needs memory >= 1, growth >= 1 and regularisation >= 0; "
                 f"got {self.memory}, {self.growth}, {self.regularisation}."

@@ -67,9 +67,7 @@ class Anneal:
             )
         default = unwrapped(solver.denoiser)[1]
         if solver.sigma is None and default is None:
-            raise InputError(
-                "annealing needs the noise level that the solver's denoiser assumes; pass sigma= to the solver."
-            )
+            raise InputError("annealing needs the noise level that the solver's denoiser assumes; pass sigma= to the solver.")
         channels = getattr(solver.denoiser, "in_channels", y.shape[1])
         image = y.new_zeros(1, channels, 16, 16)
         try:
@@ -79,9 +77,7 @@ class Anneal:
                 f"the annealing denoiser refused an image of {channels} channels, {y.dtype} on {y.device} ({error})."
             ) from error
         if shape != image.shape:
-            raise InputError(
-                f"the annealing denoiser turned an image of shape {tuple(image.shape)} into {tuple(shape)}."
-            )
+            raise InputError(f"the annealing denoiser turned an image of shape {tuple(image.shape)} into {tuple(shape)}.")
 
 
 @torch.no_grad()

@@ -38,9 +38,7 @@ class DataTerm(abc.ABC):
         if not 0 <= self.convexity < math.inf:
             raise InputError(f"`convexity` bounds the strong convexity of f and is >= 0; got {self.convexity}.")
         if self.norm_upper is not None and not 0 < self.norm_upper < math.inf:
-            raise InputError(
-                f"`norm_upper` must be positive and finite; got {self.norm_upper}. Pass None to derive it."
-            )
+            raise InputError(f"`norm_upper` must be positive and finite; got {self.norm_upper}. Pass None to derive it.")
 
     @abc.abstractmethod
     def lipschitz_upper(self, norm_upper: float) -> float:

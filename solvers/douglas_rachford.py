@@ -32,9 +32,7 @@ class DouglasRachford(Solver):
     Source: Lions & Mercier (1979); Bauschke & Combettes (2017), Theorem 26.11; Giselsson & Boyd (2017) for the rate.
     """
 
-    theorem: ClassVar[str] = (
-        "Douglas-Rachford with a firmly nonexpansive denoiser (Bauschke & Combettes 2017, Thm 26.11)"
-    )
+    theorem: ClassVar[str] = "Douglas-Rachford with a firmly nonexpansive denoiser (Bauschke & Combettes 2017, Thm 26.11)"
     equation: ClassVar[str] = "x = D(x − γ∇f(x))"
     uses_prox: ClassVar[bool] = True
     takes_box: ClassVar[bool] = False

@@ -44,9 +44,7 @@ def fixed_map(denoiser: DenoiserLike) -> DenoiserLike:
 
         # Spelled out, because random=False of deepinv 0.5.0 passes a misnamed axis and still draws its reflections.
         group = Rotate(n_trans=4, multiples=90, positive=True) * Reflect(n_trans=2, dim=[-1])
-        mended: DenoiserLike = EquivariantDenoiser(
-            fixed_map(cast(DenoiserLike, denoiser.denoiser)), transform=group
-        ).eval()
+        mended: DenoiserLike = EquivariantDenoiser(fixed_map(cast(DenoiserLike, denoiser.denoiser)), transform=group).eval()
         return mended
     return FixedMap(denoiser) if any(warm_starts(m) for m in denoiser.modules()) else denoiser
 

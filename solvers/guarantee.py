@@ -40,10 +40,6 @@ class Guarantee:
         """The same claim withdrawn, because the run contradicted it."""
         return dataclasses.replace(self, proved=False, failure=failure, statement=NOTHING)
 
-    def as_dict(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self)
-
     def __str__(self) -> str:
         rows = [f"{'proved' if self.proved else 'not proved'}: {self.theorem}", self.statement]
         rows += [f"  [{'x' if h.met else ' '}] {h.name} = {show(h.value)} (must {h.bound})" for h in self.hypotheses]

@@ -17,11 +17,6 @@ __all__ = ["UNKNOWN", "Iteration", "chain", "forward_step", "in_box", "projectio
 UNKNOWN = MapBound(Fraction(2), None)  # nothing is claimed
 
 
-def same(maps: Maps, x: Tensor) -> Tensor:
-    """The image itself as the first state."""
-    return x
-
-
 def euclidean(maps: Maps, v: Tensor) -> Tensor:
     """‖v‖, one number per image."""
     norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
@@ -48,7 +43,7 @@ class Iteration:
     asks: tuple[Hypothesis, ...]
     parameters: Mapping[str, float]
     exists: Callable[[Maps, Tensor], str | None] = unproved
-    start: Callable[[Maps, Tensor], Tensor] = same
+    start: Callable[[Maps, Tensor], Tensor] = lambda maps, x: x
     norm: Callable[[Maps, Tensor], Tensor] = euclidean
     minimises: bool = False
 

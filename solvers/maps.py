@@ -90,9 +90,7 @@ def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
     """``value`` must have the shape and the dtype of ``like`` and be finite."""
     if not isinstance(value, Tensor) or value.shape != like.shape or value.dtype != like.dtype:
         came = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise ShapeError(
-            f"`{name}` must have the image's shape {tuple(like.shape)} and dtype {like.dtype}; got {came}."
-        )
+        raise ShapeError(f"`{name}` must have the image's shape {tuple(like.shape)} and dtype {like.dtype}; got {came}.")
     if not bool(torch.isfinite(value).all()):
         raise InputError(f"`{name}` holds NaN or infinite values.")
     return value.detach()

@@ -98,7 +98,7 @@ class Result:
             "advice": self.advice,
             "iterations": self.iterations,
             "seconds": self.seconds,
-            "guarantee": self.guarantee.as_dict(),
+            "guarantee": dataclasses.asdict(self.guarantee),
             "settings": dict(self.settings),
             "histories": [dataclasses.asdict(h) for h in self.histories],
         }

@@ -37,10 +37,9 @@ BOX_ELSEWHERE = "assumed; DavisYin with box=(0, 1) to have it proved"
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A solver bound to data: its maps, what is known of them, its iteration, the guarantee and the first image."""
+    """A solver bound to data: its maps, its iteration, the guarantee, the first image, and what all this rests on."""
 
     maps: Maps
-    known: Known
     iteration: Iteration
     guarantee: Guarantee
     x: Tensor
@@ -150,9 +149,7 @@ class Solver(abc.ABC):
             p.maps.D(p.x)  # which refuses, say, other channels or another dtype
             return p.guarantee
 
-    def prepare(
-        self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require"
-    ) -> Prepared:
+    def prepare(self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require") -> Prepared:
         """Examine, bind and judge: everything before the first update. Raises what ``solve`` raises."""
         if guarantee not in GUARANTEES:
             raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
@@ -174,7 +171,7 @@ class Solver(abc.ABC):
         refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
         if guarantee != "report" and refused is not None:
             raise GuaranteeError(f"{type(self).__name__}: {refused}")
-        return Prepared(maps, known, iteration, judged, maps.project(x), describe(self, known, iteration, y))
+        return Prepared(maps, iteration, judged, maps.project(x), describe(self, known, iteration, y))
 
 
 def check_positive(name: str, value: float | None) -> None:

@@ -37,9 +37,7 @@ def looks(node: ast.AST, told: set[str]) -> bool:
         return any(is_text(e, told) for e in (node.func.value, *(node.args if node.func.attr in PATTERNS else ())))
     if isinstance(node, ast.Match):
         return is_text(node.subject, told, UNEQUAL)
-    if isinstance(node, ast.Subscript) and is_text(
-        node.slice, told
-    ):  # a table whose key is a sentence, or Enum["NAME"]
+    if isinstance(node, ast.Subscript) and is_text(node.slice, told):  # a table whose key is a sentence, or Enum["NAME"]
         return not (isinstance(node.value, ast.Name) and node.value.id[0].isupper() and not node.value.id.isupper())
     return False
 

@@ -40,9 +40,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64).to(dtype)
 
 
-def denoiser(
-    *, limit: float = 0.97, layers: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any
-):
+def denoiser(*, limit: float = 0.97, layers: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any):
     """A small untrained network, nonexpansive after projection; ``limit`` 0.5 with one layer makes it firm."""
     torch.manual_seed(seed)
     small = {"channels": 4, "hidden_channels": 6, "kernel_size": 3, "dilations": (1,) * layers}

@@ -64,9 +64,7 @@ def test_annealing_is_half_quadratic_splitting_with_a_falling_noise_level() -> N
     for r in np.geomspace(15 / 255 / s, 1, 3):
         clipped = d(physics.prox_l2(clipped, y, step * r**2), r * s).clamp(0.3, 0.4)
     assert torch.allclose(annealed(d, y, y, physics, steps=3, box=(0.3, 0.4), **balance), clipped, atol=1e-8)
-    once = d(
-        physics.prox_l2(y, y, step), math.sqrt(2) * 0.1
-    )  # already below the highest level: one step, at the balance
+    once = d(physics.prox_l2(y, y, step), math.sqrt(2) * 0.1)  # already below the highest level: one step, at the balance
     assert torch.allclose(annealed(d, y, y, physics, steps=1, **{**balance, "sigma": 0.1}), once, atol=1e-10)
     without_noise = annealed(d, y, y, physics, steps=2, **{**balance, "sigma": 0.0})  # proximal steps alone
     assert torch.allclose(without_noise, physics.prox_l2(physics.prox_l2(y, y, step), y, step), atol=1e-5)

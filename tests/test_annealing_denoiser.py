@@ -67,10 +67,7 @@ def test_with_two_scales_it_is_a_u_net() -> None:
     below = torch.einsum("oiab,nihawb->nohw", u.shrinking[0].weight, t.reshape(2, 4, 2, 2, 3, 2))
     below = below + u.shrinking[0].bias[:, None, None]
     below = below + u.coarse[0][0](below).relu()
-    up = (
-        torch.einsum("iocd,nihw->nohcwd", u.growing[0].weight, below).reshape(2, 4, 4, 6)
-        + u.growing[0].bias[:, None, None]
-    )
+    up = torch.einsum("iocd,nihw->nohcwd", u.growing[0].weight, below).reshape(2, 4, 4, 6) + u.growing[0].bias[:, None, None]
     t = t + up
     t = t + u.back[0][0](t).relu()
     expected = g + (s / 10).sqrt()[:, None, None, None] * torch.nn.functional.pixel_shuffle(last(t), 2)

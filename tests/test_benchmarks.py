@@ -116,9 +116,7 @@ def test_every_baseline_is_a_fixed_map_that_removes_noise() -> None:
             assert "not installed" in str(error) and name in ("wavelets", "BM3D")
             continue
         first = denoise(y, 0.08)
-        assert torch.allclose(first, denoise(y, 0.08), atol=1e-4), (
-            name
-        )  # BM3D sums in the order in which threads finish
+        assert torch.allclose(first, denoise(y, 0.08), atol=1e-4), name  # BM3D sums in the order in which threads finish
         assert (first - x).norm() < 0.95 * (y - x).norm(), name
 
 
@@ -292,11 +290,7 @@ def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(before["rows"]) == 2 and path.read_text().endswith("}\n") and not list(tmp_path.glob(".*"))
     told: list[str] = []
     content = tasks.denoising(config, Destination(path, tell=told.append), [Prior("shrink", shrink)])
-    assert (
-        content["rows"][:2] == before["rows"]
-        and content["tuning"][:1] == before["tuning"]
-        and len(content["rows"]) == 4
-    )
+    assert content["rows"][:2] == before["rows"] and content["tuning"][:1] == before["tuning"] and len(content["rows"]) == 4
     assert "2 of 4 results" in told[0]
     whole = tasks.denoising(config, Destination(tmp_path / "other.json"), [Prior("shrink", shrink)])
     drop = ("seconds", "cpu_seconds")
@@ -581,9 +575,7 @@ def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_m
     assert [prior.name for prior in kept] == ["TV", "median"]
     assert set(missing) == {"DRUNet", "BM3D"} and "--quick" in missing["BM3D"]
     options.priors = ["BM3D"]
-    assert (
-        len(find_priors("deblurring", options)[0]) == len(find_priors("denoising", Namespace(**vars(options)))[0]) == 3
-    )
+    assert len(find_priors("deblurring", options)[0]) == len(find_priors("denoising", Namespace(**vars(options)))[0]) == 3
 
 
 @pytest.mark.parametrize(

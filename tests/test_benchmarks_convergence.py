@@ -30,9 +30,7 @@ def test_the_tables_are_made_from_the_record() -> None:
     here = {"versions": versions, "system": "somewhere", "threads": 1}
     tables = convergence.tables({"settings": {"size": 8}, "environments": [here], "rows": rows})
     text = "\n".join(table.markdown() for table in tables)
-    assert (
-        "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
-    )
+    assert "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
     assert "median 4.0, least 4.0" in text and "KrasnoselskiiMann 1.2%" in text
     without = convergence.tables({"settings": {}, "environments": [here], "rows": rows[1:]})[-1]
     assert without.note == "Plain over accelerated iterations: median 4.0, least 4.0."

@@ -220,9 +220,7 @@ def test_colour_networks_are_attacked_on_colour_crops(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small = project(GradientFlowDenoiser(in_channels=3, channels=3, hidden_channels=2, dilations=(1,))).eval()
     config = CertificatesConfig(levels=(25,), steps=2, side=12, colour=True, layers=1, channels=2)
-    content = certificates.run(
-        config, Destination(tmp_path / "c.json"), [prior_of("small", small, ours=True, channels=3)]
-    )
+    content = certificates.run(config, Destination(tmp_path / "c.json"), [prior_of("small", small, ours=True, channels=3)])
     assert not any("error" in row for row in content["rows"])
     found = {r["prior"]: r["found_lower"] for r in content["rows"] if "found_lower" in r}
     assert set(found) == {"small", "DnCNN, untrained"} and 0 < found["small"] <= 1

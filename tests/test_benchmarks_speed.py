@@ -50,9 +50,7 @@ def test_every_network_is_timed_in_every_way(path: Path) -> None:
     content = read_record(path)
     rows = {(r["prior"], r["way"]): r for r in content["rows"]}
     assert set(rows) == {
-        (name, way)
-        for name in ("small", "untimely", "DRUNet", "DnCNN")
-        for way in ("plain", "channels-last", "bfloat16")
+        (name, way) for name in ("small", "untimely", "DRUNet", "DnCNN") for way in ("plain", "channels-last", "bfloat16")
     }
     assert content["skipped"] == {"BM3D": "not installed"}
     assert "no such precision" in rows["untimely", "bfloat16"]["error"]

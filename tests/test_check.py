@@ -87,10 +87,7 @@ def test_a_kernel_of_one_tap_calls_for_one_factorisation() -> None:
 
 
 def test_runs_without_torch(files: Files) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None; from pnp_lip.check import main; "
-        f"sys.exit(main({[str(f) for f in files]!r}))"
-    )
+    code = f"import sys; sys.modules['torch'] = None; from pnp_lip.check import main; sys.exit(main({[str(f) for f in files]!r}))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
@@ -111,9 +108,7 @@ FALSIFICATIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "no step": lambda c: c["layers"][0].update(tau=None),
     "no margin": lambda c: c["layers"][0].update(margin=None),
     "margin": lambda c: c["layers"][0].update(margin=scaled(c["layers"][0]["margin"], 1 + 1e-9)),
-    "layer's averagedness": lambda c: c["layers"][0].update(
-        averagedness=scaled(c["layers"][0]["averagedness"], 1 - 1e-12)
-    ),
+    "layer's averagedness": lambda c: c["layers"][0].update(averagedness=scaled(c["layers"][0]["averagedness"], 1 - 1e-12)),
     "layer's Lipschitz constant": lambda c: c["layers"][0].update(lipschitz_upper=(0.99).hex()),
     "slopes": lambda c: c["layers"][0].update(slopes=[0.0, 1.01]),
     "slopes understated": lambda c: c["layers"][0].update(slopes=[0.0, 0.5]),
@@ -191,9 +186,7 @@ def test_reads_every_float_type_as_torch_does(tmp_path: Path, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("rtol", [1e-3, 1e-6])
-@pytest.mark.parametrize(
-    "shape", [(6, 3, 3, 3), (2, 5, 3, 3), (1, 1, 5, 5), (4, 4, 1, 3), (3, 2, 2, 4), (5, 4, 1, 1), (7, 4)]
-)
+@pytest.mark.parametrize("shape", [(6, 3, 3, 3), (2, 5, 3, 3), (1, 1, 5, 5), (4, 4, 1, 3), (3, 2, 2, 4), (5, 4, 1, 1), (7, 4)])
 def test_agrees_with_the_certifier(shape: tuple[int, ...], rtol: float) -> None:
     """Two unrelated proofs: what one calls an upper bound the other proves, and below the norm both fail."""
     scale = 10.0 ** (20 * (sum(shape) % 3 - 1))

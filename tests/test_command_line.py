@@ -122,9 +122,7 @@ def test_denoise(tmp_path: Path) -> None:
     assert main(["denoise", str(tmp_path / "y.npy"), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 2
 
 
-def test_where_nothing_can_be_written_nothing_is_begun(
-    blurred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_nothing_can_be_written_nothing_is_begun(blurred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     deblur = ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01"]
     assert main([*deblur, "-o", str(tmp_path / "file" / "x.png")]) == 2
@@ -250,9 +248,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_that_wants_to_run_code_is_refused(
-    tmp_path: Path, protocol: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, protocol: int, capsys: pytest.CaptureFixture[str]) -> None:
     path, ran = tmp_path / "w.pt", tmp_path / "ran"
     torch.save({"config": {}, "state_dict": Payload(ran)}, path, pickle_protocol=protocol)
     assert main(["certify", str(path)]) == 2
@@ -262,9 +258,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(
     assert ran.exists()  # so the refusal above was needed
 
 
-@pytest.mark.parametrize(
-    "content", [[1], {"config": {}}, {"config": {"depth": 3}, "state_dict": {}}, b"", b"no pickle"]
-)
+@pytest.mark.parametrize("content", [[1], {"config": {}}, {"config": {"depth": 3}, "state_dict": {}}, b"", b"no pickle"])
 def test_torch_files_that_are_no_denoisers(content: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "w.pt"
     if isinstance(content, bytes):

@@ -60,9 +60,7 @@ def test_reconstructs_a_users_sinogram_in_its_own_units(folder: Path, arguments:
 def test_the_strength_follows_from_the_misfit_aimed_at(folder: Path) -> None:
     found = []
     for misfit in ("0.01", "0.2"):
-        assert (
-            main(["ct", "y.npz", "--size", "32", "--out", "out", "--quiet", "--tol", "1e-4", "--misfit", misfit]) == 0
-        )
+        assert main(["ct", "y.npz", "--size", "32", "--out", "out", "--quiet", "--tol", "1e-4", "--misfit", misfit]) == 0
         record = json.loads(Path("out/result.json").read_text())
         found.append(record["settings"]["sigma"])
         assert record["misfit"]["pnp-lip"] <= float(misfit) or found[-1] == min(SIGMAS)

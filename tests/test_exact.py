@@ -31,9 +31,7 @@ def random_max_min(dimension: int, pieces: int, *, seed: int = 0) -> MaxMin:
     slopes = generator.standard_normal((pieces, dimension))
     slopes /= np.linalg.norm(slopes, axis=1, keepdims=True)
     cuts = np.sort(generator.choice(np.arange(1, pieces), size=int(generator.integers(0, pieces)), replace=False))
-    groups = [
-        [*group.tolist(), int(generator.integers(pieces))] for group in np.split(generator.permutation(pieces), cuts)
-    ]
+    groups = [[*group.tolist(), int(generator.integers(pieces))] for group in np.split(generator.permutation(pieces), cuts)]
     offsets = generator.standard_normal(pieces)
     return MaxMin(torch.tensor(slopes), torch.tensor(offsets), groups, int(generator.choice([-1, 1])))
 

@@ -120,9 +120,7 @@ def test_distances_are_exact_for_their_norm_and_bounded_for_the_round_one() -> N
     assert (polygon <= exact + 1e-12).all() and (polygon >= covering_cosine_lower(2, 8) * exact - 1e-12).all()
 
 
-@pytest.mark.parametrize(
-    ("dimension", "level"), [(1, 0), (1, 3), (2, 0), (2, 1), (2, 7), (3, 2), (4, 1), (4, 2), (6, 1)]
-)
+@pytest.mark.parametrize(("dimension", "level"), [(1, 0), (1, 3), (2, 0), (2, 1), (2, 7), (3, 2), (4, 1), (4, 2), (6, 1)])
 def test_directions_cover_the_sphere(dimension: int, level: int) -> None:
     u = sphere_directions(dimension, level)
     axes = level == 0 or dimension == 1
@@ -134,9 +132,7 @@ def test_directions_cover_the_sphere(dimension: int, level: int) -> None:
     support = (torch.nn.functional.normalize(torch.cat([z, corner])) @ u.T).amax(1)
     assert covering_cosine_lower(dimension, level) <= float(support.min()) <= 1
     if level == 0:
-        assert float(support.min()) == pytest.approx(
-            covering_cosine_lower(dimension), abs=1e-12
-        )  # attained at the corner
+        assert float(support.min()) == pytest.approx(covering_cosine_lower(dimension), abs=1e-12)  # attained at the corner
 
 
 def test_samples_and_directions_that_make_no_sense_are_refused() -> None:

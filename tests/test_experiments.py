@@ -117,9 +117,7 @@ def test_cells_are_computed_once_and_survive_an_interruption(tmp_path: Path) -> 
     assert seen == [(1, 3, "0"), (2, 3, "1"), (3, 3, "2")] and not (tmp_path / "trial.md").exists()
     records = run_experiment(experiment(False), tmp_path, lambda *now: seen.append(now))
     assert calls == [0, 1, 2, 2] and [r["value"] for r in records.values()] == [0, 1, 2]
-    assert (
-        seen[3:] == [(1, 1, "2")] and (tmp_path / "trial.md").read_text() == "3" and (tmp_path / "trial.png").exists()
-    )
+    assert seen[3:] == [(1, 1, "2")] and (tmp_path / "trial.md").read_text() == "3" and (tmp_path / "trial.png").exists()
     with pytest.raises(InputError, match="other settings"):
         run_experiment(experiment(False, settings=1), tmp_path, lambda *now: None)
     (tmp_path / "trial.json").write_text("[]")

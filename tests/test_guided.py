@@ -141,9 +141,7 @@ def test_attaching_guidance_changes_neither_the_map_nor_its_type() -> None:
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
 @pytest.mark.parametrize("centred", [False, True])
-def test_windows_of_a_large_image_give_the_same(
-    monkeypatch: pytest.MonkeyPatch, centred: bool, padding_mode: str
-) -> None:
+def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch, centred: bool, padding_mode: str) -> None:
     d, x = guided_network(padding_mode=padding_mode, centred=centred), image(100)
     if centred:
         d.guidance[0].share_mixing.normal_(generator=torch.Generator().manual_seed(0))

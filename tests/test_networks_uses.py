@@ -36,9 +36,7 @@ def test_old_names_warn(name: str) -> None:
         found = getattr(pnp_lip, name)
     new = {"certified_radius": certified_radius, "experiments": pnp_lip.theory.experiments}.get(name, pnp_lip.theory)
     assert found is new
-    with pytest.warns(
-        DeprecationWarning, match=r"pnp_lip\.certificates\.output_lipschitz_upper is now pnp_lip\.theory"
-    ):
+    with pytest.warns(DeprecationWarning, match=r"pnp_lip\.certificates\.output_lipschitz_upper is now pnp_lip\.theory"):
         assert pnp_lip.certificates.output_lipschitz_upper is output_lipschitz_upper
 
 

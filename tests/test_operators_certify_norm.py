@@ -139,9 +139,7 @@ def test_collatz_wielandt_holds_for_any_positive_vector() -> None:
     for seed in range(10):
         v = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 1e-3
         for iterations in (1, 3, 30):
-            found = collatz_wielandt(
-                lambda u: matrix.T @ (matrix @ u), v, rounding=slack, tol=1e-12, max_iter=iterations
-            )
+            found = collatz_wielandt(lambda u: matrix.T @ (matrix @ u), v, rounding=slack, tol=1e-12, max_iter=iterations)
             assert found.lower_sq <= norm_sq * (1 + 1e-14)
             assert found.upper_sq >= norm_sq * (1 - 1e-14)
     assert found.upper_sq <= norm_sq * (1 + 1e-9)

@@ -92,9 +92,7 @@ def test_joseph_is_exact_for_linear_images() -> None:
         assert float(projection[b]) == pytest.approx(float(values.sum() / cosine), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    "angles", [np.arange(0, 180, 15.0), np.arange(0, 360, 22.5), np.array([1.0, 44.0, 46.0, 89.0, 91.0])]
-)
+@pytest.mark.parametrize("angles", [np.arange(0, 180, 15.0), np.arange(0, 360, 22.5), np.array([1.0, 44.0, 46.0, 89.0, 91.0])])
 @pytest.mark.parametrize(("n", "n_det"), [(8, 12), (8, 11), (9, 12), (9, 13)])
 @pytest.mark.parametrize("beam", ["parallel", "fan"])
 def test_symmetric_product_is_the_plain_matrix(angles: np.ndarray, n: int, n_det: int, beam: str) -> None:

@@ -69,10 +69,7 @@ def test_halpern_obeys_its_bound_on_a_rotation():
     result = ForwardBackward(edge, scheme=Halpern(restart=None), **options).solve(y, physics, **run)
     assert result.guarantee.proved
     assert all(r <= 2 * 8 / (k + 1) + 1e-9 for k, r in enumerate(result.history.residual))
-    assert (
-        ForwardBackward(edge, scheme=KrasnoselskiiMann(0.5), **options).solve(y, physics, **run).history.residual[-1]
-        < 1e-6
-    )
+    assert ForwardBackward(edge, scheme=KrasnoselskiiMann(0.5), **options).solve(y, physics, **run).history.residual[-1] < 1e-6
 
 
 def random_problem(seed):

@@ -39,9 +39,7 @@ def one_thread():
 
 def setting():
     physics = cases.blur(torch.float32)
-    y = physics.A(
-        cases.random(3, *cases.SHAPE, seed=5, dtype=torch.float32) * torch.tensor([0.01, 1, 9]).reshape(3, 1, 1, 1)
-    )
+    y = physics.A(cases.random(3, *cases.SHAPE, seed=5, dtype=torch.float32) * torch.tensor([0.01, 1, 9]).reshape(3, 1, 1, 1))
     return cases.denoiser(limit=0.3), physics, y
 
 
@@ -81,9 +79,7 @@ def test_a_killed_run_resumes_to_the_same_result(scheme, at, tmp_path):
     assert child.exitcode == -signal.SIGKILL
     assert path.exists() == (at > 4)  # the kill at iteration 4 strikes just before its checkpoint is written
     resumed_at = []
-    resumed = solver_for(scheme).solve(
-        y, physics, reference=y, checkpoint=path, callback=lambda k, x, r: resumed_at.append(k)
-    )
+    resumed = solver_for(scheme).solve(y, physics, reference=y, checkpoint=path, callback=lambda k, x, r: resumed_at.append(k))
     whole = solver_for(scheme).solve(y, physics, reference=y)
     assert resumed_at[0] == (9 if at == 11 else 1)
     assert torch.equal(resumed.x, whole.x) and resumed.histories == whole.histories

@@ -262,9 +262,7 @@ def test_licences_are_the_solvers_own_theorems(setting):
     firm_net, physics, y = setting
     averaged = cases.denoiser()
     for net in (firm_net, averaged, cases.Reflection()):
-        proved = tuple(
-            kind.__name__ for kind in SOLVER_ORDER if kind(net, sigma=0.1, box=None).check(y, physics).proved
-        )
+        proved = tuple(kind.__name__ for kind in SOLVER_ORDER if kind(net, sigma=0.1, box=None).check(y, physics).proved)
         assert licensed(certify(net)) == proved
     assert licensed(certify(firm_net)) == tuple(kind.__name__ for kind in SOLVER_ORDER)
     assert licensed(certify(cases.Reflection())) == ("RED", "ProximalRED")

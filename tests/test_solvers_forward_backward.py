@@ -133,12 +133,7 @@ def test_a_missing_norm_bound_and_a_wrong_adjoint_are_refused():
     y = physics.A(torch.ones(1, 1, 33, 33))
     with pytest.raises(GuaranteeError, match="upper bound of ‖A‖"):
         ForwardBackward(cases.denoiser(), sigma=0.1).solve(y, physics)
-    assert (
-        ForwardBackward(cases.denoiser(), sigma=0.1)
-        .solve(y, physics, guarantee="report", max_iter=3)
-        .x.isfinite()
-        .all()
-    )
+    assert ForwardBackward(cases.denoiser(), sigma=0.1).solve(y, physics, guarantee="report", max_iter=3).x.isfinite().all()
     physics.A_adjoint = lambda v: 1.01 * cases.MatrixPhysics.A_adjoint(physics, v)
     with pytest.raises(GuaranteeError, match=r"A_adjoint v> must be at most 1e-04.*got 0\.0\d"):
         ForwardBackward(cases.denoiser(), sigma=0.1, data_term=LeastSquares(norm_upper=physics.norm)).solve(y, physics)
@@ -219,9 +214,7 @@ def test_a_residual_that_grows_withdraws_the_guarantee(setting, monkeypatch):
 
 def test_every_image_stops_on_its_own_and_alone_gives_the_same(setting):
     net, physics, _ = setting
-    y = physics.A(
-        cases.random(3, *cases.SHAPE, seed=8, dtype=torch.float32) * torch.tensor([0.01, 1, 30]).reshape(3, 1, 1, 1)
-    )
+    y = physics.A(cases.random(3, *cases.SHAPE, seed=8, dtype=torch.float32) * torch.tensor([0.01, 1, 30]).reshape(3, 1, 1, 1))
     solver = ForwardBackward(net, sigma=torch.tensor([0.05, 0.1, 0.2]))
     batch = solver.solve(y, physics)
     assert len({h.iterations for h in batch.histories}) > 1

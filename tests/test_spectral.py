@@ -85,9 +85,7 @@ def test_the_bound_says_what_it_speaks_of(padding_mode: str) -> None:
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-3, 1e-6, 1e-8])
-@pytest.mark.parametrize(
-    "shape", [(8, 8, 3, 3), (16, 4, 5, 5), (1, 1, 9, 9), (6, 3, 7, 7), (16, 16, 1, 3), (4, 4, 2, 2)]
-)
+@pytest.mark.parametrize("shape", [(8, 8, 3, 3), (16, 4, 5, 5), (1, 1, 9, 9), (6, 3, 7, 7), (16, 16, 1, 3), (4, 4, 2, 2)])
 def test_gap_is_at_most_rtol(shape: tuple[int, ...], rtol: float) -> None:
     bound = norm_bound(kernel(4, *shape).float(), rtol=rtol)
     assert 0 < bound.gap <= rtol
@@ -175,9 +173,7 @@ def test_ball_arithmetic_agrees_with_the_lower_bound() -> None:
 
 def test_the_table_of_cosines_is_within_its_bound() -> None:
     mpmath = pytest.importorskip("mpmath")
-    turns = (
-        torch.cat([torch.arange(64) / 64, torch.rand(400, generator=torch.Generator().manual_seed(0))]).double() * 1.5
-    )
+    turns = torch.cat([torch.arange(64) / 64, torch.rand(400, generator=torch.Generator().manual_seed(0))]).double() * 1.5
     cosine, sine = unit_circle(turns)
     with mpmath.workdps(40):
         for f, c, s in zip(turns.tolist(), cosine.tolist(), sine.tolist(), strict=True):
@@ -203,9 +199,7 @@ def test_a_false_bound_leaves_cells_that_cannot_be_discarded(flat: bool) -> None
 def test_first_cells_cover_half_the_torus(size: tuple[int, int]) -> None:
     reach = ((size[0] - 1) / 2, (size[1] - 1) / 2)
     centres, widths = first_cells(reach)
-    points = torch.rand(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor(
-        [1, 0.5]
-    )
+    points = torch.rand(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor([1, 0.5])
     distance = (points[:, None] - centres).abs() <= torch.tensor(widths) * (1 + 1e-12)
     assert bool(distance.all(-1).any(-1).all())
     assert reach[0] * widths[0] + reach[1] * widths[1] <= 1 / 16  # φ ≤ π/8, inside the lemma's π/2
@@ -275,9 +269,7 @@ def test_non_finite_weights_are_refused(bad: float, shape: tuple[int, ...]) -> N
         norm_bound(w)
 
 
-@pytest.mark.parametrize(
-    "w", [torch.ones(3), torch.ones(1, 1, 3), torch.ones(2, 0), torch.ones(2, 2, dtype=torch.int64)]
-)
+@pytest.mark.parametrize("w", [torch.ones(3), torch.ones(1, 1, 3), torch.ones(2, 0), torch.ones(2, 2, dtype=torch.int64)])
 def test_wrong_shapes_are_refused(w: Tensor) -> None:
     with pytest.raises(ShapeError):
         norm_bound(w)

@@ -63,9 +63,7 @@ def network(kind: str = "denoiser") -> GradientFlowDenoiser:
 
 def annealer(kind: str = "denoiser") -> AnnealingDenoiser:
     torch.manual_seed(0)
-    return AnnealingDenoiser(
-        project(GradientFlowDenoiser(hidden_channels=8, dilations=(1, 1), kernel_size=5)), (6, 3, 2)
-    )
+    return AnnealingDenoiser(project(GradientFlowDenoiser(hidden_channels=8, dilations=(1, 1), kernel_size=5)), (6, 3, 2))
 
 
 class KilledError(Exception):
@@ -130,9 +128,7 @@ def test_an_annealer_learns_as_a_plain_denoiser_and_its_first_pass_stays(tmp_pat
         assert psnr(trained(y, 0.05), x) > psnr(untrained(y, 0.05), x) + 0.5
     save_denoiser(trained, tmp_path / "annealer.safetensors")
     with torch.no_grad():
-        assert torch.equal(
-            load_denoiser(tmp_path / "annealer.safetensors", require_certified=False)(y, 0.05), trained(y, 0.05)
-        )
+        assert torch.equal(load_denoiser(tmp_path / "annealer.safetensors", require_certified=False)(y, 0.05), trained(y, 0.05))
     for change in ({"part": "guidance"}, {"problems": ProblemSettings(0.5)}):
         with pytest.raises(InputError, match="an annealer learns from noisy images alone"):
             train(annealer(), images(), images(), tmp_path / "other", dataclasses.replace(settings, **change))  # type: ignore[arg-type]
@@ -157,9 +153,7 @@ def test_a_diverging_run_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     for image in pictures:
         image[:, 20:40, 20:40] = float("nan")
     with pytest.raises(InputError, match="loss became nan"):
-        train(
-            network(), pictures, images(), tmp_path, dataclasses.replace(TINY, steps=50, patches=PatchSettings(size=16))
-        )
+        train(network(), pictures, images(), tmp_path, dataclasses.replace(TINY, steps=50, patches=PatchSettings(size=16)))
 
 
 def test_the_log_forgets_what_is_written_again(tmp_path: Path) -> None:
@@ -273,8 +267,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_texture_prefers_what_has_some() -> None:
     half = torch.cat([torch.zeros(1, 64, 64), torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0))], dim=2)
     every, rule = (
-        PatchSampler([half], PatchSettings(size=16, scales=(1,), texture_rule=rule), torch.Generator())
-        for rule in (False, True)
+        PatchSampler([half], PatchSettings(size=16, scales=(1,), texture_rule=rule), torch.Generator()) for rule in (False, True)
     )
     smooth = [(torch.cat(s.places)[:, 1] <= 48).sum().item() for s in (every, rule)]
     assert len(torch.cat(every.places)) == 7 * 15 and 0 < smooth[1] < smooth[0] / 4
@@ -385,8 +378,7 @@ def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
         theirs.load_state_dict(mine.state_dict())
         for k, state in mine.state_dict()["state"].items():
             assert all(
-                torch.equal(torch.as_tensor(v), torch.as_tensor(theirs.state_dict()["state"][k][n]))
-                for n, v in state.items()
+                torch.equal(torch.as_tensor(v), torch.as_tensor(theirs.state_dict()["state"][k][n])) for n, v in state.items()
             )
 
 

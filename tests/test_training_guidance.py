@@ -22,9 +22,7 @@ from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, t
 from pnp_lip.training.equilibrium import Equilibrium, noisy_guide
 from pnp_lip.training.patches import PatchSampler
 
-SHORT = TrainingSettings(
-    steps=4, part="guidance", patches=PatchSettings(batch=4, size=32), checkpoint_every=2, validate_every=4
-)
+SHORT = TrainingSettings(steps=4, part="guidance", patches=PatchSettings(batch=4, size=32), checkpoint_every=2, validate_every=4)
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +61,7 @@ def test_training_guidance_improves_the_second_pass(tmp_path: Path) -> None:
     y = x[None] + 0.1 * torch.randn(x[None].shape, generator=torch.Generator().manual_seed(5))
     first = d(y, 0.1)
     assert (
-        psnr(guided(trained, first)(y, 0.1), x[None])
-        > max(psnr(guided(d, first)(y, 0.1), x[None]), psnr(first, x[None])) + 0.05
+        psnr(guided(trained, first)(y, 0.1), x[None]) > max(psnr(guided(d, first)(y, 0.1), x[None]), psnr(first, x[None])) + 0.05
     )
 
 
@@ -74,9 +71,7 @@ NETWORK = dataclasses.replace(SHORT, part="guide network", steps=240, checkpoint
 def test_training_improves_guides_and_changes_nothing_else(tmp_path: Path) -> None:
     camera = photograph("camera", 256)[0]
     start = add_guidance(load_pretrained("tiny"), network=(8, 4))
-    trained = train(
-        add_guidance(load_pretrained("tiny"), network=(8, 4)), [camera], [camera], tmp_path / "run", NETWORK
-    )
+    trained = train(add_guidance(load_pretrained("tiny"), network=(8, 4)), [camera], [camera], tmp_path / "run", NETWORK)
     for name, value in start.state_dict().items():
         changed = not torch.equal(trained.state_dict()[name], value)
         assert changed == name.startswith("guide_network."), name
@@ -115,9 +110,7 @@ def test_guides_are_first_solutions_and_passes_over_images_of_more_noise() -> No
     assert 20 < psnr(more, x) < psnr(once, x) < 35
 
 
-def test_the_command_trains_a_guide_network_and_then_guidance(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_trains_a_guide_network_and_then_guidance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(2):
         write_image(tmp_path / "photos" / f"{i}.png", photograph("camera", 256)[..., 60 * i : 60 * i + 60, 70:130])
     plain = str(tmp_path / "plain.safetensors")
@@ -144,9 +137,6 @@ def test_the_command_trains_a_guide_network_and_then_guidance(
     save_denoiser(project(GradientFlowDenoiser(hidden_channels=2, dilations=(1,))), unguided)
     assert command(unguided, "--guidance", out="new") == 0
     assert load_denoiser(tmp_path / "new" / "denoiser.safetensors").centred
-    assert (
-        command(plain, "--guide-network", "5,3,2", out="other") == 2
-        and "width and the depth" in capsys.readouterr().err
-    )
+    assert command(plain, "--guide-network", "5,3,2", out="other") == 2 and "width and the depth" in capsys.readouterr().err
     for part in (["--guidance"], ["--guide-network", "5,3"], ["--annealer", "5,3,2"]):
         assert command(None, *part, out="other") == 2 and "--start" in capsys.readouterr().err

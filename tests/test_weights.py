@@ -39,9 +39,7 @@ def denoised_by_channel(name: str, x: torch.Tensor) -> list[float]:
     denoiser = load_pretrained(name)
     noisy_images = [noisy(x, level).transpose(0, 1) for level in LEVELS]
     with torch.no_grad():
-        return [
-            psnr(denoiser(y, level / 255).transpose(0, 1), x) for y, level in zip(noisy_images, LEVELS, strict=True)
-        ]
+        return [psnr(denoiser(y, level / 255).transpose(0, 1), x) for y, level in zip(noisy_images, LEVELS, strict=True)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,9 +17,7 @@ def add_command(commands: Commands) -> None:
     """Add the sub-command."""
     command = commands.add_parser("experiment", help="reproduce the tables of the approximation theory")
     command.add_argument("name", choices=NAMES)
-    command.add_argument(
-        "--out", default="pnp-lip-experiments", metavar="DIR", help="NAME.json, NAME.md, some NAME.png"
-    )
+    command.add_argument("--out", default="pnp-lip-experiments", metavar="DIR", help="NAME.json, NAME.md, some NAME.png")
     command.add_argument("--data", metavar="PATH", help="mnist: torchvision's folder (default: data), or an .npz file")
     command.add_argument("--quick", action="store_true", help="a small version that takes seconds, to see that it runs")
     command.add_argument("--quiet", action="store_true", help="no progress")

@@ -101,9 +101,7 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
         size = options.size or SIZE
         if len(size) != 3:
             raise InputError(f"--size takes layers, filters and their width, three integers; got {size}.")
-        return GradientFlowDenoiser(
-            in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2]
-        )
+        return GradientFlowDenoiser(in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2])
     shipped = options.start in pretrained_names()
     found = load_pretrained(options.start) if shipped else load_denoiser(options.start, require_certified=False)
     found.requires_grad_(True)

@@ -142,9 +142,7 @@ def require_guidance(denoiser: object) -> None:
     """Raise InputError unless ``guided`` takes this denoiser."""
     if not can_be_guided(denoiser):
         kind = type(denoiser).__name__
-        raise InputError(
-            f"this {kind} has learned no guidance; `pnp-lip train --guidance --start FILE` adds it to ours."
-        )
+        raise InputError(f"this {kind} has learned no guidance; `pnp-lip train --guidance --start FILE` adds it to ours.")
 
 
 def guided(denoiser: nn.Module, guide: Tensor) -> nn.Module:

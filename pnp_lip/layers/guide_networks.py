@@ -19,9 +19,7 @@ SIGMA_UNIT = 0.1  # the noise level, on the scale of images in [0, 1], that netw
 LOG_UNIT = 4.0  # the logarithm of a noise level, in units of SIGMA_UNIT, that the U-net sees as 1
 LEAST_LEVEL = 1e-3  # the noise level, in units of SIGMA_UNIT, below which all look alike in that logarithm
 FIRST_STD = 0.1  # of the first weights of a U-net's convolutions that follow one another, times √width: they are many
-MOST_SCALES = (
-    9  # resolutions at most: the coarsest of nine has blocks as large as the window in which it runs, 512 x 512
-)
+MOST_SCALES = 9  # resolutions at most: the coarsest of nine has blocks as large as the window in which it runs, 512 x 512
 
 
 class GuideNetwork(nn.Module):
@@ -101,9 +99,7 @@ class UNet(nn.Module):
 def convolutions_of(images: int, channels: int, width: int, depth: int) -> nn.ModuleList:
     """``depth`` convolutions at half the resolution: in go some images and one noise level for each, out comes one image."""
     if width < 1 or depth < 2:
-        raise InputError(
-            f"a guide network needs a width of at least 1 and a depth of at least 2; got {width}, {depth}."
-        )
+        raise InputError(f"a guide network needs a width of at least 1 and a depth of at least 2; got {width}, {depth}.")
     sizes = [images * (4 * channels + 1), *[width] * (depth - 1), 4 * channels]
     return nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
 

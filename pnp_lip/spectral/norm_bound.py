@@ -234,8 +234,7 @@ def schur_bound(weight: Tensor, replicate: bool, sides: Sequence[Pair], dilation
         borders = [[max(0, 1 + r) if replicate else 1 + min(1, max(0, r)) for r in reach] for reach in reaches]
         counts.append([[1] * k, *borders])
     columns = max(
-        math.fsum(norm * rows[t[0]] * cols[t[1]] for t, norm in norms.items())
-        for rows, cols in itertools.product(*counts)
+        math.fsum(norm * rows[t[0]] * cols[t[1]] for t, norm in norms.items()) for rows, cols in itertools.product(*counts)
     )
     return math.sqrt(math.fsum(norms.values())) * math.sqrt(columns) * (1 + 1e-12)
 

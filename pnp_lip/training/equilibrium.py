@@ -140,9 +140,7 @@ class Equilibrium:
         return x_hat
 
 
-def approach(
-    denoiser: nn.Module, physics: PhysicsLike, y: Tensor, sigma: float, start: Tensor, iterations: int
-) -> Tensor:
+def approach(denoiser: nn.Module, physics: PhysicsLike, y: Tensor, sigma: float, start: Tensor, iterations: int) -> Tensor:
     """Close to the fixed point, from ``start``, by Nesterov's momentum at the step that momentum needs, γ = 1.
 
     Nothing is claimed of this iteration: it only saves some two thirds of the plain one's evaluations.

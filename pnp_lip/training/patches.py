@@ -40,9 +40,7 @@ class PatchSettings:
             raise InputError(f"`scales` are factors of at least 1 by which photographs are reduced; got {self.scales}.")
 
 
-def load_photographs(
-    folder: str | Path, *, colour: bool = False, hold_out: int = 20
-) -> tuple[list[Tensor], list[Tensor]]:
+def load_photographs(folder: str | Path, *, colour: bool = False, hold_out: int = 20) -> tuple[list[Tensor], list[Tensor]]:
     """Read every image of ``folder``, sorted by name; every ``hold_out``-th is kept for validation.
 
     Returns (training, validation), each a list of (C, H, W) float32 tensors on [0, 1]. Raises InputError when the folder

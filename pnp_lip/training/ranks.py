@@ -36,9 +36,7 @@ def join_ranks(device: str) -> Iterator[str]:
     if cuda:
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
-            raise InputError(
-                f"torchrun started process {local + 1} of a machine with {count} GPUs; start one for each."
-            )
+            raise InputError(f"torchrun started process {local + 1} of a machine with {count} GPUs; start one for each.")
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if cuda else "gloo")

@@ -79,9 +79,7 @@ def train(
 
 
 @torch.no_grad()
-def validate(
-    denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cpu", guidance: bool = False
-) -> dict[str, float]:
+def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cpu", guidance: bool = False) -> dict[str, float]:
     """Mean PSNR over central crops at five noise levels, with noise from a fixed generator.
 
     With ``guidance`` of a second pass, which the result of the first guides.

@@ -165,9 +165,7 @@ def mnist_experiment(data: Path = Path("data"), *, quick: bool = False) -> Exper
     split = load_digits(data)
     schedules = {d: Schedule(epochs, learning_rate=DIGIT_RATES[d > SHALLOW], isometric=True) for _, d in sizes}
     cells = {
-        f"width {width}, L = {depth}": functools.partial(
-            classify_digits, split, width, depth, schedules[depth], attacked
-        )
+        f"width {width}, L = {depth}": functools.partial(classify_digits, split, width, depth, schedules[depth], attacked)
         for width, depth in sizes
     }
     training = {str(depth): dataclasses.asdict(schedule) for depth, schedule in schedules.items()}
@@ -200,9 +198,7 @@ def load_digits(path: Path) -> Split:
         with np.load(path, allow_pickle=False) as file:
             x, y = flat(torch.from_numpy(file["images"]), torch.from_numpy(file["labels"]))
     except (OSError, LookupError, ValueError, TypeError, RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"no digits in {path}; pass --data with an .npz or torchvision's folder: {error!r}."
-        ) from error
+        raise InputError(f"no digits in {path}; pass --data with an .npz or torchvision's folder: {error!r}.") from error
     count = len(x) * 4 // 5
     return Split(f"{path.name}, {count} to train", x[:count], y[:count], x[count:], y[count:])
 
@@ -235,9 +231,7 @@ def draw_digits(axis: Axes, cells: Cells) -> None:
     axis.set(xlabel="radius (Euclidean)", ylabel="certified accuracy, %", title=next(iter(cells.values()))["data"])
 
 
-def train_side_by_side(
-    networks: Sequence[Network], objectives: Sequence[Objective], split: Split, schedule: Schedule
-) -> None:
+def train_side_by_side(networks: Sequence[Network], objectives: Sequence[Objective], split: Split, schedule: Schedule) -> None:
     """Train the networks in place, all of one architecture, each on batches of its own order.
 
     One output: y ∈ {0, 1}, logistic loss. Several: y is a class, cross-entropy. The loss is the mean over the batch,
@@ -279,9 +273,7 @@ def train_side_by_side(
         network.load_state_dict({name: value[i].detach() for name, value in parameters.items()})
 
 
-def evaluate(
-    network: Network, split: Split, radii: Sequence[float], attacked: int, *, rounds: int = 8, keep: int = 16
-) -> Values:
+def evaluate(network: Network, split: Split, radii: Sequence[float], attacked: int, *, rounds: int = 8, keep: int = 16) -> Values:
     """Accuracies, the proved constant of an output, the largest gradient found from ``attacked`` inputs, robustness.
 
     Robust accuracy: the share classified correctly, with proof for all inputs nearer than each of the ``radii`` (Euclidean).
