@@ -6,8 +6,6 @@ import csv
 import dataclasses
 import functools
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from skimage.io import imsave
 from torch import nn
 
 from pnp_lip import GradientFlowDenoiser, certify, save_denoiser
+from pnp_lip.command_line.train import chosen_device
 from pnp_lip.denoisers import AnnealingDenoiser, add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
@@ -28,7 +27,6 @@ from pnp_lip.training import (
     PatchSettings,
     ProblemSettings,
     TrainingSettings,
-    join_ranks,
     load_photographs,
     train,
 )
@@ -189,79 +187,13 @@ def test_noise_levels_are_spread_evenly_over_any_stretch_of_steps(monkeypatch: p
     assert other.first_sigma != run.first_sigma
 
 
-TOGETHER = """
-import dataclasses, sys
-import torch
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_training import TINY, KilledError, images, network
-from pnp_lip.errors import InputError
-from pnp_lip.training import join_ranks, train
-from pnp_lip.training.ranks import average_gradients, rank_and_size
-
-out = Path(sys.argv[2])
-with join_ranks("cpu") as device:
-    rank, size = rank_and_size()
-    assert size == 2
-    layer = torch.nn.Linear(2, 1)
-    layer.weight.grad = torch.tensor([[1.0, 10.0]]) * (rank + 1)
-    layer.bias.grad = None if rank else torch.ones(1)
-    assert float(average_gradients(layer.parameters(), torch.tensor(2.0 * rank))) == 1.0
-    assert layer.weight.grad.tolist() == [[1.5, 15.0]] and layer.bias.grad.tolist() == [0.5]
-
-    def own():
-        torch.manual_seed(rank)  # the first one's weights count
-        denoiser = network()
-        denoiser.layers[0].weight.data *= 1 + 0.01 * rank
-        return denoiser
-
-    def kill(step, loss):
-        if step == 5:
-            raise KilledError
-
-    whole = train(own(), images(), images()[:1], out / "whole", TINY, device=device)
-    try:
-        train(own(), images(), images()[:1], out / "killed", TINY, progress=kill)
-    except KilledError:
-        pass
-    resumed = train(own(), images(), images()[:1], out / "killed", TINY, resume=True)
-    torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict()}, out / f"{rank}.pt")
-"""
-
-
-def test_two_processes_train_one_network(tmp_path: Path) -> None:
-    (tmp_path / "together.py").write_text(TOGETHER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(tmp_path / "together.py"), str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    both = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    alone = train(network(), images(), images()[:1], tmp_path / "alone", TINY).state_dict()
-    for name, value in both[0]["whole"].items():
-        for other in (both[1]["whole"], both[0]["resumed"], both[1]["resumed"]):
-            assert torch.equal(value, other[name]), name
-    assert not torch.equal(both[0]["whole"]["layers.0.weight"], alone["layers.0.weight"])
-    generators = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)["generators"]
-    assert len(generators) == 2 and not torch.equal(*generators)
-    assert len((tmp_path / "whole" / "log.csv").read_text().splitlines()) == 2  # one process writes
-    with pytest.raises(InputError, match="written by 2 processes"):
-        train(network(), images(), images()[:1], tmp_path / "whole", TINY, resume=True)
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "9")
-    monkeypatch.setenv("LOCAL_RANK", "8")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    with pytest.raises(InputError, match="process 9 of a machine with 8 GPUs"), join_ranks("cuda"):
-        pass
-
-
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="no such accelerator"), join_ranks("cuda"):
-        pass
-    with join_ranks("auto") as device:
-        assert device == "cpu"
+    with pytest.raises(InputError, match="torch sees no such accelerator here; use cpu"):
+        chosen_device("cuda")
+    assert chosen_device("auto") == chosen_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen_device("auto") == "cuda" and chosen_device("cuda:1") == "cuda:1"
 
 
 def test_texture_prefers_what_has_some() -> None:

@@ -21,8 +21,7 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "train",
         help="train a denoiser on a folder of photographs",
-        description="Train a denoiser on a folder of photographs; docs/training.md explains. On several GPUs: torchrun "
-        "--nproc-per-node N --no-python -- pnp-lip train ...; each draws --batch patches of its own.",
+        description="Train a denoiser on a folder of photographs; docs/training.md explains.",
     )
     add, part = command.add_argument, command.add_mutually_exclusive_group().add_argument
     add("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
@@ -59,8 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pnp_lip.pretrained import save_denoiser
-    from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, join_ranks, load_photographs, train
-    from pnp_lip.training.ranks import rank_and_size
+    from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, load_photographs, train
 
     settings = TrainingSettings(
         steps=options.steps,
@@ -70,23 +68,33 @@ def run(options: argparse.Namespace) -> int:
         problems=ProblemSettings(options.equilibrium, options.scans),
         seed=options.seed,
     )
+    device = chosen_device(options.device)
     torch.manual_seed(options.seed)
     denoiser = starting_point(options)
     images = load_photographs(options.images, colour=options.colour)
-    with join_ranks(options.device) as device:
-        first = rank_and_size()[0] == 0
-        with tqdm(total=settings.steps, unit="step", disable=not first) as bar:
+    with tqdm(total=settings.steps, unit="step") as bar:
 
-            def progress(step: int, loss: float) -> None:
-                bar.update(step - bar.n)
-                bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        def progress(step: int, loss: float) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-            result = train(denoiser, *images, out, settings, device=device, resume=options.resume, progress=progress)
-        if first:
-            certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
-            say(str(certificate or "an annealer has no certificate"))
-            say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
+        result = train(denoiser, *images, out, settings, device=device, resume=options.resume, progress=progress)
+    certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
+    say(str(certificate or "an annealer has no certificate"))
+    say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
     return 0
+
+
+def chosen_device(name: str) -> str:
+    """``name``, where "auto" is "cuda" if torch sees one and otherwise "cpu". Raises InputError for "cuda" without one."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if available else "cpu"
+    if torch.device(name).type == "cuda" and not available:
+        raise InputError(f"device {name}: torch sees no such accelerator here; use cpu.")
+    return name
 
 
 def starting_point(options: argparse.Namespace) -> "Pretrained":

@@ -2,7 +2,6 @@
 
 from pnp_lip.training.equilibrium import ProblemSettings
 from pnp_lip.training.patches import PatchSettings, load_photographs
-from pnp_lip.training.ranks import join_ranks
 from pnp_lip.training.train import train, validate
 from pnp_lip.training.training_run import TrainingSettings
 
@@ -10,7 +9,6 @@ __all__ = [
     "PatchSettings",
     "ProblemSettings",
     "TrainingSettings",
-    "join_ranks",
     "load_photographs",
     "train",
     "validate",

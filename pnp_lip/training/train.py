@@ -43,19 +43,16 @@ def train(
     none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is.
 
     Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since
-    the row before) and ``settings.json`` under ``out``. Inside ``join_ranks``, under torchrun, every process draws batches
-    of its own, gradients are averaged, the first process writes, and all return the same weights. Raises InputError when
-    the loss is no longer finite, and for a checkpoint of another run.
+    the row before) and ``settings.json`` under ``out``. Raises InputError when the loss is no longer finite, and for a
+    checkpoint of another run.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     run = TrainingRun(denoiser.to(device), training, settings, penalty)
-    first = run.rank == 0
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
-    if first:
-        with write_atomically(out / "settings.json") as path:
-            path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
+    with write_atomically(out / "settings.json") as path:
+        path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
     start = time.monotonic()
     while run.step < settings.steps:
         loss = run.advance()
@@ -66,13 +63,12 @@ def train(
         last = run.step == settings.steps
         if run.step % settings.validate_every == 0 or last:
             seconds, mean, run.losses = round(time.monotonic() - start, 1), statistics.fmean(run.losses), []
-            if first:
-                scores = validate(run.averaged.module, validation, device=device, guidance=settings.part != "denoiser")
-                run.rows.append({"step": run.step, "seconds": seconds, "loss": mean, **scores})
-                with write_atomically(out / "log.csv") as path, open(path, "w", newline="") as file:
-                    writer = csv.DictWriter(file, run.rows[0])
-                    writer.writeheader()
-                    writer.writerows(run.rows)
+            scores = validate(run.averaged.module, validation, device=device, guidance=settings.part != "denoiser")
+            run.rows.append({"step": run.step, "seconds": seconds, "loss": mean, **scores})
+            with write_atomically(out / "log.csv") as path, open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, run.rows[0])
+                writer.writeheader()
+                writer.writerows(run.rows)
         if run.step % settings.checkpoint_every == 0 or last:
             run.save(out / "checkpoint.pt")
     return run.result()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast, get_args
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -19,7 +18,6 @@ from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
-from pnp_lip.training.ranks import average_gradients, rank_and_size
 
 __all__ = ["Network", "Penalty", "TrainingRun", "TrainingSettings", "log_error", "make_optimisers"]
 
@@ -36,7 +34,6 @@ FINAL_RATE = 1e-5  # the learning rate at the end of a run
 AVERAGE = 0.999  # the share that the averaged weights keep at each step of a long run
 BFLOAT16_ABOVE = 8 / 255  # noise level below which the rounding of bfloat16 costs up to 1 dB
 GOLDEN = (math.sqrt(5) - 1) / 2
-RANK_SEED = 1_000_003  # between the seeds of processes that train together
 
 # Thresholds, steps and guidance learn so many times faster than weights. A threshold is stored as its logarithm, of order
 # one, and a weight is of order 1/30: equal steps would either freeze the thresholds or let the first hundred steps push
@@ -82,11 +79,11 @@ class TrainingRun(Generic[Network]):
     ) -> None:
         self.denoiser, self.settings, self.penalty = denoiser.train(), settings, penalty
         self.device = next(denoiser.parameters()).device
-        self.step, (self.rank, self.size) = 0, rank_and_size()
+        self.step = 0
         self.losses: list[float] = []  # since the last row of the log
         self.rows: list[dict[str, float]] = []  # of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
-        self.generator = torch.Generator().manual_seed(settings.seed + RANK_SEED * self.rank)
+        self.generator = torch.Generator().manual_seed(settings.seed)
         learning = learning_part(denoiser, settings)
         self.frozen = learning is not denoiser  # what a certificate speaks of is not trained
         self.equilibrium = Equilibrium(
@@ -100,19 +97,15 @@ class TrainingRun(Generic[Network]):
             if not self.frozen:
                 constrain(denoiser, limit=LIMIT, every=REFRESH, zero_mean_channels=denoiser.in_channels)
             denoiser.use_fourier(self.device.type == "cpu")  # less than half the time there
-        if self.size > 1:
-            for tensor in denoiser.state_dict().values():
-                dist.broadcast(tensor, 0)
         self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average)
         self.averaged.requires_grad_(False)
         self.optimisers = make_optimisers(denoiser, learning)
 
     def advance(self) -> float:
-        """One step of the optimisers; returns the loss, in several processes their mean."""
+        """One step of the optimisers; returns the loss."""
         loss = self.loss()
         self.denoiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        loss = average_gradients(self.denoiser.parameters(), loss)
         torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
         rate = FINAL_RATE + (self.settings.learning_rate - FINAL_RATE) * cosine
@@ -152,44 +145,33 @@ class TrainingRun(Generic[Network]):
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.
 
-        Its logarithm runs through frac(u₀ + t(√5 − 1)/2), t counting the batches of all processes: equidistributed, with
-        gaps of order 1/n among any n successive ones, where independent draws let the averaged weights wander.
+        Its logarithm runs through frac(u₀ + t(√5 − 1)/2), t counting the steps: equidistributed, with gaps of order 1/n
+        among any n successive ones, where independent draws let the averaged weights wander.
         """
         low, high = (math.log(bound) for bound in SIGMA_RANGE)
-        batch = self.step * self.size + self.rank
-        sigma = math.exp(low + (high - low) * math.modf(self.first_sigma + batch * GOLDEN)[0])
+        sigma = math.exp(low + (high - low) * math.modf(self.first_sigma + self.step * GOLDEN)[0])
         return sigma, (x + sigma * torch.randn(x.shape, generator=self.generator)).to(self.device)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint in one atomic step. A run that resumes from it goes on exactly as this one does."""
         self.forget()
-        generators = [self.generator.get_state()] * self.size  # of every process
-        if self.size > 1:
-            dist.all_gather_object(generators, self.generator.get_state())
         state = {
             "step": self.step,
             "denoiser": self.denoiser.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "generators": torch.stack(generators),
+            "generator": self.generator.get_state(),
             "losses": self.losses,
             "rows": self.rows,
         }
-        if self.rank == 0:
-            with write_atomically(path) as temporary:
-                torch.save(state, temporary)
+        with write_atomically(path) as temporary:
+            torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises InputError for one of another network, part or number of processes."""
+        """Go on from a checkpoint. Raises InputError for one of another network, part or version."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if not {"generators", "losses", "rows"} <= state.keys():
+        if not {"generator", "losses", "rows"} <= state.keys():
             raise InputError(f"{path} was written by another version of pnp-lip; train anew.")
-        generators = state["generators"].cpu()
-        if len(generators) != self.size:
-            raise InputError(
-                f"{path} was written by {len(generators)} processes and would be continued by {self.size}; start as "
-                "many, or train anew."
-            )
         try:
             self.denoiser.load_state_dict(state["denoiser"])
             self.averaged.load_state_dict(state["averaged"])
@@ -199,7 +181,7 @@ class TrainingRun(Generic[Network]):
             raise InputError(
                 f"{path} is of another network, or of another part of it, than these options train; train anew ({error})."
             ) from error
-        self.generator.set_state(generators[self.rank].clone())  # set_state reads from the storage's beginning
+        self.generator.set_state(state["generator"].cpu())
         self.step, self.losses, self.rows = state["step"], state["losses"], state["rows"]
         self.forget()
 
