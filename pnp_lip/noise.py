@@ -1,7 +1,5 @@
 """The noise level of an image, estimated from the image alone."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -60,16 +58,14 @@ def noise_of(image: Tensor) -> Tensor:
     patches = F.unfold(image.double()[None], SIDE, stride=stride)[0] if min(h, w) >= SIDE else image.new_zeros(size, 0)
     saturated = ((patches == image.min()) | (patches == image.max())).sum(0) > size / 2
     patches = patches[:, ~saturated]
-    least = FEWEST * size
-    if patches.shape[1] < least:
+    if patches.shape[1] < FEWEST * size:
         raise InputError(
-            f"estimating the noise level takes at least {least} patches of {SIDE} x {SIDE} pixels that are not saturated; "
+            f"estimating the noise level takes at least {FEWEST * size} patches of {SIDE} x {SIDE} pixels that are not saturated; "
             f"{h} x {w} pixels have {patches.shape[1]}. State the noise level instead."
         )
     patches = patches - patches.mean(1, keepdim=True)
-    eigenvalues = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1])
+    eigenvalues: Tensor = torch.linalg.eigvalsh(patches @ patches.T / patches.shape[1])
     m = len(eigenvalues)
     while eigenvalues[:m].mean() > eigenvalues[:m].quantile(0.5):  # a single one is its own mean and median
         m -= 1
-    variance: Tensor = eigenvalues[:m].mean()
-    return variance.clamp_min(0).sqrt()
+    return eigenvalues[:m].mean().clamp_min(0).sqrt()

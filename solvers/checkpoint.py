@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -56,17 +55,12 @@ class Checkpoint:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
             same = agree(state["origin"], origin)
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path} is not a checkpoint of this package ({type(error).__name__}: {error}); remove it to start anew."
-            ) from error
-        except Exception as error:  # the unpickler's own error class is not public
-            raise InputError(f"{path} could not be read as a checkpoint ({error}); remove it to start anew.") from error
+        except Exception as error:  # of whatever class: the unpickler's own is not public
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(f"{path} is not a checkpoint of this package ({reason}); remove it to start anew.") from error
         if not same:
-            raise InputError(
-                f"{path} belongs to another run (other data, forward model, start, denoiser or settings); name another file or "
-                "remove it."
-            )
+            what = "other data, forward model, start, denoiser or settings"
+            raise InputError(f"{path} belongs to another run ({what}); name another file or remove it.")
         return state
 
     def save(self, state: Mapping[str, object]) -> None:

@@ -23,8 +23,8 @@ __all__ = ["Denoising", "denoise_guided"]
 class Denoising(Solver):
     """x = D(y), for data y that are a noisy image.
 
-    T is the constant map with the value D(y), so that the iteration ends with its first application; D is evaluated once.
-    As D is nonexpansive, ‖x − x'‖ ≤ ‖y − y'‖ for the results of two images. The physics is the identity.
+    T is the constant map with the value D(y), which is evaluated once. As D is nonexpansive, ‖x − x'‖ ≤ ‖y − y'‖ for the
+    results of two images. The physics is the identity.
 
     Arguments and errors are those of ``Solver``; images have shape (B, C, H, W). ``step`` and ``scheme`` have no effect.
     """

@@ -1,6 +1,5 @@
 """Other packages' denoisers as fixed maps: what they keep or draw from call to call is taken away."""
 
-from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -60,10 +59,6 @@ def draws_transformations(denoiser: nn.Module) -> bool:
     if transform is None or not hasattr(transform, "get_params"):
         return False
     with torch.random.fork_rng(devices=[]):
-        draws = [sorted_parameters(transform.get_params(torch.zeros(1, 1, 4, 4))) for _ in range(8)]
-    return any(draw != draws[0] for draw in draws)
-
-
-def sorted_parameters(parameters: Mapping[str, object]) -> list[list[str]]:
-    """A draw of transformations as a comparable set."""
-    return [sorted(str(row) for row in torch.as_tensor(parameters[name]).tolist()) for name in sorted(parameters)]
+        draws = [transform.get_params(torch.zeros(1, 1, 4, 4)) for _ in range(8)]
+    sets = [{name: sorted(map(str, torch.as_tensor(draw[name]).tolist())) for name in draw} for draw in draws]
+    return any(drawn != sets[0] for drawn in sets)

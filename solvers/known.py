@@ -154,10 +154,10 @@ def judge_size(certificate: Certificate | None, x: Tensor) -> tuple[Hypothesis, 
     return (Hypothesis("the image", f"{size[0]} x {size[1]}", bound, met, "Take a larger image."),)
 
 
-Norm = tuple[float | None, str, tuple[Hypothesis, ...], tuple[Hypothesis, ...]]
+Hypotheses = tuple[Hypothesis, ...]
 
 
-def find_norm(maps: Maps, img_size: tuple[int, ...]) -> Norm:
+def find_norm(maps: Maps, img_size: tuple[int, ...]) -> tuple[float | None, str, Hypotheses, Hypotheses]:
     """An upper bound of ‖A‖, how it was found, what is said of it, and what is missing where there is none."""
     stated = maps.data_term.norm_upper
     if stated is not None:
