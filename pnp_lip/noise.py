@@ -60,7 +60,7 @@ def noise_of(image: Tensor) -> Tensor:
     patches = patches[:, ~saturated]
     if patches.shape[1] < FEWEST * size:
         raise InputError(
-            f"estimating the noise level takes at least {FEWEST * size} patches of {SIDE} x {SIDE} pixels that are not saturated; "
+            f"estimating the noise level takes {FEWEST * size} patches of {SIDE} x {SIDE} pixels that are not saturated; "
             f"{h} x {w} pixels have {patches.shape[1]}. State the noise level instead."
         )
     patches = patches - patches.mean(1, keepdim=True)
