@@ -31,13 +31,9 @@ Tell: TypeAlias = Callable[[str], None]  # takes a line of progress
 
 @dataclasses.dataclass(frozen=True)
 class Destination:
-    """The file that a benchmark writes; ``fresh`` discards the record of another run there.
-
-    ``skipped`` holds the priors that cannot take part, with the reasons; ``tell`` gets the progress, line by line.
-    """
+    """The file that a benchmark writes, the priors that cannot take part with the reasons, and who hears of each line."""
 
     path: Path
-    fresh: bool = False
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tell: Tell = lambda text: None
 
@@ -59,17 +55,16 @@ class Record:
     def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> "Record":
         """A new record, or the stored one if its settings and data are the same.
 
-        Raises InputError when the file holds another run, unless ``to.fresh`` discards it.
+        Raises InputError when the file holds another run.
         """
         asked = json.loads(json.dumps({"benchmark": benchmark, "settings": settings(config), "data": data}))
         lists: Row = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": []}
         content = {"format": FORMAT, "fingerprint": fingerprint(asked), **asked, **lists}
-        if to.path.exists() and not to.fresh:
+        if to.path.exists():
             found = read_record(to.path)
             if found["fingerprint"] != content["fingerprint"]:
                 raise InputError(
-                    f"{to.path} holds a run with other settings or data; choose another --out or --label, or pass --fresh "
-                    "to discard it."
+                    f"{to.path} holds a run with other settings or data; choose another --out, or delete it."
                 )
             content = found
         here = environment()

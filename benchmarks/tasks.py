@@ -174,9 +174,8 @@ def validation_slices(n: int) -> list[NamedImage]:
     variation far too strong for real slices.
     """
     coarse = torch.randn((1, 1, 24, 24), generator=torch.Generator().manual_seed(0))
-    texture = (
-        0.02 * torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic") * ellipse_image(n, (BRAIN,)).float()
-    )
+    texture = torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic")
+    texture = 0.02 * texture * ellipse_image(n, (BRAIN,)).float()
     head = (ellipse_image(n, HEAD).float()[None, None] + texture).clamp(0, 1)
     circle = photograph(VALIDATION[0], n) * circle_mask(n)
     return [NamedImage("made-up head", head), NamedImage(f"{VALIDATION[0]} in a circle", circle)]
