@@ -39,7 +39,7 @@ BENCHMARKS = {
     "certificates": Benchmark("proved bounds against attacks, and the time of proving", config.CertificatesConfig()),
     "speed": Benchmark("one pass of our networks in several ways, beside DRUNet and DnCNN", config.SpeedConfig()),
     "convergence": Benchmark("every solver on every forward model", config.ConvergenceConfig(), compares=False),
-    "operators": Benchmark("projectors beside other packages", config.OperatorsConfig(), compares=False),
+    "operators": Benchmark("projectors beside deepinv's", config.OperatorsConfig(), compares=False),
 }
 HEADLINE: dict[str, Values] = {
     "denoising": {"levels": (25,)},

@@ -69,7 +69,7 @@ class Comparison:
         for prior in priors:
             record.register(prior.name, prior.describe())
         todo = [(c, [p for p in priors if not record.find("rows", {"prior": p.name, **c.key})]) for c in cases]
-        total, left = len(cases) * len(priors), sum(len(missing) for _, missing in todo)
+        total, left, done = len(cases) * len(priors), sum(len(missing) for _, missing in todo), 0
         if left < total:
             record.tell(f"{total - left} of {total} results are in {record.path} already")
         for case, missing in todo:
@@ -77,8 +77,8 @@ class Comparison:
             for prior in missing:
                 figures = attempted(functools.partial(self.figures, case, prior, observe))
                 row = record.add("rows", {"prior": prior.name, **case.key}, figures)
-                left -= 1
-                record.tell(f"[{left} left] {in_a_line(row, case)}")
+                done += 1
+                record.tell(f"[{done}/{left}] {in_a_line(row, case)}")
         return record.content
 
     def figures(self, case: Case, prior: Prior, observe: Callable[[], Observation]) -> Row:

@@ -62,8 +62,7 @@ def solved(
     solver: Solver, y: Tensor, physics: PhysicsLike, x: Tensor, config: ConvergenceConfig, certified: bool
 ) -> Row:
     """One run: how it ended, and the time it took."""
-    most = config.max_iter if certified else config.uncertified_max_iter
-    guarantee = "require" if certified else "report"
+    most, guarantee = (config.max_iter, "require") if certified else (config.uncertified_max_iter, "report")
     result, times = timed(lambda: solver.solve(y, physics, reference=x, max_iter=most, guarantee=guarantee))
     history = result.history
     return {

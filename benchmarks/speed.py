@@ -47,19 +47,12 @@ def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
 
 def ways(denoiser: nn.Module, y: Tensor, sigma: float) -> dict[str, Pass]:
     """The ways of running a network: as it is, and stored by pixels."""
-
-    @torch.no_grad()
-    def plain(network: nn.Module, y: Tensor) -> Tensor:
-        d: Tensor = network(y, sigma)
-        return d
-
     by_pixels = copy.deepcopy(denoiser).to(memory_format=torch.channels_last)
-    return {
-        "plain": partial(plain, denoiser, y),
-        "channels-last": partial(plain, by_pixels, y.to(memory_format=torch.channels_last)),
-    }
+    moved = y.to(memory_format=torch.channels_last)
+    return {"plain": partial(denoiser, y, sigma), "channels-last": partial(by_pixels, moved, sigma)}
 
 
+@torch.no_grad()
 def measure(record: Record, passes: Mapping[Way, Pass], repeats: int) -> None:
     """Time all passes in turns; a way that fails is noted with its error."""
     outputs: dict[Way, Tensor] = {}
