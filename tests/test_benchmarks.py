@@ -519,7 +519,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
     x = photographs.photograph("camera", 16)
     case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Observation(x, x + 0.1, 0.1))
     Comparison(record, [case], denoise).run([case], [Prior("s", shrink)])
-    assert told[0].startswith("[1/1, 0 min left] a, 1.0, s:")
+    assert told[0].startswith("[1/1] a, 1.0, s:")
 
 
 # The command
