@@ -36,9 +36,9 @@ def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) ->
             record.measure({"prior": prior.name, "sigma": level}, work)
     with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it was
         torch.manual_seed(config.seed)
-        width = config.channels
-        random = GradientFlowDenoiser(channels=width, hidden_channels=width, dilations=(1,) * config.layers, kernel_size=3)
-    networks[f"random {config.layers} × {width} channels"] = random.eval().requires_grad_(False)
+        width, depth = config.channels, config.layers
+        random = GradientFlowDenoiser(channels=width, hidden_channels=width, dilations=(1,) * depth, kernel_size=3)
+    networks[f"random {depth} × {width} channels"] = random.eval().requires_grad_(False)
     for name, network in networks.items():
         record.measure({"prior": name, "timing": True}, functools.partial(certification, network, config.rtol))
     return record.content

@@ -34,12 +34,12 @@ class Benchmark:
 
 BENCHMARKS = {
     "denoising": Benchmark("one pass of every denoiser over noise levels", config.DenoisingConfig()),
-    "deblurring": Benchmark("camera shakes, a Gaussian and a box, with every prior", config.DeblurringConfig(), restores=True),
-    "ct": Benchmark("parallel and fan beam, Gaussian and Poisson noise, every prior, FBP", config.CtConfig(), restores=True),
+    "deblurring": Benchmark("camera shakes, a Gaussian, a box; every prior", config.DeblurringConfig(), restores=True),
+    "ct": Benchmark("parallel and fan beam, two kinds of noise; every prior, FBP", config.CtConfig(), restores=True),
     "certificates": Benchmark("proved bounds against attacks, and the time of proving", config.CertificatesConfig()),
     "speed": Benchmark("one pass of our networks in several ways, beside DRUNet and DnCNN", config.SpeedConfig()),
     "convergence": Benchmark("every solver on every forward model", config.ConvergenceConfig(), compares=False),
-    "operators": Benchmark("projectors beside other packages", config.OperatorsConfig(), compares=False),
+    "operators": Benchmark("projectors beside deepinv's", config.OperatorsConfig(), compares=False),
 }
 HEADLINE: dict[str, Values] = {
     "denoising": {"levels": (25,)},
@@ -77,8 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None:
     """What every benchmark takes, and who takes part."""
     command.add_argument("--quick", action="store_true", help="a small selection, to see that everything works")
-    command.add_argument("--fresh", action="store_true", help="discard a record of another run instead of refusing")
-    command.add_argument("--label", help="write NAME_LABEL.json instead of NAME.json")
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
     if compares:
         command.add_argument("--priors", nargs="+", metavar="NAME", help="these only (default: all)")
@@ -95,7 +93,7 @@ def measure(options: argparse.Namespace, tell: Tell) -> int:
 
     presets = HEADLINE if options.benchmark == "headline" else {options.benchmark: {}}
     records = {name: run_one(name, options, preset, tell) for name, preset in presets.items()}
-    paths = [record_path(name, options) for name in records]
+    paths = [options.out / f"{name}.json" for name in records]
     tell(f"wrote {', '.join(map(str, paths + write_report(paths, options.out)))}")
     if options.benchmark == "headline":
         tell(f"wrote {write_text(options.out / 'headline.md', headline(records))}\n\n{headline(records)}")
@@ -123,16 +121,6 @@ def rival(options: argparse.Namespace, tell: Tell) -> int:
     return 0
 
 
-def given(options: argparse.Namespace) -> Row:
-    """The options that were given, by name."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(options).items() if v is not None}
-    return {k: None if k == "crop" and v == 0 else v for k, v in values.items()}
-
-
-def record_path(name: str, options: argparse.Namespace) -> Path:
-    return Path(options.out) / (f"{name}_{options.label}.json" if options.label else f"{name}.json")
-
-
 def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) -> Row:
     """Collect the priors, say who is missing, run."""
     import torch
@@ -143,7 +131,9 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
     if options.threads:
         torch.set_num_threads(options.threads)
     benchmark = BENCHMARKS[name]
-    settings = config.configured(config.configured(benchmark.config, preset), given(options), quick=options.quick)
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in vars(options).items() if v is not None}
+    given |= {"crop": None} if given.get("crop") == 0 else {}
+    settings = config.configured(config.configured(benchmark.config, preset), given, quick=options.quick)
     priors, missing = find_priors(name, options) if benchmark.compares else ([], {})
     for prior, reason in missing.items():
         tell(f"SKIPPED {prior}: {reason}")
@@ -153,7 +143,7 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
         tell(f"{name}: {', '.join(prior.name for prior in priors)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' remarks on their own defaults
-        return MAKERS[name][0](settings, Destination(record_path(name, options), options.fresh, missing, tell), priors)
+        return MAKERS[name][0](settings, Destination(options.out / f"{name}.json", missing, tell), priors)
 
 
 def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], dict[str, str]]:

@@ -69,18 +69,16 @@ class Comparison:
         for prior in priors:
             record.register(prior.name, prior.describe())
         todo = [(c, [p for p in priors if not record.find("rows", {"prior": p.name, **c.key})]) for c in cases]
-        total, left = len(cases) * len(priors), sum(len(missing) for _, missing in todo)
+        total, left, done = len(cases) * len(priors), sum(len(missing) for _, missing in todo), 0
         if left < total:
             record.tell(f"{total - left} of {total} results are in {record.path} already")
-        started, done = time.perf_counter(), 0
         for case, missing in todo:
             observe = functools.cache(case.make)
             for prior in missing:
                 figures = attempted(functools.partial(self.figures, case, prior, observe))
                 row = record.add("rows", {"prior": prior.name, **case.key}, figures)
                 done += 1
-                minutes = (time.perf_counter() - started) / done * (left - done) / 60
-                record.tell(f"[{done}/{left}, {minutes:.0f} min left] {in_a_line(row, case)}")
+                record.tell(f"[{done}/{left}] {in_a_line(row, case)}")
         return record.content
 
     def figures(self, case: Case, prior: Prior, observe: Callable[[], Observation]) -> Row:

@@ -41,7 +41,7 @@ class Limits:
     tuning_tol: float = option(1e-4, "the same while a strength is chosen")
     max_iter: int = option(10_000, "updates of a run with a proof", least=1)
     uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1)
-    uncertified_seconds: float = option(20.0, "of processor time without a proof, half while a strength is chosen", quick=0.5)
+    uncertified_seconds: float = option(20.0, "of processor time without a proof, half in tuning", quick=0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +123,12 @@ class ConvergenceConfig:
     tol: float = option(1e-5, "relative residual at which a run ends", quick=1e-3)
     max_iter: int = option(5000, "updates of a run with a proof", least=1, quick=300)
     uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1, quick=20)
-    training_steps: int = option(300, "of the trained rival", least=0, quick=10)
-    seed: int = option(0, "of the noise and of the rivals")
+    seed: int = option(0, "of the noise and of the untrained network")
 
 
 @dataclasses.dataclass(frozen=True)
 class OperatorsConfig:
-    """Our forward models and those of other packages."""
+    """Our forward models and deepinv's."""
 
     repeats: int = option(15, "how often each product is timed", least=1, quick=3)
     large: bool = option(False, "also 512^2 with 360 views, for which deepinv needs 3 GB and a minute")

@@ -1,7 +1,6 @@
 """Do the solvers converge where the theorems say so, how fast, and what happens without a certificate?
 
-Every solver on every forward model with the shipped denoiser, plain and accelerated, and with two uncertified networks, one
-untrained and one trained here on scikit-image's photographs.
+Every solver on every forward model with the shipped denoiser, plain and accelerated, and with an uncertified network.
 """
 
 import functools
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pnp_lip.benchmarks.config import ConvergenceConfig
 from pnp_lip.benchmarks.networks import untrained
@@ -30,7 +29,6 @@ __all__ = ["run", "tables"]
 SCHEMES = (KrasnoselskiiMann, Anderson)
 PLAIN = KrasnoselskiiMann.__name__
 FALLING = 0.7  # a run is slow, and does not cycle, if its second half lowered the least residual by this factor
-PATCHES, PATCH = 8, 40  # of a step of the rival's training; their side in pixels
 
 
 def run(config: ConvergenceConfig, to: Destination, priors: Sequence[Prior] = ()) -> Row:
@@ -51,20 +49,18 @@ def run(config: ConvergenceConfig, to: Destination, priors: Sequence[Prior] = ()
 def solvers(config: ConvergenceConfig) -> Iterator[tuple[str, Solver]]:
     """Every solver with every denoiser that it may or may not take."""
     certified = load_pretrained("grey").eval()
+    dncnn = untrained("DnCNN", config.seed, in_channels=1, out_channels=1, depth=7, nf=24)
     enough = licensed(certify(certified))
     for kind in SOLVERS:
         net = certified if kind.__name__ in enough else firm(certified)
         for scheme in SCHEMES:
             yield "certified", kind(net, sigma=config.sigma, tol=config.tol, scheme=scheme())
-        yield "DnCNN, untrained", kind(small_dncnn(config.seed), sigma=config.sigma, tol=config.tol)
-        if config.training_steps:
-            yield "DnCNN, trained", kind(trained(config), sigma=config.sigma, tol=config.tol)
+        yield "DnCNN, untrained", kind(dncnn, sigma=config.sigma, tol=config.tol)
 
 
 def solved(solver: Solver, y: Tensor, physics: PhysicsLike, x: Tensor, config: ConvergenceConfig, certified: bool) -> Row:
     """One run: how it ended, and the time it took."""
-    most = config.max_iter if certified else config.uncertified_max_iter
-    guarantee = "require" if certified else "report"
+    most, guarantee = (config.max_iter, "require") if certified else (config.uncertified_max_iter, "report")
     result, times = timed(lambda: solver.solve(y, physics, reference=x, max_iter=most, guarantee=guarantee))
     history = result.history
     return {
@@ -107,35 +103,6 @@ def test_image(size: int) -> Tensor:
 
     crop = resize(camera()[40:296, 120:376] / 255.0, (size, size), anti_aliasing=True)
     return torch.from_numpy(crop).float()[None, None]
-
-
-def small_dncnn(seed: int) -> nn.Module:
-    """deepinv's DnCNN with seven layers of 24 channels, as initialised."""
-    return untrained("DnCNN", seed, in_channels=1, out_channels=1, depth=7, nf=24)
-
-
-@functools.cache
-def trained(config: ConvergenceConfig) -> nn.Module:
-    """The same network trained at one noise level on patches of skimage's images, without any constraint."""
-    from skimage import data
-
-    images = [data.moon(), data.coins(), data.page(), data.brick()]
-    net = small_dncnn(config.seed).train().requires_grad_(True)
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
-    generator = torch.Generator().manual_seed(config.seed)
-    for _ in range(config.training_steps):
-        patches = []
-        for _ in range(PATCHES):
-            image = images[int(torch.randint(len(images), (1,), generator=generator))]
-            top, left = (int(torch.randint(side - PATCH, (1,), generator=generator)) for side in image.shape)
-            patches.append(torch.from_numpy(image[top : top + PATCH, left : left + PATCH] / 255.0).float())
-        clean = torch.stack(patches)[:, None]
-        noisy = clean + config.sigma * torch.randn(clean.shape, generator=generator)
-        loss = (net(noisy, config.sigma) - clean).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return net.eval().requires_grad_(False)
 
 
 def tables(content: Row) -> list[Table]:

@@ -159,13 +159,10 @@ def collect(
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
         for name in certified_names()
     }
-
-    def baseline(name: str, build: Callable[[], DenoiserLike], threshold: bool) -> Prior:
-        return prior_of(name, build(), threshold=threshold, channels=channels)
-
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
-    makers |= {name: partial(baseline, name, *how) for name, how in BASELINES.items() if name not in makers}
+    for name, (build, threshold) in BASELINES.items():
+        makers.setdefault(name, lambda n=name, b=build, t=threshold: prior_of(n, b(), threshold=t, channels=channels))  # type: ignore[misc]
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
     bases = {re.sub(r" \((admm|guided)\)$", "", name) for name in kept}  # their entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}

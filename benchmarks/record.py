@@ -21,7 +21,7 @@ __all__ = ["FORMAT", "Destination", "Record", "Row", "Table", "Tell", "attempted
            "settings", "timed"]  # fmt: skip
 
 FORMAT = "pnp-lip benchmark 1"
-PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ptwt", "astra-toolbox")
+PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ptwt")
 PLACES = ("images", "kernels", "phantom")  # files that a configuration names; their hashes say more
 
 T = TypeVar("T")
@@ -31,13 +31,9 @@ Tell: TypeAlias = Callable[[str], None]  # takes a line of progress
 
 @dataclasses.dataclass(frozen=True)
 class Destination:
-    """The file that a benchmark writes; ``fresh`` discards the record of another run there.
-
-    ``skipped`` holds the priors that cannot take part, with the reasons; ``tell`` gets the progress, line by line.
-    """
+    """The file that a benchmark writes, the priors that cannot take part with the reasons, and who hears of each line."""
 
     path: Path
-    fresh: bool = False
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tell: Tell = lambda text: None
 
@@ -59,18 +55,15 @@ class Record:
     def open(cls, to: Destination, benchmark: str, config: object, data: Row) -> "Record":
         """A new record, or the stored one if its settings and data are the same.
 
-        Raises InputError when the file holds another run, unless ``to.fresh`` discards it.
+        Raises InputError when the file holds another run.
         """
         asked = json.loads(json.dumps({"benchmark": benchmark, "settings": settings(config), "data": data}))
         lists: Row = {"environments": [], "priors": {}, "skipped": {}, "tuning": [], "rows": []}
         content = {"format": FORMAT, "fingerprint": fingerprint(asked), **asked, **lists}
-        if to.path.exists() and not to.fresh:
+        if to.path.exists():
             found = read_record(to.path)
             if found["fingerprint"] != content["fingerprint"]:
-                raise InputError(
-                    f"{to.path} holds a run with other settings or data; choose another --out or --label, or pass --fresh "
-                    "to discard it."
-                )
+                raise InputError(f"{to.path} holds a run with other settings or data; choose another --out, or delete it.")
             content = found
         here = environment()
         if here not in content["environments"]:
@@ -128,11 +121,7 @@ def read_record(path: str | Path) -> Row:
 
 def settings(config: object) -> Row:
     """A configuration, a dataclass that may hold others, as plain data without the places where files lie."""
-
-    def kept(pairs: list[tuple[str, Any]]) -> Row:
-        return {name: value for name, value in pairs if name not in PLACES}
-
-    return dataclasses.asdict(config, dict_factory=kept)  # type: ignore[call-overload, no-any-return]
+    return dataclasses.asdict(config, dict_factory=lambda pairs: {k: v for k, v in pairs if k not in PLACES})  # type: ignore[call-overload, no-any-return]
 
 
 def fingerprint(content: Row) -> str:
@@ -155,11 +144,7 @@ def attempted(work: Callable[[], Row]) -> Row:
 
 
 def environment() -> Row:
-    """Versions, processor and threads, as plain data.
-
-    >>> environment()["device"]
-    'cpu'
-    """
+    """Versions, processor and threads, as plain data."""
     import torch
 
     versions = {"pnp-lip": __version__, "python": platform.python_version()}

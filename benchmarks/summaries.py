@@ -110,12 +110,8 @@ def behaviour(content: Row) -> Table:
         cells = [label(content, name), f"{about['parameters']:,}", "none" if bound is None else upwards(bound)]
         cells += ["–" if alpha is None else upwards(alpha)]
         if not one_pass and any("status" in r for r in runs):
-            counts = (
-                sum(map(settled, runs)),
-                sum(r["proved"] for r in runs),
-                sum(r["status"] == "diverged" for r in runs),
-            )
-            done, proved, lost = (f"{n} of {len(runs)}" for n in counts)
+            ends = [[settled(r) for r in runs], [r["proved"] for r in runs], [r["status"] == "diverged" for r in runs]]
+            done, proved, lost = (f"{sum(end)} of {len(runs)}" for end in ends)
             cells += [about["solver"], done, proved, f"{statistics.median(r['iterations'] for r in runs):.0f}", lost]
         elif not one_pass:
             cells += ["none", "–", "–", "–", "–"]

@@ -307,7 +307,7 @@ class Asked:
     limits: Limits = dataclasses.field(default_factory=Limits)
 
 
-def test_a_record_of_another_run_is_refused_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
     to, data = Destination(tmp_path / "r.json"), {"x": "y"}
     Record.open(to, "b", Asked(), data).add("rows", {"prior": "p"}, {"psnr": float("inf")})
     content = read_record(to.path)
@@ -315,10 +315,11 @@ def test_a_record_of_another_run_is_refused_unless_told_otherwise(tmp_path: Path
     assert content["settings"] == {"n": 1, "limits": dataclasses.asdict(Limits())}
     assert len(Record.open(to, "b", Asked(images=tmp_path), data).content["rows"]) == 1
     for config, other in ((Asked(2), data), (Asked(limits=Limits(tol=1.0)), data), (Asked(), {"x": "z"})):
-        with pytest.raises(InputError, match="--fresh"):
+        with pytest.raises(InputError, match="other settings or data"):
             Record.open(to, "b", config, other)
-    fresh = dataclasses.replace(to, fresh=True, skipped={"p": "why"})
-    content = Record.open(fresh, "b", Asked(2), data).content
+    assert read_record(to.path) == Record.open(to, "b", Asked(), data).content
+    to.path.unlink()
+    content = Record.open(dataclasses.replace(to, skipped={"p": "why"}), "b", Asked(2), data).content
     assert content["rows"] == [] and content["skipped"] == {"p": "why"}
     for text, message in (("{}", "not a record"), ("no", "not a readable"), ("[]", "not a record")):
         to.path.write_text(text)
@@ -512,7 +513,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
     x = photographs.photograph("camera", 16)
     case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Observation(x, x + 0.1, 0.1))
     Comparison(record, [case], denoise).run([case], [Prior("s", shrink)])
-    assert told[0].startswith("[1/1, 0 min left] a, 1.0, s:")
+    assert told[0].startswith("[1/1] a, 1.0, s:")
 
 
 # The command
@@ -545,9 +546,9 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
     assert run(*common) == 0
     assert "2 of 2 results are in" in capsys.readouterr().out
     assert run(*common, "--limit", "2") == 2
-    assert "--fresh" in capsys.readouterr().err
-    assert run(*common, "--limit", "2", "--label", "two") == 0
-    assert (tmp_path / "denoising_two.md").is_file()
+    assert "another --out" in capsys.readouterr().err
+    assert run(*common, "--limit", "2", "--out", tmp_path / "two") == 0
+    assert (tmp_path / "two" / "denoising.md").is_file()
 
 
 def test_every_setting_can_be_replaced_where_it_stands() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,16 +23,20 @@ QUICK = SpeedConfig(side=16, repeats=2)
 
 
 class Untimely(nn.Module):
-    """x ↦ c x, and an error in bfloat16."""
+    """x ↦ c x, and an error once it is stored by pixels."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.c = nn.Parameter(torch.tensor(0.5))
+        self.c, self.moved = nn.Parameter(torch.tensor(0.5)), False
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
-        if torch.is_autocast_enabled("cpu"):
-            raise RuntimeError("no such precision")
+        if self.moved:
+            raise RuntimeError("no such layout")
         return self.c * x
+
+    def to(self, *args: Any, **kwargs: Any) -> Untimely:
+        self.moved = True
+        return super().to(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +54,15 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_network_is_timed_in_every_way(path: Path) -> None:
     content = read_record(path)
     rows = {(r["prior"], r["way"]): r for r in content["rows"]}
-    assert set(rows) == {
-        (name, way) for name in ("small", "untimely", "DRUNet", "DnCNN") for way in ("plain", "channels-last", "bfloat16")
-    }
+    assert set(rows) == {(name, way) for name in ("small", "untimely", "DRUNet", "DnCNN") for way in ("plain", "channels-last")}
     assert content["skipped"] == {"BM3D": "not installed"}
-    assert "no such precision" in rows["untimely", "bfloat16"]["error"]
+    assert "no such layout" in rows["untimely", "channels-last"]["error"]
     for (name, way), row in rows.items():
         if "error" not in row:
             assert row["cpu_seconds"] > 0 and row["seconds"] > 0
             assert row["difference"] == 0 if way == "plain" else row["difference"] < 0.5, (name, way)
-    assert 0 < rows["small", "bfloat16"]["difference"] < 0.02
     fastest = max(rows["DRUNet", way]["times_faster"] for way in ("plain", "channels-last"))
-    assert 0.99 <= fastest <= 1.5  # the reference is its own fastest way in float32
+    assert 0.99 <= fastest <= 1.5  # the reference is its own fastest way
     assert rows["untimely", "plain"]["times_faster"] > 50
 
 
@@ -70,23 +72,26 @@ def test_a_complete_record_is_left_as_it_is(path: Path) -> None:
     priors = [Prior("small", GradientFlowDenoiser(), ours=True)]
     to = Destination(path.with_name("copy.json"), tell=calls.append)
     again = speed.run(QUICK, to, [])
-    assert len(calls) == 6 and len(again["rows"]) == 6
+    assert len(calls) == 4 and len(again["rows"]) == 4
     assert speed.run(QUICK, to, [])["rows"] == again["rows"]
-    assert len(calls) == 6
+    assert len(calls) == 4
     more = speed.run(QUICK, to, priors)  # ratios need one run of all
-    assert len(calls) == 15 and len(more["rows"]) == 9
+    assert len(calls) == 10 and len(more["rows"]) == 6
     assert read_record(path) == before
 
 
 def test_the_bar_is_met_or_missed_by_the_numbers(path: Path) -> None:
     content = copy.deepcopy(read_record(path))
+    assert "bfloat16 rounds" not in speed.tables(content)[0].note
+    small = next(row for row in content["rows"] if row["prior"] == "small")
+    content["rows"].append({**small, "way": "bfloat16"})  # as in older records
     for ratio, verdict in ((15.0, "met"), (14.9, "missed")):
         for row in content["rows"]:
             if row["prior"] == "small":
                 row["times_faster"] = {"plain": 3.0, "channels-last": ratio, "bfloat16": 99.0}[row["way"]]
         titles = {table.title: table for table in speed.tables(content)}
         assert titles["Bars"].rows == (("small faster than DRUNet", "≥ 15 times", f"{ratio:.1f} times", verdict),)
-        assert len(titles["Time of one pass"].rows) == 11 and len(titles["No result"].rows) == 1
+        assert len(titles["Time of one pass"].rows) == 8 and len(titles["No result"].rows) == 1
     written = write_report([path], path.parent / "report")
     assert "| small | plain |" in written[0].read_text()
 
