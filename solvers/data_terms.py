@@ -1,7 +1,5 @@
 """Data terms f(x) = h(Ax): their gradient, their proximal map, and the constants that the theorems ask for."""
 
-from __future__ import annotations
-
 import abc
 import dataclasses
 import math
@@ -61,11 +59,10 @@ class DataTerm(abc.ABC):
 
     def stated(self) -> tuple[Hypothesis, ...]:
         """What nobody but the user vouches for, the norm of A excepted."""
-        if self.convexity == 0:
-            return ()
-        return (Hypothesis("convexity μ of f", self.convexity, "be a lower bound (stated by the user)", True),)
+        stated = Hypothesis("convexity μ of f", self.convexity, "be a lower bound (stated by the user)", True)
+        return (stated,) if self.convexity else ()
 
-    def part(self, images: list[int], y: Tensor) -> DataTerm:
+    def part(self, images: list[int], y: Tensor) -> "DataTerm":
         """The term of these images alone, out of those behind ``y``."""
         return self
 
@@ -149,7 +146,7 @@ class WeightedLeastSquares(LeastSquares):
                 f"got {tuple(self.weights.shape)} of {self.weights.dtype}."
             )
 
-    def part(self, images: list[int], y: Tensor) -> WeightedLeastSquares:
+    def part(self, images: list[int], y: Tensor) -> "WeightedLeastSquares":
         alone = self.weights.ndim == y.ndim and len(self.weights) == len(y)
         return dataclasses.replace(self, weights=self.weights[images]) if alone else self
 

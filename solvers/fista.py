@@ -33,11 +33,10 @@ class FISTA(Scheme):
             raise InputError(f"`a` must exceed 2; got {self.a}.")
 
     def hypotheses(self, bound: MapBound, *, proximal: bool = False) -> tuple[Hypothesis, ...]:
-        name = "T"
         ask = "be a proximal gradient step with γ ≤ 1/L of a convex objective"
         found = "one" if proximal else "a map of which that is not proved"
         advice = "Momentum is unproved here: use scheme=Anderson(), or a single firm layer with step=1/L."
-        return (Hypothesis(name, found, ask, proximal, advice),)
+        return (Hypothesis("T", found, ask, proximal, advice),)
 
     def rate(self, bound: MapBound) -> str:
         return "objective − minimum = o(1/k²)"

@@ -25,8 +25,7 @@ class FixedMap(nn.Module):
         for module in self.denoiser.modules():
             if warm_starts(module):
                 setattr(module, "restart", True)  # noqa: B010 (torch types attributes of modules as tensors)
-        denoised: Tensor = self.denoiser(x, sigma)
-        return denoised
+        return cast(Tensor, self.denoiser(x, sigma))
 
 
 def fixed_map(denoiser: DenoiserLike) -> DenoiserLike:

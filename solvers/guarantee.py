@@ -1,7 +1,5 @@
 """What a run is entitled to claim: which theorem holds, with the numbers that met its hypotheses, or the one that failed."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from torch import Tensor
@@ -36,7 +34,7 @@ class Guarantee:
     rate: str
     failure: str | None = None
 
-    def broken(self, failure: str) -> Guarantee:
+    def broken(self, failure: str) -> "Guarantee":
         """The same claim withdrawn, because the run contradicted it."""
         return dataclasses.replace(self, proved=False, failure=failure, statement=NOTHING)
 

@@ -17,7 +17,7 @@ from pnp_lip.solvers.hypothesis import Hypothesis, interval
 from pnp_lip.solvers.maps import Box, Maps, Settings
 from pnp_lip.spectral import norm_lower
 
-__all__ = ["FIRM", "Known", "adjoint_gap", "examine", "norm_estimate"]
+__all__ = ["FIRM", "TYPICAL", "Known", "examine"]
 
 FIRM = MapBound(Fraction(1), Fraction(1, 2))  # a prox, a resolvent; a denoiser that the user vouches for
 TYPICAL = 1.9  # derived steps are this in units of 1/K, inside (0, 2/K)
@@ -148,10 +148,9 @@ def judge_size(certificate: Certificate | None, x: Tensor) -> tuple[Hypothesis, 
     """The hypothesis that the image is large enough for the certificate, where that asks for a size."""
     if certificate is None or certificate.smallest_image == (1, 1):
         return ()
-    least, size = certificate.smallest_image, (x.shape[-2], x.shape[-1])
-    bound = f"be at least {least[0]} x {least[1]}, for which the certificate speaks"
-    met = size[0] >= least[0] and size[1] >= least[1]
-    return (Hypothesis("the image", f"{size[0]} x {size[1]}", bound, met, "Take a larger image."),)
+    (h, w), (rows, columns) = x.shape[-2:], certificate.smallest_image
+    bound = f"be at least {rows} x {columns}, for which the certificate speaks"
+    return (Hypothesis("the image", f"{h} x {w}", bound, h >= rows and w >= columns, "Take a larger image."),)
 
 
 Hypotheses = tuple[Hypothesis, ...]
@@ -177,13 +176,13 @@ def find_norm(maps: Maps, img_size: tuple[int, ...]) -> tuple[float | None, str,
 
 
 @torch.no_grad()
-def adjoint_gap(physics: PhysicsLike, x: Tensor, *, seed: int = 0) -> float:
-    """The largest |⟨Au, v⟩ − ⟨u, A*v⟩| / (‖Au‖‖v‖) over three pairs (u, v): random with random, random with v = Au, and
-    a positive image with v = Au, which a relative error of the adjoint cannot average out.
+def examine_adjoint(physics: PhysicsLike, x: Tensor) -> Hypothesis:
+    """The hypothesis that A_adjoint is the adjoint of A, to rounding: a check by examples, not a proof.
 
-    A check by examples, not a proof: a physics may be wrong elsewhere.
+    The largest |⟨Au, v⟩ − ⟨u, A*v⟩| / (‖Au‖‖v‖) over three pairs (u, v): random with random, random with v = Au, and a
+    positive image with v = Au, which a relative error of the adjoint cannot average out.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x[:1].shape, generator=generator, dtype=torch.float64).to(x.device, x.dtype)
     gap = 0.0
     for u in (noise.expand_as(x), noise.abs().expand_as(x)):
@@ -194,13 +193,7 @@ def adjoint_gap(physics: PhysicsLike, x: Tensor, *, seed: int = 0) -> float:
             right = (u.double() * physics.A_adjoint(v).double()).sum()
             scale = image.double().norm() * v.double().norm()
             gap = max(gap, float((left - right).abs() / scale.clamp_min(1e-300)))
-    return gap
-
-
-def examine_adjoint(physics: PhysicsLike, x: Tensor) -> Hypothesis:
-    """The hypothesis that A_adjoint is the adjoint of A, to rounding."""
     limit = 1e-10 if x.dtype == torch.float64 else 1e-4
-    gap = adjoint_gap(physics, x)
     return Hypothesis(
         "relative gap between <Ax, v> and <x, A_adjoint v>",
         gap,

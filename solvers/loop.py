@@ -132,8 +132,7 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
     state = begin_or_resume(iteration, maps, scheme, x, monitor)
     store, part = monitor.store, maps.part(state.batch)
     started = time.perf_counter() - state.seconds
-    name, total = monitor.bar, monitor.max_iter
-    with tqdm(total=total, initial=state.k, desc=name, unit="it", disable=name is None) as shown:
+    with tqdm(total=monitor.max_iter, initial=state.k, desc=monitor.bar, unit="it", disable=monitor.bar is None) as shown:
         while state.running and state.k < monitor.max_iter:
             part = narrowed(iteration, maps, part, state)
             advance(iteration, part, scheme, state, monitor)

@@ -1,7 +1,5 @@
 """The maps of which every update is composed: D, ∇f, prox_γf and the projection onto the box, bound to the data."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -54,7 +52,7 @@ class Maps:
         """f(x), one number per image."""
         return self.data_term.value(x, self.y, self.physics)
 
-    def part(self, images: list[int]) -> Maps:
+    def part(self, images: list[int]) -> "Maps":
         """The maps of these images of the batch alone; the physics is taken to treat all alike, and so is a denoiser
         without a ``part``."""
         if len(images) == len(self.y):

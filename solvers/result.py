@@ -1,7 +1,5 @@
 """What a run returns: the image, how it ended, what was proved of it, and what was seen on the way."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -121,7 +119,7 @@ class Result:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None) -> "Figure":
         """The residual, the data misfit and (with a reference) the PSNR against the iterations; returns the figure.
 
         Written to ``path`` when one is given.
