@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
-from pnp_lip.solvers.data_terms import DataTerm, HasProx, LeastSquares
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
 from pnp_lip.solvers.maps import Box
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
@@ -60,11 +60,7 @@ class Anneal:
     @torch.no_grad()
     def check(self, solver: Solver, y: Tensor) -> None:
         """Raise InputError unless results of this solver can be annealed."""
-        if not isinstance(solver.data_term, HasProx):
-            raise InputError(
-                f"annealing needs the proximal map of the data term, and {type(solver.data_term).__name__} has none; "
-                "leave `improve` out."
-            )
+        require_prox(solver.data_term, "annealing", "Leave `improve` out.")
         default = unwrapped(solver.denoiser)[1]
         if solver.sigma is None and default is None:
             raise InputError("annealing needs the noise level that the solver's denoiser assumes; pass sigma= to the solver.")
@@ -105,8 +101,7 @@ def annealed(
     Source: Zhang, Li, Zuo, Zhang, Van Gool & Timofte (2022), "Plug-and-play image restoration with deep denoiser prior".
     """
     term = LeastSquares() if data_term is None else data_term
-    if not isinstance(term, HasProx):
-        raise InputError(f"annealing needs the proximal map of the data term, and {type(term).__name__} has none.")
+    prox = require_prox(term, "annealing", "Take another data term.").prox
     levels = torch.as_tensor(sigma).reshape(-1)
     if len(levels) > 1:  # each image has a schedule of its own
         parts = [
@@ -121,7 +116,7 @@ def annealed(
     highest = max(1.0, HIGHEST / float(s)) if s else 1.0
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))
-        x = denoiser(term.prox(x, y, physics, step * ratio**2), ratio * s)
+        x = denoiser(prox(x, y, physics, step * ratio**2), ratio * s)
         x = x if box is None else x.clamp(*box)
     return x
 

@@ -13,9 +13,9 @@ from pnp_lip.certificates.calculus import round_up
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import conjugate_gradient, image_norm
 from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, SolvesProx
-from pnp_lip.solvers.hypothesis import Hypothesis
+from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 
-__all__ = ["DataTerm", "HasProx", "LeastSquares", "UserFidelity", "WeightedLeastSquares"]
+__all__ = ["DataTerm", "HasProx", "LeastSquares", "UserFidelity", "WeightedLeastSquares", "require_prox"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,7 @@ class DataTerm(abc.ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.convexity < math.inf:
             raise InputError(f"`convexity` bounds the strong convexity of f and is >= 0; got {self.convexity}.")
-        if self.norm_upper is not None and not 0 < self.norm_upper < math.inf:
-            raise InputError(f"`norm_upper` must be positive and finite; got {self.norm_upper}. Pass None to derive it.")
+        check_positive("norm_upper", self.norm_upper)
 
     @abc.abstractmethod
     def lipschitz_upper(self, norm_upper: float) -> float:
@@ -183,6 +182,13 @@ class UserFidelity(DataTerm):
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.fidelity.prox_d_conjugate(v, y, gamma=s)
+
+
+def require_prox(term: DataTerm, who: str, advice: str) -> HasProx:
+    """The term as one with a proximal map. Raises InputError, naming who needs it and what to do, for one without."""
+    if not isinstance(term, HasProx):
+        raise InputError(f"{who} needs the proximal map of f, and {type(term).__name__} has none. {advice}")
+    return term
 
 
 def quadratic_prox(z: Tensor, y: Tensor, physics: PhysicsLike, w: float | Tensor) -> Tensor:

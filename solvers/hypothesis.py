@@ -1,9 +1,12 @@
 """One hypothesis of a theorem, with the number that meets it or fails it."""
 
 import dataclasses
+import math
 from fractions import Fraction
 
-__all__ = ["Hypothesis", "interval", "positive", "show"]
+from pnp_lip.errors import InputError
+
+__all__ = ["Hypothesis", "check_positive", "interval", "positive", "show"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,12 @@ def interval(name: str, value: float, curvature: Fraction | None, limit: str) ->
     end = f"{float(2 / curvature):.6g}" if curvature > 0 else "inf"
     inside = value > 0 and Fraction(value) * curvature < 2
     return Hypothesis(name, value, f"lie in (0, {limit}) = (0, {end})", inside, "Pass step=None to derive it.")
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Raise InputError unless a parameter is positive and finite, or None."""
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"`{name}` must be positive and finite; got {value}. Pass None to derive it.")
 
 
 def positive(name: str, value: float) -> Hypothesis:

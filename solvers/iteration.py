@@ -60,7 +60,7 @@ def chain(*maps: MapBound | None) -> MapBound:
 
 
 def forward_step(step: float, convexity: Fraction, curvature: Fraction | None) -> MapBound | None:
-    """Id − γB for B monotone, μ-strongly so, and 1/K-cocoercive: γK/2-averaged when γK < 2, Lipschitz max(|1 − γμ|, |1 − γK|).
+    """Id − γ∇f for f convex, μ-strongly so, and ∇f K-Lipschitz: γK/2-averaged when γK < 2, Lipschitz max(|1 − γμ|, |1 − γK|).
 
     Source: Bauschke & Combettes (2017), Proposition 4.39; Nesterov (2018), Theorem 2.1.12, for the constant.
 

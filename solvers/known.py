@@ -54,9 +54,9 @@ class Known:
         """1.9/L, inside (0, 2/L)."""
         return TYPICAL / self.scale
 
-    def step_below(self, step: float, curvature: Fraction | None = None, limit: str = "2/||A||^2") -> Hypothesis:
-        """0 < γ < 2/K, K being L unless a ``curvature`` is given."""
-        return interval("`step`", step, self.L if curvature is None else curvature, limit)
+    def step_below(self, step: float) -> Hypothesis:
+        """0 < γ < 2/L."""
+        return interval("`step`", step, self.L, "2/||A||^2")
 
     def firm_denoiser(self) -> Hypothesis:
         """D is firmly nonexpansive: α ≤ 1/2."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pnp_lip.solvers.douglas_rachford import solves_forward_backward
-from pnp_lip.solvers.hypothesis import Hypothesis, positive
+from pnp_lip.solvers.hypothesis import Hypothesis, check_positive, positive
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
-from pnp_lip.solvers.solver import Solver, check_positive
+from pnp_lip.solvers.solver import Solver
 
 __all__ = ["PrimalDual"]
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.solvers.hypothesis import interval
+from pnp_lip.solvers.hypothesis import check_positive, interval
 from pnp_lip.solvers.iteration import Iteration, chain, in_box, projection
 from pnp_lip.solvers.known import TYPICAL, Known
 from pnp_lip.solvers.maps import Maps
-from pnp_lip.solvers.solver import Solver, check_positive
+from pnp_lip.solvers.solver import Solver
 
 __all__ = ["RED", "residual_step"]
 

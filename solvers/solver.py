@@ -3,7 +3,6 @@
 import abc
 import contextlib
 import dataclasses
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from pnp_lip.errors import GuaranteeError, InputError
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
-from pnp_lip.solvers.data_terms import DataTerm, HasProx, LeastSquares
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
-from pnp_lip.solvers.hypothesis import Hypothesis
+from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known, examine
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
@@ -89,11 +88,9 @@ class Solver(abc.ABC):
             raise InputError(
                 f"{type(self).__name__} takes no box, because clipping would cost the denoiser its firmness. Use DavisYin."
             )
-        if self.uses_prox and not isinstance(self.data_term, HasProx):
-            raise InputError(
-                f"{type(self).__name__} needs the proximal map of f, and {type(self.data_term).__name__} has none. "
-                "Use ForwardBackward, RED or PrimalDual, which do not need it."
-            )
+        if self.uses_prox:
+            advice = "Use ForwardBackward, RED or PrimalDual, which do not need it."
+            require_prox(self.data_term, type(self).__name__, advice)
 
     @abc.abstractmethod
     def bind(self, known: Known) -> Iteration:
@@ -172,12 +169,6 @@ class Solver(abc.ABC):
         if guarantee != "report" and refused is not None:
             raise GuaranteeError(f"{type(self).__name__}: {refused}")
         return Prepared(maps, iteration, judged, maps.project(x), describe(self, known, iteration, y))
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """A parameter is positive and finite, or None."""
-    if value is not None and not 0 < value < math.inf:
-        raise InputError(f"`{name}` must be positive and finite; got {value}. Pass None to derive it.")
 
 
 def warn_of_units(box: Box, start: Tensor) -> None:
