@@ -34,13 +34,21 @@ class Guarantee:
     rate: str
     failure: str | None = None
 
+    @property
+    def title(self) -> str:
+        """ "proved", "proved given your statement" where a hypothesis is met on the user's word, or "not proved"."""
+        if not self.proved:
+            return "not proved"
+        return "proved given your statement" if any(h.stated for h in self.hypotheses) else "proved"
+
     def broken(self, failure: str) -> "Guarantee":
         """The same claim withdrawn, because the run contradicted it."""
         return dataclasses.replace(self, proved=False, failure=failure, statement=NOTHING)
 
     def __str__(self) -> str:
-        rows = [f"{'proved' if self.proved else 'not proved'}: {self.theorem}", self.statement]
-        rows += [f"  [{'x' if h.met else ' '}] {h.name} = {show(h.value)} (must {h.bound})" for h in self.hypotheses]
+        rows = [f"{self.title}: {self.theorem}", self.statement]
+        marks = ["s" if h.stated else "x" if h.met else " " for h in self.hypotheses]
+        rows += [f"  [{m}] {h.name} = {show(h.value)} (must {h.bound})" for m, h in zip(marks, self.hypotheses, strict=True)]
         rows += [f"existence: {self.existence}", f"rate: {self.rate}"]
         return "\n".join(rows + ([f"failure: {self.failure}"] if self.failure else []))
 

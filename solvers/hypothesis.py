@@ -14,7 +14,7 @@ class Hypothesis:
     """What a theorem asks (``bound``, a verb phrase), what was found, and whether that suffices.
 
     ``advice`` is what to do when it fails; ``waived`` names what the user passed to run without it. A waived hypothesis
-    stays unmet: nothing that rests on it is proved.
+    stays unmet: nothing that rests on it is proved. ``stated``: it is met on the user's word, which examples did not refute.
 
     >>> print(Hypothesis("`step`", 2.5, "lie in (0, 2)", False, "Pass step=None to derive it."))
     `step` must lie in (0, 2); got 2.5. Pass step=None to derive it.
@@ -26,6 +26,7 @@ class Hypothesis:
     met: bool
     advice: str = ""
     waived: str | None = None
+    stated: bool = False
 
     @property
     def allows_to_run(self) -> bool:

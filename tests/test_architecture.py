@@ -18,6 +18,7 @@ from sentences import decisions_on_sentences
 # A part may import its own files and parts of a lower level.
 LEVELS = {
     **dict.fromkeys(("errors", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
+    "fingerprint": 1,
     **dict.fromkeys(("images", "noise", "spectral"), 1),
     "layers": 2,
     **dict.fromkeys(("denoisers",), 3),
