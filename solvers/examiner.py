@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Hashable
 from fractions import Fraction
 
 import torch
@@ -11,6 +12,7 @@ from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.fingerprint import trace
 from pnp_lip.operators import CertifiedPhysics, certify_norm
 from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.protocols import PhysicsLike
@@ -31,21 +33,41 @@ SLACK = 1e-3  # of a stated constant, for the rounding of the examples that are 
 POWER_STEPS = 3  # for a stated norm; with what else is known this finds two thirds of ‖A‖ and more (blurs, projectors)
 
 Hypotheses = tuple[Hypothesis, ...]
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Witness:
-    """A u and A* v of two images of random signs, as they were before the run, to tell whether A has changed since."""
+    """What a guarantee speaks of, as it was before the run, to tell whether it has changed since.
 
+    The denoiser's ``certificate``, a fingerprint of the ``data`` (y, σ, the data term), and of random signs u and v what A
+    and A* made: ``image`` = A u, ``back`` = A*v.
+    """
+
+    certificate: Certificate | None
+    data: Hashable
     u: Tensor
     image: Tensor
     v: Tensor
     back: Tensor
 
-    def holds(self, physics: PhysicsLike) -> bool:
-        """Whether A and A* still give the same, to rounding."""
-        pairs = ((self.image, physics.A(self.u)), (self.back, physics.A_adjoint(self.v)))
-        return all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs)
+    def changed(self, maps: Maps, denoiser: object) -> str | None:
+        """What is no longer the same, None if nothing is."""
+        pairs = ((self.image, maps.physics.A(self.u)), (self.back, maps.physics.A_adjoint(self.v)))
+        if self.data != described(maps):
+            return "the data, the noise level or the data term changed during the run"
+        if not all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs):
+            return "the forward model changed during the run"
+        try:
+            same = self.certificate is not None and certify(denoiser) == self.certificate  # type: ignore[arg-type]
+        except CertificateError:
+            same = False
+        return None if same else "the denoiser changed during the run"
+
+
+def described(maps: Maps) -> Hashable:
+    """A fingerprint of the data, the noise level and the data term."""
+    return trace((maps.y, maps.sigma, maps.data_term))
 
 
 def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tuple[Known, Witness]:
@@ -65,7 +87,7 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
     scale = term.lipschitz_upper(norm_estimate(maps.physics, start)) if L is None else L
     if not scale > 0:
         raise InputError("the forward model is zero, so the data say nothing about the image.")
-    witness, operator = examine_operator(maps.physics, start, norm, trusted=missing == () and not asked[0].stated)
+    pairs, operator = examine_operator(maps.physics, start, norm, trusted=missing == () and not asked[0].stated)
     shared = [nonexpansive, *judge_certificate(certificate, start), *operator, *asked, *examine_term(maps, start, L)]
     if certificate is None:  # a certified map is a fixed one by its structure
         shared.append(examine_repeatability(maps, start))
@@ -77,7 +99,6 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
         norm_upper=norm,
         hypotheses=tuple(shared),
         needs_norm=missing,
-        certificate=certificate,
         record={
             "norm_upper": norm,
             "norm_method": method,
@@ -86,7 +107,7 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
             "denoiser_averagedness": None if certificate is None else certificate.averagedness,
         },
     )
-    return known, witness
+    return known, Witness(certificate, described(maps), *pairs)
 
 
 def judge_denoiser(certificate: Certificate | None, reason: str, guarantee: str) -> tuple[MapBound | None, Hypothesis]:
@@ -155,8 +176,8 @@ def signs(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None, *, trusted: bool) -> tuple[Witness, Hypotheses]:
-    """What examples say of A and A*, A being called as the solver calls it.
+def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None, *, trusted: bool) -> tuple[Pairs, Hypotheses]:
+    """What examples say of A and A*, called as the solver calls them; (u, A u, v, A*v) of random signs u and v.
 
     - ⟨A u, v⟩ = ⟨u, A*v⟩ for random signs u and v, relative to ‖A u‖, which any entry of A*v outweighs that is wrong by
       more than the limit times √n.
@@ -197,7 +218,7 @@ def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None, *, tru
             found.append(Hypothesis("‖A‖", norm, bound, False, "The bound of ‖A‖ is wrong."))
     text = f"be at most {dot:.0e} ({str(x.dtype).removeprefix('torch.')} rounding)"
     adjoint = Hypothesis("relative gap between <Ax, v> and <x, A_adjoint v>", gap, text, gap <= dot, WRONG_ADJOINT)
-    return Witness(u, image, v, back), (*found, adjoint)
+    return (u, image, v, back), (*found, adjoint)
 
 
 WRONG_ADJOINT = (
