@@ -107,7 +107,8 @@ class State:
     """The state of a run, all that a checkpoint has to hold.
 
     ``v`` the fixed-point variable, ``x`` the image; ``before`` = (v_{k−1}, T v_{k−1}), whose image is x; ``batch`` lists
-    the images that are still updated, ``memory`` is the scheme's for these; ``divisible`` says whether images may leave the batch; ``broken`` what contradicted the theorem.
+    the images that are still updated, ``memory`` is the scheme's for these; ``divisible`` says whether images may leave the
+    batch; ``broken`` what contradicted the theorem.
     """
 
     v: Tensor
@@ -321,7 +322,7 @@ def quotient(part: float, whole: float) -> float:
 def failure_of(i: int, history: History) -> str | None:
     """What the record of image i contradicts: a theorem of convergence, or one that asks for summable errors."""
     if history.status == "diverged":
-        return f"image {i} at iteration {history.iterations - 1}: diverged, its residual being {history.residual[-1]:.6g}: {SUSPECTS}"
+        return f"image {i} diverged, its last residual being {history.residual[-1]:.6g}: {SUSPECTS}"
     if not history.prox_error <= PROX_BUDGET:
         return f"image {i}: the errors of prox_γf add up to {history.prox_error:.3g} ‖x‖ and must stay below {PROX_BUDGET:g} ‖x‖"
     return None

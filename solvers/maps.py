@@ -44,10 +44,6 @@ class Maps:
         """prox_γf(z)."""
         return cast(HasProx, self.data_term).prox(z, self.y, self.physics, gamma)
 
-    def take_errors(self) -> Tensor | None:
-        """Bounds of the errors of the prox since the last call, summed, one number per image; None where there are none."""
-        return None
-
     def project(self, x: Tensor) -> Tensor:
         """P_C(x), the identity without a box."""
         return x if self.box is None else x.clamp(*self.box)

@@ -13,7 +13,6 @@ from pnp_lip.solvers.maps import Maps
 __all__ = ["Watch", "rounding_unit"]
 
 ROUNDING = 64  # units of rounding of the terms that cancel; legal runs reach CALIBRATED of them
-PROX_GAIN = 3.0  # times its error: what an inexact prox moves T v by, at most (in x = prox(v), D(2x − v) − x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +37,16 @@ class Watch:
     def violation(
         self, m: Maps, v: Tensor, image: Tensor, before: Sequence[Tensor], errors: Tensor, images: list[int]
     ) -> list[str | None]:
-        """What contradicts the theorem in each image, with v = v_k, image = T v_k, ``before`` = (v_{k−1}, T v_{k−1})."""
+        """What contradicts the theorem in each image, with v = v_k, image = T v_k, ``before`` = (v_{k−1}, T v_{k−1}).
+
+        ``errors`` bounds those of the prox in the two images under T, summed.
+        """
         norm, size = self.iteration.norm, self.iteration.size or self.iteration.norm
         step = v - before[0]
         moved, went = norm(m, step), norm(m, image - before[1])
         reach = size(m, step)
         terms = 2 * (size(m, v) + size(m, image) + reach) + self.data[images]
-        slack = ROUNDING * self.unit * terms + PROX_GAIN * errors
+        slack = ROUNDING * self.unit * terms + errors
         allowed = ((self.q * moved).square() + slack * reach).sqrt() + slack  # a norm with a cross term rounds like its square
         rows = torch.stack([went, moved, allowed]).tolist()
         return [None if w <= a else self.words(w, g) for w, g, a in zip(*rows, strict=True)]
