@@ -131,9 +131,8 @@ class Solver(abc.ABC):
                 reference = check_like("reference", reference, p.x)
             store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
             origin = None if store is None else origin_of(fields_of(self), p.maps, x0, p.x, p.settings)
-            watch = p.guarantee.proved and p.iteration.residual_is_monotone and self.scheme.monotone
             name = type(self).__name__ if progress else None
-            monitor = Monitor(self.tol, max_iter, watch, reference, name, callback, store, origin)
+            monitor = Monitor(self.tol, max_iter, p.guarantee.proved, reference, name, callback, store, origin)
             state = iterate(p.iteration, p.maps, self.scheme, p.x, monitor)
             if p.guarantee.proved and state.broken is None:
                 state.broken = p.witness.changed(p.maps, self.denoiser)
