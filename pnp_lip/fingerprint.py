@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
