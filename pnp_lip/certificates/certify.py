@@ -31,6 +31,7 @@ class Proof:
     bound: MapBound
     layers: tuple[LayerCertificate, ...] = ()
     failures: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
 
 
 Rule = Callable[..., Proof]
@@ -87,9 +88,16 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
         failures=proof.failures,
         rounding=rounding_upper(module) if proof.bound.lipschitz <= 1 else None,
+        smallest_image=largest([line.norm.smallest_image for line in proof.layers], max),
+        divisible_by=largest([line.norm.divisible_by for line in proof.layers], math.lcm),
+        stated=tuple(dict.fromkeys(proof.stated)),
     )
     module.__dict__[CACHE] = (key, certificate, proof)
     return certificate
+
+
+def largest(pairs: list[tuple[int, int]], combine: Callable[..., int]) -> tuple[int, int]:
+    return combine(1, *(a for a, _ in pairs)), combine(1, *(b for _, b in pairs))
 
 
 def describe(module: nn.Module, path: str, rtol: float) -> Proof:
