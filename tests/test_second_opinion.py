@@ -135,7 +135,7 @@ def test_disputes_a_step_that_is_too_long_and_foreign_activations(small: Gradien
     assert any(re.match(r"layers.0: τU²/2 = -0\..* is not in", line) for line in wrong)
     assert any("no NoiseClip" in line for line in wrong)
     small.layers[0].tau.data *= -2
-    assert "the Lipschitz constant of the composition is not verified" in disputed(small, certificate)
+    assert "the Lipschitz constant of the composition is not proved" in disputed(small, certificate)
 
 
 def test_without_flint(small: GradientFlowDenoiser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
