@@ -13,7 +13,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.spectral import Method, norm_bound, norm_lower, symbol
 from pnp_lip.spectral.polyphase import dilate
 from pnp_lip.spectral.torus import Symbol, discard, first_cells
-from pnp_lip.spectral.verified import TABLE_ERROR, unit_circle
+from pnp_lip.spectral.verified import TABLE_ERROR, largest_eigenvalue_below, unit_circle
 
 
 def kernel(seed: int, *shape: int) -> Tensor:
