@@ -58,10 +58,6 @@ class Maps:
         self.errors.clear()
         return total
 
-    def take_errors(self) -> Tensor | None:
-        """How far T v may be off by the errors of prox_γf since the last call, one number per image; None without a prox."""
-        return None
-
     def project(self, x: Tensor) -> Tensor:
         """P_C(x), the identity without a box."""
         return x if self.box is None else x.clamp(*self.box)
