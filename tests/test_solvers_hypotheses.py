@@ -119,7 +119,7 @@ def test_an_operator_without_a_bound_of_its_norm():
 def test_a_wrong_adjoint(kind, physics, monkeypatch):
     honest = physics.A_adjoint
     monkeypatch.setattr(physics, "A_adjoint", lambda v, **k: 1.001 * honest(v))
-    refused(lambda **o: kind(firm(cases.denoiser()), sigma=0.1, **o), physics, r"A_adjoint v> must be at most.*got 0\.00")
+    refused(lambda **o: kind(firm(cases.denoiser()), sigma=0.1, **o), physics, r"A_adjoint v.* must be at most.*got 0\.00")
 
 
 class Reflecting(nn.Module):
