@@ -68,7 +68,9 @@ def certify_norm(physics: dp.LinearPhysics, *, img_size: tuple[int, ...] | None 
     if nonnegative:
         return nonnegative_norm(physics, blank_image(physics, size))
     if rule is not None:
-        return rule(physics, size)
+        bound = rule(physics, size)
+        require(math.isfinite(bound.upper), physics, "has entries that are not finite")
+        return bound
     if size is not None and math.prod(size) <= MOST_DENSE_PIXELS:
         return dense_norm(physics, blank_image(physics, size))
     raise CertificateError(
@@ -84,7 +86,7 @@ def require(sound: bool, physics: dp.LinearPhysics, what: str) -> None:
 
 
 def largest(physics: dp.LinearPhysics, name: str, shape: tuple[int, ...] | None = None) -> float:
-    """max |t| of the tensor ``name``, which must be finite and, times images of ``shape``, give images of that shape."""
+    """max |t| of the tensor ``name``, which must, times images of ``shape``, give images of that shape."""
     if getattr(physics, name) is None:
         raise CertificateError(f"{type(physics).__name__} has no {name} yet; set it first.")
     tensor = torch.as_tensor(getattr(physics, name))
@@ -94,9 +96,7 @@ def largest(physics: dp.LinearPhysics, name: str, shape: tuple[int, ...] | None 
         sides = zip(tensor.shape[::-1], (1, *shape)[::-1], strict=False)
         fits = tensor.ndim <= len(shape) + 1 and all(side in (1, whole) for side, whole in sides)
         require(fits, physics, f"has a {name} of shape {tuple(tensor.shape)} for images of shape {shape}")
-    found = float(tensor.abs().max())
-    require(math.isfinite(found), physics, f"has a {name} that is not finite")
-    return found
+    return float((tensor.to(torch.complex128) if tensor.is_complex() else tensor).abs().max())
 
 
 def require_identity(physics: dp.LinearPhysics, *names: str) -> None:
@@ -111,8 +111,8 @@ def require_identity(physics: dp.LinearPhysics, *names: str) -> None:
 def diagonal(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """A = U diag(m) Vᵀ with U and V unitary: ‖A‖ = max |m|."""
     require_identity(physics, "_U", *(() if isinstance(physics, dp.MRI) else ("_V_adjoint",)))
-    norm = largest(physics, "mask", size)
-    return NormBound(norm, norm, Method.CLOSED_FORM)
+    norm, slack = largest(physics, "mask", size), SUM_SLACK * torch.as_tensor(physics.mask).is_complex()
+    return NormBound(norm * (1 + slack), norm * (1 - slack), Method.CLOSED_FORM)
 
 
 @norm_rule(dp.Decolorize)
@@ -122,7 +122,6 @@ def decolorize(physics: dp.Decolorize, size: Size) -> NormBound:
     scale = float(physics.mask.abs()) if physics.mask.numel() == 1 else math.nan
     require(0 < scale < math.inf and physics.srf.shape == (1, physics.srf.numel(), 1, 1), physics, "has a changed mask or srf")
     norm = float(physics.srf.double().norm())
-    require(math.isfinite(norm), physics, "has a response that is not finite")
     return NormBound(norm * (1 + SUM_SLACK), norm * (1 - SUM_SLACK), Method.CLOSED_FORM)
 
 
@@ -133,9 +132,8 @@ def multi_coil(physics: dp.MultiCoilMRI, size: Size) -> NormBound:
     space = tuple(maps.shape[2:])
     fits = maps.ndim == sides + 2 and len(maps) == 1 and (size is None or size[-sides:] == space)
     require(fits, physics, f"has coil maps of shape {tuple(maps.shape)} for images of shape {size}")
-    root = maps.abs().double().square().sum(1).max().sqrt()
+    root = maps.to(torch.complex128).abs().square().sum(1).max().sqrt()
     upper = float(root) * largest(physics, "mask", (2, *space)) * (1 + SUM_SLACK)
-    require(math.isfinite(upper), physics, "has coil maps that are not finite")
     return NormBound(upper, 0.0, Method.UNITARY)
 
 
