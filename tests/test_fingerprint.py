@@ -309,6 +309,14 @@ def test_attributes_count_with_their_contents(before: object, after: object) -> 
     assert fingerprint(module) != first
 
 
+def test_reading_annotations_changes_no_code() -> None:
+    """Python adds an empty ``__annotations__`` to a class, as here to ABC, when somebody asks for it."""
+    denoiser = small()
+    kinds = {kind for part in denoiser.modules() for kind in type(part).__mro__}
+    assert all(isinstance(kind.__annotations__, dict) for kind in kinds - {object})
+    require_unmodified(denoiser)
+
+
 def test_an_untouched_module_passes_after_torch_has_compiled() -> None:
 
     require_unmodified(small())

@@ -181,9 +181,9 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
     expected |= {f"layers.{i}": MaxMinLayer if fixed else GradientFlowLinear for i in depth}
     expected |= {f"affines.{i}": BlockAffine for i in depth} if fixed else {}
     expected["readout"] = nn.Linear
-    inner = {f"layers.{i}.inner": GradientFlowLinear for i in depth} if fixed else {}
-    lists = dict.fromkeys(("layers", "affines") if fixed else ("layers",), nn.ModuleList)
-    for name, kind in {**lists, **expected, **inner}.items():
+    inner: dict[str, type[nn.Module]] = {f"layers.{i}.inner": GradientFlowLinear for i in depth} if fixed else {}
+    checked: dict[str, type[nn.Module]] = dict.fromkeys(("layers", "affines") if fixed else ("layers",), nn.ModuleList)
+    for name, kind in {**checked, **expected, **inner}.items():
         child = network.get_submodule(name)
         if type(child) is not kind:
             where = f"`{join(path, name)}` is a {type(child).__name__}"
