@@ -258,6 +258,8 @@ def test_layers_must_pad_alike() -> None:
 
 BROKEN: dict[str, tuple[Callable[[GradientFlowDenoiser], object], str]] = {
     "even kernel": (lambda d: setattr(d.layers[0], "weight", nn.Parameter(torch.ones(3, 2, 2, 2))), "odd side"),
+    "matrix": (lambda d: setattr(d.layers[0], "weight", nn.Parameter(torch.ones(3, 2))), "needs a matrix, or square"),
+    "complex step": (lambda d: setattr(d.layers[0], "tau", nn.Parameter(torch.ones(()) + 0j)), "one finite number"),
     "oblong kernel": (lambda d: setattr(d.layers[0], "weight", nn.Parameter(torch.ones(3, 2, 3, 5))), "square"),
     "dilation": (lambda d: setattr(d.layers[0], "dilation", 1.0), "`layers.0.dilation`"),
     "dilation zero": (lambda d: setattr(d.layers[0], "dilation", 0), "`layers.0.dilation`"),

@@ -84,6 +84,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
 @rule(MaxMinLayer)
 def certify_max_min(layer: MaxMinLayer, path: str, rtol: float) -> Proof:
     """Sorting and Φ act on different coordinates, and sorting is nonexpansive."""
+    if type(layer.inner) is not GradientFlowLinear:
+        raise CertificateError(f"`{join(path, 'inner')}` is a {type(layer.inner).__name__}, no GradientFlowLinear.")
     inner = describe(layer.inner, join(path, "inner"), rtol)
     return dataclasses.replace(inner, bound=MapBound(max(Fraction(1), inner.bound.lipschitz), None))
 
