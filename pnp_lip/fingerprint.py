@@ -49,7 +49,8 @@ def require_unmodified(module: nn.Module) -> None:
                 raise CertificateError(f"{where} holds `{name}` as a {type(value).__name__}; plain tensors are covered.")
     for kind in {kind for part in module.modules() for kind in type(part).__mro__ if kind in CODE}:
         now, then = vars(kind), CODE[kind]
-        changed = [name for name in {**then, **now} if then.get(name) is not now.get(name)]
+        names = {**then, **now}.keys() - {"__annotations__"}  # which Python makes when somebody reads it
+        changed = [name for name in sorted(names) if then.get(name) is not now.get(name)]
         if changed:
             raise CertificateError(f"`{kind.__qualname__}.{changed[0]}` was replaced after its import; undo that.")
 
