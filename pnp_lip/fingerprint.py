@@ -50,7 +50,8 @@ def require_unmodified(module: nn.Module) -> None:
     # Python makes annotations when they are asked for.
     for kind in {kind for part in module.modules() for kind in type(part).__mro__ if kind in CODE}:
         now, then = vars(kind), CODE[kind]
-        changed = [n for n in {**then, **now} if then.get(n) is not now.get(n) and not n.startswith("__annot")]
+        names = {**then, **now}.keys() - {"__annotations__"}  # which Python makes when somebody reads it
+        changed = [name for name in sorted(names) if then.get(name) is not now.get(name)]
         if changed:
             raise CertificateError(f"`{kind.__qualname__}.{changed[0]}` was replaced after its import; undo that.")
 
