@@ -34,8 +34,7 @@ class Iteration:
 
     ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
     hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
-    fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm of ``bound``, in which the
-    residual is measured, one number per image; ``size(maps, v)`` the norm of the terms that cancel in it, where some do;
+    fixed point, or None; ``start(maps, x)`` is the first state; ``norms`` are ``norm`` and ``size``;
     ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
     """
 
@@ -45,9 +44,16 @@ class Iteration:
     parameters: Mapping[str, float]
     exists: Callable[[Maps, Tensor], str | None] = unproved
     start: Callable[[Maps, Tensor], Tensor] = lambda maps, x: x
-    norm: Callable[[Maps, Tensor], Tensor] = euclidean
-    size: Callable[[Maps, Tensor], Tensor] | None = None
+    norms: tuple[Callable[[Maps, Tensor], Tensor], Callable[[Maps, Tensor], Tensor]] = (euclidean, euclidean)
     minimises: bool = False
+
+    def norm(self, maps: Maps, v: Tensor) -> Tensor:
+        """The norm of ``bound``, in which the residual is measured, one number per image."""
+        return self.norms[0](maps, v)
+
+    def size(self, maps: Maps, v: Tensor) -> Tensor:
+        """The norm of the terms of which the norm consists, some of which may cancel."""
+        return self.norms[1](maps, v)
 
 
 def chain(*maps: MapBound | None) -> MapBound:

@@ -218,7 +218,7 @@ def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> li
     """
     unit, v = SAME * torch.finfo(s.v.dtype).eps, s.before[0]
     image, x, _ = evaluate(iteration, maps, v)
-    norm, size = iteration.norm, iteration.size or iteration.norm
+    norm, size = iteration.norm, iteration.size
     residual, length = norm(maps, v - image), norm(maps, v)
     gaps = norm(maps, image - s.before[1]), euclidean(maps, x - s.x)
     limits = unit * (size(maps, v) + size(maps, image)), unit * (euclidean(maps, x) + euclidean(maps, v))

@@ -73,8 +73,7 @@ class PrimalDual(Solver):
             parameters={"step": γ, "dual_step": s},
             exists=solves_forward_backward(known),
             start=lambda m, x: join(x, torch.zeros_like(m.y), m.physics.A(x)),
-            norm=norm_of,
-            size=size,
+            norms=(norm_of, size),
         )
 
 
