@@ -89,7 +89,8 @@ class Track:
             self.status = "max_iter"
         self.add_misfit(misfit, len(self.residual) - 1)
         columns = (self.residual, self.relative, self.misfit, self.misfit_at, self.psnr)
-        return History(self.status, *map(tuple, columns), quotient(self.prox_error, size))  # type: ignore[arg-type]
+        seen = History(self.status, *map(tuple, columns))  # type: ignore[arg-type]
+        return dataclasses.replace(seen, prox_error=quotient(self.prox_error, size))
 
     def fits(self, k: int) -> bool:
         """Whether a stored record can be one after k updates."""
