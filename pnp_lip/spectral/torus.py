@@ -14,6 +14,7 @@ from pnp_lip.spectral.verified import TABLE_ERROR, cholesky_slack, gamma, larges
 
 __all__ = ["Symbol", "grid_factor", "half_torus", "prove_below", "symbol"]
 
+SUM_ERROR = 4 * TABLE_ERROR  # of a component of exp(2πi(k₁p₁ + k₂p₂)) by the addition theorems: see ``Symbol.gram``
 MAX_CELLS = 1_000_000  # that are examined for one kernel
 CHUNK = 2**18  # entries of the Gram matrices that are formed at once
 STARTS = 3  # of Newton's method
@@ -34,7 +35,7 @@ class Symbol:
     and N offsets, bounds of the rounding are
 
     - ``error`` ≥ ‖K̂ − computed‖₂: each component sums T taps with tabulated cosines, (γ_T + ε)P entrywise;
-    - ``gram_error`` ≥ ‖H − computed‖₂: (γ_{mT+2} + γ_{2N} + ε)PᵀP entrywise, as Σ_k Σ_a |K_a|ᵀ|K_{a+k}| = PᵀP,
+    - ``gram_error`` ≥ ‖H − computed‖₂: (γ_{mT+2} + γ_{2N} + 4ε)PᵀP entrywise, as Σ_k Σ_a |K_a|ᵀ|K_{a+k}| = PᵀP,
 
     both with ‖·‖₂ ≤ ‖·‖_F, √2 for the two components, and doubled for what is of higher order. ``frobenius`` ≥ ‖P‖_F
     ≥ ‖K̂‖_F. ``reach`` = ((k₁ − 1)/2, (k₂ − 1)/2) are the degrees of the trigonometric polynomial.
@@ -44,6 +45,7 @@ class Symbol:
         if kernel.shape[0] < kernel.shape[1]:
             kernel = kernel.transpose(0, 1)  # K̂ᵀ has the same norm
         self.rows, self.columns, height, width = kernel.shape
+        self.sizes = (height, width)
         self.reach = ((height - 1) / 2, (width - 1) / 2)
         self.taps = kernel.permute(2, 3, 0, 1).reshape(height * width, -1)
         self.positions = torch.cartesian_prod(*(torch.arange(k, dtype=torch.float64) for k in (height, width)))
@@ -59,12 +61,21 @@ class Symbol:
         self.even = (correlations + correlations.mT).flatten(1)
         self.even[0] /= 2  # G_0 stands alone
         self.odd = (correlations - correlations.mT).flatten(1)
-        roundings = gamma(self.rows * len(self.taps) + 2) + gamma(2 * len(self.offsets)) + TABLE_ERROR
+        roundings = gamma(self.rows * len(self.taps) + 2) + gamma(2 * len(self.offsets)) + SUM_ERROR
         self.gram_error = 2 * math.sqrt(2) * roundings * self.frobenius**2
 
     def gram(self, turns: Tensor) -> Tensor:
-        """H at frequencies ``turns``, (n, 2), exact dyadic numbers in [0, 1]; complex (n, columns, columns)."""
-        cosine, sine = unit_circle((turns @ self.offsets.T).remainder(1))
+        """H at frequencies ``turns``, (n, 2), exact dyadic numbers in [0, 1]; complex (n, columns, columns).
+
+        cos and sin of 2π(k₁p₁ + k₂p₂) by the addition theorems: each component errs by at most 2√2 ε + 3u < ``SUM_ERROR``.
+        """
+        (c, s), (d, t) = (
+            unit_circle((p[:, None] * torch.arange(k)).remainder(1)) for p, k in zip(turns.T, self.sizes, strict=True)
+        )
+        c, s = c[:, :, None], s[:, :, None]
+        d, t = torch.cat([d.flip(1), d[:, 1:]], 1)[:, None], torch.cat([-t.flip(1), t[:, 1:]], 1)[:, None]
+        # In the order of the offsets, without those before (0, 0).
+        cosine, sine = (table.flatten(1)[:, self.sizes[1] - 1 :] for table in (c * d - s * t, s * d + c * t))
         return torch.complex(cosine @ self.even, -sine @ self.odd).reshape(-1, self.columns, self.columns)
 
     def sag(self, widths: tuple[float, float]) -> float:
