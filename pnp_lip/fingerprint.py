@@ -1,8 +1,8 @@
-"""What decides what a module computes: its code, its settings, its tensors. Proofs are kept under this, and outside the module."""
+"""What decides what a module computes: code, settings, tensors. Proofs are kept under this, and outside of the module."""
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["fingerprint", "hash_tensor", "recognise", "require_unmodified"]
+__all__ = ["fingerprint", "hash_tensor", "recognise", "require_unmodified", "trace"]
 
 CODE: dict[type, dict[str, object]] = {}  # what the classes of which something is proved held when their rules were registered
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings

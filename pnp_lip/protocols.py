@@ -35,11 +35,15 @@ class PhysicsLike(Protocol):
 
 
 class ProxAnswer(Protocol):
-    """What ``solve_prox`` returns, of which solvers use the image."""
+    """A prox that was computed, and a bound of its error."""
 
     @property
     def x(self) -> Tensor:
-        """argmin_x γ f(x) + ½‖x − z‖²."""
+        """argmin_x γ f(x) + ½‖x − z‖², nearly."""
+
+    @property
+    def error_bound(self) -> Tensor:
+        """How far each image may be off, (B,)."""
 
 
 @runtime_checkable

@@ -116,7 +116,7 @@ def annealed(
     highest = max(1.0, HIGHEST / float(s)) if s else 1.0
     for k in reversed(range(steps)):
         ratio = highest ** (k / max(steps - 1, 1))
-        x = denoiser(prox(x, y, physics, step * ratio**2), ratio * s)
+        x = denoiser(prox(x, y, physics, step * ratio**2).x, ratio * s)
         x = x if box is None else x.clamp(*box)
     return x
 

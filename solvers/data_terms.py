@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.conjugate_gradient import conjugate_gradient, image_norm
-from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, SolvesProx
+from pnp_lip.operators.conjugate_gradient import ProxResult, conjugate_gradient, image_norm
+from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, ProxAnswer, SolvesProx
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 
 __all__ = ["DataTerm", "HasProx", "LeastSquares", "UserFidelity", "WeightedLeastSquares", "require_prox"]
@@ -58,7 +58,7 @@ class DataTerm(abc.ABC):
 
     def stated(self) -> tuple[Hypothesis, ...]:
         """What nobody but the user vouches for, the norm of A excepted."""
-        stated = Hypothesis("convexity μ of f", self.convexity, "be a lower bound (stated by the user)", True)
+        stated = Hypothesis("convexity μ of f", self.convexity, "be a lower bound (stated by the user)", True, stated=True)
         return (stated,) if self.convexity else ()
 
     def part(self, images: list[int], y: Tensor) -> "DataTerm":
@@ -68,10 +68,10 @@ class DataTerm(abc.ABC):
 
 @runtime_checkable
 class HasProx(Protocol):
-    """A data term whose proximal map can be computed."""
+    """A data term whose proximal map can be computed, to an accuracy that is known afterwards."""
 
-    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float, /) -> Tensor:
-        """argmin_x γ f(x) + ½‖x − z‖²."""
+    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float, /) -> ProxAnswer:
+        """argmin_x γ f(x) + ½‖x − z‖², and how far each image may be off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class LeastSquares(DataTerm):
 
     A ``convexity`` that you can vouch for gives linear rates. The proximal map uses ``solve_prox`` of our operators,
     ``physics.prox_l2`` where a physics declares a closed form (see ``has_closed_form``) and conjugate gradients
-    otherwise, each to rounding accuracy.
+    otherwise, each to rounding accuracy and with a bound of the error that remains.
 
     >>> LeastSquares().lipschitz_upper(2.0)
     4.0
@@ -100,13 +100,13 @@ class LeastSquares(DataTerm):
     def gradient(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
         return physics.A_adjoint(self.w * (physics.A(x) - y))
 
-    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> Tensor:
-        if isinstance(self.w, Tensor):
-            return quadratic_prox(z, y, physics, gamma * self.w)
-        if isinstance(physics, SolvesProx):  # one of our operators: a prox whose error is certified
+    def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> ProxAnswer:
+        w = gamma * self.w
+        if isinstance(physics, SolvesProx) and not isinstance(w, Tensor):  # one of our operators
             sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
-            return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30)).x
-        return physics.prox_l2(z, y, gamma) if has_closed_form(physics) else quadratic_prox(z, y, physics, gamma)
+            return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30))
+        closed = has_closed_form(physics) and not isinstance(w, Tensor)
+        return quadratic_prox(z, y, physics, w, physics.prox_l2(z, y, gamma) if closed else None)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.w * (v - s * y) / (self.w + s)
@@ -154,7 +154,8 @@ class WeightedLeastSquares(LeastSquares):
 class UserFidelity(DataTerm):
     """Any deepinv ``DataFidelity`` d(Ax, y), convex in Ax, with ∇d Lipschitz with the constant ``curvature_upper`` you state.
 
-    L = curvature_upper · ‖A‖². Nothing here can check the constant or the convexity: the guarantee quotes them as stated.
+    L = curvature_upper · ‖A‖². Examples can refute the constant and the convexity, and not prove them: where they do not, the
+    guarantee is titled "proved given your statement".
     The dual prox is deepinv's ``prox_d_conjugate``; f's own prox has no reliable general form, so there is none.
     """
 
@@ -172,7 +173,7 @@ class UserFidelity(DataTerm):
     def stated(self) -> tuple[Hypothesis, ...]:
         name = "Lipschitz constant of the gradient of the convex data distance"
         bound = "be at most that (stated by the user)"
-        return (Hypothesis(name, self.curvature_upper, bound, True), *super().stated())
+        return (Hypothesis(name, self.curvature_upper, bound, True, stated=True), *super().stated())
 
     def value(self, x: Tensor, y: Tensor, physics: PhysicsLike) -> Tensor:
         return self.fidelity.fn(x, y, physics).reshape(-1)
@@ -191,21 +192,25 @@ def require_prox(term: DataTerm, who: str, advice: str) -> HasProx:
     return term
 
 
-def quadratic_prox(z: Tensor, y: Tensor, physics: PhysicsLike, w: float | Tensor) -> Tensor:
-    """argmin_x ½⟨Ax − y, w(Ax − y)⟩ + ½‖x − z‖² by conjugate gradients, to rounding accuracy.
+def quadratic_prox(z: Tensor, y: Tensor, physics: PhysicsLike, w: float | Tensor, x: Tensor | None = None) -> ProxResult:
+    """argmin_x ½⟨Ax − y, w(Ax − y)⟩ + ½‖x − z‖² by conjugate gradients, to rounding accuracy, unless ``x`` already solves it.
 
-    With H = Id + AᵀwA ≥ Id the error is at most ‖b − Hx‖, b = z + Aᵀwy, which is driven to 4 roundings of ‖b‖. Below that the
-    recursion only stirs rounding errors, so an image also stops when its residual has not halved in 30 steps.
+    With H = Id + AᵀwA ≥ Id the error is at most ‖b − Hx‖, b = z + Aᵀwy, which is driven to 4 roundings of ‖b‖, and computed
+    anew at the end. Below that the recursion only stirs rounding errors, so an image also stops when its residual has not
+    halved in 30 steps.
     """
-    b = z + physics.A_adjoint(w * y)
-    d, _ = conjugate_gradient(
-        lambda d: d + physics.A_adjoint(w * physics.A(d)),
-        physics.A_adjoint(w * (y - physics.A(z))),
-        4 * torch.finfo(z.dtype).eps * image_norm(b),
-        500,
-        patience=30,
-    )
-    return z + d
+
+    def residual(x: Tensor) -> Tensor:
+        return z - x + physics.A_adjoint(w * (y - physics.A(x)))
+
+    steps, goal = 0, 4 * torch.finfo(z.dtype).eps * image_norm(z + physics.A_adjoint(w * y))
+    if x is None:
+        d, steps = conjugate_gradient(
+            lambda d: d + physics.A_adjoint(w * physics.A(d)), residual(z), goal, 500, patience=30
+        )  # fmt: skip
+        x = z + d
+    error = image_norm(residual(x)).nan_to_num(nan=math.inf)
+    return ProxResult(x, error, steps, bool((error <= goal).all()))
 
 
 def has_closed_form(physics: object) -> TypeGuard[ClosedFormProx]:

@@ -1,6 +1,7 @@
 """The maps of which every update is composed: D, ∇f, prox_γf and the projection onto the box, bound to the data."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -14,12 +15,16 @@ from pnp_lip.solvers.data_terms import DataTerm, HasProx
 __all__ = ["Box", "Maps", "Settings", "check_box", "check_data", "check_like", "starting_point"]
 
 Box = tuple[float, float] | None
+PASSED_ON = 3.0  # how often T can pass on an error of prox_γf: v + D(2x − v) − x of Douglas-Rachford does so three times
 Settings = Mapping[str, bool | float | str | Sequence[float] | None]  # what a run depended on, by name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maps:
-    """The data y, the forward model A, the denoiser D with its noise level σ, the data term f and the box C."""
+    """The data y, the forward model A, the denoiser D with its noise level σ, the data term f and the box C.
+
+    ``errors`` collects bounds of the prox's errors, (B,) for each call, until ``take_errors``.
+    """
 
     y: Tensor
     physics: PhysicsLike
@@ -28,6 +33,7 @@ class Maps:
     data_term: DataTerm
     box: Box
     image_shape: tuple[int, ...]
+    errors: list[Tensor] = dataclasses.field(default_factory=list)
 
     def D(self, x: Tensor) -> Tensor:
         """D(x, σ)."""
@@ -41,8 +47,16 @@ class Maps:
         return self.data_term.gradient(x, self.y, self.physics)
 
     def prox(self, z: Tensor, gamma: float) -> Tensor:
-        """prox_γf(z)."""
-        return cast(HasProx, self.data_term).prox(z, self.y, self.physics, gamma)
+        """prox_γf(z), whose error is noted."""
+        solved = cast(HasProx, self.data_term).prox(z, self.y, self.physics, gamma)
+        self.errors.append(solved.error_bound)
+        return solved.x
+
+    def take_errors(self) -> Tensor | None:
+        """How far T v may be off by the errors of prox_γf since the last call, one number per image; None without a prox."""
+        total = PASSED_ON * torch.stack(self.errors).sum(0) if self.errors else None
+        self.errors.clear()
+        return total
 
     def project(self, x: Tensor) -> Tensor:
         """P_C(x), the identity without a box."""
@@ -113,4 +127,8 @@ def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
     check_like("A_adjoint(y)", back, back.to(y.dtype))
     square = forth.flatten(1).square().sum(1)
     t = back.flatten(1).square().sum(1) / square.clamp_min(torch.finfo(y.dtype).tiny)
-    return t.reshape(-1, *([1] * (back.ndim - 1))) * back
+    x = t.reshape(-1, *([1] * (back.ndim - 1))) * back
+    size = float(x.abs().max())
+    if not size < math.sqrt(torch.finfo(y.dtype).max):
+        raise InputError(f"the data reach {float(y.abs().max()):.3g}; squares of such images overflow in {y.dtype}: rescale y.")
+    return x

@@ -4,22 +4,25 @@ import abc
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.errors import GuaranteeError, InputError
+from pnp_lip.certificates import Certificate, certify
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError
+from pnp_lip.fingerprint import trace
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
+from pnp_lip.solvers.examiner import Witness, examine, verify_dual_prox, verify_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
-from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
+from pnp_lip.solvers.hypothesis import check_positive
 from pnp_lip.solvers.iteration import Iteration
-from pnp_lip.solvers.known import Known, examine
+from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.loop import Callback, Monitor, iterate
 from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, starting_point
@@ -36,13 +39,32 @@ BOX_ELSEWHERE = "assumed; DavisYin with box=(0, 1) to have it proved"
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A solver bound to data: its maps, its iteration, the guarantee, the first image, and what all this rests on."""
+    """A solver bound to data: its maps, its iteration, the guarantee, the first image, and what all this rests on.
+
+    ``certificate`` is the denoiser's, ``witness`` what A gave, ``data`` a fingerprint of y, σ and the data term.
+    """
 
     maps: Maps
     iteration: Iteration
     guarantee: Guarantee
     x: Tensor
     settings: Settings
+    certificate: Certificate | None
+    witness: Witness
+    data: Hashable
+
+    def changed(self, denoiser: DenoiserLike) -> str | None:
+        """Which of the things that the guarantee speaks of is no longer the same, None if none is."""
+        m = self.maps
+        if self.data != trace((m.y, m.sigma, m.data_term)):
+            return "the data, the noise level or the data term changed during the run"
+        if not self.witness.holds(m.physics):
+            return "the forward model changed during the run"
+        try:
+            same = self.certificate is not None and certify(denoiser) == self.certificate  # type: ignore[arg-type]
+        except CertificateError:
+            same = False
+        return None if same else "the denoiser changed during the run"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,6 +155,8 @@ class Solver(abc.ABC):
             name = type(self).__name__ if progress else None
             monitor = Monitor(self.tol, max_iter, watch, reference, name, callback, store, origin)
             state = iterate(p.iteration, p.maps, self.scheme, p.x, monitor)
+            if p.guarantee.proved and state.broken is None:
+                state.broken = p.changed(self.denoiser)
             return state.result(p.guarantee, p.settings, p.iteration, p.maps)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
@@ -157,9 +181,11 @@ class Solver(abc.ABC):
         warn_of_units(self.box, start)
         prior = fixed_map(self.denoiser)
         maps = Maps(y, physics, prior, self.sigma, self.data_term, self.box, tuple(x.shape[1:]))
-        known = examine(maps, start, self.denoiser, guarantee)
+        known, witness = examine(maps, start, self.denoiser, guarantee)
         iteration = self.bind(known)
-        tested = (verify_prox(maps, start, iteration.parameters["step"], known.scale),) if self.uses_prox else ()
+        tested = (verify_prox(maps, start, iteration.parameters["step"]),) if self.uses_prox else ()
+        if "dual_step" in iteration.parameters:
+            tested += verify_dual_prox(maps, start, iteration.parameters["dual_step"])
         advice = BOX if self.takes_box else BOX_ELSEWHERE
         judged = judge(
             iteration, self.scheme, (*known.hypotheses, *tested),
@@ -168,7 +194,8 @@ class Solver(abc.ABC):
         refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
         if guarantee != "report" and refused is not None:
             raise GuaranteeError(f"{type(self).__name__}: {refused}")
-        return Prepared(maps, iteration, judged, maps.project(x), describe(self, known, iteration, y))
+        data, settings = trace((y, self.sigma, self.data_term)), describe(self, known, iteration, y)
+        return Prepared(maps, iteration, judged, maps.project(x), settings, known.certificate, witness, data)
 
 
 def warn_of_units(box: Box, start: Tensor) -> None:
@@ -182,16 +209,6 @@ def warn_of_units(box: Box, start: Tensor) -> None:
             "by 255 if they are 8-bit levels, or rescale them otherwise.",
             stacklevel=4,
         )
-
-
-def verify_prox(maps: Maps, x: Tensor, step: float, scale: float) -> Hypothesis:
-    """The hypothesis that the prox solves its problem: z = prox_γf(x) has z − x + γ∇f(z) = 0, to rounding."""
-    z = maps.prox(x, step)
-    size = (1 + step * scale) * x.norm()  # of the terms that cancel, and so of their rounding
-    gap = float((z - x + step * maps.grad(z)).norm() / size.clamp_min(torch.finfo(x.dtype).tiny))
-    limit = 1e-9 if x.dtype == torch.float64 else 1e-4
-    advice = "physics.prox_l2 does not solve its problem; set physics.closed_form_prox = False to replace it."
-    return Hypothesis("relative optimality gap of prox_γf", gap, f"be at most {limit:.0e}", gap <= limit, advice)
 
 
 def fields_of(solver: Solver) -> dict[str, object]:
