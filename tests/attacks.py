@@ -63,7 +63,10 @@ def at_most(claim: Callable[[], float], truth: Callable[[], float], *, honest: b
         claimed = float(claim())
     except Exception as error:  # noqa: BLE001 (of whatever class: that is the question)
         return refusal(error, honest, what)
-    true = float(truth())
+    try:
+        true = float(truth())
+    except Exception as error:  # noqa: BLE001 (what does not run breaks no bound)
+        return Outcome(Verdict.TRUE, claimed, f"does not run ({type(error).__name__})", what)
     fits = true <= claimed * (1 + slack) + 1e-300  # also False when one of them is NaN
     return Outcome(Verdict.TRUE if fits or math.isinf(claimed) else Verdict.FALSE_PASS, claimed, true, what)
 
@@ -91,7 +94,7 @@ def table(rows: Iterable[tuple[str, Outcome, bool]], *, new: bool = True) -> str
     counts: dict[str, Counter[str]] = {}
     for kind, outcome, is_new in rows:
         counts.setdefault(kind, Counter()).update(
-            {"attacks": 1, "held": outcome.verdict.held, "stated": outcome.verdict is Verdict.STATED, "new": is_new}
+            {"attacks": 1, "held": int(outcome.verdict.held), "stated": int(outcome.verdict is Verdict.STATED), "new": int(is_new)}
         )
     names = ["attacks", "held", "stated", *(["new"] if new else [])]
     counts["all"] = sum(counts.values(), Counter())
