@@ -2,7 +2,7 @@
 
 from pnp_lip.operators.blur import Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
-from pnp_lip.operators.certify_norm import certify_norm
+from pnp_lip.operators.certify_norm import certify_norm, norm_rule, stated_norm
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.fan_beam import FanBeam, FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
@@ -32,7 +32,9 @@ __all__ = [
     "hounsfield_to_attenuation",
     "load_psf",
     "motion_psf",
+    "norm_rule",
     "shake_psf",
+    "stated_norm",
 ]
 
 KINDS = ("box", "disk", "gaussian", "load", "motion", "shake")

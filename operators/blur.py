@@ -9,11 +9,12 @@ from deepinv.physics import NoiseModel
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, kept
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, own_bound
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
 from pnp_lip.operators.convolution_norm import PADDINGS, PaddedConvolution, extension_index, fold, symbol_maximum
+from pnp_lip.operators.norm_rules import kept, norm_rule
 from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["Blur", "joint_bound"]
@@ -66,7 +67,6 @@ class Blur(CertifiedPhysics):
         if padding not in PADDINGS:
             raise InputError(f"`padding` must be one of {', '.join(PADDINGS)}; got {padding!r}.")
         self.padding = padding
-        self.closed_form_prox = padding == "circular"  # whether ``prox_l2`` is a formula and not an iteration
         self.register_buffer("psf", as_psf(psf, self.img_size, dtype).to(device))
         rows, columns = (geometry(*axis, padding) for axis in zip(self.img_size[1:], self.psf.shape[1:], strict=True))
         self.grid, self.shift = (rows[0], columns[0]), (rows[1], columns[1])
@@ -74,17 +74,23 @@ class Blur(CertifiedPhysics):
         self.register_buffer("rows_index", rows[3], persistent=False)
         self.register_buffer("columns_index", columns[3], persistent=False)
         if normalize:  # by a few roundings more than the bound, so that the stored PSF has norm at most 1
-            original, scale = self.psf, 1.0 / self.norm_upper
+            original, scale = self.psf, 1.0 / self.bound_norm().upper
             for _ in range(8):
                 self.psf = original * scale
-                if self.norm_upper <= 1:
+                if self.bound_norm().upper <= 1:
                     break
                 scale *= 1 - 2 * torch.finfo(original.dtype).eps
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The PSF."""
-        return (self.psf,)
+        """The PSF and, where the border is extended, the samples that it repeats."""
+        return tuple(t for t in (self.psf, self.rows_index, self.columns_index) if t is not None)
+
+    @property
+    def closed_form_prox(self) -> bool:
+        """Whether ``prox_l2`` is a formula and not an iteration: A is a circular convolution on the image's own grid."""
+        sizes = self.img_size[1:], self.data_size[1:], self.grid
+        return self.rows_index is self.columns_index is None and all(tuple(size) == self.grid for size in sizes)
 
     @property
     def product_rounding(self) -> float:
@@ -95,11 +101,12 @@ class Blur(CertifiedPhysics):
         """R C_N E P x."""
         if self.rows_index is not None and self.columns_index is not None:
             x = x.index_select(-2, self.rows_index).index_select(-1, self.columns_index)
-        return self.on_grid(x, self.transfer(x.dtype), self.data_size[1:])
+        return self.on_grid(x, self.transfer(x.dtype, self.grid, self.shift), self.data_size[1:])
 
     def adjoint_map(self, y: Tensor) -> Tensor:
         """Pᵀ Eᵀ C_Nᵀ Rᵀ y."""
-        transfer, rows, columns = self.transfer(y.dtype).conj(), self.rows_index, self.columns_index
+        transfer = self.transfer(y.dtype, self.grid, self.shift).conj()
+        rows, columns = self.rows_index, self.columns_index
         if rows is None or columns is None:
             return self.on_grid(y, transfer, self.img_size[1:])
         return fold(self.on_grid(y, transfer, (len(rows), len(columns))), rows, columns, self.img_size[1:])
@@ -114,9 +121,9 @@ class Blur(CertifiedPhysics):
         return result[..., : size[0], : size[1]]
 
     @kept
-    def transfer(self, dtype: torch.dtype) -> Tensor:
+    def transfer(self, dtype: torch.dtype, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:
         """k̂ on the grid, tap 0 at −shift; shape (1 or C, N₁, N₂//2 + 1)."""
-        return fourier(self.psf.to(dtype), self.grid, self.shift)
+        return fourier(self.psf.to(dtype), grid, shift)
 
     def preconditioner(self, gamma: Tensor) -> Map:
         """(1 + γ (|k̂|² + ε))⁻¹ on the image's own grid, ε = 0.05 max |k̂|².
@@ -137,7 +144,7 @@ class Blur(CertifiedPhysics):
 
     def closed_form(self, z: Tensor, y: Tensor, gamma: Tensor) -> Tensor:
         """x̂ = (ẑ + γ k̂* ŷ) / (1 + γ|k̂|²), the prox of circular padding, in the dtype of its arguments."""
-        transfer = self.transfer(z.dtype)
+        transfer = self.transfer(z.dtype, self.grid, self.shift)
         numerator = torch.fft.rfft2(z) + gamma * transfer.conj() * torch.fft.rfft2(y)
         x: Tensor = torch.fft.irfft2(numerator / (1 + gamma * transfer.abs().square()), s=self.grid)
         return x
@@ -152,9 +159,25 @@ class Blur(CertifiedPhysics):
         return self.closed_form(z.double(), y.double(), as_gamma(gamma, z).double()).to(y.dtype)
 
     @kept
-    def norm_bound(self) -> NormBound:
+    def bound_norm(self) -> NormBound:
         """The largest of the channels' norms: channels do not mix."""
+        self.require_consistent()
         return joint_bound([self.bound_channel(psf) for psf in self.psf.detach().cpu().double()])
+
+    def require_consistent(self) -> None:
+        """Raise CertificateError unless PSF, grid, shift and border are those of ``padding``, as A reads all of them."""
+        taps, sides = self.psf, self.img_size[1:]
+        sound = taps.ndim == 3 and len(taps) in (1, self.img_size[0]) and bool(torch.isfinite(taps).all())
+        if sound and self.padding in PADDINGS and all(map(int.__le__, taps.shape[1:], sides)):
+            rows, columns = (geometry(*axis, self.padding) for axis in zip(sides, taps.shape[1:], strict=True))
+            settled = ((rows[0], columns[0]), (rows[1], columns[1]), (self.img_size[0], rows[2], columns[2]))
+            sound = (self.grid, self.shift, tuple(self.data_size)) == settled and all(
+                index is None if should is None else index is not None and torch.equal(index.cpu(), should)
+                for index, should in ((self.rows_index, rows[3]), (self.columns_index, columns[3]))
+            )
+            if sound:
+                return
+        raise CertificateError("the PSF is not finite, or does not fit the blur's padding and grid; build a new Blur.")
 
     def bound_channel(self, psf: Tensor) -> NormBound:
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""
@@ -193,6 +216,9 @@ class Blur(CertifiedPhysics):
 
     def single_channel(self, psf: Tensor) -> "Blur":
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)
+
+
+norm_rule(Blur)(own_bound)
 
 
 def joint_bound(bounds: list[NormBound]) -> NormBound:

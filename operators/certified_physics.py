@@ -4,8 +4,7 @@ import abc
 import functools
 import math
 import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics, NoiseModel
@@ -14,13 +13,12 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult, solve_normal_equations
-from pnp_lip.snapshot import Snapshot, lasting
+from pnp_lip.operators.norm_rules import Size, examined_bound
 from pnp_lip.spectral import NormBound, norm_bound, norm_lower
 
-__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "kept", "require_positive"]
+__all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "own_bound", "require_positive"]
 
 Shape = tuple[int, int, int]
-T = TypeVar("T")
 
 MOST_DENSE_PIXELS = 1024  # of one channel; up to here a dense factorisation of A takes well below a second
 TIGHT = 1.001  # upper/lower of a norm up to which no sharper proof is tried
@@ -29,30 +27,16 @@ PROX_TOLERANCE = 1e-5  # default error of a prox, root mean square per pixel, fo
 MOST_STEPS = 1000  # default limit of conjugate gradient steps
 
 
-def kept(compute: Callable[..., T]) -> Callable[..., T]:
-    """Make a method of an operator keep its results until a tensor that defines A is replaced or written to."""
-
-    @functools.wraps(compute)
-    def method(self: CertifiedPhysics, *arguments: object) -> T:
-        if not self._snapshot.holds(self.tensors):
-            self._snapshot, self._kept = Snapshot(self.tensors), {}
-        key = (compute.__qualname__, *arguments)
-        if key not in self._kept:
-            with lasting():
-                self._kept[key] = compute(self, *arguments)
-        return cast(T, self._kept[key])
-
-    return method
-
-
 class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     """A linear operator A from images (B, C, H, W) to data (B, *data_size) that knows ‖A‖ from both sides.
 
     A subclass sets ``data_size`` and defines the abstract methods; ``forward_map`` and ``adjoint_map`` are linear, exact
     transposes of each other, in the dtype of their argument.
 
-    The certificate speaks of the real operator with the stored weights. It is computed at first use, and again when a
-    weight has been replaced or written to. Wrong shape, dtype or device raise ShapeError.
+    The certificate speaks of the real operator with the stored weights, for exact types of which a ``norm_rule`` is
+    registered. Each reading of the norm examines the operator and compares its fingerprint; the bound is computed again
+    where that has changed. Raises CertificateError for a subclass without a rule, a patched method, weights or settings
+    that do not belong together; ShapeError for a wrong shape, dtype or device.
     """
 
     img_size: Shape
@@ -73,13 +57,11 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
             raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
         options = {} if noise_model is None else {"noise_model": noise_model}
         super().__init__(img_size=sides, device=device, **options)
-        self._snapshot = Snapshot(())
-        self._kept: dict[tuple[object, ...], object] = {}
 
     @property
     @abc.abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors that define A; the first one's dtype and device are the operator's."""
+        """All tensors that A and Aᵀ read; the first one's dtype and device are the operator's."""
 
     @abc.abstractmethod
     def forward_map(self, x: Tensor) -> Tensor:
@@ -90,8 +72,12 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         """Aᵀ y, unchecked, in the dtype of y."""
 
     @abc.abstractmethod
+    def bound_norm(self) -> NormBound:
+        """Prove ‖A‖ from what ``forward_map`` reads, or raise CertificateError. Not examined: users read ``norm_bound``."""
+
     def norm_bound(self) -> NormBound:
-        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof; to be ``kept``."""
+        """norm_lower ≤ ‖A‖ ≤ norm_upper with the method of proof, after an examination of the operator as it is now."""
+        return examined_bound(self, self.img_size)
 
     @property
     @abc.abstractmethod
@@ -186,7 +172,9 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         if not tol > 0:
             raise InputError(f"`tol` is an absolute error and must be positive; got {tol}.")
         with torch.no_grad():
-            system = NormalEquations(self.forward_map, self.adjoint_map, z, y, step, self.norm_upper, self.product_rounding)
+            system = NormalEquations(
+                self.forward_map, self.adjoint_map, z, y, step, self.bound_norm().upper, self.product_rounding
+            )
             return self.solve_system(system, start, tol, max_iter)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
@@ -225,6 +213,11 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     def as_image(self, z: Tensor | float | None, y: Tensor) -> Tensor:
         """deepinv's z: an image, or a number (None for 0) in every pixel."""
         return z if isinstance(z, Tensor) else y.new_full((len(y), *self.img_size), 0.0 if z is None else float(z))
+
+
+def own_bound(physics: CertifiedPhysics, size: Size) -> NormBound:
+    """The norm rule of operators whose own ``bound_norm`` is the proof."""
+    return physics.bound_norm()
 
 
 class LinearMap(torch.autograd.Function):

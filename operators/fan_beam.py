@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
-from pnp_lip.operators.certified_physics import require_positive
+from pnp_lip.operators.certified_physics import own_bound, require_positive
 from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
+from pnp_lip.operators.norm_rules import norm_rule
 from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
@@ -135,3 +136,6 @@ class FanBeamTomography(SymmetricTomography):
             position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
             total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
         return total.reshape(*data.shape[:2], n, n)
+
+
+norm_rule(FanBeamTomography)(own_bound)

@@ -7,7 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pnp_lip.operators.certified_physics import own_bound
 from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
+from pnp_lip.operators.norm_rules import norm_rule
 from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
@@ -86,3 +88,6 @@ class ParallelBeamTomography(SymmetricTomography):
         views = filtered(integrals, scan.det_spacing, name) * weight
         factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
         return self.in_parts(self.back_project, views, self.img_size) * factor
+
+
+norm_rule(ParallelBeamTomography)(own_bound)

@@ -12,9 +12,11 @@ from deepinv.physics import NoiseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, kept
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.fingerprint import recognise
+from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, own_bound
 from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt, gamma_factor
+from pnp_lip.operators.norm_rules import kept, norm_rule
 from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["SparseOperator", "SparsePair", "from_scipy"]
@@ -50,6 +52,26 @@ class SparsePair(nn.Module):
             rows, columns = (index.astype(np.int32, copy=False) for index in (part.indptr, part.indices))
             for suffix, array in (("rows", rows), ("columns", columns), ("values", part.data)):
                 self.register_buffer(f"{name}_{suffix}", torch.from_numpy(array), persistent=False)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Entries and indices of both."""
+        return (self.forward_values, self.adjoint_values, *self.buffers(recurse=False))
+
+    def require_pair(self, columns: int, rows: int) -> None:
+        """Raise CertificateError unless these are a matrix of that many columns and rows, and its exact transpose."""
+        pair = []
+        for name, shape in (("forward", self.shape), ("adjoint", self.shape[::-1])):
+            parts = (getattr(self, f"{name}_{part}").numpy(force=True) for part in ("values", "columns", "rows"))
+            try:
+                pair.append(scipy.sparse.csr_array(tuple(parts), shape=shape))
+                pair[-1].check_format(full_check=True)
+            except ValueError as error:
+                raise CertificateError(f"the stored matrix is none: {error}. Build the operator anew.") from error
+        turned = pair[0].tocsc()
+        same = all(np.array_equal(getattr(turned, name), getattr(pair[1], name)) for name in ("indptr", "indices", "data"))
+        if not same or self.shape != (rows, columns):
+            raise CertificateError("the stored matrix and its transpose do not belong together; build the operator anew.")
 
     @property
     def most_terms(self) -> tuple[int, int]:
@@ -115,8 +137,8 @@ class SparseOperator(CertifiedPhysics):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The stored entries of M and of Mᵀ."""
-        return self.matrix.forward_values, self.matrix.adjoint_values
+        """The stored M and Mᵀ."""
+        return self.matrix.tensors
 
     def forward_map(self, x: Tensor) -> Tensor:
         """M x, all images of the batch at once."""
@@ -133,7 +155,7 @@ class SparseOperator(CertifiedPhysics):
     @property
     def product_rounding(self) -> float:
         """γ_k ‖|M|‖/‖M‖ bounds the relative error of a product in the 2-norm."""
-        upper, absolute = self.norm_upper, self.absolute_norm().bound().upper
+        upper, absolute = self.bound_norm().upper, self.absolute_norm().bound().upper
         return self.entry_rounding * max(1.0, absolute / upper if upper else 1.0)
 
     @property
@@ -149,8 +171,9 @@ class SparseOperator(CertifiedPhysics):
         return collatz_wielandt(lambda v: product(product(v), transpose=True), start, rounding=self.entry_rounding)
 
     @kept
-    def norm_bound(self) -> NormBound:
+    def bound_norm(self) -> NormBound:
         """See the class."""
+        self.matrix.require_pair(math.prod(self.img_size[1:]), math.prod(self.data_size[1:]))
         if not bool((self.matrix.forward_values < 0).any()):
             return self.absolute_norm().bound()
         bound, lower = self.absolute_norm().bound(Method.COLLATZ_WIELANDT_ABSOLUTE), self.power_lower()
@@ -159,4 +182,6 @@ class SparseOperator(CertifiedPhysics):
         return dataclasses.replace(bound, lower=lower)
 
 
+recognise(SparsePair)
+norm_rule(SparseOperator)(own_bound)
 from_scipy = SparseOperator  # the name says what goes in

@@ -13,11 +13,12 @@ from deepinv.physics import NoiseModel
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.operators.certified_physics import CertifiedPhysics, kept
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
 from pnp_lip.operators.dihedral import pick, pixel_order, plan_views, symmetric_pixels
+from pnp_lip.operators.norm_rules import kept
 from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry
 from pnp_lip.operators.sparse_operator import SparsePair
 from pnp_lip.spectral import NormBound
@@ -83,15 +84,17 @@ class SymmetricTomography(CertifiedPhysics):
         if storage == "sparse":
             self.matrix = SparsePair(self.build(dtype, position))
         if normalize:
-            if self.norm_upper == 0:
+            norm = self.bound_norm().upper
+            if norm == 0:
                 raise InputError("no ray meets the image, so A = 0 cannot be normalised; check detector and mask.")
             for _ in range(8):
-                if self.norm_upper <= 1 and float(self.unit) != 1:
+                if norm <= 1 and float(self.unit) != 1:
                     break
-                factor = (1 - 4 * torch.finfo(dtype).eps) / self.norm_upper
+                factor = (1 - 4 * torch.finfo(dtype).eps) / norm
                 stored = () if self.matrix is None else (self.matrix.forward_values, self.matrix.adjoint_values)
                 for values in (self.unit, *stored):
                     values.mul_(factor)
+                norm = self.bound_norm().upper
 
     @property
     def bytes_needed(self) -> int:
@@ -129,10 +132,8 @@ class SymmetricTomography(CertifiedPhysics):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Scale, stored entries, mask and weights."""
-        stored = () if self.matrix is None else (self.matrix.forward_values, self.matrix.adjoint_values)
-        optional = tuple(t for t in (self.image_mask, self.root_weights) if t is not None)
-        return (self.unit, *stored, *optional)
+        """Scale, mask, weights, indices and the stored matrix."""
+        return (self.unit, *self.buffers(recurse=False), *(() if self.matrix is None else self.matrix.tensors))
 
     def forward_map(self, x: Tensor) -> Tensor:
         """√w ⊙ P (m ⊙ x)."""
@@ -184,11 +185,31 @@ class SymmetricTomography(CertifiedPhysics):
         return result
 
     @kept
-    def norm_bound(self) -> NormBound:
+    def bound_norm(self) -> NormBound:
         """Collatz-Wielandt in the working precision; every product is a sum of nonnegative terms."""
+        self.require_consistent()
         start = torch.ones((1, 1, *self.img_size[1:]), dtype=self.unit.dtype, device=self.unit.device)
         rounding = gamma_factor(self.terms(), self.unit.dtype)
         return collatz_wielandt(lambda v: self.adjoint_map(self.forward_map(v)), start, rounding=rounding).bound()
+
+    def require_consistent(self) -> None:
+        """Raise CertificateError unless A and Aᵀ are transposes of each other, and mask, weights and entries ≥ 0."""
+        sizes, factors = (self.img_size[1:], self.data_size[1:]), (self.image_mask, self.root_weights)
+        for factor, size in zip(factors, sizes, strict=True):
+            if factor is not None and (factor.shape != size or not bool((torch.isfinite(factor) & (factor >= 0)).all())):
+                raise CertificateError(f"mask and weights must be nonnegative, finite and of the shape {size}.")
+        (pixels, data), elements = map(math.prod, sizes), len(self.plan.group)
+        copies = torch.arange(pixels * elements, device=self.unit.device)
+        # Symmetry g shows a pixel at ``places``; there, and nowhere else, must ``pixels`` find it.
+        places = self.places.reshape(elements, -1).index_select(1, self.position)
+        shown = self.pixels[places.long()] == copies[:pixels]
+        if not (torch.equal(places.flatten().sort().values.long(), copies) and bool(shown.all()) and len(self.index) == data):
+            raise CertificateError("the operator's indices do not belong together; build it anew.")
+        if self.matrix is not None:
+            self.matrix.require_pair(pixels, self.bins * len(self.plan.base_angles))
+        views = self.base_views() if self.matrix is None else [(None, None, self.matrix.forward_values)]
+        if any(bool((values < 0).any()) for _, _, values in views):
+            raise CertificateError("the projector has negative entries; its norm is not known.")
 
     @kept
     def terms(self) -> int:
@@ -201,7 +222,8 @@ class SymmetricTomography(CertifiedPhysics):
                 row = max(row, int(torch.bincount(bins, minlength=1).max()))
                 columns += torch.bincount(pixels, minlength=len(columns))
             column = int(columns.max())
-        return row + column * len(self.plan.group) + EXTRA_ROUNDINGS
+        gathered = int(torch.bincount(self.index).max())  # data that see one line and are added up
+        return row + column * len(self.plan.group) + max(EXTRA_ROUNDINGS, gathered + EXTRA_ROUNDINGS // 2)
 
     @property
     def product_rounding(self) -> float:

@@ -1,4 +1,4 @@
-"""What decides what a module computes: code, settings, tensors. Proofs are kept under this, and outside of the module."""
+"""What decides what a module computes: its code, settings and tensors. Proofs are kept under this, outside of the module."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["fingerprint", "hash_tensor", "recognise", "require_unmodified", "trace"]
+__all__ = ["fingerprint", "hash_tensor", "recognise", "require_unmodified"]
 
 CODE: dict[type, dict[str, object]] = {}  # what the classes of which something is proved held when their rules were registered
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings
@@ -27,8 +27,9 @@ def recognise(*kinds: type) -> None:
 def require_unmodified(module: nn.Module) -> None:
     """Raise CertificateError unless every part computes what its class says.
 
-    Refused: a method or an attribute of the class that an instance or a later patch replaces by another callable, forward
-    hooks, also torch's global ones, and parametrised weights, which may change from call to call.
+    Refused: a method or an attribute of the class that an instance or a later patch replaces by another callable, tensors or
+    parts that an attribute hides, tensors of a class of their own, forward hooks, also torch's global ones, and parametrised
+    weights, which may change from call to call.
     """
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         raise CertificateError("torch has global forward hooks, which may change every map; remove them.")
@@ -38,9 +39,14 @@ def require_unmodified(module: nn.Module) -> None:
             raise CertificateError(f"{where} has forward hooks; remove what changes the map.")
         if parametrize.is_parametrized(part):
             raise CertificateError(f"{where} has parametrised weights; make them plain with pnp_lip.layers.release(module).")
-        shadows = [name for name, value in vars(part).items() if callable(value) and hasattr(type(part), name)]
-        if shadows:
-            raise CertificateError(f"{where} has a replaced `{shadows[0]}`; remove what changes the map.")
+        registered = {**part._parameters, **part._buffers, **part._modules}
+        for name, value in vars(part).items():
+            hides = name in registered or (callable(value) and hasattr(type(part), name))
+            if hides or isinstance(value, nn.Module):
+                raise CertificateError(f"{where} has a replaced `{name}`; remove what changes the map.")
+        for name, value in registered.items():
+            if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
+                raise CertificateError(f"{where} holds `{name}` as a {type(value).__name__}; plain tensors are covered.")
     for kind in {kind for part in module.modules() for kind in type(part).__mro__ if kind in CODE}:
         now, then = vars(kind), CODE[kind]
         changed = [name for name in {**then, **now} if then.get(name) is not now.get(name)]
@@ -62,20 +68,25 @@ def fingerprint(module: nn.Module) -> tuple[Hashable, ...]:
     return tuple(found)
 
 
-def trace(value: object) -> Hashable:
+def trace(value: object, outer: tuple[int, ...] = ()) -> Hashable:
     """A setting as something that can be compared: contents where they are known, otherwise the very object."""
     if isinstance(value, Tensor):
         return hash_tensor(value)
     if isinstance(value, np.ndarray):
         return (str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest())
-    if isinstance(value, Mapping):
-        return tuple((str(name), trace(item)) for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return (type(value).__name__, *map(trace, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return (type(value), trace(vars(value)))
     if isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device | type(None)):
         return (type(value).__name__, repr(value))
+    if id(value) in outer:  # it holds itself
+        return (type(value).__qualname__, id(value))
+    within = (*outer, id(value))
+    if isinstance(value, Mapping):
+        return tuple((str(name), trace(item, within)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return (type(value).__name__, *(trace(item, within) for item in value))
+    if isinstance(value, set | frozenset):
+        return (type(value).__name__, frozenset(trace(item, within) for item in value))
+    if hasattr(value, "__dict__") and (isinstance(value, nn.Module) or not callable(value)):
+        return (type(value), dataclasses.is_dataclass(value) or id(value), trace(vars(value), within))
     return (type(value).__qualname__, id(value))
 
 

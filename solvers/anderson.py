@@ -42,7 +42,6 @@ class Anderson(Scheme):
     growth: float = 2.0
     regularisation: float | None = None
     theorem: ClassVar[str] = "safeguarded Anderson acceleration (after Zhang, O'Donoghue & Boyd 2020, Theorem 6)"
-    monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.memory < 1 or not self.growth >= 1 or (self.regularisation is not None and not self.regularisation >= 0):

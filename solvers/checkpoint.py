@@ -1,10 +1,11 @@
 """Checkpoints: the whole state of a run in one file, replaced atomically, so that a killed run goes on where it was."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,7 +16,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.solvers.maps import Maps
 
-__all__ = ["Checkpoint", "Origin", "origin_of"]
+__all__ = ["Checkpoint", "Origin", "origin_of", "require"]
 
 FREE = ("tol",)  # what may differ between a run and its continuation
 
@@ -34,8 +35,9 @@ class Checkpoint:
 
     When the file exists, ``solve`` goes on from it, provided that it belongs to the same data, forward model, start, denoiser
     and settings (``tol`` and ``max_iter`` may differ, so that a finished run can be continued). An interrupted run ends at
-    the same result: bit for bit on the same machine with the same number of threads, to rounding elsewhere. Raises
-    InputError for a file of another run or an unreadable one.
+    the same result: bit for bit on the same machine with the same number of threads, to rounding elsewhere. What a file
+    says is not believed: T is applied once more, and an image counts as converged only by that. Raises InputError for a
+    file of another run, an unreadable one, or one that holds what no run of this solver does.
     """
 
     path: str | Path
@@ -53,7 +55,7 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location=origin["images"][0].device)
             same = agree(state["origin"], origin)
         except Exception as error:  # of whatever class: the unpickler's own is not public
             reason = f"{type(error).__name__}: {error}"
@@ -63,10 +65,25 @@ class Checkpoint:
             raise InputError(f"{path} belongs to another run ({what}); name another file or remove it.")
         return state
 
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Turn any exception inside into an InputError that names the file."""
+        try:
+            yield
+        except Exception as error:  # of whatever class: whoever changed the file chose it
+            reason = f"{error or type(error).__name__}"
+            raise InputError(f"{self.path} cannot be the state of this run ({reason}); remove it to start anew.") from error
+
     def save(self, state: Mapping[str, object]) -> None:
         """Replace the file in one atomic step."""
         with write_atomically(self.path) as temporary:
             torch.save(dict(state), temporary)
+
+
+def require(met: bool, what: str) -> None:
+    """Raise InputError with what is wrong, unless ``met``."""
+    if not met:
+        raise InputError(what)
 
 
 def origin_of(

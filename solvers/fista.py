@@ -26,7 +26,6 @@ class FISTA(Scheme):
 
     a: float = 3.0
     theorem: ClassVar[str] = "accelerated proximal gradient (Chambolle & Dossal 2015, Theorem 4.1)"
-    monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.a > 2:

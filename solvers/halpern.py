@@ -32,7 +32,6 @@ class Halpern(Scheme):
 
     restart: float | None = 0.3
     theorem: ClassVar[str] = "Halpern iteration (Lieder 2021, Theorem 2.1)"
-    monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.restart is not None and not 0 < self.restart < 1:

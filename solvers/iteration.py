@@ -12,14 +12,14 @@ from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["UNKNOWN", "Iteration", "chain", "forward_step", "in_box", "projection", "prox_step", "unproved"]
+__all__ = ["UNKNOWN", "Iteration", "chain", "euclidean", "forward_step", "in_box", "projection", "prox_step", "unproved"]
 
 UNKNOWN = MapBound(Fraction(2), None)  # nothing is claimed
 
 
 def euclidean(maps: Maps, v: Tensor) -> Tensor:
-    """‖v‖, one number per image."""
-    norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    """‖v‖, one number per image in float64: first of the rows, as a long sum in float32 loses 300 roundings."""
+    norms: Tensor = torch.linalg.vector_norm(v, dim=-1).double().reshape(len(v), -1).norm(dim=1)
     return norms
 
 
@@ -34,8 +34,9 @@ class Iteration:
 
     ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
     hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
-    fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm in which the residual is
-    measured; ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
+    fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm of ``bound``, in which the
+    residual is measured, one number per image; ``size(maps, v)`` the norm of the terms that cancel in it, where some do;
+    ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
     """
 
     T: Callable[[Maps, Tensor], tuple[Tensor, Tensor]]
@@ -45,12 +46,8 @@ class Iteration:
     exists: Callable[[Maps, Tensor], str | None] = unproved
     start: Callable[[Maps, Tensor], Tensor] = lambda maps, x: x
     norm: Callable[[Maps, Tensor], Tensor] = euclidean
+    size: Callable[[Maps, Tensor], Tensor] | None = None
     minimises: bool = False
-
-    @property
-    def residual_is_monotone(self) -> bool:
-        """Whether ``norm`` is the one in which T is nonexpansive, so that the residual never grows."""
-        return self.norm is euclidean
 
 
 def chain(*maps: MapBound | None) -> MapBound:

@@ -4,7 +4,6 @@ import dataclasses
 from fractions import Fraction
 
 from pnp_lip.certificates.calculus import MapBound, round_up
-from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.solvers.hypothesis import Hypothesis, interval
 from pnp_lip.solvers.maps import Box, Settings
 
@@ -21,8 +20,7 @@ class Known:
     ``denoiser`` bounds D, None when nothing is known; ``norm_upper`` bounds ‖A‖, and ``L`` is the bound of ∇f's Lipschitz
     constant that follows, None without one; ``scale`` is L or an estimate of it, from which free parameters are derived;
     ``μ`` bounds the strong convexity of f from below; ``hypotheses`` are those of every solver, and ``needs_norm`` asks for
-    the bound of ‖A‖ where a solver uses one that is missing; ``certificate`` is D's, None without one; ``record`` says how the
-    numbers were found.
+    the bound of ‖A‖ where a solver uses one that is missing; ``record`` says how the numbers were found.
     """
 
     denoiser: MapBound | None
@@ -32,7 +30,6 @@ class Known:
     norm_upper: float | None
     hypotheses: tuple[Hypothesis, ...] = ()
     needs_norm: tuple[Hypothesis, ...] = ()
-    certificate: Certificate | None = None
     record: Settings = dataclasses.field(default_factory=dict)
 
     @property

@@ -29,7 +29,6 @@ class KrasnoselskiiMann(Scheme):
 
     relaxation: float = 1.0
     theorem: ClassVar[str] = "Krasnoselskii-Mann iteration (Bauschke & Combettes 2017, Proposition 5.16)"
-    monotone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < self.relaxation < math.inf:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pnp_lip.solvers.checkpoint import Checkpoint, Origin
+from pnp_lip.solvers.checkpoint import Checkpoint, Origin, require
 from pnp_lip.solvers.guarantee import Guarantee
-from pnp_lip.solvers.iteration import Iteration
+from pnp_lip.solvers.iteration import Iteration, euclidean
 from pnp_lip.solvers.maps import Maps, Settings
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Memory, Scheme, per_image
+from pnp_lip.solvers.watch import Watch
 
 __all__ = ["Callback", "Monitor", "iterate"]
 
@@ -21,15 +22,18 @@ Callback = Callable[[int, Tensor, tuple[float, ...]], None]
 MOST_RUNNING = 0.75  # a batch is divided when no more than this share of it still runs, so that this happens seldom
 MISFIT_EVERY = 10  # updates: the misfit costs an application of A
 GROWTH = 1e4  # times the larger of first residual and first state: a residual beyond it does not come back
-ROUNDING = 64  # units of rounding of the state that a residual may grow by without contradicting a theorem
+PROX_BUDGET = 1e-2  # of ‖x‖: the largest sum of the errors of the prox that still passes for the summable one of the theorems
+SAME = 16  # units of rounding of a state by which a stored run may differ from what this machine computes
+SUSPECTS = "the denoiser, the operator or the arithmetic is not what the hypotheses say"
+STATUSES = ("running", "converged", "diverged")
 
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
     """What is looked at during a run, and when it ends.
 
-    ``watch``: a theorem says that no residual grows. ``bar`` is the name on the progress bar, None for no bar; ``store``
-    receives the state, and ``origin`` tells whether a stored one belongs to this run.
+    ``watch``: a theorem bounds T's Lipschitz constant, and the run is held against it. ``bar`` is the name on the
+    progress bar, None for no bar; ``store`` receives the state, and ``origin`` tells whether a stored one belongs to this run.
     """
 
     tol: float
@@ -46,7 +50,7 @@ class Monitor:
 class Track:
     """The record of one image: what ``History`` holds, as lists, with the ``scale`` against which growth is judged.
 
-    ``status`` is "running" until the image stops.
+    ``status`` is "running" until the image stops; ``error`` bounds that of the last prox, ``prox_error`` the sum of all.
     """
 
     status: str = "running"
@@ -56,17 +60,16 @@ class Track:
     misfit_at: list[int] = dataclasses.field(default_factory=list)
     psnr: list[float] = dataclasses.field(default_factory=list)
     scale: float = 0.0
+    error: float = 0.0
+    prox_error: float = 0.0
 
-    def grew(self, residual: float, size: float, eps: float) -> bool:
-        """Whether the residual grew by more than rounding, which a nonexpansive T forbids."""
-        return bool(self.residual) and residual > self.residual[-1] + ROUNDING * eps * size
-
-    def add(self, residual: float, size: float, psnr: float | None, tol: float) -> None:
-        """Append ‖v − T v‖, ‖v‖ and the PSNR of one update, and decide whether the image stops."""
+    def add(self, residual: float, size: float, error: float, psnr: float | None, tol: float) -> None:
+        """Append ‖v − T v‖, ‖v‖, the prox's error and the PSNR of one update, and decide whether the image stops."""
         if not self.residual:
             self.scale = max(residual, size)
         self.residual.append(residual)
-        self.relative.append(residual / max(size, 1e-300) if residual > 0 else residual)
+        self.relative.append(quotient(residual, size))
+        self.error, self.prox_error = error, self.prox_error + error
         if psnr is not None:
             self.psnr.append(psnr)
         if not (math.isfinite(residual) and math.isfinite(size)) or residual > GROWTH * self.scale:
@@ -80,21 +83,32 @@ class Track:
             self.misfit.append(value)
             self.misfit_at.append(k)
 
-    def close(self, misfit: float) -> History:
-        """The finished record; an image that is still running has used up its iterations."""
+    def close(self, misfit: float, size: float) -> History:
+        """The finished record, ``size`` = ‖x‖; an image that is still running has used up its iterations."""
         if self.status == "running":
             self.status = "max_iter"
         self.add_misfit(misfit, len(self.residual) - 1)
         columns = (self.residual, self.relative, self.misfit, self.misfit_at, self.psnr)
-        return History(self.status, *map(tuple, columns))  # type: ignore[arg-type]
+        return History(self.status, *map(tuple, columns), prox_error=quotient(self.prox_error, size))  # type: ignore[arg-type]
+
+    def fits(self, k: int) -> bool:
+        """Whether a stored record can be one after k updates."""
+        columns = (self.residual, self.relative, self.misfit, self.psnr, [self.scale, self.error, self.prox_error])
+        if not all(type(c) is list and all(type(number) is float for number in c) for c in columns):
+            return False
+        positive = all(0 <= number < math.inf for number in (*self.residual, *self.relative, *columns[-1]))
+        lengths = 1 <= len(self.residual) == len(self.relative) <= k and len(self.psnr) <= len(self.residual)
+        places = len(self.misfit_at) == len(self.misfit) and all(type(i) is int and 0 <= i < k for i in self.misfit_at)
+        return self.status in STATUSES and lengths and places and (positive or self.status == "diverged")
 
 
 @dataclasses.dataclass
 class State:
     """The state of a run, all that a checkpoint has to hold.
 
-    ``v`` the fixed-point variable, ``x`` the image; ``batch`` lists the images that are still updated, ``memory`` is the
-    scheme's for these; ``divisible`` says whether images may leave the batch; ``broken`` what contradicted the theorem.
+    ``v`` the fixed-point variable, ``x`` the image; ``before`` = (v_{k−1}, T v_{k−1}), whose image is x; ``batch`` lists
+    the images that are still updated, ``memory`` is the scheme's for these; ``divisible`` says whether images may leave the
+    batch; ``broken`` what contradicted the theorem.
     """
 
     v: Tensor
@@ -103,6 +117,7 @@ class State:
     tracks: list[Track]
     batch: list[int]
     k: int = 0
+    before: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]
     divisible: bool = True
     seconds: float = 0.0
     broken: str | None = None
@@ -118,10 +133,12 @@ class State:
         return {**fields, "tracks": [vars(track) for track in self.tracks]}
 
     def result(self, guarantee: Guarantee, settings: Settings, iteration: Iteration, maps: Maps) -> Result:
-        """The result of a finished run."""
-        misfits = maps.misfit(self.x).tolist()
-        histories = tuple(track.close(misfit) for track, misfit in zip(self.tracks, misfits, strict=True))
-        judged = guarantee if self.broken is None else guarantee.broken(self.broken)
+        """The result of a finished run; what its images contradict is no longer claimed."""
+        rows = zip(self.tracks, maps.misfit(self.x).tolist(), euclidean(maps, self.x).tolist(), strict=True)
+        histories = tuple(track.close(misfit, size) for track, misfit, size in rows)
+        failures = [self.broken, *(failure for i, h in enumerate(histories) if (failure := failure_of(i, h)))]
+        failure = next((f for f in failures if f is not None), None)
+        judged = guarantee if failure is None or not guarantee.proved else guarantee.broken(failure)
         return Result(self.x, histories, judged, settings, iteration.parameters, maps, self.seconds)
 
 
@@ -130,18 +147,19 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
     from tqdm import tqdm
 
     state = begin_or_resume(iteration, maps, scheme, x, monitor)
+    watch = Watch.over(iteration, maps, state.v) if monitor.watch else None
     store, part = monitor.store, maps.part(state.batch)
     started = time.perf_counter() - state.seconds
     with tqdm(total=monitor.max_iter, initial=state.k, desc=monitor.bar, unit="it", disable=monitor.bar is None) as shown:
         while state.running and state.k < monitor.max_iter:
             part = narrowed(iteration, maps, part, state)
-            advance(iteration, part, scheme, state, monitor)
+            advance(iteration, part, scheme, state, monitor, watch)
             state.seconds = time.perf_counter() - started
             last = tuple(track.relative[-1] for track in state.tracks)
             shown.set_postfix_str(f"residual {max(last):.2e}", refresh=False)
             shown.update(1)
             if monitor.callback is not None:
-                monitor.callback(state.k, state.x, last)
+                monitor.callback(state.k, state.x.clone(), last)  # a copy, as x may share its memory with v
             if store and state.k % store.every == 0:
                 store.save({"origin": monitor.origin, **state.plain()})
     if store:
@@ -152,21 +170,79 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
 def begin_or_resume(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor: Monitor) -> State:
     """The stored state when there is one, otherwise the state before the first update.
 
-    A converged image of a stored run goes on when ``tol`` has been lowered since.
+    Raises InputError for a stored state that cannot be one of this run.
     """
+    v = iteration.start(maps, x).clone()
+    state = State(v, x, scheme.start(v), [Track() for _ in x], list(range(len(x))), before=(v, v))
     stored = None if monitor.store is None or monitor.origin is None else monitor.store.load(monitor.origin)
-    if stored is None:
-        v = iteration.start(maps, x)
-        return State(v, x, scheme.start(v), [Track() for _ in x], list(range(len(x))))
-    tracks = [Track(**track) for track in stored.pop("tracks")]
-    state = State(**{k: value for k, value in stored.items() if k != "origin"}, tracks=tracks)
-    again = [t for t in tracks if t.status == "converged" and t.relative[-1] > monitor.tol]
-    for track in (*again, *(t for t in tracks if t.status == "max_iter")):
+    if stored is None or monitor.store is None:
+        return state
+    with monitor.store.refusing():
+        state = restored(stored, state, scheme)
+    changed = [track for track in verified(iteration, maps, state, monitor) if track.status == "converged"]
+    for track in changed:
         track.status = "running"
-    if again:  # the memory went on without these images; a scheme may start anywhere
+    if changed:  # the memory went on without these images; a scheme may start anywhere
         state.batch = list(range(len(state.x)))
         state.memory = scheme.start(state.v)
     return state
+
+
+def restored(stored: dict[str, object], fresh: State, scheme: Scheme) -> State:
+    """The stored state, if it can be one of the run that starts at ``fresh``; any exception says that it cannot."""
+    tracks = [Track(**track) for track in stored.pop("tracks")]  # type: ignore[attr-defined]
+    s = State(**{name: value for name, value in stored.items() if name != "origin"}, tracks=tracks)  # type: ignore[arg-type]
+    require(type(s.k) is int and s.k >= 1, "its count of updates")
+    require(len(tracks) == len(fresh.x) and all(track.fits(s.k) for track in tracks), "its records")
+    require(type(s.seconds) is float and 0 <= s.seconds < math.inf and type(s.divisible) is bool, "its seconds")
+    require(s.broken is None or type(s.broken) is str, "its failure")
+    alive = [i for i, track in enumerate(tracks) if track.status != "diverged"]
+    for mine, new in zip((s.x, s.v, *s.before), (fresh.x, fresh.v, *fresh.before), strict=True):
+        require(mine.shape == new.shape and mine.dtype == new.dtype and bool(mine[alive].isfinite().all()), "its images")
+    running = {i for i, track in enumerate(tracks) if track.status == "running"}
+    images = sorted(set(range(len(tracks))) & set(s.batch))
+    require(s.batch == images and running <= set(images) and all(type(i) is int for i in s.batch), "its batch")
+    rows, like = [r for r, i in enumerate(s.batch) if i in running], scheme.start(fresh.v[s.batch])
+    require(s.memory.keys() == like.keys(), "its scheme")
+    for name, new in like.items():
+        mine = s.memory[name]
+        require(mine.shape == new.shape and mine.dtype == new.dtype and not bool(mine[rows].isnan().any()), f"its {name}")
+    require(scheme.fits({name: value[rows] for name, value in s.memory.items()}, s.k), "the numbers of its scheme")
+    return s
+
+
+def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> list[Track]:
+    """The records of images that have not converged by what T gives now, whatever a stored state says.
+
+    Of images that differ by more than rounding from T of the stored state, the new values are taken.
+    """
+    unit, v = SAME * torch.finfo(s.v.dtype).eps, s.before[0]
+    image, x = evaluate(iteration, maps, v)
+    maps.take_errors()  # no update
+    norm, size = iteration.norm, iteration.size or iteration.norm
+    residual, length = norm(maps, v - image), norm(maps, v)
+    gaps = norm(maps, image - s.before[1]), euclidean(maps, x - s.x)
+    limits = unit * (size(maps, v) + size(maps, image)), unit * (euclidean(maps, x) + euclidean(maps, v))
+    rows = torch.stack([residual, length, *gaps, *limits]).tolist()
+    same, failed = [], []
+    for track, r, n, a, b, most, most_x in zip(s.tracks, *rows, strict=True):
+        agree = track.status == "diverged" or (
+            a <= most and b <= most_x and max(abs(r - track.residual[-1]), abs(r - track.relative[-1] * n)) <= most
+        )
+        same.append(agree)
+        if not agree:
+            track.residual[-1], track.relative[-1] = r, quotient(r, n)
+        if not min(track.relative[-1], quotient(r, n)) <= monitor.tol:
+            failed.append(track)
+    s.x, s.before = select(same, s.x, x), (v, select(same, s.before[1], image))
+    return failed
+
+
+def evaluate(iteration: Iteration, m: Maps, v: Tensor) -> tuple[Tensor, Tensor]:
+    """T v and its image, copied: a denoiser may write its next result over this one."""
+    image, x = iteration.T(m, v)
+    copy = image.clone()
+    return copy, copy if x is image else x.clone()
 
 
 def narrowed(iteration: Iteration, maps: Maps, part: Maps, s: State) -> Maps:
@@ -200,39 +276,56 @@ def acts_alike(iteration: Iteration, part: Maps, v: Tensor, smaller: Maps, keep:
     return bool((gap <= limit * iteration.norm(smaller, together)).all())
 
 
-def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor: Monitor) -> None:
+def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor: Monitor, watch: Watch | None = None) -> None:
     """One update of the images in the batch; those of them that have stopped keep what they had."""
     whole = len(s.batch) == len(s.x)
+
+    def put(all_images: Tensor, new: Tensor) -> Tensor:
+        return new if whole else all_images.index_copy(0, torch.tensor(s.batch, device=new.device), new)
+
     tracks = [s.tracks[i] for i in s.batch]
-    v, old = (s.v, s.x) if whole else (s.v[s.batch], s.x[s.batch])
-    image, x = iteration.T(part, v)
-    residual, size = iteration.norm(part, v - image), iteration.norm(part, v)
-    finite = (residual + x.flatten(1).sum(1)).isfinite().tolist()
+    v, old, *before = (t if whole else t[s.batch] for t in (s.v, s.x, *s.before))
+    image, x = evaluate(iteration, part, v)
+    taken, residual, size = part.take_errors(), iteration.norm(part, v - image), iteration.norm(part, v)
+    error = torch.zeros_like(residual) if taken is None else taken.to(residual)
     moving = [track.status == "running" for track in tracks]
+    if watch is not None and s.k > 0 and s.broken is None:
+        errors = error + torch.tensor([track.error for track in tracks]).to(error)
+        found = watch.violation(part, v, image, before, errors, s.batch)
+        failed = next(((i, words) for i, words, m in zip(s.batch, found, moving, strict=True) if words and m), None)
+        s.broken = None if failed is None else f"image {failed[0]} at iteration {s.k}: {failed[1]}: {SUSPECTS}"
+    finite = (residual + x.flatten(1).sum(1)).isfinite().tolist()
     x = select([m and f for m, f in zip(moving, finite, strict=True)], x, old)
-    s.x = x if whole else s.x.index_copy(0, torch.tensor(s.batch, device=x.device), x)
+    s.x = put(s.x, x)
     reference = monitor.reference
     truth = reference if reference is None or whole else reference[s.batch]
-    eps = torch.finfo(x.dtype).eps
-    rows = zip(s.batch, tracks, residual.tolist(), size.tolist(), psnr_of(x, truth), moving, strict=True)
-    for i, track, r, norm, psnr, goes in rows:
-        if not goes:
-            continue
-        if monitor.watch and s.broken is None and track.grew(r, norm, eps):
-            s.broken = (
-                f"the residual of image {i} grew from {track.residual[-1]:.6g} to {r:.6g} at iteration {s.k}, which the "
-                "theorem forbids: the denoiser, the operator or the arithmetic is not what the hypotheses say"
-            )
-        track.add(r, norm, psnr, monitor.tol)
+    rows = zip(tracks, *torch.stack([residual, size, error]).tolist(), psnr_of(x, truth), moving, strict=True)
+    for track, r, norm, e, psnr, goes in rows:
+        if goes:
+            track.add(r, norm, e, psnr, monitor.tol)
     if s.k % MISFIT_EVERY == 0:
         for track, value in zip(tracks, part.misfit(x).tolist(), strict=True):
             if track.status == "running":
-                track.add_misfit(value, s.k)
+                track.add_misfit(value, len(track.residual) - 1)
     following, s.memory = scheme.next(s.memory, v, image, s.k)
     goes_on = [m and track.status != "diverged" for m, track in zip(moving, tracks, strict=True)]
-    following = select(goes_on, following, v)
-    s.v = following if whole else s.v.index_copy(0, torch.tensor(s.batch, device=x.device), following)
+    s.before = (put(s.before[0], select(goes_on, v, before[0])), put(s.before[1], select(goes_on, image, before[1])))
+    s.v = put(s.v, select(goes_on, following, v))
     s.k += 1
+
+
+def quotient(part: float, whole: float) -> float:
+    """part/whole, where 0/0 is 0."""
+    return part / max(whole, 1e-300) if part > 0 else part
+
+
+def failure_of(i: int, history: History) -> str | None:
+    """What the record of image i contradicts: a theorem of convergence, or one that asks for summable errors."""
+    if history.status == "diverged":
+        return f"image {i} diverged, its last residual being {history.residual[-1]:.6g}: {SUSPECTS}"
+    if not history.prox_error <= PROX_BUDGET:
+        return f"image {i}: the errors of prox_γf add up to {history.prox_error:.3g} ‖x‖ and must stay below {PROX_BUDGET:g} ‖x‖"
+    return None
 
 
 def select(chosen: list[bool], new: Tensor, old: Tensor) -> Tensor:

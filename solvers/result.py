@@ -32,9 +32,10 @@ ADVICE = {
 class History:
     """What was seen of one image.
 
-    ``residual[k]`` = ‖v_k − T v_k‖ in the norm in which T is nonexpansive, v the whole state (dual variables included);
-    ``relative[k]`` = residual[k]/‖v_k‖, which is compared with tol; ``misfit`` = f(x_k) at the iterations
-    ``misfit_at``; ``psnr[k]`` in dB, empty without a reference.
+    ``residual[k]`` = ‖v_k − T v_k‖ in the norm of the theorem, in which T is nonexpansive: for ``PrimalDual``
+    √(‖x‖²/γ − 2⟨Ax, u⟩ + ‖u‖²/s) of v = (x, u), for all other solvers the Euclidean norm; ``relative[k]`` =
+    residual[k]/‖v_k‖, which is compared with tol; ``misfit`` = f(x_k) at the iterations ``misfit_at``; ``psnr[k]`` in dB,
+    empty without a reference; ``prox_error`` bounds the sum of all errors of prox_γf over ‖x‖, 0 where none is used.
     """
 
     status: str
@@ -43,6 +44,7 @@ class History:
     misfit: tuple[float, ...]
     misfit_at: tuple[int, ...]
     psnr: tuple[float, ...]
+    prox_error: float = 0.0
 
     @property
     def iterations(self) -> int:

@@ -15,13 +15,13 @@ Memory = dict[str, Tensor]  # every tensor has the batch as its first axis, so t
 
 
 class Scheme(abc.ABC):
-    """How v_{k+1} is made of v_k and T v_k.
+    """How v_{k+1} is made of v_k and T v_k; ``theorem`` completes the solver's theorem.
 
-    ``theorem`` completes the solver's theorem; ``monotone`` says that ‖v_k − T v_k‖ cannot grow, which the loop watches.
+    Its own norms are Euclidean. The norm of T's theorem is equivalent, and so what follows from summable steps or from residuals
+    that tend to 0 does not depend on the choice.
     """
 
     theorem: ClassVar[str]
-    monotone: ClassVar[bool]
 
     @abc.abstractmethod
     def hypotheses(self, bound: MapBound, *, proximal: bool = False) -> tuple[Hypothesis, ...]:
@@ -38,6 +38,10 @@ class Scheme(abc.ABC):
     def start(self, v: Tensor) -> Memory:
         """The memory before the first update."""
         return {}
+
+    def fits(self, memory: Memory, k: int) -> bool:
+        """Whether the numbers of a stored memory can be those after k updates."""
+        return True
 
     @abc.abstractmethod
     def next(self, memory: Memory, v: Tensor, image: Tensor, k: int) -> tuple[Tensor, Memory]:

@@ -4,16 +4,14 @@ import abc
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates import Certificate, certify
-from pnp_lip.errors import CertificateError, GuaranteeError, InputError
-from pnp_lip.fingerprint import trace
+from pnp_lip.errors import GuaranteeError, InputError
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
@@ -39,32 +37,14 @@ BOX_ELSEWHERE = "assumed; DavisYin with box=(0, 1) to have it proved"
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A solver bound to data: its maps, its iteration, the guarantee, the first image, and what all this rests on.
-
-    ``certificate`` is the denoiser's, ``witness`` what A gave, ``data`` a fingerprint of y, σ and the data term.
-    """
+    """A solver bound to data: its maps, its iteration, the guarantee, the first image, and what all this rests on."""
 
     maps: Maps
     iteration: Iteration
     guarantee: Guarantee
     x: Tensor
     settings: Settings
-    certificate: Certificate | None
     witness: Witness
-    data: Hashable
-
-    def changed(self, denoiser: DenoiserLike) -> str | None:
-        """Which of the things that the guarantee speaks of is no longer the same, None if none is."""
-        m = self.maps
-        if self.data != trace((m.y, m.sigma, m.data_term)):
-            return "the data, the noise level or the data term changed during the run"
-        if not self.witness.holds(m.physics):
-            return "the forward model changed during the run"
-        try:
-            same = self.certificate is not None and certify(denoiser) == self.certificate  # type: ignore[arg-type]
-        except CertificateError:
-            same = False
-        return None if same else "the denoiser changed during the run"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,12 +131,11 @@ class Solver(abc.ABC):
                 reference = check_like("reference", reference, p.x)
             store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
             origin = None if store is None else origin_of(fields_of(self), p.maps, x0, p.x, p.settings)
-            watch = p.guarantee.proved and p.iteration.residual_is_monotone and self.scheme.monotone
             name = type(self).__name__ if progress else None
-            monitor = Monitor(self.tol, max_iter, watch, reference, name, callback, store, origin)
+            monitor = Monitor(self.tol, max_iter, p.guarantee.proved, reference, name, callback, store, origin)
             state = iterate(p.iteration, p.maps, self.scheme, p.x, monitor)
             if p.guarantee.proved and state.broken is None:
-                state.broken = p.changed(self.denoiser)
+                state.broken = p.witness.changed(p.maps, self.denoiser)
             return state.result(p.guarantee, p.settings, p.iteration, p.maps)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
@@ -194,8 +173,7 @@ class Solver(abc.ABC):
         refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
         if guarantee != "report" and refused is not None:
             raise GuaranteeError(f"{type(self).__name__}: {refused}")
-        data, settings = trace((y, self.sigma, self.data_term)), describe(self, known, iteration, y)
-        return Prepared(maps, iteration, judged, maps.project(x), settings, known.certificate, witness, data)
+        return Prepared(maps, iteration, judged, maps.project(x), describe(self, known, iteration, y), witness)
 
 
 def warn_of_units(box: Box, start: Tensor) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[1])
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads than one each would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 if find_spec("pnp_lip") is None:
     sys.path.insert(0, ROOT)
 if Path(find_spec("pnp_lip").origin).parents[1] == Path(ROOT):  # processes that a test starts elsewhere import the same

@@ -23,7 +23,7 @@ LEVELS = {
     "layers": 2,
     **dict.fromkeys(("denoisers",), 3),
     "certificates": 4,
-    **dict.fromkeys(("attacker", "operators", "pretrained", "theory"), 5),
+    **dict.fromkeys(("attacker", "operators", "pretrained", "second_opinion", "theory"), 5),
     "solvers": 6,
     **dict.fromkeys(("training",), 7),
     "benchmarks": 8,

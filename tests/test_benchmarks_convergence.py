@@ -20,8 +20,7 @@ def settled(solver: str, scheme: str, iterations: int, denoiser: str = "certifie
 
 def test_the_tables_are_made_from_the_record() -> None:
     rows = [
-        {"overhead": "KrasnoselskiiMann", "share": 0.012},
-        settled("RED", "KrasnoselskiiMann", 120),
+        {**settled("RED", "KrasnoselskiiMann", 120), "examination": 0.012},
         settled("RED", "Anderson", 30),
         settled("RED", "KrasnoselskiiMann", 9, "DnCNN", "diverged"),
         {**settled("RED", "Anderson", 9, "DnCNN"), "error": "lost"},
@@ -31,8 +30,9 @@ def test_the_tables_are_made_from_the_record() -> None:
     tables = convergence.tables({"settings": {"size": 8}, "environments": [here], "rows": rows})
     text = "\n".join(table.markdown() for table in tables)
     assert "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
-    assert "median 4.0, least 4.0" in text and "KrasnoselskiiMann 1.2%" in text
-    without = convergence.tables({"settings": {}, "environments": [here], "rows": rows[1:]})[-1]
+    assert "median 4.0, least 4.0" in text and "of 50 iterations: median 1.2%, most 1.2%" in text
+    del rows[0]["examination"]
+    without = convergence.tables({"settings": {}, "environments": [here], "rows": rows})[-1]
     assert without.note == "Plain over accelerated iterations: median 4.0, least 4.0."
     assert 'Settings: {"size": 8}, pnp-lip 1, torch 2, deepinv 3, somewhere, 1 thread(s).' in text
 
@@ -65,3 +65,4 @@ def test_solvers_run_with_and_without_a_certificate(tmp_path: Path) -> None:
         for label, solver in list(convergence.solvers(config))[:3]:
             row = convergence.solved(solver, physics.A(x), physics, x, config, label == "certified")
             assert row["proved"] == (label == "certified") and row["iterations"] > 0, (name, label)
+            assert 0 <= row["examination"] < 1

@@ -23,6 +23,7 @@ from pnp_lip import (
 )
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GuidedDenoiser, add_guidance, denoiser_from_config
+from pnp_lip.denoisers.guided_denoiser import KEPT
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.layers import Guidance
 from pnp_lip.operators import Blur, gaussian_psf
@@ -35,8 +36,7 @@ def image(size: int = 40, channels: int = 1) -> torch.Tensor:
 
 def keeps_clips(d_g: GuidedDenoiser) -> bool:
     """Whether the last call has left limits and centres for the next one."""
-    assert d_g.kept is not None
-    return d_g.kept.steps[0][0] == d_g.denoiser.layers[0].flow
+    return KEPT[d_g].steps[0][0] == d_g.denoiser.layers[0].flow
 
 
 def silence(d: GradientFlowDenoiser) -> GradientFlowDenoiser:

@@ -244,7 +244,7 @@ def test_a_wrong_prox_is_refused(setting):
     net, _, y = setting
     physics = deepinv.physics.BlurFFT(img_size=cases.SHAPE, filter=torch.ones(1, 1, 3, 3) / 9)
     physics.prox_l2 = lambda z, y, gamma, **kwargs: z
-    with pytest.raises(GuaranteeError, match="optimality gap of prox"):
+    with pytest.raises(GuaranteeError, match="error of prox"):
         ADMM(net, sigma=0.1).solve(y, physics)
     physics.closed_form_prox = False
     assert ADMM(net, sigma=0.1).solve(y, physics).guarantee.proved

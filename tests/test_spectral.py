@@ -13,7 +13,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.spectral import Method, norm_bound, norm_lower, symbol
 from pnp_lip.spectral.polyphase import dilate
 from pnp_lip.spectral.torus import Symbol, discard, first_cells
-from pnp_lip.spectral.verified import TABLE_ERROR, unit_circle
+from pnp_lip.spectral.verified import TABLE_ERROR, largest_eigenvalue_below, unit_circle
 
 
 def kernel(seed: int, *shape: int) -> Tensor:
@@ -328,3 +328,13 @@ def test_groups_of_very_different_size() -> None:
 @pytest.mark.parametrize("size", [3, 5, 7, 9])
 def test_tight_up_to_nine_by_nine_and_64_channels(size: int, channels: int, rtol: float) -> None:
     assert 0 < norm_bound(kernel(18, channels, channels, size, size).float(), rtol=rtol).gap <= rtol
+
+
+def test_a_negative_diagonal_counts_as_zero() -> None:
+    """So no diagonal entry of λI − Ĝ exceeds λ, which the bound of its trace needs; Ĝ below has λ_max = 0.98 < 1."""
+    gram = torch.tensor([[-1.0, 0.9], [0.9, 0.5]], dtype=torch.float64)
+    assert float(torch.linalg.eigvalsh(gram)[-1]) < 1
+    assert not largest_eigenvalue_below(gram, 1.0)
+    assert not largest_eigenvalue_below(gram.to(torch.complex128), 1.0)
+    assert largest_eigenvalue_below(gram.clamp_min(0).to(torch.complex128), 1.2)
+    assert not largest_eigenvalue_below(torch.zeros(2, 2), 0.0)

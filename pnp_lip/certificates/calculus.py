@@ -78,9 +78,9 @@ def relax(m: MapBound, theta: float) -> MapBound:
 
 
 def clip(m: MapBound, box: tuple[float, float]) -> MapBound:
-    """The projection onto a box after T: 1/(2 − α)-averaged, and the range is the box."""
-    projection = MapBound(Fraction(1), Fraction(1, 2), proximal=True)
-    return dataclasses.replace(compose([m, projection]), box=box)
+    """The projection onto a box after T: 1/(2 − α)-averaged, and the range is the box where both of its ends are finite."""
+    projection = MapBound(Fraction(1), Fraction(1, 2), proximal=True, box=box if all(map(math.isfinite, box)) else None)
+    return compose([m, projection])
 
 
 def outwards(m: MapBound) -> MapBound:

@@ -10,11 +10,12 @@ from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.errors import CertificateError
 from pnp_lip.images import write_atomically
 from pnp_lip.spectral import Method, NormBound, PaddingMode
+from pnp_lip.spectral.polyphase import Pair, pair
 from pnp_lip.version import __version__
 
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
-SCHEMA = "pnp-lip certificate 2"
+SCHEMA = "pnp-lip certificate 3"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Certificate:
     one noise level σ of the range of the denoiser's thresholds; ``execution_error_upper`` states the conditions. It is None
     for maps other than a nonexpansive ``GradientFlowDenoiser`` with its own activations. ``weights`` maps each tensor's
     name to its SHA-256: the certificate speaks of exactly these weights, and loading weights makes it again instead of
-    trusting a file. ``failures`` tells people what was not proved.
+    trusting a file. ``failures`` tells people what was not proved, ``stated`` what was taken from a user: the slopes of an
+    activation of theirs, a rule of theirs. All this holds for images with at least ``smallest_image`` rows and columns,
+    whose numbers ``divisible_by`` divides: then the size that each layer meets is one for which its norm was bounded.
     """
 
     layers: tuple[LayerCertificate, ...]
@@ -53,6 +56,9 @@ class Certificate:
     dtype: str
     failures: tuple[str, ...] = ()
     rounding: float | None = None
+    smallest_image: Pair = (1, 1)
+    divisible_by: Pair = (1, 1)
+    stated: tuple[str, ...] = ()
     version: str = __version__
 
     @property
@@ -76,15 +82,15 @@ class Certificate:
         return self.bound.box
 
     @property
-    def smallest_image(self) -> tuple[int, int]:
-        """The rows and columns that an image must have at least for every layer's bound to hold."""
-        sizes = [layer.norm.smallest_image for layer in self.layers]
-        return max((h for h, _ in sizes), default=1), max((w for _, w in sizes), default=1)
-
-    @property
     def scope(self) -> str:
-        """For which images the layers' bounds hold, in words."""
-        return "; ".join(dict.fromkeys(layer.norm.scope for layer in self.layers)) or "any input"
+        """For which images this holds, in words."""
+        modes = dict.fromkeys(layer.norm.padding_mode for layer in self.layers if layer.norm.padding_mode is not None)
+        (rows, columns), (m, n) = self.smallest_image, self.divisible_by
+        if not modes and (rows, columns, m, n) == (1, 1, 1, 1):
+            return "any input"
+        size = "any image size" if self.smallest_image == (1, 1) else f"images of at least {rows} x {columns} pixels"
+        divisible = [] if self.divisible_by == (1, 1) else [f"sides divisible by {m} and {n}"]
+        return ", ".join([size, *divisible, *(f"{mode} padding" for mode in modes)])
 
     @property
     def nonexpansive(self) -> bool:
@@ -129,7 +135,9 @@ class Certificate:
             constant, alpha = Fraction(float.fromhex(bound["lipschitz"])), number(bound["averagedness"])
             exact = {"lipschitz": constant, "averagedness": None if alpha is None else Fraction(alpha)}
             data["bound"] = MapBound(**{**bound, **exact, "box": None if bound["box"] is None else tuple(bound["box"])})
-            return cls(**{**data, "failures": tuple(data["failures"]), "rounding": number(data["rounding"])})
+            texts = {name: tuple(map(str, data[name])) for name in ("failures", "stated")}
+            sizes = {name: pair(data[name]) for name in ("smallest_image", "divisible_by")}
+            return cls(**{**data, **texts, **sizes, "rounding": number(data["rounding"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CertificateError(f"this is not a certificate ({error}).") from error
 
@@ -150,6 +158,7 @@ class Certificate:
         rows.append(f"Lipschitz constant ≤ {self.lipschitz_upper:.9g}; {alpha}{firm}; {self.scope}")
         if self.rounding is not None:
             rows.append(f"executed in {self.dtype}, at most {self.rounding:.2g} off per pixel (root mean square)")
+        rows += [f"stated by the user: {statement}" for statement in self.stated]
         return "\n".join(rows + [f"not proved: {failure}" for failure in self.failures])
 
 
@@ -171,7 +180,7 @@ def decode_layer(data: dict[str, Any]) -> LayerCertificate:
     if norm["padding_mode"] not in (*get_args(PaddingMode), None):
         raise ValueError(f"unknown padding {norm['padding_mode']!r}")
     norm |= {name: float.fromhex(norm[name]) for name in ("upper", "lower")}
-    norm |= {name: tuple(norm[name]) for name in ("smallest_image", "divisible_by", "witness")}
+    norm |= {name: pair(norm[name]) for name in ("smallest_image", "divisible_by")} | {"witness": tuple(norm["witness"])}
     found = {name: number(data[name]) for name in ("tau", "margin", "lipschitz_upper", "averagedness")}
     bound = NormBound(**{**norm, "method": Method[norm["method"]]})
     return LayerCertificate(**{**data, **found, "slopes": tuple(data["slopes"]), "norm": bound})

@@ -1,50 +1,64 @@
 """The certifier: walks a module, bounds every layer, composes the bounds, and refuses what it does not know."""
 
 import dataclasses
-import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from fractions import Fraction
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
+from torch import Tensor, nn
 
 from pnp_lip.certificates.calculus import MapBound, clip, compose, flow_step, outwards, relax, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
+from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, whole
+from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
-from pnp_lip.layers import Activation, GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
+from pnp_lip.fingerprint import fingerprint, hash_tensor, recognise, require_unmodified
+from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Guidance, GuideNetwork, IsometricLift, NoiseClip
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
 from pnp_lip.spectral.norm_bound import square_upper
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
 
-CACHE = "_pnp_lip_certificate"  # where a module keeps (key, certificate, proof)
 FINE = 1e-6  # relative tightness of a second bound, where a layer fails by the slack of the first; costs half as much again
 
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """A map's bound with the layers that it rests on and what failed on the way."""
+    """A map's bound with the layers that it rests on, what failed on the way, and what a user stated.
+
+    ``sizes`` are the maps along the way as images see them, the first one first. ``writes`` says whether the map overwrites
+    its own input, None where it hands its input on.
+    """
 
     bound: MapBound
     layers: tuple[LayerCertificate, ...] = ()
     failures: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
+    sizes: tuple[tuple[Axis, Axis], ...] = (UNKNOWN,)
+    writes: bool | None = False
 
 
 Rule = Callable[..., Proof]
 RULES: dict[type[nn.Module], Rule] = {}
+# The proofs of the modules that are alive, each for one fingerprint. Outside of the modules, so that no file can bring its own.
+PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof]] = WeakKeyDictionary()
+recognise(nn.ModuleList, IsometricLift, Guidance, GuideNetwork)
 
 
 def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
     """Register how modules of exactly these types are bounded: ``f(module, path, rtol) -> Proof``.
 
-    Exactly these types: a subclass may override ``forward``, so it needs a rule of its own.
+    Exactly these types: a subclass may override ``forward``, so it needs a rule of its own. A rule from outside of this
+    package is the user's word for what it says, and certificates list it under ``stated``.
     """
 
     def register(function: Rule) -> Rule:
+        recognise(*kinds)
         RULES.update(dict.fromkeys(kinds, function))
+        PROOFS.clear()
         return function
 
     return register
@@ -57,9 +71,9 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     a layer would fail for the bound's slack alone); for the whole, the calculus of averaged maps in exact arithmetic.
 
     A map that is not nonexpansive gets a certificate too, with ``failures`` that name the layers and the numbers. The
-    result is cached on the module under the SHA-256 of its weights and its settings. Raises CertificateError for a module
-    of unknown type, naming its path, for hooks and for numbers that are not finite, InputError for a padding without a
-    theorem.
+    result is kept as long as the module lives and its ``fingerprint`` stays: weights, buffers, settings. Raises
+    CertificateError for a module of unknown type, naming its path, for what ``require_unmodified`` refuses (hooks, replaced
+    methods, parametrised weights) and for numbers that are not finite or overflow, InputError for a padding without a theorem.
 
     Source: Sherry et al. (2024); Combettes & Yamada (2015); Baillon & Haddad (1977).
 
@@ -70,48 +84,55 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     """
     if not isinstance(module, nn.Module):
         raise CertificateError(f"{type(module).__name__} is no torch module with a certifiable structure.")
-    weights = hash_weights(module)
-    key = (settings(module), tuple(weights.items()), rtol)
-    cached = module.__dict__.get(CACHE)
-    if cached is not None and cached[0] == key:
-        certificate: Certificate = cached[1]
-        return certificate
+    require_unmodified(module)
+    key = fingerprint(module)
+    kept = PROOFS.get(module)
+    if kept is not None and kept[:2] == (key, rtol):
+        return kept[2]
     proof = describe(module, "", rtol)
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors_of(module).items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
+    if proof.writes:
+        raise CertificateError("this map overwrites its own input; use activations with inplace=False.")
+    smallest_image, divisible_by = image_sizes(proof.sizes)
     certificate = Certificate(
         layers=proof.layers,
         bound=outwards(proof.bound),
-        weights=weights,
+        weights=hash_weights(module),
         dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
         failures=proof.failures,
         rounding=rounding_upper(module) if proof.bound.lipschitz <= 1 else None,
+        smallest_image=smallest_image,
+        divisible_by=divisible_by,
+        stated=tuple(dict.fromkeys(proof.stated)),
     )
-    module.__dict__[CACHE] = (key, certificate, proof)
+    PROOFS[module] = (key, rtol, certificate, proof)
     return certificate
 
 
 def describe(module: nn.Module, path: str, rtol: float) -> Proof:
-    """Apply the rule of the module's exact type, seeing through torch's parametrisations."""
-    kind = kind_of(module)
+    """Apply the rule of the module's exact type; nothing in the module may be modified."""
+    kind = type(module)
     where = f"`{path}`" if path else "the module itself"
+    require_unmodified(module)
     if kind not in RULES:
         raise CertificateError(
             f"{where} is a {kind.__module__}.{kind.__qualname__}, for which no rule is known, so nothing can be proved of "
             "it. Build the map from pnp_lip.layers, or register a rule with pnp_lip.certificates.rule."
         )
-    for name, part in module.named_modules():  # the parts that no rule looks at, too: activations, the lift
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__:
-            culprit = f"`{join(path, name)}`" if name else where
-            raise CertificateError(f"{culprit} has forward hooks or a replaced forward; remove what changes the map.")
-    return RULES[kind](module, path, rtol)
+    proof: Proof = RULES[kind](module, path, rtol)
+    origin = getattr(RULES[kind], "__module__", None) or "an unknown module"
+    if origin.split(".")[0] == __name__.split(".")[0]:
+        return proof
+    if proof.sizes == (UNKNOWN,) and any(asks(line.norm) for line in proof.layers):
+        raise CertificateError(f"{where}: a layer's bound asks for some image sizes only; the rule must state `Proof.sizes`.")
+    return dataclasses.replace(proof, stated=(*proof.stated, f"{where}: a rule of {origin} bounds {kind.__name__}"))
 
 
-def kind_of(module: nn.Module) -> type[nn.Module]:
-    """The module's type, seen through torch's parametrisations."""
-    kind: type[nn.Module] = type(module)
-    return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
+def asks(norm: NormBound) -> bool:
+    """Whether a layer's bound holds for some image sizes only."""
+    return (norm.smallest_image, norm.divisible_by) != ((1, 1), (1, 1))
 
 
 def join(path: str, name: str) -> str:
@@ -125,11 +146,14 @@ def compose_proofs(proofs: Iterable[Proof]) -> Proof:
         compose([p.bound for p in parts]),
         tuple(layer for p in parts for layer in p.layers),
         tuple(failure for p in parts for failure in p.failures),
+        tuple(statement for p in parts for statement in p.stated),
+        tuple(size for p in parts for size in p.sizes),
+        next((p.writes for p in parts if p.writes is not None), None),
     )
 
 
 @rule(nn.Sequential)
-def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: float) -> Proof:
+def certify_sequence(module: nn.Sequential, path: str, rtol: float) -> Proof:
     children = module._modules.items()  # named_children would give a map that is applied twice only once
     return compose_proofs(describe(child, join(path, name), rtol) for name, child in children if child is not None)
 
@@ -138,76 +162,90 @@ def certify_sequence(module: nn.Sequential | nn.ModuleList, path: str, rtol: flo
 def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: str, rtol: float) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
+    if layer.tau.numel() != 1 or not math.isfinite(layer.tau.detach()):
+        raise CertificateError(f"`{path}`: the step τ must be one finite number; got {layer.tau.tolist()}. Load intact weights.")
     tau = float(layer.tau.detach())
-    if not math.isfinite(tau):
-        raise CertificateError(f"`{path}`: the step τ is {tau}; load intact weights.")
     weight = layer.weight.detach().cpu()
+    if isinstance(layer, GradientFlowConv2d):
+        whole(layer.dilation, join(path, "dilation"))
+    if not (weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == weight.shape[3] and weight.shape[3] % 2)):
+        raise CertificateError(f"`{path}`: the kernel must be square, of an odd side; got {tuple(weight.shape)}.")
     for tightness in dict.fromkeys((rtol, min(rtol, FINE))):
         norm = norm_bound(weight, padding_mode=getattr(layer, "padding_mode", "zeros"), rtol=tightness)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
         if curvature <= 2 or tau * high * norm.lower**2 > 2:  # otherwise perhaps only the slack fails
             break
+    require_range(layer, path)
     bound = flow_step(curvature)
     line = layer_line(layer, path, norm, bound)
     line = dataclasses.replace(line, tau=tau, margin=0.0 - round_up(curvature - 2), slopes=(low, high))
+    proof = Proof(bound, (line,), stated=statement(layer.activation, path), sizes=(SAME,))
     if bound.lipschitz <= 1:
-        return Proof(bound, (line,))
+        return proof
     failure = f"layer `{path}` has a negative step τ = {tau:.6g}"
     if tau >= 0:
         failure = (
             f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
             f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})"
         )
-    return Proof(bound, (line,), (failure,))
+    return dataclasses.replace(proof, failures=(failure,))
 
 
 def layer_line(layer: nn.Module, path: str, norm: NormBound, bound: MapBound) -> LayerCertificate:
     """The line of a layer Wx + b in the certificate, ``bound`` being what is proved of it."""
     known = outwards(bound)
     alpha = None if known.averagedness is None else float(known.averagedness)
-    return LayerCertificate(path, kind_of(layer).__name__, norm, None, None, (1.0, 1.0), float(known.lipschitz), alpha)
-
-
-def check_slopes(activation: nn.Module, path: str) -> tuple[float, float]:
-    """The activation's slopes, which the layer's theorem asks to be nonnegative."""
-    if not isinstance(activation, Activation):
-        raise CertificateError(f"`{path}`: {type(activation).__name__} does not state its slopes; use an Activation.")
-    low, high = activation.slopes
-    if not 0 <= low <= high < math.inf:
-        raise CertificateError(f"`{path}`: slopes must satisfy 0 <= low <= high; got [{low}, {high}].")
-    return low, high
+    return LayerCertificate(path, type(layer).__name__, norm, None, None, (1.0, 1.0), float(known.lipschitz), alpha)
 
 
 @rule(GradientFlowDenoiser)
 def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> Proof:
     """Qᵀ N Q with QᵀQ = Id has the averagedness of N, for every α, but not its range."""
-    if type(denoiser.lift) is not IsometricLift:
-        raise CertificateError(f"`{join(path, 'lift')}` is no IsometricLift, so that Qᵀ N Q is not covered.")
-    inner = compose_proofs(describe(m, join(path, f"layers.{i}"), rtol) for i, m in enumerate(denoiser.layers))
-    return dataclasses.replace(inner, bound=dataclasses.replace(inner.bound, box=None))
+    lift, layers = denoiser.lift, denoiser.layers
+    if type(lift) is not IsometricLift or type(layers) is not nn.ModuleList:
+        raise CertificateError(f"`{path or 'the denoiser'}` needs an IsometricLift as `lift` and a ModuleList as `layers`.")
+    whole(lift.channels, join(path, "lift.channels"), whole(lift.in_channels, join(path, "lift.in_channels")))
+    for i, layer in enumerate(layers):  # of which the denoiser cuts windows
+        if type(layer) is not GradientFlowConv2d:
+            raise CertificateError(f"`{join(path, f'layers.{i}')}` is a {type(layer).__qualname__}, no GradientFlowConv2d.")
+    inner = compose_proofs(describe(m, join(path, f"layers.{i}"), rtol) for i, m in enumerate(layers))
+    return dataclasses.replace(inner, bound=dataclasses.replace(inner.bound, box=None), sizes=(SAME,))
 
 
 @rule(RelaxedDenoiser)
 def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
+    """The values of D have the shape of x, else ``forward`` raises."""
     inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
+    if not 0 <= real(denoiser.theta, join(path, "theta")) <= 1:
+        raise CertificateError(f"`{join(path, 'theta')}` must lie in [0, 1]; got {denoiser.theta}.")
     return dataclasses.replace(inner, bound=relax(inner.bound, denoiser.theta))
 
 
 @rule(GuidedDenoiser)
 def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
     """The proof of the denoiser without a guide: its layers clip to other limits and about centres, with the same slopes."""
-    certify(denoiser.denoiser, rtol=rtol)  # many guides share one denoiser, whose proof is kept
-    inner: Proof = denoiser.denoiser.__dict__[CACHE][2]
-    start = join(path, "denoiser")
+    plain, start = denoiser.denoiser, join(path, "denoiser")
+    certify(plain, rtol=rtol)  # many guides share one denoiser, whose proof is kept
+    inner = PROOFS[plain][3]
+    clips = type(plain) is GradientFlowDenoiser and all(type(layer.activation) is NoiseClip for layer in plain.layers)
+    parts = {type(part) for made in (plain.guidance, plain.guide_network) if made is not None for part in made.modules()}
+    if not clips or parts - {Guidance, GuideNetwork, nn.ModuleList, nn.Conv2d}:
+        raise CertificateError(f"`{start}`: a guide is covered for layers with a NoiseClip and our own kind of guidance.")
     layers = tuple(dataclasses.replace(layer, path=join(start, layer.path)) for layer in inner.layers)
     return dataclasses.replace(inner, layers=layers)
 
 
 @rule(ClippedDenoiser)
 def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
-    inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
-    low, high = denoiser.box
-    return dataclasses.replace(inner, bound=clip(inner.bound, (float(low), float(high))))
+    """The range is the box where both of its ends are finite, also in the dtypes of the weights."""
+    inner, name = describe(denoiser.denoiser, join(path, "denoiser"), rtol), join(path, "box")
+    low, high = (end if end in (-math.inf, math.inf) else float(real(end, name)) for end in denoiser.box)
+    if not low <= high:
+        raise CertificateError(f"`{name}` must be low <= high; got [{low}, {high}].")
+    top = min((torch.finfo(p.dtype).max for p in denoiser.parameters() if p.is_floating_point()), default=math.inf)
+    bound = clip(inner.bound, (low, high))
+    fits = max(-low, high) <= top
+    return dataclasses.replace(inner, bound=bound if fits else dataclasses.replace(bound, box=None), writes=inner.writes or False)
 
 
 def rounding_upper(module: nn.Module) -> float | None:
@@ -229,23 +267,13 @@ def rounding_upper(module: nn.Module) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def settings(module: nn.Module) -> tuple[object, ...]:
-    """All that decides the map besides the weights, as far as torch's modules store it: to tell a stale certificate."""
-    plain = (bool, int, float, str, tuple, list, type(None))
-    found: list[object] = [repr(module)]
-    for name, child in module.named_modules():
-        values = {k: repr(v) for k, v in vars(child).items() if isinstance(v, plain) and k != CACHE}
-        hooks = (len(child._forward_hooks), len(child._forward_pre_hooks), "forward" in vars(child))
-        found.append((name, type(child), tuple(sorted(values.items())), hooks))
-    return tuple(found)
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, and what its parts hold besides: buffers that are not stored, plain tensors."""
+    parts = list(module.named_modules())
+    plain = {join(path, n): value for path, part in parts for n, value in vars(part).items() if isinstance(value, Tensor)}
+    return {**module.state_dict(), **dict(module.named_buffers()), **plain}
 
 
 def hash_weights(module: nn.Module) -> dict[str, str]:
-    """The SHA-256 of each tensor of the module's state: its dtype, its shape and its bytes."""
-    hashes = {}
-    for name, tensor in module.state_dict().items():
-        data = tensor.detach().cpu().contiguous()
-        digest = hashlib.sha256(f"{str(data.dtype).removeprefix('torch.')} {tuple(data.shape)} ".encode())
-        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
-        hashes[name] = digest.hexdigest()
-    return hashes
+    """The SHA-256 of each tensor of the module: its dtype, its shape and its bytes."""
+    return {name: hash_tensor(tensor) for name, tensor in tensors_of(module).items()}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.certificates.certify import certify, check_slopes
+from pnp_lip.certificates.certify import certify
+from pnp_lip.certificates.settings import check_slopes
 from pnp_lip.denoisers import RelaxedDenoiser
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear

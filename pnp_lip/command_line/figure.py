@@ -54,7 +54,8 @@ def show(axis: Axes, title: str, image: Tensor, labels: tuple[str, str] | None =
 def draw_convergence(axis: Axes, runs: Mapping[str, Sequence[Result]]) -> None:
     """The relative residuals, one colour for each name; solutions that guide the next one are dashed and come before it."""
     for i, (name, results) in enumerate(runs.items()):
-        proof = "proved" if all(result.guarantee.proved for result in results) else "not proved"
+        titles = [result.guarantee.title for result in results]
+        proof = next((title for title in titles if title != "proved"), "proved")
         start = 0
         for k, result in enumerate(results):
             last = result is results[-1]

@@ -63,13 +63,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         if not dilations:
             raise InputError("a denoiser needs at least one layer; `dilations` is empty.")
         noise_level(default_sigma, 1)
-        self.in_channels, self.channels = in_channels, in_channels if channels is None else channels
-        self.hidden_channels, self.dilations, self.kernel_size = hidden_channels, tuple(dilations), kernel_size
-        self.padding_mode, self.default_sigma = padding_mode, default_sigma
-        self.lift = IsometricLift(in_channels, self.channels)
+        self.default_sigma = default_sigma
+        self.lift = IsometricLift(in_channels, in_channels if channels is None else channels)
         self.layers = nn.ModuleList(
             GradientFlowConv2d(
-                self.channels,
+                self.lift.channels,
                 hidden_channels,
                 kernel_size,
                 dilation=dilation,
@@ -81,6 +79,44 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         )
         self.guidance: nn.ModuleList | None = None
         self.guide_network: GuideNetwork | None = None
+
+    @property
+    def in_channels(self) -> int:
+        """The image's channels."""
+        return self.lift.in_channels
+
+    @property
+    def channels(self) -> int:
+        """The state's channels."""
+        return self.lift.channels
+
+    @property
+    def hidden_channels(self) -> int:
+        """The most channels of a W."""
+        return max(layer.kernel[0] for layer in self.flows)
+
+    @property
+    def kernel_size(self) -> int:
+        """The most taps of a W along an axis."""
+        return max(layer.kernel[1] for layer in self.flows)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Each layer's dilation."""
+        return tuple(layer.dilation for layer in self.flows)
+
+    @property
+    def padding_mode(self) -> str:
+        """The layers' common padding. Raises InputError where they differ."""
+        modes = sorted({layer.padding_mode for layer in self.flows})
+        if len(modes) > 1:
+            raise InputError(f"all layers must pad alike; got {' and '.join(modes)}.")
+        return modes[0]
+
+    @property
+    def flows(self) -> list[GradientFlowConv2d]:
+        """The layers, for which all of the above holds at every moment."""
+        return list(self.layers)  # type: ignore[arg-type]
 
     @property
     def config(self) -> dict[str, object]:
@@ -139,7 +175,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     @property
     def reaches(self) -> list[int]:
         """How many rows or columns away a pixel can influence another in each layer: 2·dilation·⌊k/2⌋, W and its adjoint."""
-        return [2 * dilation * (self.kernel_size // 2) for dilation in self.dilations]
+        return [2 * layer.dilation * (layer.kernel[1] // 2) for layer in self.flows]
 
     @torch.no_grad()
     def tiled(self, x: Tensor, sigma: Sigma = None, *, tile: int = 2048) -> Tensor:
@@ -176,7 +212,7 @@ def add_guidance(
     """
     like, old = next(denoiser.parameters()), denoiser.guidance
     if old is None or (centred and not denoiser.centred):
-        new = nn.ModuleList(Guidance(denoiser.hidden_channels, centred=centred) for _ in denoiser.layers).to(like)
+        new = nn.ModuleList(Guidance(layer.kernel[0], centred=centred) for layer in denoiser.flows).to(like)
         if old is not None:
             new.load_state_dict(old.state_dict(), strict=False)
         denoiser.guidance = new

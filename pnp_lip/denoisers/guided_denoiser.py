@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 from deepinv.models import Denoiser
@@ -33,6 +34,10 @@ class Kept:
     mode: tuple[object, ...]
     sources: Snapshot
     steps: list[Step]
+
+
+# The limits and centres of the last call of each denoiser that is alive. Outside of it, so that no file can bring its own.
+KEPT: "WeakKeyDictionary[GuidedDenoiser, Kept]" = WeakKeyDictionary()
 
 
 class GuidedDenoiser(Denoiser):  # type: ignore[misc]
@@ -65,7 +70,6 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         self.guide: Tensor
         with lasting():
             self.register_buffer("guide", guide.detach().clone())
-        self.kept: Kept | None = None
 
     def with_guide(self, guide: Tensor) -> "GuidedDenoiser":
         """The denoiser with another guide."""
@@ -91,14 +95,16 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
     def kept_steps(self, x: Tensor, sigma: Tensor) -> list[Step]:
         """The steps of the last call, or new ones if anything has changed."""
         inner = self.denoiser
-        mode = (tuple(sigma.tolist()), x.dtype, x.device, torch.is_autocast_enabled(x.device.type))
+        shape = (inner.padding_mode, inner.dilations, inner.centred, inner.guide_network is None)
+        mode = (tuple(sigma.tolist()), x.dtype, x.device, torch.is_autocast_enabled(x.device.type), shape)
         sources = [self.guide, *inner.parameters(), *inner.buffers()]
-        if self.kept is None or self.kept.mode != mode or not self.kept.sources.holds(sources):
+        kept = KEPT.get(self)
+        if kept is None or kept.mode != mode or not kept.sources.holds(sources):
             numbers = inner.hidden_channels * (1 + inner.centred) * len(inner.layers) * x[0, 0].numel()
             few = max(sigma.numel(), len(self.guide)) * numbers <= KEPT_NUMBERS
             with lasting():
-                self.kept = Kept(mode, Snapshot(sources), self.steps(x, sigma, keep=few))
-        return self.kept.steps
+                kept = KEPT[self] = Kept(mode, Snapshot(sources), self.steps(x, sigma, keep=few))
+        return kept.steps
 
     def steps(self, x: Tensor, sigma: Tensor, *, keep: bool) -> list[Step]:
         """Each layer's step with its limits λ_i(p) and centres c_i(p) or, unless they are to be kept, with what makes them."""
@@ -116,7 +122,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             # W reaches half as far as WᵀW, and a mean one pixel more.
             clips = partial(joined_clips, layer, guidance, sigma)
             made = inner.by_window(clips, *seen, reach=reach // 2 + 1, whole=whole)
-            images = [stored(part, by_pixel=True) for part in torch.split(made, inner.hidden_channels, 1)]
+            images = [stored(part, by_pixel=True) for part in torch.split(made, layer.kernel[0], 1)]
             steps.append((layer.flow, images, reach))
         return steps
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
 from pnp_lip.denoisers.guided_denoiser import guided
-from pnp_lip.errors import InputError
+from pnp_lip.errors import InputError, ShapeError
 
 __all__ = ["ClippedDenoiser", "RelaxedDenoiser", "relax"]
 
@@ -13,7 +13,8 @@ __all__ = ["ClippedDenoiser", "RelaxedDenoiser", "relax"]
 class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
     """x ↦ (1 − θ) x + θ D(x, σ), 0 < θ ≤ 1: θα-averaged when D is α-averaged, θ-averaged when D is nonexpansive.
 
-    It has the fixed points of D. Raises InputError for θ outside (0, 1]. Source: Bauschke & Combettes (2017), Proposition 4.40.
+    It has the fixed points of D. Raises InputError for θ outside (0, 1], ShapeError where D(x, σ) has another shape than x.
+    Source: Bauschke & Combettes (2017), Proposition 4.40.
     """
 
     def __init__(self, denoiser: nn.Module, theta: float) -> None:
@@ -25,6 +26,8 @@ class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
         """(1 − θ) x + θ D(x, σ)."""
         d: Tensor = self.denoiser(x, sigma, **kwargs)
+        if d.shape != x.shape:  # it would be broadcast
+            raise ShapeError(f"the denoiser must keep the shape of its input {tuple(x.shape)}; it gives {tuple(d.shape)}.")
         return x + self.theta * (d - x)
 
     def with_guide(self, guide: Tensor) -> "RelaxedDenoiser":
@@ -41,7 +44,8 @@ class ClippedDenoiser(Denoiser):  # type: ignore[misc]
     """x ↦ min(max(D(x, σ), lo), hi): 1/(2 − α)-averaged when D is α-averaged, and its range is the box.
 
     The box is fixed, never taken from the data: a range that depends on x would void nonexpansiveness. A bounded range
-    gives forward-backward a fixed point (Browder-Göhde-Kirk), at the price of firmness. Raises InputError unless lo < hi.
+    gives forward-backward a fixed point (Browder-Göhde-Kirk), at the price of firmness; an end may be infinite, which gives
+    none. Raises InputError unless lo < hi.
     """
 
     def __init__(self, denoiser: nn.Module, low: float = 0.0, high: float = 1.0) -> None:

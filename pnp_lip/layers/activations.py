@@ -23,17 +23,19 @@ SIGMA_RANGE = (0.5 / 255, 55 / 255)  # the first and the last of them, on the sc
 
 
 class Activation(nn.Module, ABC):
-    """A componentwise nondecreasing function σ(t) = λ u((t + b) / λ), λ > 0, with slopes in ``slopes``.
+    """A componentwise nondecreasing function σ(t) = λ u((t + b) / λ), λ > 0, of slopes in an interval.
 
     σ is the derivative of a convex function, so x − τ Wᵀ σ(Wx) is a gradient step (Baillon & Haddad 1977).
-    A subclass gives the shape ``unit`` and, where it has them, λ and b through ``scale_and_shift``.
+    A subclass gives the shape ``unit`` and, where it has them, λ and b through ``scale_and_shift``. The slopes of those in
+    this file are known to lie in [0, 1]; any other class, also one that extends these, states its own as ``slopes``, which
+    certificates list as stated.
     """
 
-    slopes: tuple[float, float] = (0.0, 1.0)
+    slopes: tuple[float, float]
 
     @abstractmethod
     def unit(self, t: Tensor) -> Tensor:
-        """The shape u, with slopes in ``slopes``."""
+        """The shape u."""
 
     def scale_and_shift(self, sigma: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """λ and b, each None, of shape (channels,) or, for a batch of noise levels, (B, channels)."""

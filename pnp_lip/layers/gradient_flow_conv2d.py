@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers.activations import Activation, ReLU
@@ -31,7 +32,7 @@ class GradientFlowConv2d(nn.Module):
     Shapes: x is (B, channels, H, W); the weight is (hidden_channels, channels, k, k) with k odd. Wᵀ is the exact adjoint:
     the same convolution with the kernel flipped and its two channel axes exchanged. The activation carries a shift of its
     own where it has one; ``bias=True`` adds b. Raises InputError for an even kernel or an unknown padding, ShapeError for
-    the wrong number of channels.
+    the wrong number of channels, also in the activation.
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
 
     >>> layer = GradientFlowConv2d(2, 4, 3, padding_mode="circular")
@@ -76,6 +77,8 @@ class GradientFlowConv2d(nn.Module):
         if x.ndim != 4 or x.shape[1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}, H, W) tensors; got {tuple(x.shape)}.")
         scale, shift = self.activation.scale_and_shift(sigma)
+        if scale is not None and scale.shape[-1] != len(weight):  # it would be broadcast
+            raise ShapeError(f"this layer has {len(weight)} hidden channels; its activation has {scale.shape[-1]}.")
         if scale is not None and scale.ndim > 1:  # a noise level per image
             s = self.activation(self.conv(x, weight, bias), sigma)
             return x - self.conv_adjoint(s, self.tau * weight)
@@ -122,6 +125,13 @@ class GradientFlowConv2d(nn.Module):
     def conv_adjoint(self, s: Tensor, kernel: Tensor, dilation: int | None = None) -> Tensor:
         """Wᵀ s with the weights ``kernel``: flipped, channel axes exchanged, which zero and circular padding allow."""
         return self.conv(s, kernel.transpose(0, 1).flip(-1, -2), dilation=dilation)
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """The numbers of hidden channels and of taps along an axis, without making constrained weights for it."""
+        constrained = parametrize.is_parametrized(self, "weight")
+        stored = self.parametrizations.weight.original if constrained else self.weight  # type: ignore[union-attr]
+        return stored.shape[0], stored.shape[-1]
 
     def extra_repr(self) -> str:
         hidden, channels, k, _ = self.weight.shape

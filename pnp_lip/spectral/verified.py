@@ -109,7 +109,8 @@ def cholesky_slack(columns: int, bound: float) -> float:
     Ĝ is Hermitian, n × n, n = ``columns``. Twice the sum of
     - u λ, the rounding of the subtraction on the diagonal;
     - 2 γ_{2n+8} n λ: a Cholesky factorisation of A that runs to completion has a backward error of at most √2γ/(1 −
-      √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}; hence λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, where tr A ≤ nλ(1 + u).
+      √2γ)·√(a_ii a_jj) in entry (i, j), γ = γ_{2n+8}; hence λ_min(A) ≥ −√2γ/(1 − √2γ)·tr A, where tr A ≤ nλ, as
+      ``largest_eigenvalue_below`` lets no diagonal entry of A exceed λ > 0.
     The factor of two covers the rounding of this very formula. Operations are counted in real arithmetic, so that
     complex matrices need no embedding. Source: Demmel (1989); Rump (2006); Higham (2002), Theorem 10.3.
     """
@@ -120,9 +121,11 @@ def largest_eigenvalue_below(gram: Tensor, bound: float) -> Tensor:
     """Whether the Cholesky factorisation of λI − Ĝ, λ = ``bound``, runs to completion: one boolean per matrix.
 
     True proves λ_max(Ĝ) ≤ λ + cholesky_slack(n, λ); False proves nothing. The lower triangle of ``gram`` = Ĝ is read.
+    Diagonal entries that rounding made negative count as zero, which only raises λ_max(Ĝ); then no a_ii exceeds λ.
     """
     shifted = -gram
     shifted.diagonal(dim1=-2, dim2=-1).add_(bound)
+    shifted.diagonal(dim1=-2, dim2=-1).real.clamp_max_(bound)
     factor, info = torch.linalg.cholesky_ex(shifted)
     pivots = factor.diagonal(dim1=-2, dim2=-1).real
     proved: Tensor = (info == 0) & (torch.isfinite(pivots) & (pivots > 0)).all(-1)

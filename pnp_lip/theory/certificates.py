@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from pnp_lip.certificates import MapBound, Proof, describe, rule
 from pnp_lip.certificates.calculus import round_up, sqrt_up
-from pnp_lip.certificates.certify import check_slopes, join, kind_of
+from pnp_lip.certificates.certify import join
 from pnp_lip.certificates.plain import affine
+from pnp_lip.certificates.settings import check_slopes
 from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.fingerprint import require_unmodified
 from pnp_lip.layers import GradientFlowLinear
 from pnp_lip.spectral import norm_bound
 from pnp_lip.theory.block_calculus import Affine, Blocks, Flow, State
@@ -35,7 +37,8 @@ def output_lipschitz_upper(network: Network) -> tuple[float, ...]:
     """An upper bound of the Lipschitz constant of each output alone, |f_k(x) − f_k(y)| ≤ L_k ‖x − y‖₂.
 
     ``certify`` bounds the outputs jointly, which for m outputs may be up to √m times as much. Raises CertificateError for
-    subclasses, which may override ``forward``, for children of another type than the family has, and for hooks.
+    subclasses, which may override ``forward``, for children of another type than the family has, for hooks and for
+    constrained weights (``theory.plain`` makes them plain).
 
     >>> from pnp_lip.theory import UnboundedWidthNetwork, seal
     >>> max(output_lipschitz_upper(seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3)))) <= 1
@@ -95,7 +98,8 @@ def certify_network(network: Network, path: str, rtol: float) -> Proof:
     """The least Lipschitz constant that a partition proves, with the children's lines."""
     parts = describe_parts(network, path, rtol)
     constant, failures = min((attempt(network, path, b) for b in partitions(network)), key=lambda found: found[0])
-    return Proof(MapBound(constant, None), tuple(line for part in parts for line in part.layers), failures)
+    lines = tuple(line for part in parts for line in part.layers)
+    return Proof(MapBound(constant, None), lines, failures, tuple(s for part in parts for s in part.stated))
 
 
 def attempt(network: Network, path: str, blocks: Blocks) -> tuple[Fraction, tuple[str, ...]]:
@@ -164,23 +168,24 @@ def block_matrix(layer: BlockAffine) -> Tensor:
 def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
     """The proofs of the children. Network and children must have the very types that the theorems speak of.
 
-    A subclass may override ``forward``; parametrisations are allowed. Raises CertificateError otherwise, and for hooks.
+    A subclass may override ``forward``, and constrained weights may change: both raise CertificateError, as hooks do.
     """
-    if kind_of(network) not in (UnboundedWidthNetwork, FixedWidthNetwork):
+    require_unmodified(network)
+    if type(network) not in (UnboundedWidthNetwork, FixedWidthNetwork):
         raise CertificateError(
             f"expected an UnboundedWidthNetwork or a FixedWidthNetwork itself; got {type(network).__name__}. A subclass is "
             "refused because it may override `forward`."
         )
-    if network._forward_hooks or network._forward_pre_hooks or "forward" in vars(network):
-        raise CertificateError("the network has forward hooks or a replaced forward; remove them.")
     fixed, depth = isinstance(network, FixedWidthNetwork), range(len(network.layers))
     expected: dict[str, type[nn.Module]] = {"lift": nn.Linear}
     expected |= {f"layers.{i}": MaxMinLayer if fixed else GradientFlowLinear for i in depth}
     expected |= {f"affines.{i}": BlockAffine for i in depth} if fixed else {}
     expected["readout"] = nn.Linear
-    for name, kind in expected.items():
+    inner = {f"layers.{i}.inner": GradientFlowLinear for i in depth} if fixed else {}
+    lists = dict.fromkeys(("layers", "affines") if fixed else ("layers",), nn.ModuleList)
+    for name, kind in {**lists, **expected, **inner}.items():
         child = network.get_submodule(name)
-        if kind_of(child) is not kind:
+        if type(child) is not kind:
             where = f"`{join(path, name)}` is a {type(child).__name__}"
             raise CertificateError(f"{where} where the family has a {kind.__name__}; no rule covers such a network.")
     return [describe(network.get_submodule(name), join(path, name), rtol) for name in expected]

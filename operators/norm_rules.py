@@ -1,0 +1,109 @@
+"""Which norms are known: a rule for each exact type; and what is kept of an operator between calls, outside of it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable
+from typing import TypeVar, cast
+from weakref import WeakKeyDictionary
+
+from deepinv.physics import LinearPhysics
+
+from pnp_lip.errors import CertificateError
+from pnp_lip.fingerprint import fingerprint, recognise, require_unmodified
+from pnp_lip.snapshot import Snapshot, lasting
+from pnp_lip.spectral import NormBound
+
+__all__ = ["Rule", "Size", "examined_bound", "kept", "norm_rule", "rule_of", "stated_norm"]
+
+Size = tuple[int, ...] | None  # of one image, if known
+Rule = Callable[[LinearPhysics, Size], NormBound]
+Rules = TypeVar("Rules", bound=Rule)
+T = TypeVar("T")
+
+RULES: dict[type, Rule] = {}
+KNOWN = ("pnp_lip", "deepinv")  # whose classes the rules of this package speak of
+
+
+@dataclasses.dataclass
+class Kept:
+    """Results for tensors as in ``snapshot``; ``mark`` is the fingerprint under which the norm was proved, if it was."""
+
+    snapshot: Snapshot
+    mark: tuple[Hashable, ...] | None = None
+    results: dict[tuple[object, ...], object] = dataclasses.field(default_factory=dict)
+
+
+KEPT: WeakKeyDictionary[LinearPhysics, Kept] = WeakKeyDictionary()
+
+
+def norm_rule(*types: type) -> Callable[[Rules], Rules]:
+    """Register ``rule(physics, img_size)`` → ``NormBound`` as the proof of ‖A‖ for physics of exactly these types.
+
+    A subclass may compute something else and needs a rule of its own. You vouch for a rule of yours: ``stated_norm``
+    is true for its types, compositions and stacks.
+    """
+
+    def register(rule: Rules) -> Rules:
+        recognise(*types)
+        RULES.update(dict.fromkeys(types, rule))
+        return rule
+
+    return register
+
+
+def stated_norm(physics: LinearPhysics) -> bool:
+    """Whether the norm of ``physics``, or of a part of it, rests on a rule from outside this package, or on its class."""
+    rule = RULES.get(type(physics))
+    outside = rule is not None and any(one.__module__.partition(".")[0] not in KNOWN for one in (rule, type(physics)))
+    return outside or any(map(stated_norm, getattr(physics, "physics_list", ())))
+
+
+def rule_of(physics: LinearPhysics) -> Rule | None:
+    """The rule of the exact type of ``physics``, if any; CertificateError if the object or its class was patched."""
+    rule = RULES.get(type(physics))
+    if rule is not None:
+        require_unmodified(physics)
+    return rule
+
+
+def examined_bound(physics: LinearPhysics, size: Size) -> NormBound:
+    """The bound by rule, kept for one fingerprint; where that has changed, everything kept of the operator is dropped.
+
+    The noise model is no part of A.
+    """
+    rule = rule_of(physics)
+    if rule is None:
+        name, base = type(physics).__name__, type(physics).__mro__[1].__name__
+        raise CertificateError(
+            f"no rule is registered for {name}, a subclass of {base}, which may compute something else than {base}. "
+            f"Register one that you vouch for: @norm_rule({name})."
+        )
+    mark = tuple(entry for entry in fingerprint(physics) if str(entry[0]).partition(".")[0] != "noise_model")  # type: ignore[index]
+    if store(physics).mark != mark:
+        KEPT[physics] = Kept(Snapshot(physics.tensors), mark)
+    results = store(physics).results
+    if (rule,) not in results:
+        results[(rule,)] = rule(physics, size)
+    return cast(NormBound, results[(rule,)])
+
+
+def store(physics: LinearPhysics) -> Kept:
+    """What is kept for the tensors as they are."""
+    found = KEPT.get(physics)
+    if found is None or not found.snapshot.holds(physics.tensors):
+        found = KEPT[physics] = Kept(Snapshot(physics.tensors))
+    return found
+
+
+def kept(compute: Callable[..., T]) -> Callable[..., T]:
+    """Make a method of an operator keep its results until a tensor that defines A is seen to change."""
+
+    @functools.wraps(compute)
+    def method(self: LinearPhysics, *arguments: object) -> T:
+        results, key = store(self).results, (compute.__qualname__, *arguments)
+        if key not in results:
+            with lasting():
+                results[key] = compute(self, *arguments)
+        return cast(T, results[key])
+
+    return method
