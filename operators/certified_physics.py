@@ -109,20 +109,21 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
             raise ShapeError(f"expected {name} as a torch tensor; got {type(tensor).__name__}. Use torch.from_numpy.")
         if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
+        own = self.tensors[0]
         for what in ("dtype", "device"):
-            mine, theirs = (getattr(t, what) for t in (self.tensors[0], tensor))
+            mine, theirs = (getattr(t, what) for t in (own, tensor))
             if mine != theirs:
                 raise ShapeError(f"the operator's {what} is {mine}, the {name}'s {theirs}; convert one of them.")
 
     @property
     def norm_upper(self) -> float:
         """A proved upper bound of ‖A‖ (not squared)."""
-        return self.norm_bound().upper
+        return CertifiedPhysics.norm_bound(self).upper
 
     @property
     def norm_lower(self) -> float:
         """A lower bound of ‖A‖ (not squared)."""
-        return self.norm_bound().lower
+        return CertifiedPhysics.norm_bound(self).lower
 
     def power_lower(self) -> float:
         """A lower bound of ‖A‖: the largest ‖Av‖/‖v‖ along a power iteration on one channel in float64, less its rounding."""

@@ -26,11 +26,13 @@ KNOWN = ("pnp_lip", "deepinv")  # whose classes the rules of this package speak 
 
 @dataclasses.dataclass
 class Kept:
-    """Results for tensors as in ``snapshot``; ``mark`` is the fingerprint under which the norm was proved, if it was."""
+    """Results for tensors as in ``snapshot``; a ``bound`` proved under the fingerprint ``mark``, with what that took."""
 
     snapshot: Snapshot
-    mark: tuple[Hashable, ...] | None = None
     results: dict[tuple[object, ...], object] = dataclasses.field(default_factory=dict)
+    mark: tuple[Hashable, ...] = ()
+    bound: NormBound | None = None
+    proved: dict[tuple[object, ...], object] = dataclasses.field(default_factory=dict)
 
 
 KEPT: WeakKeyDictionary[LinearPhysics, Kept] = WeakKeyDictionary()
@@ -67,7 +69,7 @@ def rule_of(physics: LinearPhysics) -> Rule | None:
 
 
 def examined_bound(physics: LinearPhysics, size: Size) -> NormBound:
-    """The bound by rule, kept for one fingerprint; where that has changed, everything kept of the operator is dropped.
+    """The bound by rule, kept for one fingerprint; where that has changed, all that is kept of the operator is dropped.
 
     The noise model is no part of A.
     """
@@ -78,13 +80,15 @@ def examined_bound(physics: LinearPhysics, size: Size) -> NormBound:
             f"no rule is registered for {name}, a subclass of {base}, which may compute something else than {base}. "
             f"Register one that you vouch for: @norm_rule({name})."
         )
-    mark = tuple(entry for entry in fingerprint(physics) if str(entry[0]).partition(".")[0] != "noise_model")  # type: ignore[index]
-    if store(physics).mark != mark:
-        KEPT[physics] = Kept(Snapshot(physics.tensors), mark)
-    results = store(physics).results
-    if (rule,) not in results:
-        results[(rule,)] = rule(physics, size)
-    return cast(NormBound, results[(rule,)])
+    parts = fingerprint(physics)
+    mark = (rule, *(part for part in parts if isinstance(part, tuple) and part[0].partition(".")[0] != "noise_model"))
+    found = store(physics)
+    if found.bound is None or found.mark != mark:
+        found = KEPT[physics] = Kept(Snapshot(physics.tensors))
+        found.bound, found.mark = rule(physics, size), mark
+        found.proved = dict(found.results)
+    found.results = dict(found.proved)  # other results may be of a state in between that left no trace
+    return found.bound
 
 
 def store(physics: LinearPhysics) -> Kept:

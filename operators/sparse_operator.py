@@ -70,7 +70,7 @@ class SparsePair(nn.Module):
                 raise CertificateError(f"the stored matrix is none: {error}. Build the operator anew.") from error
         turned = pair[0].tocsc()
         same = all(np.array_equal(getattr(turned, name), getattr(pair[1], name)) for name in ("indptr", "indices", "data"))
-        if not same or self.shape != (rows, columns):
+        if not same or self.shape != (rows, columns) or type(self) is not SparsePair:
             raise CertificateError("the stored matrix and its transpose do not belong together; build the operator anew.")
 
     @property
@@ -173,7 +173,7 @@ class SparseOperator(CertifiedPhysics):
     @kept
     def bound_norm(self) -> NormBound:
         """See the class."""
-        self.matrix.require_pair(math.prod(self.img_size[1:]), math.prod(self.data_size[1:]))
+        SparsePair.require_pair(self.matrix, math.prod(self.img_size[1:]), math.prod(self.data_size[1:]))
         if not bool((self.matrix.forward_values < 0).any()):
             return self.absolute_norm().bound()
         bound, lower = self.absolute_norm().bound(Method.COLLATZ_WIELANDT_ABSOLUTE), self.power_lower()

@@ -203,10 +203,12 @@ class SymmetricTomography(CertifiedPhysics):
         # Symmetry g shows a pixel at ``places``; there, and nowhere else, must ``pixels`` find it.
         places = self.places.reshape(elements, -1).index_select(1, self.position)
         shown = self.pixels[places.long()] == copies[:pixels]
-        if not (torch.equal(places.flatten().sort().values.long(), copies) and bool(shown.all()) and len(self.index) == data):
+        seen, count = self.index, self.bins * len(self.plan.base_angles) * elements
+        sound = len(seen) == data and bool(((seen >= 0) & (seen < count)).all()) and bool(shown.all())
+        if not (sound and torch.equal(places.flatten().sort().values.long(), copies)):
             raise CertificateError("the operator's indices do not belong together; build it anew.")
         if self.matrix is not None:
-            self.matrix.require_pair(pixels, self.bins * len(self.plan.base_angles))
+            SparsePair.require_pair(self.matrix, pixels, self.bins * len(self.plan.base_angles))
         views = self.base_views() if self.matrix is None else [(None, None, self.matrix.forward_values)]
         if any(bool((values < 0).any()) for _, _, values in views):
             raise CertificateError("the projector has negative entries; its norm is not known.")

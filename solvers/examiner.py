@@ -1,5 +1,6 @@
 """The examiner: what is proved of D, A and f before a run, and what examples say of A, A*, f and prox_γf (refute only)."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Hashable
@@ -13,7 +14,7 @@ from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import trace
-from pnp_lip.operators import CertifiedPhysics, certify_norm
+from pnp_lip.operators import CertifiedPhysics, certify_norm, stated_norm
 from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.data_terms import LeastSquares, UserFidelity, WeightedLeastSquares
@@ -155,8 +156,9 @@ def find_norm(maps: Maps, x: Tensor) -> tuple[float | None, str, Hypotheses, Hyp
     if stated is not None:
         method = "stated by the user"
         least = norm_lower(maps.physics.A, maps.physics.A_adjoint, x, iterations=POWER_STEPS)[0] * (1 - SLACK)
-        proved = getattr(maps.physics, "norm_lower", None)
-        least = max(least, proved) if isinstance(proved, float) else least
+        with contextlib.suppress(CertificateError):  # of a subclass without a rule
+            proved = getattr(maps.physics, "norm_lower", None)
+            least = max(least, proved) if isinstance(proved, float) else least
         possible = stated >= least
         bound = f"be bounded ({method})" if possible else f"be at least {least:.6g}, a lower bound of ‖A‖"
         advice = "The stated norm_upper= is wrong; leave it out."
@@ -166,8 +168,8 @@ def find_norm(maps: Maps, x: Tensor) -> tuple[float | None, str, Hypotheses, Hyp
     except CertificateError as error:
         advice = f"{error} Pass data_term=LeastSquares(norm_upper=...) if you can vouch for a bound."
         return None, "none", (), (Hypothesis("an upper bound of ‖A‖", "none", "be known", False, advice),)
-    norm, method = float(found.upper), found.method.value
-    return norm, method, (Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf),), ()
+    norm, method, vouched = float(found.upper), found.method.value, stated_norm(maps.physics)
+    return norm, method, (Hypothesis("‖A‖", norm, f"be bounded ({method})", norm < math.inf, stated=vouched),), ()
 
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:

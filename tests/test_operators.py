@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import copy
+import gc
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import scipy.sparse
 import torch
+from deepinv.physics import Denoising, GaussianNoise, stack
 from operator_cases import CASES, OperatorCase, dense, dense_adjoint
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, certify_norm
+from pnp_lip.operators import (
+    Blur,
+    CertifiedPhysics,
+    ParallelBeam,
+    ParallelBeamTomography,
+    certify_norm,
+    from_scipy,
+    gaussian_psf,
+    norm_rule,
+    stated_norm,
+)
+from pnp_lip.operators.norm_rules import KEPT
+from pnp_lip.operators.sparse_operator import SparsePair
+from pnp_lip.spectral import Method, NormBound
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
@@ -222,3 +241,258 @@ def test_listed_angles_keep_their_digits() -> None:
     b = ParallelBeamTomography(torch.tensor(listed, dtype=torch.float64), (1, 16, 16), dtype=torch.float64)
     x = torch.rand(1, 1, 16, 16, dtype=torch.float64)
     assert torch.equal(a.A(x), b.A(x))
+
+
+class Quadrupled(Blur):
+    """Computes something else than its base."""
+
+    def forward_map(self, x: torch.Tensor) -> torch.Tensor:
+        return 4 * super().forward_map(x)
+
+    def adjoint_map(self, y: torch.Tensor) -> torch.Tensor:
+        return 4 * super().adjoint_map(y)
+
+
+class QuadrupledPair(SparsePair):
+    def product(self, x: torch.Tensor, **options: bool) -> torch.Tensor:
+        return 4 * super().product(x, **options)
+
+
+SIZE = (1, 8, 8)
+KINDS: dict[str, Callable[[], Any]] = {
+    "circular": lambda: Blur(gaussian_psf(1.0, size=5), SIZE),
+    "zeros": lambda: Blur(gaussian_psf(1.0, size=5), SIZE, padding="zeros"),
+    "replicate": lambda: Blur(gaussian_psf(1.0, size=5), SIZE, padding="replicate"),
+    "large": lambda: Blur(gaussian_psf(1.0, size=5), (1, 24, 24), padding="valid"),
+    "ct": lambda: ParallelBeamTomography(range(0, 180, 15), SIZE, weights=torch.ones(12, 12), normalize=True),
+    "free": lambda: ParallelBeamTomography(range(0, 180, 15), SIZE, storage="free", normalize=True),
+    "sparse": lambda: from_scipy(scipy.sparse.random_array((20, 64), density=0.3, rng=np.random.default_rng(0)), SIZE),
+}
+
+
+def put(name: str, value: Any) -> Callable[[Any], None]:
+    return lambda physics: setattr(physics, name, value)
+
+
+def write(*names: str, factor: float = 4.0, first: int | None = None) -> Callable[[Any], None]:
+    """A write that leaves no trace in the version of a tensor."""
+
+    def change(physics: Any) -> None:
+        for name in names:
+            tensor = physics
+            for part in name.split("."):
+                tensor = getattr(tensor, part)
+            tensor.data.view(-1)[:first].mul_(factor)
+
+    return change
+
+
+def fill(name: str, value: int) -> Callable[[Any], None]:
+    return lambda physics: getattr(physics, name).data.fill_(value)
+
+
+def write_in_inference_mode(physics: Any) -> None:
+    with torch.inference_mode():
+        physics.tensors[0].mul_(4)
+
+
+FINER = ParallelBeam(range(0, 180, 15), n_det=12, det_spacing=0.25)
+VALUES = ("matrix.forward_values", "matrix.adjoint_values")
+TAMPERINGS: list[tuple[str, Callable[[Any], object]]] = [
+    ("circular", put("__class__", Quadrupled)),
+    ("circular", lambda physics: setattr(physics, "forward_map", lambda x: 4 * Blur.forward_map(physics, x))),
+    ("circular", lambda physics: setattr(physics, "transfer", lambda *a: 4 * Blur.transfer(physics, *a))),
+    ("circular", put("norm_bound", lambda: NormBound(0.1, 0.1, Method.SYMBOL))),
+    ("circular", lambda physics: physics.register_forward_hook(lambda module, x, y: 4 * y)),
+    ("circular", write("psf")),
+    ("circular", write_in_inference_mode),
+    ("circular", write("psf", factor=float("nan"), first=1)),
+    ("circular", put("padding", "replicate")),
+    ("circular", put("img_size", (1, 6, 6))),
+    ("zeros", write("psf")),
+    ("zeros", write_in_inference_mode),
+    ("zeros", put("padding", "circular")),
+    ("zeros", put("grid", (8, 8))),
+    ("zeros", put("shift", (0, 0))),
+    ("zeros", put("data_size", (1, 4, 8))),
+    ("zeros", put("psf", torch.ones(1, 3, 3))),
+    ("zeros", put("psf", torch.ones(2, 5, 5))),
+    ("replicate", put("padding", "circular")),
+    ("replicate", put("padding", "unheard of")),
+    ("replicate", put("rows_index", None)),
+    ("replicate", fill("rows_index", 0)),
+    ("large", write("psf")),
+    ("ct", write("unit")),
+    ("ct", write(*VALUES)),
+    ("ct", write(VALUES[0])),
+    ("ct", write(VALUES[1], first=1)),
+    ("ct", write(*VALUES, factor=-1.0, first=20)),
+    ("ct", lambda physics: physics.matrix.forward_columns.data.fill_(1000)),
+    ("ct", write("root_weights", factor=5.0)),
+    ("ct", write("root_weights", factor=-1.0, first=12)),
+    ("ct", put("image_mask", torch.full((8, 8), 4.0))),
+    ("ct", put("image_mask", torch.ones(2, 1, 8, 8))),
+    ("ct", put("geometry", FINER)),
+    ("ct", put("bins", 5)),
+    ("ct", put("plan", ParallelBeamTomography(range(0, 180, 10), SIZE).plan)),
+    *(("ct", fill(name, 27)) for name in ("index", "pixels", "places", "position")),
+    ("free", write("unit")),
+    ("free", put("geometry", FINER)),
+    ("free", put("image_mask", torch.full((8, 8), 4.0))),
+    ("free", put("bins", 5)),
+    *(("free", fill(name, 27)) for name in ("index", "pixels", "places", "position")),
+    ("sparse", write(*VALUES)),
+    ("sparse", write(VALUES[0])),
+    ("sparse", write(VALUES[0], factor=-40.0, first=1)),
+    ("sparse", lambda physics: setattr(physics.matrix, "product", lambda x, **options: 4 * x)),
+    ("sparse", lambda physics: setattr(physics.matrix, "__class__", QuadrupledPair)),
+    ("sparse", lambda physics: physics.matrix.forward_rows.data[3:4].add_(50)),
+    ("sparse", put("matrix", from_scipy(scipy.sparse.eye_array(64) * 9, SIZE).matrix)),
+]
+
+
+@pytest.mark.parametrize(("kind", "tamper"), TAMPERINGS, ids=[f"{k}-{i}" for i, (k, _) in enumerate(TAMPERINGS)])
+def test_what_is_claimed_after_tampering_is_true_or_refused(kind: str, tamper: Callable[[Any], object]) -> None:
+    physics = KINDS[kind]()
+    certify_norm(physics)
+    physics.A(torch.ones(1, *physics.img_size))
+    tamper(physics)
+    readings: list[Callable[[], float]] = [
+        lambda: certify_norm(physics).upper,
+        lambda: physics.norm_upper,
+        lambda: float(physics.compute_norm(None)),
+        lambda: float(physics.compute_sqnorm(None)) ** 0.5,
+        lambda: certify_norm(Denoising() * physics).upper,
+    ]
+    claims = []
+    for read in readings:
+        try:
+            claims.append(read())
+        except CertificateError:
+            continue
+    assert len(claims) in (0, len(readings))
+    if claims:
+        norm = float(torch.linalg.matrix_norm(dense(physics), 2))
+        assert all(norm * (1 - 1e-12) <= claim <= norm * 1.01 for claim in claims)
+        assert physics.norm_lower <= norm * (1 + 1e-12)
+
+
+def test_a_patched_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    physics, original = KINDS["circular"](), Blur.on_grid
+    with monkeypatch.context() as patch:
+        patch.setattr(Blur, "on_grid", lambda self, *a: 4 * original(self, *a))
+        with pytest.raises(CertificateError, match="on_grid"):
+            certify_norm(physics)
+        with pytest.raises(CertificateError, match="on_grid"):
+            _ = physics.norm_upper
+    assert certify_norm(physics).upper == pytest.approx(1)
+
+
+@pytest.mark.parametrize("side", [8, 160])  # PSFs below and above the size up to which values are compared
+def test_A_follows_writes_that_leave_no_trace(side: int) -> None:
+    physics = Blur(torch.full((side, side), 1 / side**2, dtype=torch.float64), (1, side, side), dtype=torch.float64)
+    x = torch.ones(1, *physics.img_size, dtype=torch.float64)
+    physics.A(x), certify_norm(physics)
+    physics.psf.data.mul_(4)
+    if side == 8:
+        torch.testing.assert_close(physics.A(x), 4 * x)
+    assert certify_norm(physics).upper == pytest.approx(4)
+    torch.testing.assert_close(physics.A(x), 4 * x)
+    physics.A_adjoint(x)
+    physics.psf.data.mul_(2)
+    physics.transfer(torch.float32, physics.grid, physics.shift)  # kept of the state in between
+    physics.psf.data.mul_(0.5)
+    assert certify_norm(physics).upper == pytest.approx(4)
+    torch.testing.assert_close(physics.A(x.double()), 4 * x)
+    torch.testing.assert_close(physics.forward_map(x.float()), 4 * x.float())
+
+
+def test_an_operator_of_inference_mode_is_followed() -> None:
+    with torch.inference_mode():
+        physics = ParallelBeamTomography(range(0, 180, 15), SIZE, normalize=True)
+        before = physics.norm_upper
+        physics.matrix.forward_values.mul_(4)
+        physics.matrix.adjoint_values.mul_(4)
+        assert before <= 1 and physics.norm_upper == pytest.approx(4 * before)
+
+
+def test_nothing_is_kept_in_the_object() -> None:
+    physics = KINDS["zeros"]()
+    fields = set(vars(physics))
+    certify_norm(physics)
+    physics.solve_prox(torch.ones(1, *SIZE), torch.ones(1, *SIZE), 1.0)
+    assert set(vars(physics)) == fields and physics in KEPT
+    other = copy.deepcopy(physics)
+    assert other not in KEPT
+    count = len(KEPT)
+    del physics
+    gc.collect()
+    assert len(KEPT) < count
+
+
+def test_the_noise_is_no_part_of_the_norm() -> None:
+    physics = Blur(gaussian_psf(1.0), SIZE, noise_model=GaussianNoise(0.1))
+    bound = certify_norm(physics)
+    physics.update(sigma=torch.tensor(0.3))
+    assert certify_norm(physics) is bound
+    physics.set_noise_model(GaussianNoise(0.2))
+    assert certify_norm(physics) is bound
+
+
+def test_the_closed_form_is_what_A_says() -> None:
+    physics = KINDS["zeros"]()
+    with pytest.raises(AttributeError):
+        physics.closed_form_prox = True
+    assert not physics.closed_form_prox and KINDS["circular"]().closed_form_prox
+
+
+class Doubled(CertifiedPhysics):
+    """A user's operator: A = 2."""
+
+    data_size = SIZE
+
+    def __init__(self) -> None:
+        super().__init__(SIZE)
+        self.register_buffer("two", torch.tensor(2.0))
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return (self.two,)
+
+    @property
+    def product_rounding(self) -> float:
+        return 2.0**-53
+
+    def forward_map(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two * x
+
+    def adjoint_map(self, y: torch.Tensor) -> torch.Tensor:
+        return self.two * y
+
+    def bound_norm(self) -> NormBound:
+        return NormBound(float(self.two), float(self.two), Method.CLOSED_FORM)
+
+
+class Renamed(Doubled):
+    pass
+
+
+def test_a_users_operator_needs_a_rule_and_counts_as_stated() -> None:
+    for physics in (Doubled(), Quadrupled(gaussian_psf(1.0), SIZE)):
+        with pytest.raises(CertificateError, match=f"@norm_rule.{type(physics).__name__}"):
+            certify_norm(physics)
+        with pytest.raises(CertificateError, match="no rule"):
+            _ = physics.norm_upper
+    assert certify_norm(Quadrupled(gaussian_psf(1.0), SIZE), nonnegative=True).upper == pytest.approx(4, rel=2e-3)
+    assert not stated_norm(Doubled()) and not stated_norm(KINDS["circular"]())
+    norm_rule(Doubled)(lambda physics, size: physics.bound_norm())
+    physics = Doubled()
+    assert certify_norm(physics).upper == physics.norm_upper == 2
+    physics.two.data.fill_(3)
+    assert certify_norm(physics).upper == 3
+    assert stated_norm(physics) and stated_norm(Denoising() * physics)
+    assert stated_norm(stack(physics, KINDS["circular"]()))
+    result = physics.solve_prox(torch.ones(1, *SIZE), torch.zeros(1, *SIZE), 1.0)
+    torch.testing.assert_close(result.x, torch.full((1, *SIZE), 0.1))
+    with pytest.raises(CertificateError, match="no rule"):
+        certify_norm(Renamed())

@@ -113,6 +113,8 @@ def test_refusals_name_the_reason() -> None:
         certify_norm(dp.Blur(filter=None), img_size=(1, 8, 8))
     with pytest.raises(CertificateError, match="no mask"):
         certify_norm(dp.Inpainting((1, 8, 8)))
+    with pytest.raises(CertificateError, match="three-dimensional"):
+        certify_norm(dp.Blur(filter=FILTER[None]), img_size=(1, 8, 8))
     with pytest.raises(CertificateError, match="LinearPhysics"):
         certify_norm(torch.nn.Identity())
 
@@ -148,3 +150,183 @@ def test_collatz_wielandt_holds_for_any_positive_vector() -> None:
     assert collatz_wielandt(lambda u: 0 * u, v, rounding=0.0).upper_sq == 0
     with pytest.raises(CertificateError, match="float64"):
         gamma_factor(10**8, torch.float32)
+
+
+SIZE = (1, 8, 8)
+WIDE = torch.randn(1, 1, 4, 3, generator=torch.Generator().manual_seed(1))
+BUILT: dict[str, Any] = {
+    "denoising": dp.Denoising,
+    "inpainting": lambda: dp.Inpainting(SIZE, mask=torch.ones(SIZE)),
+    "MRI": lambda: dp.MRI(mask=torch.ones(8, 8)),
+    "coils": lambda: dp.MultiCoilMRI(coil_maps=MAPS.clone(), img_size=(2, 8, 8)),
+    "grey": dp.Decolorize,
+    "fft": lambda: dp.BlurFFT(SIZE, filter=FILTER.clone()),
+    "blur": lambda: dp.Blur(filter=FILTER.clone(), padding="circular"),
+    "down": lambda: dp.Downsampling(SIZE, filter="bicubic", factor=2),
+    "up": lambda: dp.Upsampling((1, 16, 16), filter="bilinear", factor=2),
+    "ct": lambda: dp.Tomography(angles=6, img_width=8, normalize=True),
+    "composed": lambda: dp.Denoising() * dp.BlurFFT(SIZE, filter=FILTER.clone()),
+    "stack": lambda: dp.stack(dp.Denoising(), dp.BlurFFT(SIZE, filter=FILTER.clone())),
+}
+
+
+def put(name: str, value: Any) -> Any:
+    return lambda physics: setattr(physics, name, value)
+
+
+def quadruple(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return 4 * x
+
+
+ALTERED: list[tuple[str, Any]] = [
+    ("denoising", put("_U", quadruple)),
+    ("denoising", put("_V_adjoint", quadruple)),
+    ("denoising", put("A", quadruple)),
+    ("denoising", put("U", quadruple)),
+    ("denoising", put("mask", torch.tensor(4.0))),
+    ("denoising", put("mask", torch.ones(1, 3, 1, 1))),
+    ("denoising", lambda physics: physics.register_forward_hook(lambda module, x, y: 4 * y)),
+    ("inpainting", lambda physics: physics.mask.data.mul_(4)),
+    ("inpainting", put("mask", (3 + 4j) * torch.ones(1, *SIZE))),
+    ("inpainting", put("mask", torch.full((1, *SIZE), float("nan")))),
+    ("inpainting", put("mask", torch.ones(1, 3, 8, 8))),
+    ("inpainting", put("mask", torch.ones(2, 1, 8, 8))),
+    ("inpainting", put("mask", torch.ones(4, 1, 1, 8, 8))),
+    ("MRI", put("_U", quadruple)),
+    ("MRI", put("three_d", True)),
+    ("MRI", put("mask", torch.ones(3, 2, 8, 8))),
+    ("coils", lambda physics: physics.coil_maps.data.mul_(4)),
+    ("coils", put("three_d", True)),
+    ("coils", put("coil_maps", torch.ones(3, 2, 8, 8, dtype=torch.complex64))),
+    ("coils", put("coil_maps", torch.full((1, 2, 8, 8), float("nan"), dtype=torch.complex64))),
+    ("grey", put("mask", torch.ones(1, 3, 1, 1))),
+    ("grey", put("mask", torch.tensor(float("nan")))),
+    ("grey", lambda physics: physics.srf.data.mul_(4)),
+    ("grey", put("srf", torch.full((1, 3, 1, 1), float("inf")))),
+    ("fft", lambda physics: physics.filter.mul_(0.25)),
+    ("fft", lambda physics: physics.mask.mul_(4)),
+    ("fft", lambda physics: physics.angle.mul_(4)),
+    ("fft", lambda physics: physics.mask[..., 1].mul_(4)),
+    ("fft", put("img_size", (1, 4, 4))),
+    ("fft", lambda physics: physics.update_parameters(filter=FILTER.repeat(1, 3, 1, 1))),
+    ("blur", put("padding", "replicate")),
+    ("blur", put("padding", "reflect")),
+    ("blur", lambda physics: physics.filter.data.mul_(4)),
+    ("blur", lambda physics: physics.filter.data[..., 0, 0].fill_(float("nan"))),
+    ("blur", put("filter", FILTER.repeat(2, 1, 1, 1))),
+    ("blur", put("filter", WIDE * 1j)),
+    ("blur", put("filter", torch.ones(1, 1, 9, 9))),
+    ("blur", lambda physics: physics.conv.__setitem__(2, lambda x, filter, padding: 4 * x)),
+    ("down", put("padding", "valid")),
+    ("down", put("padding", "replicate")),
+    ("down", put("filter", WIDE)),
+    ("down", lambda physics: (put("filter", WIDE)(physics), put("padding", "reflect")(physics))),
+    ("down", lambda physics: physics.filter.data.mul_(4)),
+    ("down", put("filter", FILTER.repeat(2, 1, 1, 1))),
+    ("down", put("factor", 1)),
+    ("down", put("imsize", (1, 6, 6))),
+    ("up", put("imsize", (3, 16, 16))),
+    ("up", put("padding", "reflect")),
+    ("ct", lambda physics: physics.operator_norm.data.mul_(0.25)),
+    ("ct", lambda physics: physics.operator_norm.data.mul_(-1)),
+    ("ct", put("radon", torch.nn.Sequential())),
+    ("composed", lambda physics: put("A", quadruple)(physics.physics_list[0])),
+    ("composed", lambda physics: physics.physics_list.append(dp.Inpainting(SIZE, mask=torch.full(SIZE, 4.0)))),
+    ("composed", lambda physics: physics.physics_list[1].mask.data.mul_(4)),
+    ("stack", put("A", lambda x: [4 * x])),
+    ("stack", lambda physics: put("A", quadruple)(physics.physics_list[0])),
+    ("stack", lambda physics: physics.physics_list.append(dp.Denoising(mask=4.0))),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("name", "alter"), ALTERED, ids=[f"{name}-{i}" for i, (name, _) in enumerate(ALTERED)])
+def test_what_is_claimed_of_an_altered_physics_is_true_or_refused(name: str, alter: Any) -> None:
+    physics = BUILT[name]()
+    size = {"MRI": (2, 8, 8), "coils": (2, 8, 8), "grey": (3, 8, 8)}.get(name, SIZE)
+    assert certify_norm(physics, img_size=size).upper > 0
+    alter(physics)
+    try:
+        bound = certify_norm(physics, img_size=size)
+    except CertificateError:
+        return
+    units = torch.eye(torch.Size(size).numel()).reshape(-1, 1, *size)
+    data = [physics.A(unit) for unit in units]  # one by one: masks and filters may hold a batch
+    parts = [[part] if isinstance(part, torch.Tensor) else list(part) for part in data]
+    rows = [torch.cat([torch.view_as_real(p + 0j).flatten().double() for p in part]) for part in parts]
+    norm = float(torch.linalg.matrix_norm(torch.stack(rows), 2))
+    assert bound.upper >= norm * (1 - 1e-6) and bound.lower <= norm * (1 + 1e-6)
+
+
+class Odd(dp.LinearPhysics):  # type: ignore[misc]
+    """A map that is none, or not linear, or not fixed."""
+
+    def __init__(self, image: Any, side: int = 4) -> None:
+        super().__init__(img_size=(1, side, side))
+        self.image, self.calls = image, 0
+
+    def A(self, x: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        self.calls += 1
+        y: torch.Tensor = self.image(x, self.calls)
+        return y
+
+    def A_adjoint(self, y: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return y
+
+
+def one_more(x: torch.Tensor) -> torch.Tensor:
+    y = x.clone()
+    y[..., 1, 2] += 10 * x[..., 1, 2].relu()
+    return y
+
+
+@pytest.mark.parametrize("options", [{}, {"nonnegative": True}])
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (lambda x, calls: x + 0.1, "A.0. is not 0"),
+        (lambda x, calls: x * float("nan"), "A.0. is not 0"),
+        (lambda x, calls: x + 1e-3 * torch.randn_like(x), "not a fixed linear map"),
+        (lambda x, calls: x * (1 + 0.1 * calls), "second call"),
+        (lambda x, calls: x * (1 if len(x) in (1, 16) else 4), "in a batch"),
+        (lambda x, calls: x * (1 if len(x) > 1 else 4), "in a batch"),
+        (lambda x, calls: x - 0.1 * x.mean(0, keepdim=True), "in a batch|sum of"),
+        (lambda x, calls: torch.cat([x, x]), "in a batch"),
+        (lambda x, calls: x.clamp(-4.5, 4.5), "s = "),
+        (lambda x, calls: x.sign() * (x.abs() - 1e-5).relu(), "s = "),
+        (lambda x, calls: x * (4 if len(x) == 16 else 1), "sum of"),
+        (lambda x, calls: one_more(x), "not a fixed linear map"),
+        (lambda x, calls: x.abs(), "not a fixed linear map"),
+    ],
+)
+def test_what_is_no_fixed_linear_map_is_refused(image: Any, text: str, options: dict[str, bool]) -> None:
+    with pytest.raises(CertificateError, match=text):
+        certify_norm(Odd(image), **options)
+
+
+@pytest.mark.parametrize("side", [4, 40])  # below and above the size up to which all columns are computed
+def test_one_wrong_pixel_of_an_adjoint_is_found(side: int) -> None:
+    def flip(y: torch.Tensor) -> torch.Tensor:
+        z = y.clone()
+        z[..., 1, 2] *= -1
+        return z
+
+    physics = Odd(lambda x, calls: x, side)
+    assert certify_norm(physics, nonnegative=True).upper == pytest.approx(1, rel=5e-3)
+    physics.A_adjoint = flip
+    with pytest.raises(CertificateError, match="transpose"):
+        certify_norm(physics, nonnegative=True)
+
+
+def test_one_negative_entry_is_found_in_a_small_image() -> None:
+    signs = torch.ones(4, 4)
+    signs[1, 2] = -1
+    with pytest.raises(CertificateError, match="negative"):
+        certify_norm(Odd(lambda x, calls: signs * x), nonnegative=True)
+
+
+def test_a_norm_in_inference_mode() -> None:
+    expected = certify_norm(tomography()).upper
+    with torch.inference_mode():
+        assert certify_norm(tomography()).upper == pytest.approx(expected)
+        assert certify_norm(Odd(lambda x, calls: x.detach(), 40), nonnegative=True).upper == pytest.approx(1, rel=5e-3)
