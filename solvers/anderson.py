@@ -73,6 +73,10 @@ class Anderson(Scheme):
             "known": zero.bool(),  # whether there is a point before, to take differences with
         }
 
+    def fits(self, memory: Memory, k: int) -> bool:
+        numbers = torch.stack([memory[name] for name in ("size", "first", "taken")])
+        return bool(numbers.isfinite().all() and (numbers >= 0).all() and (memory["taken"] <= k).all())
+
     def next(self, memory: Memory, v: Tensor, image: Tensor, k: int) -> tuple[Tensor, Memory]:
         m, g = memory, v - image
         size = norms(g)

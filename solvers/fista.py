@@ -21,7 +21,8 @@ class FISTA(Scheme):
     and γ ≤ 1/L: then an objective is minimised, its values fall as o(1/k²) and the iterates converge. For any other
     denoiser nothing is proved, and averagedness does not help: run it with guarantee="report", or use Anderson.
 
-    Source: Chambolle & Dossal (2015), Theorem 4.1.
+    Source: Chambolle & Dossal (2015), Theorem 4.1, for the iterates; Attouch & Peypouquet (2016), SIAM J. Optim. 26,
+    Theorem 1, for o(1/k²) (their α is a + 1 > 3).
     """
 
     a: float = 3.0

@@ -19,10 +19,11 @@ class Halpern(Scheme):
     """v_{k+1} = v_0/(k + 2) + (1 − 1/(k + 2)) T v_k.
 
     For T nonexpansive with a fixed point, ‖v_k − T v_k‖ ≤ 2‖v_0 − v*‖/(k + 1), and v_k converges to the fixed point next to
-    v_0; averagedness is not needed. With ``restart`` = ρ in (0, 1) the anchor moves to T v_k, and the count starts
-    again, whenever the residual has fallen by the factor ρ. Every v_k and T v_k is at most as far from v* as its anchor, so
-    the anchors are Fejér monotone, and the bound above makes restarts go on for ever: v_k still converges to a fixed
-    point, usually much faster, as T is often locally a contraction. restart=None keeps the first anchor.
+    v_0; averagedness is not needed. With ``restart`` = ρ in (0, 1) the anchor a moves to T v_k, and the count starts
+    again, whenever the residual has fallen by the factor ρ. v_k still converges to a fixed point, whenever the restarts come
+    and in whatever norm they are decided: ‖T v_k − v*‖² ≤ ‖a − v*‖² − ‖a − T a‖²/(2(k + 1)), k ≥ 1 counted from a, makes the
+    anchors Fejér monotone, and their residuals tend to 0 along a subsequence: by this if the counts are bounded, by the bound
+    above if not. That is usually much faster, as T is often locally a contraction. restart=None keeps the first anchor.
 
     Source: Halpern (1967); Lieder (2021), Theorem 2.1, for the constant.
 
@@ -48,6 +49,9 @@ class Halpern(Scheme):
     def start(self, v: Tensor) -> Memory:
         zero = torch.zeros(len(v), dtype=torch.float64, device=v.device)
         return {"anchor": v, "count": zero, "first": zero + float("inf")}
+
+    def fits(self, memory: Memory, k: int) -> bool:
+        return bool((memory["count"] >= 0).all() and (memory["count"] <= k).all() and (memory["first"] >= 0).all())
 
     def next(self, memory: Memory, v: Tensor, image: Tensor, k: int) -> tuple[Tensor, Memory]:
         anchor, count, first = memory["anchor"], memory["count"], memory["first"]
