@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from fractions import Fraction
 
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from pnp_lip import Certificate, ClippedDenoiser, GradientFlowDenoiser, certify, enforce, firm, load_pretrained, relax
-from pnp_lip.certificates import calculus
+from pnp_lip.certificates import Proof, calculus, rule
 from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.errors import CertificateError, InputError
-from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Identity, ReLU, SoftThreshold, project
+from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.layers import Activation, Clip, GradientFlowConv2d, GradientFlowLinear, Identity, ReLU, SoftThreshold, project
 from pnp_lip.solvers import licensed
 from pnp_lip.spectral import norm_bound
 
@@ -88,6 +89,13 @@ def test_denoiser_at_the_limit_is_certified_and_averaged() -> None:
     assert certificate.require_nonexpansive() is certificate
 
 
+class Steep(Activation):
+    slopes = (0.0, 1.01)
+
+    def unit(self, t: torch.Tensor) -> torch.Tensor:
+        return 1.01 * t.clamp(-1, 1)
+
+
 @pytest.mark.parametrize("index", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["weight", "tau", "negative", "slope"])
 def test_every_single_layer_mutation_is_caught_by_name(index: int, kind: str) -> None:
@@ -101,7 +109,7 @@ def test_every_single_layer_mutation_is_caught_by_name(index: int, kind: str) ->
     elif kind == "negative":
         layer.tau.mul_(-0.1)
     else:
-        layer.activation.slopes = (0.0, 1.01)
+        layer.activation = Steep()
     certificate = certify(denoiser)
     assert not certificate.nonexpansive and licensed(certificate) == ()
     with pytest.raises(CertificateError, match=rf"layer `layers\.{index}` has"):
@@ -203,16 +211,17 @@ def test_no_rounding_is_claimed_where_none_is_known() -> None:
     assert certify(exchanged).rounding is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 2"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 3"}'])
 def test_what_is_not_a_certificate_is_refused(text: str) -> None:
     with pytest.raises(CertificateError):
         Certificate.from_json(text)
 
 
-def test_certificates_of_the_first_schema_are_refused() -> None:
-    """They hold the padding and the smallest image in sentences."""
-    with pytest.raises(CertificateError, match=r"'pnp-lip certificate 2'.*'pnp-lip certificate 1'. Certify .* anew"):
-        Certificate.from_json('{"schema": "pnp-lip certificate 1"}')
+@pytest.mark.parametrize("old", [1, 2])
+def test_certificates_of_older_schemas_are_refused(old: int) -> None:
+    """Of the first, which holds padding and image size in sentences, and the second, without the sizes of the whole map."""
+    with pytest.raises(CertificateError, match=rf"'pnp-lip certificate 3'.*'pnp-lip certificate {old}'. Certify .* anew"):
+        Certificate.from_json(f'{{"schema": "pnp-lip certificate {old}"}}')
 
 
 @pytest.mark.parametrize(("field", "value"), [("method", "MAGIC"), ("padding_mode", "mirror"), ("upper", None)])
@@ -241,7 +250,7 @@ def test_what_could_change_the_map_unseen_is_refused() -> None:
         certify(hooked)
     replaced = GradientFlowLinear(2)
     replaced.forward = lambda x, sigma=None: 2 * x
-    with pytest.raises(CertificateError, match="replaced forward"):
+    with pytest.raises(CertificateError, match="replaced `forward`"):
         certify(replaced)
     lifted = at_the_limit()
     lifted.lift = nn.Identity()
@@ -251,10 +260,6 @@ def test_what_could_change_the_map_unseen_is_refused() -> None:
     foreign.activation = nn.GELU()
     with pytest.raises(CertificateError, match="does not state its slopes"):
         certify(foreign)
-    falling = GradientFlowLinear(2, activation=ReLU())
-    falling.activation.slopes = (-0.1, 1.0)
-    with pytest.raises(CertificateError, match="slopes must satisfy"):
-        certify(falling)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -305,13 +310,13 @@ def test_a_number_that_is_none_is_refused(name: str, value: float) -> None:
         certify(denoiser)
 
 
-def test_the_smallest_image_is_the_largest_that_a_layer_asks_for() -> None:
+def test_the_smallest_image_is_that_of_the_network_input() -> None:
     torch.manual_seed(0)
     tall = nn.Conv2d(1, 1, 9, padding=(4, 1), padding_mode="reflect")
     wide = nn.Conv2d(1, 1, 5, padding=(0, 2), padding_mode="reflect")
     assert certify(tall).smallest_image == (10, 4) and certify(wide).smallest_image == (2, 6)
     both = certify(nn.Sequential(tall, nn.ReLU(), wide))
-    assert both.smallest_image == (10, 6) and "; images of at least 2 x 6 pixels, reflect padding" in both.scope
+    assert both.smallest_image == (10, 12) and both.scope == "images of at least 10 x 12 pixels, reflect padding"
     assert certify(nn.Identity()).smallest_image == (1, 1) and certify(nn.Identity()).scope == "any input"
 
 
@@ -321,3 +326,149 @@ def test_a_padding_without_a_theorem_is_refused() -> None:
     layer.padding_mode = "reflect"  # after construction, which refuses it
     with pytest.raises(InputError, match="padding_mode"):
         certify(layer)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (-math.inf, 1.0), (-math.inf, math.inf), (0, 1e300)])
+def test_only_a_box_with_two_finite_ends_bounds_the_range(low: float, high: float) -> None:
+    """1e300 is infinite in float32, in which the weights are."""
+    certificate = certify(ClippedDenoiser(at_the_limit(layers=1), low, high))
+    assert certificate.box is None and certificate.averaged
+
+
+def test_a_box_ends_with_the_next_map() -> None:
+    clipped = ClippedDenoiser(at_the_limit(layers=1), 0.0, 1.0)
+    assert certify(clipped).box == (0.0, 1.0) and certify(relax(clipped, 0.5)).box is None
+    assert certify(nn.Sequential(clipped, GradientFlowConv2d(1, 2))).box is None
+    assert calculus.clip(calculus.IDENTITY, (0.0, math.inf)).box is None
+    assert certify(ClippedDenoiser(clipped, 0.0, math.inf)).box is None  # true, and not claimed
+
+
+BOXES = {"NaN": (math.nan, 1.0), "falling": (1.0, 0.0), "tensor": (torch.zeros(1), 1.0), "bool": (False, True)}
+
+
+@pytest.mark.parametrize("name", list(BOXES))
+def test_a_box_that_is_none_is_refused(name: str) -> None:
+    clipped = ClippedDenoiser(at_the_limit(layers=1))
+    clipped.box = BOXES[name]
+    with pytest.raises(CertificateError, match="`box`"):
+        certify(clipped)
+
+
+@pytest.mark.parametrize("theta", [1.5, -0.1, math.nan, torch.tensor(0.5), True])
+def test_a_share_that_is_none_is_refused(theta: object) -> None:
+    half = relax(at_the_limit(layers=1), 0.5)
+    half.theta = theta
+    with pytest.raises(CertificateError, match="theta"):
+        certify(half)
+
+
+def test_a_relaxation_refuses_values_of_another_shape() -> None:
+    """Broadcast, the constant 1 of (1 − θ)x + θ Px would be √3, and so would that of a residual network."""
+    half = relax(Mean(), 0.5)
+    with pytest.raises(ShapeError, match="keep the shape"):
+        half(torch.zeros(1, 3, 4, 4), 0.1)
+
+
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor, sigma: object = None) -> torch.Tensor:
+        return x.mean(1, keepdim=True)
+
+
+class Tanh3(Activation):
+    """Says nothing of its slopes, up to 3."""
+
+    def unit(self, t: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(3 * t)
+
+
+class SteepClip(Clip):
+    def unit(self, t: torch.Tensor) -> torch.Tensor:
+        return super().unit(3 * t)
+
+
+class OfSteep(Steep):
+    pass
+
+
+@pytest.mark.parametrize("activation", [Tanh3(), SteepClip(2), OfSteep()])
+def test_slopes_are_not_inherited(activation: Activation) -> None:
+    with pytest.raises(CertificateError, match=r"must state its own `slopes` = \(low, high\); slopes are not inherited"):
+        certify(GradientFlowLinear(2, 2, activation=activation))
+
+
+def test_stated_slopes_count_and_are_listed() -> None:
+    class Stated(Tanh3):
+        slopes = (0, 3)
+
+    layer = GradientFlowLinear(2, 2, activation=Stated(), step_fraction=0.3, bias=False).double()
+    matrix = torch.eye(2, dtype=torch.float64) - 3 * layer.tau * layer.weight.T @ layer.weight  # the Jacobian at zero
+    certificate = certify(nn.Sequential(layer))
+    assert certificate.stated == ("`0.activation`: Stated states slopes [0, 3]",) and "stated by the user" in str(certificate)
+    assert float(torch.linalg.matrix_norm(matrix.detach(), 2)) <= certificate.lipschitz_upper == 1
+    assert Certificate.from_json(certificate.to_json()) == certificate
+    with pytest.raises(CertificateError, match=r"Stated.slopes` was replaced"):
+        Stated.slopes = (0, 4)
+        certify(layer)
+    assert certify(GradientFlowLinear(2)).stated == ()
+
+
+@pytest.mark.parametrize("slopes", [(-0.1, 1.0), (0, math.inf), (1, 0), (0, torch.tensor(1.0)), (0, True)])
+def test_slopes_that_no_theorem_takes_are_refused(slopes: object) -> None:
+    steep = Steep()
+    steep.slopes = slopes
+    with pytest.raises(CertificateError, match="slopes"):
+        certify(GradientFlowLinear(2, activation=steep))
+
+
+def test_rules_of_others_are_listed_as_stated() -> None:
+    class Halving(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / 2
+
+    @rule(Halving)
+    def halving(module: Halving, path: str, rtol: float) -> Proof:
+        return Proof(MapBound(Fraction(1, 2), None))
+
+    certificate = certify(nn.Sequential(Halving(), nn.ReLU()))
+    assert certificate.lipschitz_upper == 0.5
+    assert certificate.stated == (f"`0`: a rule of {__name__} bounds Halving",)
+
+    @rule(Halving)
+    def reflecting(module: Halving, path: str, rtol: float) -> Proof:
+        norm = certify(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")).layers[0]
+        return Proof(MapBound(Fraction(norm.norm.upper), None), (norm,))
+
+    with pytest.raises(CertificateError, match=r"the rule must state `Proof.sizes`"):
+        certify(Halving())
+
+
+@pytest.mark.parametrize("log_scale", [200.0, -200.0, 89.0, -95.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_thresholds_that_overflow_or_vanish_are_refused(log_scale: float, dtype: torch.dtype) -> None:
+    """exp(200) is infinite in float32, and so is 1/exp(−95)."""
+    denoiser = at_the_limit(layers=2)
+    denoiser.layers[1].activation.log_scale[3, 2] = log_scale
+    with pytest.raises(CertificateError, match=r"`layers.1` leaves the range of (b?float\d+)"):
+        certify(denoiser.to(dtype))
+    certify(denoiser.double())  # where they fit
+
+
+@pytest.mark.parametrize(("weight", "tau"), [(3e38, 0.0), (1e-3, 3e38), (1e30, 1e20)])
+def test_weights_and_steps_that_overflow_are_refused(weight: float, tau: float) -> None:
+    layer = GradientFlowLinear(4, 4).requires_grad_(False)
+    layer.weight.fill_(weight)
+    layer.tau.fill_(tau)
+    if tau != 3e38:
+        with pytest.raises(CertificateError, match="leaves the range of float32"):
+            certify(layer)
+    else:
+        assert not certify(layer).nonexpansive  # finite products, and too long a step
+
+
+def test_thresholds_of_another_shape_and_ranges_that_are_none_are_refused() -> None:
+    with pytest.raises(CertificateError, match="1 hidden channels, and thresholds or shifts of the shape"):
+        certify(GradientFlowConv2d(1, 1, 3, activation=Clip(3)))
+    denoiser = at_the_limit(layers=1)
+    denoiser.layers[0].activation.log_range = (0.0, 0.0)
+    with pytest.raises(CertificateError, match="log_range"):
+        certify(denoiser)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pnp_lip.certificates.settings import check_slopes
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import (
     PADDING_MODES,
@@ -71,7 +72,8 @@ def test_activations_are_monotone_with_slopes_in_the_unit_interval(activation: s
     for level in (1e-3, 0.05, 0.5):
         values = sigma(t, torch.tensor([level]))
         slopes = (values[1:] - values[:-1]) / (t[1:] - t[:-1])
-        assert sigma.slopes[0] - 1e-9 <= slopes.min() and slopes.max() <= sigma.slopes[1] + 1e-9
+        low, high = check_slopes(sigma, "")
+        assert low - 1e-9 <= slopes.min() and slopes.max() <= high + 1e-9
         assert slopes.max() > 0.5  # and the activation does something
 
 
@@ -213,3 +215,11 @@ def test_an_odd_clip_stays_odd_because_its_shift_is_no_parameter_to_learn():
     t, sigma = torch.randn(2, 3, 4, 4), torch.tensor([0.1])
     assert torch.equal(activation(-t, sigma), -activation(t, sigma))
     assert not activation.shift.requires_grad and activation.log_scale.requires_grad
+
+
+@pytest.mark.parametrize("levels", [[0.1], [0.1, 0.2]])
+def test_thresholds_of_another_number_of_channels_are_not_broadcast(levels: list[float]) -> None:
+    """One filter and three thresholds would act like three filters, with √3 times the norm."""
+    layer = GradientFlowConv2d(1, 1, 3, activation=NoiseClip(3))
+    with pytest.raises(ShapeError, match="1 hidden channels; its activation has 3"):
+        layer(torch.zeros(2, 1, 8, 8), torch.tensor(levels))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment, linprog
-from torch import Tensor
+from torch import Tensor, nn
 
 import pnp_lip.certificates
 import pnp_lip.theory.experiments
@@ -136,21 +136,32 @@ def test_subclasses_and_replaced_forwards_are_refused(bound: Callable[[Network],
         bound(network)
     hook.remove()
     network.forward = lambda x: 20 * x  # type: ignore[method-assign]
-    with pytest.raises(CertificateError, match="replaced forward"):
+    with pytest.raises(CertificateError, match="replaced `forward`"):
         bound(network)
 
 
 @pytest.mark.parametrize("make", [UnboundedWidthNetwork, FixedWidthNetwork])
-def test_parametrised_networks_have_the_radii_of_their_plain_weights(make: type[Network]) -> None:
+def test_constrained_networks_are_refused_until_their_weights_are_plain(make: type[Network]) -> None:
     torch.manual_seed(0)
     network = parametrise(make(2, width=4, depth=2, out_features=3)).requires_grad_(False)
     x = torch.randn(20, 2)
-    radius, constants = certified_radius(network, x), output_lipschitz_upper(network)
+    for bound in (certify, output_lipschitz_upper, lambda f: certified_radius(f, x)):
+        with pytest.raises(CertificateError, match="parametrised"):
+            bound(network)  # type: ignore[no-untyped-call]
     plain(network)
-    assert torch.allclose(certified_radius(network, x), radius, rtol=1e-5)
-    assert output_lipschitz_upper(network) == pytest.approx(constants, rel=1e-6)
-    with pytest.raises(CertificateError, match="Louder"):
-        output_lipschitz_upper(parametrise(Louder(2, width=4, depth=2)))
+    assert bool((certified_radius(network, x) > 0).all()) and max(output_lipschitz_upper(network)) <= 1 + 1e-5
+
+
+def test_an_inner_layer_of_another_type_is_no_layer_of_the_family() -> None:
+    """nn.Linear has a weight, too, so that the network runs; the calculus of blocks would not see it."""
+    network = seal(FixedWidthNetwork(2, width=4, depth=1))
+    network.layers[0].inner = nn.Linear(4, 4)
+    with pytest.raises(CertificateError, match=r"layers.0.inner` is a Linear"):
+        certify(network)
+    network = seal(UnboundedWidthNetwork(2, width=4, depth=1))
+    network.layers = nn.Sequential(*network.layers)
+    with pytest.raises(CertificateError, match=r"`layers` is a Sequential"):
+        certified_radius(network, torch.ones(1, 2))
 
 
 def linear_program(p: Tensor, q: Tensor) -> float:

@@ -130,7 +130,8 @@ def certify_shuffle(module: nn.PixelShuffle | nn.PixelUnshuffle, path: str, rtol
     if isinstance(module, nn.PixelShuffle):
         axis = Axis(up=whole(module.upscale_factor, join(path, "upscale_factor")))
     else:
-        axis = Axis(down=whole(module.downscale_factor, join(path, "downscale_factor")))
+        factor = whole(module.downscale_factor, join(path, "downscale_factor"))
+        axis = Axis(down=factor, divisor=factor)
     return lipschitz_proof(1, (axis, axis))
 
 
