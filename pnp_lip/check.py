@@ -36,7 +36,6 @@ Array = npt.NDArray[Any]
 Record = dict[str, Any]  # what JSON holds
 SCHEMA, FORMAT = "pnp-lip certificate 3", "pnp-lip denoiser 1"
 DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
-LARGEST = {"float64": 1.797e308, "float32": 3.402e38, "float16": 65504.0, "bfloat16": 3.389e38}  # finite numbers
 PADDING_MODES = ("zeros", "circular")
 MAX_CELLS = 400_000  # after which a norm counts as unproved; the shipped layers need at most 10,500
 VERIFIED = """verified anew: the SHA-256 of each tensor, and that they are the network's; of each layer the kind, the upper and
@@ -46,9 +45,11 @@ constant, potential and range, the smallest image, that nothing was stated, and 
 not verified: the number of cells, the version, and that the program which runs the weights computes the layers that the
 configuration names.
 """
-SIGMAS = (0.5 / 255, 55 / 255)  # the range of noise levels for which denoisers of this format have thresholds
-KNOTS = 6  # noise levels in it at which they have them
+LARGEST_SIGMA = 55 / 255  # the end of the range of noise levels for which denoisers of this format have thresholds
+SIGMA_FLOOR = 1e-6  # the noise level below which thresholds stop falling with it
+KNOTS = 6  # noise levels at which they are stored
 U = 2.0**-53  # unit roundoff of float64
+RANGES = {"float64": (-1022, 1.797e308), "float32": (-126, 3.402e38), "float16": (-14, 65504.0), "bfloat16": (-126, 3.389e38)}
 UNITS = {"float64": U, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -186,23 +187,18 @@ def shapes_of(config: Record) -> dict[str, tuple[int, ...]]:
 
 def check_tensors(tensors: dict[str, Array], config: Record, dtypes: str) -> list[str]:
     """Where the tensors are not those of the network, or hold numbers with which it could not run."""
-    expected, largest = shapes_of(config), LARGEST.get(dtypes)
+    expected = shapes_of(config)
     _, depth = config.get("guide_network", (0, 0))
     others = {f"guide_network.convolutions.{i}.{name}" for i in range(depth) for name in ("weight", "bias")}
     wrong = [f"{name}: not one of the network's tensors" for name in sorted({*tensors} - {*expected} - others)]
     wrong += [f"{name}: missing" for name in sorted(({*expected} | others) - {*tensors})]
     wrong += [f"{n}: of shape {tensors[n].shape}, not {s}" for n, s in expected.items() if n in tensors and tensors[n].shape != s]
     wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
-    if largest is None:
-        return [*wrong, f"the tensors are of {dtypes or 'no'} dtypes, not of one"]
+    if dtypes not in UNITS:
+        wrong.append(f"the tensors are of {dtypes or 'no'} dtypes, not of one")
     if config["channels"] < config["in_channels"] or ("guidance" not in config and len(config) > len(CONFIG)):
         wrong.append("the configuration names no network: fewer channels than the image has, or guides without guidance")
-    # The least and largest logarithm for which λ = s exp(p) and 1/λ, with which kernels are multiplied, are finite.
-    low, high = -math.log(largest) - math.log(SIGMAS[0]), math.log(largest)
-    thresholds = [(name, t) for name, t in tensors.items() if name.startswith("layers.") and name.endswith(".log_scale")]
-    return wrong + [
-        f"{n}: thresholds beyond {dtypes}" for n, t in thresholds if t.size and not (low < t.min() and t.max() < high)
-    ]
+    return wrong
 
 
 def norm_squared_upper(s: Array, slack: float) -> Array:
@@ -260,7 +256,7 @@ def rounding_upper(tensors: dict[str, Array], paths: list[str], channels: int, u
     error, r = 0.0, math.sqrt(channels)
     for path in paths:
         weight, tau = tensors[f"{path}.weight"], float(tensors[f"{path}.tau"])
-        beta = float(np.linalg.norm(np.abs(tensors[f"{path}.activation.shift"]).max(0))) * SIGMAS[1]
+        beta = float(np.linalg.norm(np.abs(tensors[f"{path}.activation.shift"]).max(0))) * LARGEST_SIGMA
         total = np.abs(weight).reshape(*weight.shape[:2], -1).sum(2)[None]
         slack = 8 * sum(weight.shape[:2]) * U * float(np.linalg.norm(total)) ** 2
         a = math.sqrt(float(norm_squared_upper(total, slack)[0])) * (1 + 1e-9)  # ≥ ‖Σ_ab |K_ab|‖
@@ -287,7 +283,20 @@ def number(value: str | None) -> Fraction:
     return Fraction(1) if value is None else Fraction(float.fromhex(value))
 
 
-def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> tuple[Fraction, list[str]]:
+def stays_in_range(tensors: dict[str, Array], path: str, dtype: str) -> bool:
+    """Whether λ = σ exp(log_scale), 1/λ, and W, W/λ, τWλ and b/λ, with which the layer computes, neither overflow nor vanish.
+
+    For noise levels σ up to 1, and images with values in [−1, 1], of which S = Σ|W| bounds Wx.
+    """
+    weight, tau, scale, shift = (tensors[f"{path}.{n}"] for n in ("weight", "tau", "activation.log_scale", "activation.shift"))
+    total, top, tiny = float(np.abs(weight).sum()), RANGES[dtype][1], 2.0 ** RANGES[dtype][0]
+    low, high = (math.exp(min(t, 709.0)) for t in (float(scale.min()) + math.log(SIGMA_FLOOR), float(scale.max())))
+    if not (tiny <= low and high <= min(top, 1 / tiny)):
+        return False
+    return max(total, total / low, total * high, abs(float(tau)) * total * high, float(np.abs(shift).max()) / low) <= top
+
+
+def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str, dtype: str) -> tuple[Fraction, list[str]]:
     """A layer's proved α = τ s U²/2 and what is wrong with its line in the certificate."""
     weight, tau = tensors[f"{layer['path']}.weight"], Fraction(float(tensors[f"{layer['path']}.tau"]))
     norm, slopes = layer["norm"], layer["slopes"]
@@ -304,6 +313,7 @@ def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str) -> 
         f"the method is not {method_of(weight)}": norm["method"] == method_of(weight),
         "τ differs from the weights": layer["tau"] is not None and number(layer["tau"]) == tau,
         "τ is negative": tau >= 0,
+        f"its numbers leave the range of {dtype}": stays_in_range(tensors, layer["path"], dtype),
         "the slopes are not a clip's, [0, 1]": slopes == [0, 1],
         f"τ‖W‖² ≤ {float(curvature):.9g} is not ≤ 2": curvature <= 2,
         "the margin is overstated": layer["margin"] is not None and number(layer["margin"]) <= 2 - curvature,
@@ -345,7 +355,7 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
     expected = [f"layers.{i}" for i in range(len(config["dilations"]))]
     if unfit or [layer["path"] for layer in claimed["layers"]] != expected:
         return [*wrong, *(unfit or ["the certificate's layers are not those of the network that the weights describe"])]
-    checked = [check_layer(layer, tensors, config["padding_mode"]) for layer in claimed["layers"]]
+    checked = [check_layer(layer, tensors, config["padding_mode"], dtype) for layer in claimed["layers"]]
     alphas, bound = [alpha for alpha, _ in checked], claimed["bound"]
     alpha = None if bound["averagedness"] is None else number(bound["averagedness"])
     wrong += [line for _, found in checked for line in found]

@@ -44,7 +44,6 @@ def disputed(denoiser: GradientFlowDenoiser, certificate: Certificate) -> list[s
     python-flint, CertificateError for a certificate with other layers.
     Source: Baillon & Haddad (1977); Combettes & Yamada (2015), Proposition 2.5.
     """
-    require_flint()
     layers = dict(gradient_flow_layers(denoiser))
     if [line.path for line in certificate.layers] != list(layers):
         raise CertificateError("the certificate does not list the layers of this denoiser.")
@@ -64,19 +63,14 @@ def disputed(denoiser: GradientFlowDenoiser, certificate: Certificate) -> list[s
     return wrong + check_composition(alphas, bound.lipschitz, bound.averagedness, bound.proximal)
 
 
-def require_flint() -> None:
-    """Raise InputError without python-flint."""
-    if flint is None:
-        raise InputError("the second opinion needs python-flint, which is not installed: pip install 'pnp-lip[flint]'.")
-
-
 def norm_is_below(weight: Tensor, upper: float) -> bool:
     """Whether ‖W‖ < ``upper`` is proved, W a matrix or a convolution of any image size; 0 ≤ 0 counts, too.
 
     False: refuted, or undecided because ``upper`` is the norm to 14 digits or too many cells are needed. Raises InputError
     without python-flint.
     """
-    require_flint()
+    if flint is None:
+        raise InputError("the second opinion needs python-flint, which is not installed: pip install 'pnp-lip[flint]'.")
     w = weight.detach().to("cpu", torch.float64).numpy()
     if not np.isfinite(w).all() or not 0 <= upper < np.inf:
         return False
@@ -125,15 +119,14 @@ def gram(kernel: npt.NDArray[np.float64]) -> tuple[Integers, flint.acb_mat, int]
     shift = max(denominator.bit_length() - 1 for _, denominator in fractions)
     integers = [n * ((1 << shift) // d) for n, d in fractions]
     matrix = flint.fmpz_mat(outputs, len(integers) // outputs, integers)
-    products = (matrix.transpose() * matrix).tolist()  # of all pairs (channel, tap)
+    products = (matrix.transpose() * matrix).tolist()
     sums: dict[tuple[int, int], list[int]] = {}
-    for a, b in itertools.product(itertools.product(range(rows), range(columns)), repeat=2):
+    columns_of = list(enumerate(itertools.product(range(channels), range(rows), range(columns))))  # (channel, tap)
+    for (left, (i, *a)), (right, (j, *b)) in itertools.product(columns_of, repeat=2):
         k = (b[0] - a[0], b[1] - a[1])
         if k >= (0, 0):
             total = sums.setdefault(k, [0] * channels**2)
-            for i, j in itertools.product(range(channels), repeat=2):
-                left, right = ((c * rows + t[0]) * columns + t[1] for c, t in ((i, a), (j, b)))
-                total[i * channels + j] += (1 if k == (0, 0) else 2) * products[left][right]
+            total[i * channels + j] += (1 if k == (0, 0) else 2) * products[left][right]
     return np.array(list(sums)), flint.acb_mat(list(sums.values())), shift
 
 
