@@ -52,7 +52,8 @@ class Outcome:
 def refusal(error: Exception, honest: bool, what: str = "") -> Outcome:
     """The outcome of an attempt that ended in an error."""
     text = f"{type(error).__name__}: {str(error)[:160]}"
-    if not isinstance(error, NAMED):
+    python = isinstance(error, AttributeError) and "no setter" in str(error)  # Python itself refuses the attempt
+    if not isinstance(error, NAMED) and not python:
         return Outcome(Verdict.UNNAMED, text, "", what)
     return Outcome(Verdict.HONEST_REFUSED if honest else Verdict.REFUSED, text, "", what)
 

@@ -136,6 +136,33 @@ def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
         delattr(owner, name) if missing else setattr(owner, name, old)
 
 
+@contextlib.contextmanager
+def recoded(function: Any, like: Callable[..., Any]) -> Iterator[None]:
+    """The function with the instructions of another one, for a while."""
+    old = function.__code__
+    function.__code__ = like.__code__
+    try:
+        yield
+    finally:
+        function.__code__ = old
+
+
+class Hiding(dict[str, Any]):
+    """A dictionary that does not list one of its keys; Python finds an attribute in it all the same."""
+
+    def __init__(self, values: Any, hidden: str) -> None:
+        super().__init__(values)
+        self.hidden = hidden
+
+    def items(self) -> Any:
+        return [(name, value) for name, value in super().items() if name != self.hidden]
+
+    def __iter__(self) -> Any:
+        return (name for name in super().__iter__() if name != self.hidden)
+
+    keys = __iter__
+
+
 def under(context: Callable[[], Any], judge: Callable[[Callable[[], Any], str], Outcome], make: Callable[[], Any]) -> Outcome:
     """``judge`` inside of a context that both the claim and the truth see."""
     with context():

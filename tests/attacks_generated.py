@@ -129,7 +129,7 @@ def random_layer(draw: Draw, shape: tuple[int, ...]) -> nn.Module:
         made.weight.data.copy_(draw.tensor(c))
         return made
     return draw.one_of(
-        nn.ReLU(), nn.LeakyReLU(draw.uniform(-1.5, 1.5)), nn.ELU(draw.uniform(0.1, 3)), nn.Tanh(), nn.Sigmoid(), nn.Softplus(2.0),
+        nn.ReLU(), nn.LeakyReLU(draw.uniform(-1.5, 1.5)), nn.ELU(draw.uniform(0.1, 3)), nn.Tanh(), nn.Sigmoid(), nn.Softplus(2.0, 40.0),
         nn.ReLU6(), nn.Hardtanh(), nn.Dropout(0.4), nn.Identity(),
     )  # fmt: skip
 
@@ -307,7 +307,7 @@ def random_operator(draw: Draw, dtype: torch.dtype) -> Any:
         return from_scipy(matrix, (draw.integer(1, 2), 4, 5), dtype=dtype)
     n, views = draw.integer(3, 7), np.sort(draw.rng.uniform(0, 360, draw.integer(1, 6)))
     views = draw.one_of(views, np.arange(0, 180, 30.0))
-    options: dict[str, Any] = {"storage": draw.one_of("sparse", "sparse", "free"), "normalize": draw.chance(0.4), "dtype": dtype}
+    options: dict[str, Any] = {"storage": draw.one_of(*["sparse"] * 5, "free"), "normalize": draw.chance(0.4), "dtype": dtype}
     model = draw.one_of({}, {"model": "joseph"}, {"det_offset": 0.4, "n_det": n + 2})
     beam = ParallelBeam(views, **model) if kind == 3 else FanBeam(views, source_distance=2.0 * n, detector_distance=1.0 * n, **model)
     make: Any = ParallelBeamTomography if kind == 3 else FanBeamTomography

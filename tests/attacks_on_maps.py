@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from attacks import Outcome, Verdict, at_most, images, jacobian, ratio_reached, refusal, spectral_norm
-from attacks_by_hand import SHAPE, attack, judge_map, on_map, patched, under
+from attacks_by_hand import SHAPE, Hiding, attack, judge_map, on_map, patched, recoded, under
 from deepinv.models import DnCNN
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm as old_spectral_norm, weight_norm as old_weight_norm
@@ -280,6 +280,61 @@ def call_impl_of_every_module() -> Outcome:
 @attack(CODE, new=True)
 def clamp_of_a_projection() -> Outcome:
     return class_patch(ClippedDenoiser, "forward", lambda self, x, sigma=None, **k: 3 * x, lambda: ClippedDenoiser(net()))
+
+
+@attack(CODE, new=True)
+def code_of_a_method_exchanged_for_another() -> Outcome:
+    """The function is the very same object, with other instructions."""
+
+    def louder(self: Any, s: Tensor, kernel: Tensor, dilation: int | None = None) -> Tensor:
+        return 3 * self.conv(s, kernel.transpose(0, 1).flip(-1, -2), dilation=dilation)
+
+    made = net()
+    return under(lambda: recoded(GradientFlowConv2d.conv_adjoint, louder), judge_map, lambda: made)
+
+
+@on_map(CODE, new=True)
+def dictionary_that_hides_a_forward() -> nn.Module:
+    made = net()
+    made.forward = lambda x, sigma=None: 3 * x
+    made.__dict__ = Hiding(vars(made), "forward")
+    return made
+
+
+@on_map(CODE, new=True)
+def parts_that_are_listed_otherwise() -> nn.Module:
+    """``named_modules`` asks for items, a sequence for values."""
+
+    class Sly(dict[str, Any]):
+        def values(self) -> Any:
+            return [Times(3.0)]
+
+    made = plain(nn.Identity())
+    made._modules = Sly(made._modules)
+    return made
+
+
+@on_map(CODE, new=True)
+def parameters_that_are_read_otherwise() -> nn.Module:
+    class Sly(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            import sys
+
+            value = super().__getitem__(name)
+            outside = "certif" not in str([sys._getframe(k).f_code.co_filename for k in range(1, 6)])
+            return 3 * value if name == "weight" and outside else value
+
+    made = net()
+    made.layers[0]._parameters = Sly(made.layers[0]._parameters)
+    return made
+
+
+@on_map(CODE, new=True)
+def a_layer_that_is_none() -> nn.Module:
+    """``None`` among the parts of a sequence is skipped by some and called by others."""
+    made = plain(nn.Conv2d(1, 1, 1))
+    made._modules["1"] = None
+    return made
 
 
 # ---- hooks
@@ -786,7 +841,7 @@ def kept_steps_of_a_guided_denoiser_forged() -> nn.Module:
     made = guided(add_guidance(net()), torch.rand(1, 1, 8, 8)).requires_grad_(False)
     made(torch.zeros(1, 1, 8, 8), torch.tensor([0.1]))
     certify_or_not(made)
-    made.kept.steps[:] = [(lambda z, *rest: 3 * z, [], 0)]
+    made.kept = [(lambda z, *rest: 3 * z, [], 0)]
     return made
 
 
@@ -825,34 +880,54 @@ def padding_mode_replicate() -> nn.Module:
     return made
 
 
+def windowed(**options: Any) -> tuple[Any, ...]:
+    """So many hidden channels that 40 rows take two windows."""
+    return net(hidden_channels=4096, **options), (1, 40, 1)
+
+
 @on_map(SETTINGS)
-def kernel_size_of_a_denoiser() -> nn.Module:
+def kernel_size_of_a_denoiser() -> tuple[Any, ...]:
     """The windows then overlap too little."""
-    made = changed("kernel_size", 1, "", kernel_size=5)
-    made.hidden_channels = 10**7
-    return made, (1, 40, 1)
+    made, shape = windowed(kernel_size=5)
+    made.kernel_size = 1
+    return made, shape
 
 
 @on_map(SETTINGS, new=True)
-def dilations_of_a_denoiser() -> nn.Module:
-    made = net(dilations=(2, 2))
-    made.dilations, made.hidden_channels = (0, 0), 10**7
-    return made, (1, 40, 1)
+def dilations_of_a_denoiser() -> tuple[Any, ...]:
+    made, shape = windowed(dilations=(2,))
+    made.dilations = (0,)
+    return made, shape
 
 
 @on_map(SETTINGS, new=True)
-def dilation_of_a_layer() -> nn.Module:
-    made = changed("dilation", 3)
-    made.hidden_channels = 10**7
-    return made, (1, 40, 1)
+def layers_of_several_kernels() -> tuple[Any, ...]:
+    """The second layer reaches further than the first one, of which the windows may be."""
+    made, shape = windowed(dilations=(1,))
+    made.layers.append(net(hidden_channels=4096, kernel_size=7, dilations=(1,)).layers[0])
+    return made, shape
 
 
 @on_map(SETTINGS, new=True)
-def padding_of_a_denoiser_and_not_of_its_layers() -> nn.Module:
-    """Windows that wrap around beside layers that do not."""
-    made = changed("padding_mode", "circular", "")
-    made.hidden_channels = 10**7
-    return made, (1, 40, 1)
+def dilation_of_a_layer() -> tuple[Any, ...]:
+    made, shape = windowed(dilations=(1,))
+    made.layers[0].dilation = 3
+    return made, shape
+
+
+@on_map(SETTINGS, new=True)
+def layers_of_several_paddings() -> tuple[Any, ...]:
+    """Windows that wrap around, or not, for both layers alike."""
+    made, shape = windowed()
+    made.layers[1].padding_mode = "circular"
+    return made, shape
+
+
+@on_map(SETTINGS, new=True)
+def padding_of_a_denoiser_and_not_of_its_layers() -> tuple[Any, ...]:
+    made, shape = windowed(dilations=(1,))
+    made.padding_mode = "circular"
+    return made, shape
 
 
 @on_map(SETTINGS, new=True)
@@ -885,6 +960,70 @@ def step_of_a_relaxation_that_is_no_plain_float() -> nn.Module:
 
     made = RelaxedDenoiser(net(), 0.5)
     made.theta = Sly(0.5)
+    return made
+
+
+@on_map(SETTINGS, new=True)
+def dilation_that_is_no_plain_number() -> nn.Module:
+    class Sly(int):
+        def __mul__(self, other: Any) -> Any:
+            return 0
+
+    made = net()
+    made.layers[0].dilation = Sly(1)
+    return made
+
+
+@on_map(SETTINGS, new=True)
+def padding_mode_that_is_no_plain_text() -> nn.Module:
+    class Sly(str):
+        def __ne__(self, other: Any) -> bool:
+            return False
+
+        def __eq__(self, other: Any) -> bool:
+            return True
+
+        __hash__ = str.__hash__
+
+    made = plain(nn.Conv2d(1, 1, 5, padding=2, padding_mode="replicate", bias=False))
+    made[0].weight.data.fill_(1.0)
+    made[0].padding_mode = Sly("replicate")
+    return made, (1, 2, 2)
+
+
+@on_map(SETTINGS, new=True)
+def box_that_changes_as_it_is_read() -> nn.Module:
+    class Sly(tuple):
+        def __iter__(self) -> Any:
+            return iter((-9.0, 9.0))
+
+        def __getitem__(self, i: Any) -> Any:
+            return (0.0, 1.0)[i]
+
+    made = ClippedDenoiser(net())
+    made.box = Sly((0.0, 1.0))
+    return made
+
+
+@on_map(SETTINGS, new=True)
+def weight_of_an_even_kernel() -> nn.Module:
+    """Wᵀ is then no adjoint."""
+    made = flow()
+    made.weight = nn.Parameter(0.2 * torch.ones(2, 1, 2, 2), requires_grad=False)
+    return made
+
+
+@on_map(SETTINGS, new=True)
+def weight_of_a_longish_kernel() -> nn.Module:
+    made = flow(padding_mode="circular")
+    made.weight = nn.Parameter(0.2 * torch.ones(2, 1, 1, 3), requires_grad=False)
+    return made
+
+
+@on_map(SETTINGS, new=True)
+def step_with_one_number_for_each_channel() -> nn.Module:
+    made = flow()
+    made.tau = nn.Parameter(torch.tensor([1.0, 30.0]).reshape(2, 1, 1, 1), requires_grad=False)
     return made
 
 

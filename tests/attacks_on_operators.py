@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from attacks import Dense, Outcome, Verdict, at_most, matrix_of, refusal, spectral_norm
-from attacks_by_hand import attack, judge_norm, on_norm, patched, under
+from attacks_by_hand import Hiding, attack, judge_norm, on_norm, patched, recoded, under
 from torch import Tensor, nn
 
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, certify_norm, from_scipy, gaussian_psf
@@ -60,6 +60,8 @@ class LouderMap(Blur):
     def norm_bound(self) -> Any:
         return Blur(self.psf, self.img_size).norm_bound()
 
+    bound_norm = norm_bound
+
 
 class Quiet(CertifiedPhysics):
     """A forward model of one's own, with a bound of one's own."""
@@ -79,6 +81,8 @@ class Quiet(CertifiedPhysics):
 
     def norm_bound(self) -> Any:
         return blur().norm_bound()
+
+    bound_norm = norm_bound
 
 
 @on_norm(OURS)
@@ -128,7 +132,7 @@ def on_grid_of_an_instance() -> Any:
 @on_norm(OURS, new=True)
 def norm_of_an_instance() -> Any:
     made, quiet = scan(), blur().norm_bound()
-    made.norm_bound = lambda: quiet
+    made.norm_bound = made.bound_norm = lambda: quiet
     return made
 
 
@@ -192,7 +196,7 @@ def transfer_of_the_class() -> Outcome:
 @attack(OURS, new=True)
 def norm_of_the_class() -> Outcome:
     quiet = blur().norm_bound()
-    return class_patch(ParallelBeamTomography, "norm_bound", lambda self: quiet, scan)
+    return class_patch(ParallelBeamTomography, "bound_norm", lambda self: quiet, scan)
 
 
 @attack(OURS, new=True)
@@ -211,6 +215,39 @@ def hook_of_a_physics() -> Any:
     """A is called by its name, not through ``__call__``: not false."""
     made = blur()
     made.register_forward_hook(lambda mod, args, out: 4 * out)
+    return made
+
+
+@attack(OURS, new=True)
+def code_of_a_method_exchanged() -> Outcome:
+    """The function is the very same object, with other instructions."""
+    made = blur()
+    return under(lambda: recoded(Blur.on_grid, louder_on_grid), judge_norm, lambda: made)
+
+
+def louder_on_grid(self: Any, x: Tensor, transfer: Tensor, size: tuple[int, ...]) -> Tensor:
+    result = torch.fft.irfft2(torch.fft.rfft2(x, s=(8, 8)) * transfer, s=(8, 8))
+    return 4 * result[..., : size[0], : size[1]]
+
+
+@on_norm(OURS, new=True)
+def dictionary_that_hides_a_method() -> Any:
+    made, old = blur(), Blur.A
+    made.A = lambda x, **k: 4 * old(made, x)
+    made.__dict__ = Hiding(vars(made), "A")
+    return made
+
+
+@on_norm(OURS, new=True)
+def psf_of_a_tensor_subclass() -> Any:
+    class Loud(Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = super().__torch_function__(func, types, args, kwargs or {})
+            return 4 * out.as_subclass(Tensor) if getattr(func, "__name__", "") in ("to", "roll") else out
+
+    made = blur()
+    made._buffers["psf"] = made.psf.as_subclass(Loud)
     return made
 
 
@@ -257,27 +294,9 @@ def psf_data_replaced() -> Any:
 def transfer_kept_and_written() -> Any:
     """The Fourier transform that is kept for later calls."""
     made = blur()
-    made.transfer(torch.float32).mul_(4)
+    made.A(torch.zeros(1, *SHAPE))
+    made.transfer(torch.float32, (8, 8), tuple(n // 2 for n in made.psf.shape[1:])).mul_(4)
     return made
-
-
-@on_norm(WRITES, new=True)
-def kept_norm_forged() -> Any:
-    made = scan()
-    quiet = blur().norm_bound()
-    for key in made._kept:
-        if "norm_bound" in str(key):
-            made._kept[key] = quiet
-    return made
-
-
-@on_norm(WRITES, new=True)
-def kept_norm_forged_in_a_copy() -> Any:
-    made = scan()
-    for key in made._kept:
-        if "norm_bound" in str(key):
-            made._kept[key] = blur().norm_bound()
-    return copy.deepcopy(made)
 
 
 @on_norm(WRITES)

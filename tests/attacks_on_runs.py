@@ -80,6 +80,27 @@ def solve(kind: Any = ForwardBackward, physics: Any = None, denoiser: Any = None
     return solver.solve(data(physics) if y is None else y, physics, max_iter=most, guarantee="report", **run)
 
 
+def scan() -> ParallelBeamTomography:
+    return ParallelBeamTomography([0.0, 40.0, 80.0, 120.0], SHAPE, dtype=torch.float64)
+
+
+def apart(physics: Any = None) -> Tensor:
+    """Data of three images, of which two are flat and converge early."""
+    y = data(Dense(matrix(), SHAPE) if physics is None else physics, 3)
+    y[:2] *= 1e-3
+    return y
+
+
+def under_gradients() -> Result:
+    with torch.enable_grad():
+        return solve(denoiser=net().requires_grad_(True))
+
+
+def in_inference() -> Result:
+    with torch.inference_mode():
+        return solve()
+
+
 # ---- honest controls
 
 
@@ -102,6 +123,15 @@ control("inpainting", lambda: solve(physics=dp.Inpainting(SHAPE, mask=(torch.ran
 control("zero_data", lambda: solve(y=torch.zeros(1, *SHAPE, dtype=torch.float64), x0=torch.ones(1, *SHAPE, dtype=torch.float64)))
 control("tiny_data", lambda: solve(y=1e-30 * data(blur())))
 control("large_data", lambda: solve(y=1e12 * data(blur())))
+control("batch_that_converges_apart", lambda: solve(HalfQuadratic, Dense(matrix(), SHAPE), y=apart(), tol=1e-9, max_iter=400))
+control("batch_that_converges_apart_in_tomography", lambda: solve(ADMM, scan(), y=apart(scan()), tol=1e-9, max_iter=400))
+control("batch_that_converges_apart_in_primal_dual", lambda: solve(PrimalDual, Dense(matrix(), SHAPE), y=apart(), tol=1e-7, max_iter=400))
+control("with_an_honest_callback", lambda: solve(callback=lambda k, x, r: None))
+control("under_autograd", lambda: under_gradients())
+control("in_inference_mode", lambda: in_inference())
+control("own_sigma_for_each_image", lambda: solve(y=data(blur(), 2), sigma=torch.tensor([0.05, 0.2], dtype=torch.float64)))
+control("guided", lambda: solve(denoiser=guided(add_guidance(net()), torch.rand(1, *SHAPE, dtype=torch.float64)).requires_grad_(False)))
+control("weighted", lambda: solve(data_term=WeightedLeastSquares(torch.rand(1, *SHAPE, dtype=torch.float64) + 0.1)))
 control("resumed", lambda: resumed(lambda state: None))
 
 
@@ -589,7 +619,8 @@ def solve_prox_of_a_blur_patched() -> Result:
 def prox_of_a_data_term_of_ones_own() -> Result:
     class Sloppy(LeastSquares):
         def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: float) -> Tensor:
-            return 1.1 * super().prox(z, y, physics, gamma)
+            found = super().prox(z, y, physics, gamma)
+            return dataclasses.replace(found, x=1.1 * found.x)
 
     return solve(HalfQuadratic, data_term=Sloppy())
 
@@ -797,6 +828,25 @@ def counts_its_calls() -> Result:
         return v if calls[0] < 30 else 2 * v
 
     return solve(physics=Odd(before=before))
+
+
+@on_run(LINEAR, new=True)
+def counts_its_calls_late() -> Result:
+    """A little louder, long after every examination: another problem is solved from then on."""
+    calls = [0]
+
+    def before(v: Tensor) -> Tensor:
+        calls[0] += 1
+        return v if calls[0] < 400 else 1.02 * v
+
+    return solve(physics=Odd(before=before), max_iter=600, step=0.2)
+
+
+@on_run(LINEAR, new=True)
+def loud_for_the_solution_only() -> Result:
+    """Honest but near one image."""
+    target = torch.rand(1, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return solve(physics=Odd(before=lambda v: v * torch.where((v - target).norm(dim=1, keepdim=True) < 0.5, 1.5, 1.0)), max_iter=200)
 
 
 @on_run(LINEAR, new=True)
@@ -1058,10 +1108,45 @@ def class_patched_in_a_callback() -> Result:
         GradientFlowDenoiser.forward = old
 
 
+@attack(MUTATION, new=True)
+def image_in_a_callback() -> Outcome:
+    """The image that the callback sees is written to, which for some solvers is their state."""
+    plain_, written = solve(max_iter=12), solve(callback=lambda k, x, r: x.add_(1.0), max_iter=12)
+    off_ = float((plain_.x - written.x).norm())
+    return Outcome(Verdict.FALSE_PASS if off_ > 0 and written.guarantee.title == "proved" else Verdict.TRUE, written.guarantee.title, off_)
+
+
+def put_back(change: Callable[[float], Any], **options: Any) -> Result:
+    """Another map from the fifth update on, and the honest one again as soon as that has converged."""
+    state = {"changed": False}
+
+    def callback(k: int, x: Tensor, relative: Any) -> None:
+        if k == 5:
+            change(1.3)
+            state["changed"] = True
+        elif state["changed"] and max(relative) <= 1e-6:
+            change(1 / 1.3)
+            state["changed"] = False
+
+    return solve(callback=callback, tol=1e-6, max_iter=3000, scheme=KrasnoselskiiMann(0.5), **options)
+
+
 @on_run(MUTATION, new=True)
-def image_in_a_callback() -> Result:
-    """The image that the callback sees is written to: for a solver whose state it is."""
-    return solve(callback=lambda k, x, r: x.add_(1.0) if k == 5 else None, max_iter=12)
+def psf_put_back_when_all_has_converged() -> Result:
+    physics = blur()
+    return put_back(lambda f: physics.psf.data.mul_(f), physics=physics, step=0.5)
+
+
+@on_run(MUTATION, new=True)
+def weights_put_back_when_all_has_converged() -> Result:
+    d = net()
+    return put_back(lambda f: d.layers[0].tau.data.mul_(f), denoiser=d)
+
+
+@on_run(MUTATION, new=True)
+def data_put_back_when_all_has_converged() -> Result:
+    y = data(blur())
+    return put_back(lambda f: y.mul_(f), y=y)
 
 
 @on_run(MUTATION, new=True)

@@ -152,6 +152,7 @@ class Problem:
     data_term: Any = None
     during: Callable[[int], None] | None = None
     forge: Callable[[dict[str, Any]], None] | None = None
+    exact: Callable[[Tensor, Tensor, float], Tensor] | None = None  # a prox of which the lie is
     solvers: tuple[type[Solver], ...] = ()
     lie: str = ""
 
@@ -400,17 +401,19 @@ def inexact_prox(draw: Draw, p: Problem) -> None:
     matrix = honest.matrix
     kind, at = draw.one_of("scaled", "one pixel", "other gamma", "no data"), draw.integer(0, 63)
 
-    def prox(z: Tensor, y: Tensor, gamma: float, **kwargs: Any) -> Tensor:
-        gamma = gamma * (1 + 2 * off) if kind == "other gamma" else gamma
+    def exact(z: Tensor, y: Tensor, gamma: float) -> Tensor:
         H = torch.eye(64, dtype=p.dtype) + gamma * matrix.T @ matrix
-        x = torch.linalg.solve(H, (z.flatten(1) + (kind != "no data") * gamma * (y.flatten(1) @ matrix)).T).T
+        return torch.linalg.solve(H, (z.flatten(1) + gamma * (y.flatten(1) @ matrix)).T).T.reshape(-1, *SHAPE)
+
+    def prox(z: Tensor, y: Tensor, gamma: float, **kwargs: Any) -> Tensor:
+        x = exact(z, 0 * y if kind == "no data" else y, gamma * (1 + 2 * off) if kind == "other gamma" else gamma)
         x = x * (1 + off) if kind == "scaled" else x
         if kind == "one pixel":
-            x[:, at] += off
-        return x.reshape(-1, *SHAPE)
+            x.flatten(1)[:, at] += off
+        return x
 
     honest.closed_form_prox, honest.prox_l2 = True, prox
-    p.physics, p.y, p.lie, p.solvers = honest, p.y.flatten(1), f"prox off: {kind} {off:.3g}", PROX
+    p.physics, p.y, p.lie, p.solvers, p.exact = honest, p.y.flatten(1), f"prox off: {kind} {off:.3g}", PROX, exact
 
 
 def mutation(draw: Draw, p: Problem) -> None:
@@ -461,7 +464,7 @@ def lying_runs(draw: Draw) -> Outcome:
 
     def solve() -> Result:
         callback = None if problem.during is None else (lambda k, x, r: problem.during(k))
-        most = 40
+        most = 30
         if problem.forge is None:
             return solver.solve(problem.y, problem.physics, max_iter=most, guarantee="report", callback=callback)
         with tempfile.TemporaryDirectory() as folder:
@@ -475,7 +478,15 @@ def lying_runs(draw: Draw) -> Outcome:
                 raise_refused()
             return result
 
-    return judged(solve, lie=what)
+    kept: list[Result] = []
+    outcome = judged(lambda: kept.append(solve()) or kept[0], lie=what)
+    if problem.exact is not None and kept and outcome.verdict is Verdict.FALSE_PASS:  # the solver may have found the truth by itself
+        z = 0.5 + 0.1 * draw.tensor(*kept[0].x.shape, dtype=problem.dtype)
+        gamma = kept[0].parameters["step"]
+        found, exact = kept[0].maps.prox(z, gamma), problem.exact(z, problem.y, gamma)
+        if float((found - exact).norm() / exact.norm()) < 1e-4:
+            return Outcome(Verdict.TRUE, "proved", "the prox was solved all the same", what)
+    return outcome
 
 
 def raise_refused() -> None:
