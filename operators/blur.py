@@ -10,6 +10,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.fingerprint import trace
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, own_bound
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
@@ -165,19 +166,15 @@ class Blur(CertifiedPhysics):
         return joint_bound([self.bound_channel(psf) for psf in self.psf.detach().cpu().double()])
 
     def require_consistent(self) -> None:
-        """Raise CertificateError unless PSF, grid, shift and border are those of ``padding``, as A reads all of them."""
-        taps, sides = self.psf, self.img_size[1:]
-        sound = taps.ndim == 3 and len(taps) in (1, self.img_size[0]) and bool(torch.isfinite(taps).all())
-        if sound and self.padding in PADDINGS and all(map(int.__le__, taps.shape[1:], sides)):
-            rows, columns = (geometry(*axis, self.padding) for axis in zip(sides, taps.shape[1:], strict=True))
-            settled = ((rows[0], columns[0]), (rows[1], columns[1]), (self.img_size[0], rows[2], columns[2]))
-            sound = (self.grid, self.shift, tuple(self.data_size)) == settled and all(
-                index is None if should is None else index is not None and torch.equal(index.cpu(), should)
-                for index, should in ((self.rows_index, rows[3]), (self.columns_index, columns[3]))
-            )
-            if sound:
-                return
-        raise CertificateError("the PSF is not finite, or does not fit the blur's padding and grid; build a new Blur.")
+        """Raise CertificateError unless A reads what a new blur with this PSF, size and padding would."""
+        read = ("psf", "grid", "shift", "data_size", "rows_index", "columns_index")
+        try:
+            fresh = Blur(self.psf, self.img_size, padding=self.padding, dtype=self.psf.dtype)
+        except InputError as error:
+            raise CertificateError(f"this is no blur: {error}") from error
+        for name in read:
+            if trace(getattr(self, name)) != trace(getattr(fresh, name)):
+                raise CertificateError(f"`{name}` does not belong to this PSF, size and padding; build a new Blur.")
 
     def bound_channel(self, psf: Tensor) -> NormBound:
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""

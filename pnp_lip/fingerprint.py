@@ -16,7 +16,6 @@ __all__ = ["fingerprint", "hash_tensor", "recognise", "require_unmodified"]
 
 CODE: dict[type, dict[str, object]] = {}  # what the classes of which something is proved held when their rules were registered
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings
-LAZY = ("__annotations__", "__annotations_cache__")  # that Python adds to a class when something asks for them
 
 
 def recognise(*kinds: type) -> None:
@@ -48,9 +47,11 @@ def require_unmodified(module: nn.Module) -> None:
         for name, value in registered.items():
             if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
                 raise CertificateError(f"{where} holds `{name}` as a {type(value).__name__}; plain tensors are covered.")
+    # Python makes annotations when they are asked for.
     for kind in {kind for part in module.modules() for kind in type(part).__mro__ if kind in CODE}:
         now, then = vars(kind), CODE[kind]
-        changed = [name for name in {**then, **now} if name not in LAZY and then.get(name) is not now.get(name)]
+        names = {**then, **now}.keys() - {"__annotations__"}  # which Python makes when somebody reads it
+        changed = [name for name in sorted(names) if then.get(name) is not now.get(name)]
         if changed:
             raise CertificateError(f"`{kind.__qualname__}.{changed[0]}` was replaced after its import; undo that.")
 

@@ -89,7 +89,7 @@ class Track:
             self.status = "max_iter"
         self.add_misfit(misfit, len(self.residual) - 1)
         columns = (self.residual, self.relative, self.misfit, self.misfit_at, self.psnr)
-        return History(self.status, *map(tuple, columns), prox_error=quotient(self.prox_error, size))  # type: ignore[arg-type]
+        return History(self.status, *map(tuple, columns), quotient(self.prox_error, size))  # type: ignore[arg-type]
 
     def fits(self, k: int) -> bool:
         """Whether a stored record can be one after k updates."""
@@ -217,8 +217,7 @@ def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> li
     Of images that differ by more than rounding from T of the stored state, the new values are taken.
     """
     unit, v = SAME * torch.finfo(s.v.dtype).eps, s.before[0]
-    image, x = evaluate(iteration, maps, v)
-    maps.take_errors()  # no update
+    image, x, _ = evaluate(iteration, maps, v)
     norm, size = iteration.norm, iteration.size or iteration.norm
     residual, length = norm(maps, v - image), norm(maps, v)
     gaps = norm(maps, image - s.before[1]), euclidean(maps, x - s.x)
@@ -238,11 +237,12 @@ def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> li
     return failed
 
 
-def evaluate(iteration: Iteration, m: Maps, v: Tensor) -> tuple[Tensor, Tensor]:
-    """T v and its image, copied: a denoiser may write its next result over this one."""
+def evaluate(iteration: Iteration, m: Maps, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """T v and its image, copied, as a denoiser may write its next result over this one; the errors of the prox in them."""
+    m.take_errors()  # those of other calls
     image, x = iteration.T(m, v)
     copy = image.clone()
-    return copy, copy if x is image else x.clone()
+    return copy, copy if x is image else x.clone(), m.take_errors()
 
 
 def narrowed(iteration: Iteration, maps: Maps, part: Maps, s: State) -> Maps:
@@ -265,9 +265,9 @@ def narrowed(iteration: Iteration, maps: Maps, part: Maps, s: State) -> Maps:
 
 def acts_alike(iteration: Iteration, part: Maps, v: Tensor, smaller: Maps, keep: list[int]) -> bool:
     """Whether T of the kept images is the same without the others."""
-    together = iteration.T(part, v)[0][keep]
+    together = evaluate(iteration, part, v)[0][keep]
     try:
-        alone = iteration.T(smaller, v[keep])[0]
+        alone = evaluate(iteration, smaller, v[keep])[0]
     except (RuntimeError, ValueError, IndexError):  # sizes that do not fit
         return False
     if alone.shape != together.shape:
@@ -285,8 +285,8 @@ def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor:
 
     tracks = [s.tracks[i] for i in s.batch]
     v, old, *before = (t if whole else t[s.batch] for t in (s.v, s.x, *s.before))
-    image, x = evaluate(iteration, part, v)
-    taken, residual, size = part.take_errors(), iteration.norm(part, v - image), iteration.norm(part, v)
+    image, x, taken = evaluate(iteration, part, v)
+    residual, size = iteration.norm(part, v - image), iteration.norm(part, v)
     error = torch.zeros_like(residual) if taken is None else taken.to(residual)
     moving = [track.status == "running" for track in tracks]
     if watch is not None and s.k > 0 and s.broken is None:

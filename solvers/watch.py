@@ -1,6 +1,7 @@
 """The watch over a run: at every update T is held against its Lipschitz constant, in the norm of its theorem."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +47,7 @@ class Watch:
         moved, went = norm(m, step), norm(m, image - before[1])
         reach = size(m, step)
         terms = 2 * (size(m, v) + size(m, image) + reach) + self.data[images]
-        slack = ROUNDING * self.unit * terms + errors
+        slack = ROUNDING * self.unit * terms + errors.nan_to_num(math.inf)
         allowed = ((self.q * moved).square() + slack * reach).sqrt() + slack  # a norm with a cross term rounds like its square
         rows = torch.stack([went, moved, allowed]).tolist()
         return [None if w <= a else self.words(w, g) for w, g, a in zip(*rows, strict=True)]

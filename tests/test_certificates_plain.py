@@ -352,6 +352,8 @@ WEIRD = {
     "tensor eps": (lambda: nn.BatchNorm2d(1).eval(), "eps", torch.tensor(1.0)),
     "factor": (lambda: nn.PixelShuffle(2), "upscale_factor", 2.0),
     "weight": (lambda: nn.Conv2d(1, 1, 3), "weight", nn.Parameter(torch.eye(3))),
+    "three sides": (lambda: nn.Conv2d(1, 1, 3, padding_mode="reflect"), "_reversed_padding_repeated_twice", [1, 1, 1]),
+    "no interval": (lambda: nn.Hardtanh(), "min_val", math.nan),
     "depth": (lambda: DnCNN(1, 1, depth=3, nf=2, pretrained=None), "depth", True),
     "list": (lambda: DnCNN(1, 1, depth=3, nf=2, pretrained=None), "conv_list", nn.Sequential()),
     "channels": (lambda: DnCNN(1, 1, depth=3, nf=2, pretrained=None), "in_conv", nn.Conv2d(3, 2, 3, padding=1)),

@@ -258,6 +258,8 @@ def test_layers_must_pad_alike() -> None:
 
 BROKEN: dict[str, tuple[Callable[[GradientFlowDenoiser], object], str]] = {
     "even kernel": (lambda d: setattr(d.layers[0], "weight", nn.Parameter(torch.ones(3, 2, 2, 2))), "odd side"),
+    "matrix": (lambda d: setattr(d.layers[0], "weight", nn.Parameter(torch.ones(3, 2))), "needs a matrix, or square"),
+    "complex step": (lambda d: setattr(d.layers[0], "tau", nn.Parameter(torch.ones(()) + 0j)), "one finite number"),
     "oblong kernel": (lambda d: setattr(d.layers[0], "weight", nn.Parameter(torch.ones(3, 2, 3, 5))), "square"),
     "dilation": (lambda d: setattr(d.layers[0], "dilation", 1.0), "`layers.0.dilation`"),
     "dilation zero": (lambda d: setattr(d.layers[0], "dilation", 0), "`layers.0.dilation`"),
@@ -307,6 +309,14 @@ def test_attributes_count_with_their_contents(before: object, after: object) -> 
     assert fingerprint(module) == first
     module.extra.value = module.extra  # it may hold itself
     assert fingerprint(module) != first
+
+
+def test_reading_annotations_changes_no_code() -> None:
+    """Python adds an empty ``__annotations__`` to a class, as here to ABC, when somebody asks for it."""
+    denoiser = small()
+    kinds = {kind for part in denoiser.modules() for kind in type(part).__mro__}
+    assert all(isinstance(kind.__annotations__, dict) for kind in kinds - {object})
+    require_unmodified(denoiser)
 
 
 def test_an_untouched_module_passes_after_torch_has_compiled() -> None:

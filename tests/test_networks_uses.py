@@ -158,6 +158,8 @@ def test_an_inner_layer_of_another_type_is_no_layer_of_the_family() -> None:
     network.layers[0].inner = nn.Linear(4, 4)
     with pytest.raises(CertificateError, match=r"layers.0.inner` is a Linear"):
         certify(network)
+    with pytest.raises(CertificateError, match="`inner` is a Linear"):
+        certify(network.layers[0])
     network = seal(UnboundedWidthNetwork(2, width=4, depth=1))
     network.layers = nn.Sequential(*network.layers)
     with pytest.raises(CertificateError, match=r"`layers` is a Sequential"):

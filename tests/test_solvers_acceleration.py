@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import solver_cases as cases
 import torch
@@ -21,6 +23,7 @@ from pnp_lip.solvers import (
     LeastSquares,
     PrimalDual,
 )
+from pnp_lip.solvers.maps import Maps
 
 SCHEMES = [Halpern(), Halpern(restart=None), Anderson(), Anderson(memory=2)]
 
@@ -154,3 +157,84 @@ def test_the_safeguard_gives_up_bad_points():
 def test_bad_settings_are_refused(make):
     with pytest.raises(InputError):
         make()
+
+
+def primal_dual_problems():
+    """Seeds, operators and steps of PrimalDual problems in float64."""
+    for seed in range(6):
+        physics = (cases.blur(), cases.matrix_physics(seed=seed), cases.MatrixPhysics(10 ** (seed - 3.0) * cases.random(30, 64)))[
+            seed % 3
+        ]
+        options = {} if seed % 3 == 0 else {"data_term": LeastSquares(norm_upper=physics.norm)}
+        yield seed, physics, options | {"step": (0.1, 1.0, 5.0)[seed % 3] / physics.norm_upper**2} if seed % 3 == 0 else options
+
+
+@pytest.mark.parametrize("problem", primal_dual_problems(), ids=lambda p: str(p[0]))
+def test_primal_dual_is_measured_in_the_norm_of_its_theorem(problem):
+    """T is nonexpansive in it, the state's third part is Ax, and the recorded residual obeys the printed bound."""
+    seed, physics, options = problem
+    y = physics.A(cases.random(1, *cases.SHAPE, seed=seed))
+    y = y + 0.3 * cases.random(*y.shape, seed=seed + 1)
+    solver = PrimalDual(firm(cases.denoiser(dtype=torch.float64, seed=seed)), sigma=0.1, tol=0.0, **options)
+    p = solver.prepare(y, physics)
+    g, s = p.iteration.parameters["step"], p.iteration.parameters["dual_step"]
+    n, m, a = 64, y.numel(), cases.dense(physics.A)
+    P = torch.cat([torch.cat([torch.eye(n).double() / g, -a.T], 1), torch.cat([-a, torch.eye(m).double() / s], 1)])
+
+    def exact(v):
+        return float((v[0, : n + m] @ P @ v[0, : n + m]).sqrt())
+
+    def state(z):
+        x = z[:, :n].reshape(1, *cases.SHAPE)
+        return torch.cat([z, physics.A(x).flatten(1)], dim=1)
+
+    with torch.no_grad():
+        for k in range(20):
+            z, w = (state(cases.random(1, n + m, seed=100 + 2 * k + j)) for j in (0, 1))
+            image, other = p.iteration.T(p.maps, z)[0], p.iteration.T(p.maps, w)[0]
+            assert torch.allclose(image[:, n + m :], physics.A(image[:, :n].reshape(1, *cases.SHAPE)).flatten(1), atol=1e-12)
+            before, after = exact(z - w), exact(image - other)
+            assert after <= before * (1 + 1e-12)
+            assert float(p.iteration.norm(p.maps, z - w)) == pytest.approx(before, rel=1e-9)
+        v = p.iteration.start(p.maps, p.x)
+        first = v
+        for _ in range(20000):
+            v, old = p.iteration.T(p.maps, v)[0], v
+            if exact(v - old) < 1e-12 * exact(v):
+                break
+    result = solver.solve(y, physics, max_iter=300)
+    c = float(result.guarantee.rate.split("√(")[1].split(" ")[0])
+    d0 = exact(first - v)
+    residual = result.history.residual
+    assert all(r <= d0 / (c * (k + 1)) ** 0.5 * (1 + 1e-3) + 1e-9 for k, r in enumerate(residual))
+    assert max(residual) > 0.02 * d0  # the bound is not empty
+
+
+def test_a_callback_gets_a_copy_of_the_image(setting):
+    net, physics, y = setting
+    honest = ForwardBackward(net, sigma=0.1).solve(y, physics)
+    spoiled = ForwardBackward(net, sigma=0.1).solve(y, physics, callback=lambda k, x, r: x.zero_())
+    assert torch.equal(honest.x, spoiled.x) and honest.histories == spoiled.histories and spoiled.guarantee.proved
+
+
+def test_a_denoiser_that_writes_over_its_last_result_does_not_seem_to_have_converged(setting):
+    net, physics, y = setting
+    room = torch.empty_like(y)
+    result = ForwardBackward(lambda x, s: room.copy_(net(x, s)), sigma=0.1).solve(y, physics, guarantee="report")
+    honest = ForwardBackward(net, sigma=0.1).solve(y, physics)
+    assert result.iterations == honest.iterations and cases.relative(result.x, honest.x) < 1e-6
+
+
+def test_errors_of_the_prox_beyond_their_budget_withdraw_the_guarantee(setting, monkeypatch):
+    net, physics, y = setting
+    solver = ADMM(firm(net), sigma=0.1, tol=0.0)
+    shares = iter([])
+    monkeypatch.setattr(Maps, "take_errors", lambda self: torch.full((len(self.y),), next(shares), dtype=torch.float64))
+    shares = iter([1e-5] * 100)
+    clean = solver.solve(y, physics, max_iter=20)
+    assert clean.guarantee.proved and clean.history.prox_error == pytest.approx(2e-4 / float(clean.x[0].norm()))
+    assert json.loads(clean.to_json())["histories"][0]["prox_error"] == clean.history.prox_error
+    for share in (1e-1, float("nan")):
+        shares = iter([share] * 100)
+        result = solver.solve(y, physics, max_iter=20)
+        assert not result.guarantee.proved and "the errors of prox_γf add up to" in result.guarantee.failure

@@ -182,3 +182,142 @@ def test_another_setting_of_the_denoiser_is_noticed(tmp_path):
     net.default_sigma *= 10
     with pytest.raises(InputError, match="another run"):
         ForwardBackward(net, tol=1e-3).solve(y, physics, checkpoint=tmp_path / "sigma")
+
+
+def forge(path, change):
+    """Change what a checkpoint holds; ``change`` gets its state."""
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+
+
+def stopped_early(state):
+    """Every image at the second iterate, said to have converged."""
+    for track in state["tracks"]:
+        track["status"], track["relative"][-1], track["residual"][-1] = "converged", 0.0, 0.0
+
+
+def other_image(state):
+    stopped_early(state)
+    state["x"] = torch.rand_like(state["x"])
+
+
+def other_state(state):
+    other_image(state)
+    state["before"] = (state["x"], state["x"])
+
+
+@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Anderson()], ids=str)
+@pytest.mark.parametrize("lie", [stopped_early, other_image, other_state])
+def test_a_forged_convergence_is_not_believed(lie, scheme, tmp_path):
+    _, physics, y = setting()
+    path, solver = tmp_path / "run.pt", solver_for(scheme)
+    whole = solver.solve(y, physics)
+    solver.solve(y, physics, max_iter=2, checkpoint=path)
+    forge(path, lie)
+    resumed = solver.solve(y, physics, checkpoint=path)
+    assert resumed.status == "converged" and resumed.iterations > 2
+    assert cases.relative(resumed.x, whole.x) < 1e-3
+    assert max(h.relative[1] for h in resumed.histories) > 1e-6  # the number that the file gave as 0
+
+
+def test_an_image_that_did_converge_is_the_one_that_t_gives(tmp_path):
+    _, physics, y = setting()
+    path, solver = tmp_path / "run.pt", solver_for(KrasnoselskiiMann())
+    whole = solver.solve(y, physics, checkpoint=path)
+    forge(path, lambda s: s.update(x=torch.rand_like(s["x"])))
+    again = solver.solve(y, physics, checkpoint=path)
+    assert again.status == "converged" and again.iterations == whole.iterations
+    assert cases.relative(again.x, whole.x) < 1e-6
+
+
+def spoil(name, value):
+    return lambda s: s.__setitem__(name, value(s))
+
+
+def spoil_track(name, value):
+    return lambda s: s["tracks"][1].__setitem__(name, value(s["tracks"][1]))
+
+
+def spoil_memory(name, value):
+    return lambda s: s["memory"].__setitem__(name, value(s["memory"].get(name)))
+
+
+IMPOSSIBLE = {
+    "negative count": spoil("k", lambda s: -3),
+    "count that is a truth": spoil("k", lambda s: True),
+    "count below the records": spoil("k", lambda s: 2),
+    "nan image": spoil("x", lambda s: s["x"] * float("nan")),
+    "nan state": spoil("v", lambda s: s["v"] * float("nan")),
+    "other dtype": spoil("v", lambda s: s["v"].double()),
+    "other shape": spoil("x", lambda s: s["x"][:2]),
+    "state before": spoil("before", lambda s: s["before"][:1]),
+    "infinite state before": spoil("before", lambda s: (s["v"] / 0, s["v"])),
+    "no tensor": spoil("v", lambda s: "v"),
+    "seconds": spoil("seconds", lambda s: -1.0),
+    "divisible": spoil("divisible", lambda s: "yes"),
+    "broken": spoil("broken", lambda s: 3),
+    "batch out of range": spoil("batch", lambda s: [0, 1, 7]),
+    "batch without a running image": spoil("batch", lambda s: [0]),
+    "batch twice": spoil("batch", lambda s: [0, 1, 1, 2]),
+    "too few records": spoil("tracks", lambda s: s["tracks"][:2]),
+    "too many records": spoil("tracks", lambda s: s["tracks"] * 2),
+    "unknown field": spoil("surprise", lambda s: 1),
+    "status": spoil_track("status", lambda t: "proved"),
+    "long residuals": spoil_track("residual", lambda t: t["residual"] * 2),
+    "short residuals": spoil_track("residual", lambda t: t["residual"][:1]),
+    "no residuals": spoil_track("residual", lambda t: []),
+    "nan residual": spoil_track("residual", lambda t: [*t["residual"][:-1], float("nan")]),
+    "text residual": spoil_track("relative", lambda t: [*t["residual"][:-1], "0"]),
+    "misfit": spoil_track("misfit_at", lambda t: [99] * len(t["misfit"])),
+    "infinite scale": spoil_track("scale", lambda t: float("inf")),
+    "negative prox error": spoil_track("prox_error", lambda t: -1.0),
+    "memory of another scheme": spoil("memory", lambda s: {"before": s["v"]}),
+    "anchor": spoil_memory("anchor", lambda a: a * float("nan")),
+    "negative counter": spoil_memory("count", lambda c: c - 5),
+    "counter ahead": spoil_memory("count", lambda c: c + 1e9),
+    "short counter": spoil_memory("count", lambda c: c[:1]),
+    "negative first": spoil_memory("first", lambda c: c - 1e9),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    _, physics, y = setting()
+    path = tmp_path_factory.mktemp("stored") / "run.pt"
+    solver_for(Halpern()).solve(y, physics, checkpoint=path, max_iter=5)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_state_that_no_run_has_is_refused(name, stored, tmp_path):
+    _, physics, y = setting()
+    path = tmp_path / "run.pt"
+    path.write_bytes(stored)
+    forge(path, IMPOSSIBLE[name])
+    with pytest.raises(InputError, match="cannot be the state of this run"):
+        solver_for(Halpern()).solve(y, physics, checkpoint=path)
+
+
+@pytest.mark.parametrize("name", ["size", "taken", "first"])
+def test_numbers_that_anderson_cannot_have_are_refused(name, tmp_path):
+    _, physics, y = setting()
+    path = tmp_path / "run.pt"
+    solver_for(Anderson()).solve(y, physics, checkpoint=path, max_iter=5)
+    for change in (lambda c: c - 1e9, lambda c: c + float("inf")):
+        forge(path, spoil_memory(name, change))
+        with pytest.raises(InputError, match="numbers of its scheme"):
+            solver_for(Anderson()).solve(y, physics, checkpoint=path)
+        path.unlink()
+        solver_for(Anderson()).solve(y, physics, checkpoint=path, max_iter=5)
+
+
+def test_the_watch_goes_on_after_resuming(tmp_path):
+    """The step on which a run was cut in two is watched like any other."""
+    _, physics, y = setting()
+    path, solver = tmp_path / "run.pt", solver_for(KrasnoselskiiMann())
+    solver.solve(y, physics, max_iter=4, checkpoint=path)
+    forge(path, lambda s: s.update(v=s["v"] + 1.0, before=(s["before"][0], s["before"][1])))
+    assert solver.solve(y, physics, checkpoint=path).guarantee.proved  # any v may follow
+    state = torch.load(path, weights_only=True)
+    assert len(state["before"]) == 2 and state["before"][0].shape == y.shape

@@ -56,7 +56,11 @@ def legal(number):
         physics = cases.matrix_physics(dtype=dtype)
     net = cases.denoiser(dtype=dtype, seed=number)
     net = firm(net) if kind in FIRM_ONLY else net
-    x = scale * torch.tensor([1.0, 0.01], dtype=dtype).reshape(2, 1, 1, 1) * cases.random(2, *cases.SHAPE, seed=number, dtype=dtype)
+    x = (
+        scale
+        * torch.tensor([1.0, 0.01], dtype=dtype).reshape(2, 1, 1, 1)
+        * cases.random(2, *cases.SHAPE, seed=number, dtype=dtype)
+    )
     y = physics.A(x)
     y = y + 0.1 * (number % 3) * scale * cases.random(*y.shape, seed=number + 1, dtype=dtype)
     options = {"data_term": LeastSquares(norm_upper=physics.norm)} if number % 4 == 3 else {}

@@ -162,14 +162,17 @@ def certify_sequence(module: nn.Sequential, path: str, rtol: float) -> Proof:
 def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: str, rtol: float) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
-    if layer.tau.numel() != 1 or not math.isfinite(layer.tau.detach()):
+    if layer.tau.numel() != 1 or not layer.tau.is_floating_point() or not math.isfinite(layer.tau.detach()):
         raise CertificateError(f"`{path}`: the step τ must be one finite number; got {layer.tau.tolist()}. Load intact weights.")
     tau = float(layer.tau.detach())
     weight = layer.weight.detach().cpu()
     if isinstance(layer, GradientFlowConv2d):
         whole(layer.dilation, join(path, "dilation"))
-    if not (weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == weight.shape[3] and weight.shape[3] % 2)):
-        raise CertificateError(f"`{path}`: the kernel must be square, of an odd side; got {tuple(weight.shape)}.")
+        fits = weight.ndim == 4 and weight.shape[2] == weight.shape[3] and weight.shape[3] % 2 == 1
+    else:
+        fits = weight.ndim == 2
+    if not fits:
+        raise CertificateError(f"`{path}` needs a matrix, or square kernels of an odd side; got {tuple(weight.shape)}.")
     for tightness in dict.fromkeys((rtol, min(rtol, FINE))):
         norm = norm_bound(weight, padding_mode=getattr(layer, "padding_mode", "zeros"), rtol=tightness)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)

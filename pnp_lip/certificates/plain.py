@@ -52,6 +52,8 @@ def certify_conv2d(layer: nn.Conv2d, path: str, rtol: float) -> Proof:
     mode, held, name = layer.padding_mode, layer.padding, join(path, "padding")
     if mode != "zeros":
         four = layer._reversed_padding_repeated_twice
+        if len(four) != 4:
+            raise CertificateError(f"`{name}` must be four integers here; got {four!r}.")
         left, right, top, bottom = (whole(p, name, 0) for p in four)
         pads = (top + bottom, left + right)
     elif isinstance(held, str):
@@ -116,6 +118,8 @@ def certify_pointwise(module: nn.Module, path: str, rtol: float) -> Proof:
     for name in ("negative_slope", "alpha"):
         if hasattr(module, name):
             constant = max(constant, abs(real(getattr(module, name), join(path, name))))
+    if isinstance(module, nn.Hardtanh) and not module.min_val <= module.max_val:
+        raise CertificateError(f"`{path}` clips to [{module.min_val}, {module.max_val}], which is no interval.")
     return lipschitz_proof(constant, writes=bool(getattr(module, "inplace", False)))
 
 

@@ -79,8 +79,8 @@ def require_range(layer: GradientFlowConv2d | GradientFlowLinear, path: str) -> 
     hidden, total, tau = len(weight), float(weight.double().abs().sum()), abs(float(layer.tau.detach()))
     types, low, high = {weight.dtype, layer.tau.dtype}, 1.0, 1.0
     shifts = [] if layer.bias is None else [layer.bias.detach()]
-    shapes = [t.shape for t in shifts if t.shape != (hidden,)]
-    if type(activation) in (Clip, SoftThreshold, NoiseClip):
+    shapes = [tuple(t.shape) for t in shifts if t.shape != (hidden,)]
+    if isinstance(activation, Clip) and type(activation) in SLOPES:
         scale, noise = activation.log_scale.detach(), isinstance(activation, NoiseClip)
         shifts.append(activation.shift.detach())
         shape = (KNOTS, hidden) if noise else (hidden,)
@@ -88,7 +88,7 @@ def require_range(layer: GradientFlowConv2d | GradientFlowLinear, path: str) -> 
         scales = scale.exp().double()
         types |= {scale.dtype, shifts[-1].dtype}
         low, high = float(scales.min()) * (SIGMA_FLOOR if noise else 1), float(scales.max())
-        if noise and not -math.inf < activation.log_range[0] < activation.log_range[1] < math.inf:
+        if isinstance(activation, NoiseClip) and not -math.inf < activation.log_range[0] < activation.log_range[1] < math.inf:
             raise CertificateError(f"`{path}.activation`: `log_range` must be two increasing finite numbers.")
     if shapes:
         raise CertificateError(f"`{path}` has {hidden} hidden channels, and thresholds or shifts of the shape {shapes[0]}.")

@@ -129,8 +129,8 @@ class GradientFlowConv2d(nn.Module):
     @property
     def kernel(self) -> tuple[int, int]:
         """The numbers of hidden channels and of taps along an axis, without making constrained weights for it."""
-        constrained = parametrize.is_parametrized(self, "weight")
-        stored = self.parametrizations.weight.original if constrained else self.weight  # type: ignore[union-attr]
+        original = "parametrizations.weight.original"
+        stored = self.get_parameter(original) if parametrize.is_parametrized(self, "weight") else self.weight
         return stored.shape[0], stored.shape[-1]
 
     def extra_repr(self) -> str:

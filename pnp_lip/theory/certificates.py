@@ -84,6 +84,8 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
 @rule(MaxMinLayer)
 def certify_max_min(layer: MaxMinLayer, path: str, rtol: float) -> Proof:
     """Sorting and Φ act on different coordinates, and sorting is nonexpansive."""
+    if type(layer.inner) is not GradientFlowLinear:
+        raise CertificateError(f"`{join(path, 'inner')}` is a {type(layer.inner).__name__}, no GradientFlowLinear.")
     inner = describe(layer.inner, join(path, "inner"), rtol)
     return dataclasses.replace(inner, bound=MapBound(max(Fraction(1), inner.bound.lipschitz), None))
 
@@ -181,9 +183,9 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
     expected |= {f"layers.{i}": MaxMinLayer if fixed else GradientFlowLinear for i in depth}
     expected |= {f"affines.{i}": BlockAffine for i in depth} if fixed else {}
     expected["readout"] = nn.Linear
-    inner = {f"layers.{i}.inner": GradientFlowLinear for i in depth} if fixed else {}
-    lists = dict.fromkeys(("layers", "affines") if fixed else ("layers",), nn.ModuleList)
-    for name, kind in {**lists, **expected, **inner}.items():
+    inner: dict[str, type[nn.Module]] = {f"layers.{i}.inner": GradientFlowLinear for i in depth} if fixed else {}
+    checked: dict[str, type[nn.Module]] = dict.fromkeys(("layers", "affines") if fixed else ("layers",), nn.ModuleList)
+    for name, kind in {**checked, **expected, **inner}.items():
         child = network.get_submodule(name)
         if type(child) is not kind:
             where = f"`{join(path, name)}` is a {type(child).__name__}"
