@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import deepinv
 import pytest
 import solver_cases as cases
@@ -10,6 +12,7 @@ import torch
 from pnp_lip import firm
 from pnp_lip.solvers import ADMM, Anderson, DavisYin, ForwardBackward, Halpern, KrasnoselskiiMann, PrimalDual
 from pnp_lip.solvers.data_terms import LeastSquares, WeightedLeastSquares
+from pnp_lip.solvers.loop import Monitor, iterate
 
 SCALES = torch.tensor([0.01, 1.0, 30.0, 0.3]).reshape(4, 1, 1, 1)
 
@@ -103,3 +106,24 @@ def test_a_physics_that_takes_any_batch_but_treats_images_by_their_place_keeps_i
         own = cases.MatrixPhysics(physics.gains[i] * physics.matrix)
         alone = ForwardBackward(cases.denoiser(), **options).solve(y[i : i + 1], own, max_iter=5000)
         assert cases.relative(batch.x[i], alone.x[0]) < 1e-4
+
+
+@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Anderson()], ids=str)
+def test_the_watch_goes_on_when_images_have_left(scheme):
+    net, physics, sizes = cases.denoiser(), cases.blur(torch.float32), []
+    solver = ForwardBackward(net, sigma=0.1, scheme=scheme)
+    with torch.no_grad():
+        p = solver.prepare(data(physics), physics)
+
+    def drifting(x, sigma):
+        sizes.append(len(x))
+        return net(x, sigma) + 0.5 * (sum(size < 4 for size in sizes) > 5)
+
+    results = []
+    for denoiser in (net, drifting):
+        maps = dataclasses.replace(p.maps, denoiser=denoiser)
+        monitor = Monitor(1e-5, 400, p.guarantee.proved, None, None, None, None, None)
+        with torch.no_grad():
+            results.append(iterate(p.iteration, maps, scheme, p.x, monitor).result(p.guarantee, {}, p.iteration, maps))
+    assert results[0].guarantee.proved and results[0].status == "converged"
+    assert min(sizes) < 4 and not results[1].guarantee.proved and "T v moved by" in results[1].guarantee.failure

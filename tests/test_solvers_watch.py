@@ -68,6 +68,7 @@ def legal(number):
     return kind(net, sigma=sigma * scale, scheme=scheme, tol=0.0, **options), y, physics
 
 
+@pytest.mark.filterwarnings("ignore:`sigma` is a standard deviation")
 @pytest.mark.parametrize("number", range(48))
 def test_no_alarm_in_a_legal_run(number):
     solver, y, physics = legal(number)
