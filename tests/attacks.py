@@ -62,11 +62,11 @@ def at_most(claim: Callable[[], float], truth: Callable[[], float], *, honest: b
     """An attack on an upper bound: ``claim`` may raise, ``truth`` is a number that some input attains."""
     try:
         claimed = float(claim())
-    except Exception as error:  # noqa: BLE001 (of whatever class: that is the question)
+    except Exception as error:
         return refusal(error, honest, what)
     try:
         true = float(truth())
-    except Exception as error:  # noqa: BLE001 (what does not run breaks no bound)
+    except Exception as error:
         return Outcome(Verdict.TRUE, claimed, f"does not run ({type(error).__name__})", what)
     fits = true <= claimed * (1 + slack) + 1e-300  # also False when one of them is NaN
     return Outcome(Verdict.TRUE if fits or math.isinf(claimed) else Verdict.FALSE_PASS, claimed, true, what)
@@ -83,7 +83,7 @@ def judged(run: Callable[[], Result | Guarantee], *, lie: str) -> Outcome:
     """A run or an examination that rests on a lie, which must not be titled "proved"."""
     try:
         found = run()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return refusal(error, False, lie)
     title = (found.guarantee if isinstance(found, Result) else found).title
     verdicts = {"proved": Verdict.FALSE_PASS, "proved given your statement": Verdict.STATED}
@@ -95,7 +95,12 @@ def table(rows: Iterable[tuple[str, Outcome, bool]], *, new: bool = True) -> str
     counts: dict[str, Counter[str]] = {}
     for kind, outcome, is_new in rows:
         counts.setdefault(kind, Counter()).update(
-            {"attacks": 1, "held": int(outcome.verdict.held), "stated": int(outcome.verdict is Verdict.STATED), "new": int(is_new)}
+            {
+                "attacks": 1,
+                "held": int(outcome.verdict.held),
+                "stated": int(outcome.verdict is Verdict.STATED),
+                "new": int(is_new),
+            }
         )
     names = ["attacks", "held", "stated", *(["new"] if new else [])]
     counts["all"] = sum(counts.values(), Counter())

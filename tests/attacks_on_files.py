@@ -376,9 +376,9 @@ def read_back(change: Callable[[dict[str, Any]], None]) -> Outcome:
     change(record)
     try:
         found = Certificate.from_json(json.dumps(record))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return refusal(error, honest=False)
-    sound = 0 <= found.bound.lipschitz and all(len(size) == 2 for size in (found.smallest_image,))
+    sound = found.bound.lipschitz >= 0 and all(len(size) == 2 for size in (found.smallest_image,))
     return Outcome(Verdict.TRUE if sound and isinstance(found.layers, tuple) else Verdict.FALSE_PASS, str(found.bound), "")
 
 
@@ -414,7 +414,7 @@ def loaded(header: Any, body: bytes, certificate: dict[str, Any] | None, what: s
             path.with_suffix(".certificate.json").write_text(json.dumps(certificate))
         try:
             load_denoiser(path)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return refusal(error, honest=False, what=what)
     return Outcome(Verdict.FALSE_PASS, "loaded as certified", what)
 
@@ -463,7 +463,7 @@ def a_pickle_that_runs_code() -> Outcome:
         torch.save({"config": Evil(), "state_dict": {}}, path)
         try:
             load_denoiser(path)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return refusal(error, honest=False)
     return Outcome(Verdict.FALSE_PASS, "loaded", "")
 

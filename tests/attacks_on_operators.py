@@ -99,7 +99,7 @@ def subclass_with_another_map_and_the_old_norm() -> Any:
 def operator_of_ones_own_with_a_bound_of_ones_own() -> Outcome:
     try:
         bound = certify_norm(Quiet())
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return refusal(error, honest=False)
     try:
         from pnp_lip.operators.certify_norm import stated_norm
@@ -154,7 +154,9 @@ def projection_of_a_scan() -> Any:
 def product_of_the_stored_matrix() -> Any:
     made = sparse()
     old = made.matrix.product
-    made.matrix.product = lambda x, transpose=False, absolute=False: (1 if absolute else 4) * old(x, transpose=transpose, absolute=absolute)
+    made.matrix.product = lambda x, transpose=False, absolute=False: (
+        (1 if absolute else 4) * old(x, transpose=transpose, absolute=absolute)
+    )
     return made
 
 
@@ -202,12 +204,19 @@ def norm_of_the_class() -> Outcome:
 @attack(OURS, new=True)
 def forward_model_of_deepinvs_blur() -> Outcome:
     old = dp.BlurFFT.A
-    return class_patch(dp.BlurFFT, "A", lambda self, x, **k: 4 * old(self, x), lambda: dp.BlurFFT(img_size=SHAPE, filter=gaussian_psf(0.6)[None, None].float()))
+    return class_patch(
+        dp.BlurFFT,
+        "A",
+        lambda self, x, **k: 4 * old(self, x),
+        lambda: dp.BlurFFT(img_size=SHAPE, filter=gaussian_psf(0.6)[None, None].float()),
+    )
 
 
 @attack(OURS, new=True)
 def forward_model_of_deepinvs_mask() -> Outcome:
-    return class_patch(dp.DecomposablePhysics, "A", lambda self, x, **k: 4 * x, lambda: dp.Inpainting(SHAPE, mask=torch.rand(SHAPE)))
+    return class_patch(
+        dp.DecomposablePhysics, "A", lambda self, x, **k: 4 * x, lambda: dp.Inpainting(SHAPE, mask=torch.rand(SHAPE))
+    )
 
 
 @on_norm(OURS, new=True)
