@@ -47,7 +47,6 @@ def require_unmodified(module: nn.Module) -> None:
         for name, value in registered.items():
             if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
                 raise CertificateError(f"{where} holds `{name}` as a {type(value).__name__}; plain tensors are covered.")
-    # Python makes annotations when they are asked for.
     for kind in {kind for part in module.modules() for kind in type(part).__mro__ if kind in CODE}:
         now, then = vars(kind), CODE[kind]
         names = {**then, **now}.keys() - {"__annotations__"}  # which Python makes when somebody reads it
@@ -65,7 +64,7 @@ def fingerprint(module: nn.Module) -> tuple[Hashable, ...]:
     found: list[Hashable] = []
     for path, part in module.named_modules(remove_duplicate=False):
         tensors = {**part._parameters, **part._buffers}
-        rest = {name: value for name, value in vars(part).items() if name not in OWN}
+        rest = {k: value for k, value in vars(part).items() if k not in OWN and not (isinstance(value, Mapping) and not value)}
         found.append((path, type(part), trace(tensors), trace(rest)))
     return tuple(found)
 

@@ -105,8 +105,8 @@ class LeastSquares(DataTerm):
         if isinstance(physics, SolvesProx) and not isinstance(w, Tensor):  # one of our operators
             sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
             return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30))
-        closed = has_closed_form(physics) and not isinstance(w, Tensor)
-        return quadratic_prox(z, y, physics, w, physics.prox_l2(z, y, gamma) if closed else None)
+        closed = physics.prox_l2(z, y, gamma) if not isinstance(w, Tensor) and has_closed_form(physics) else None
+        return quadratic_prox(z, y, physics, w, closed)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.w * (v - s * y) / (self.w + s)

@@ -12,7 +12,7 @@ from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["UNKNOWN", "Iteration", "chain", "euclidean", "forward_step", "in_box", "projection", "prox_step", "unproved"]
+__all__ = ["UNKNOWN", "Iteration", "Norm", "chain", "euclidean", "forward_step", "in_box", "projection", "prox_step", "unproved"]
 
 UNKNOWN = MapBound(Fraction(2), None)  # nothing is claimed
 
@@ -29,14 +29,29 @@ def unproved(maps: Maps, x: Tensor) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Norm:
+    """The norm of a theorem, one number per image; ``terms`` is the norm of what cancels in it, where something does."""
+
+    of: Callable[[Maps, Tensor], Tensor] = euclidean
+    terms: Callable[[Maps, Tensor], Tensor] | None = None
+
+    def __call__(self, maps: Maps, v: Tensor) -> Tensor:
+        """‖v‖."""
+        return self.of(maps, v)
+
+    def size(self, maps: Maps, v: Tensor) -> Tensor:
+        """What the rounding of ‖v‖ is relative to."""
+        return (self.terms or self.of)(maps, v)
+
+
+@dataclasses.dataclass(frozen=True)
 class Iteration:
     """A fixed-point map T and what is known of it.
 
     ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
     hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
     fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm of ``bound``, in which the
-    residual is measured, one number per image; ``size(maps, v)`` the norm of the terms that cancel in it, where some do;
-    ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
+    residual is measured; ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
     """
 
     T: Callable[[Maps, Tensor], tuple[Tensor, Tensor]]
@@ -45,8 +60,7 @@ class Iteration:
     parameters: Mapping[str, float]
     exists: Callable[[Maps, Tensor], str | None] = unproved
     start: Callable[[Maps, Tensor], Tensor] = lambda maps, x: x
-    norm: Callable[[Maps, Tensor], Tensor] = euclidean
-    size: Callable[[Maps, Tensor], Tensor] | None = None
+    norm: Norm = Norm()
     minimises: bool = False
 
 

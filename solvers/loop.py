@@ -88,8 +88,10 @@ class Track:
         if self.status == "running":
             self.status = "max_iter"
         self.add_misfit(misfit, len(self.residual) - 1)
-        columns = (self.residual, self.relative, self.misfit, self.misfit_at, self.psnr)
-        return History(self.status, *map(tuple, columns), quotient(self.prox_error, size))  # type: ignore[arg-type]
+        return History(
+            self.status, tuple(self.residual), tuple(self.relative), tuple(self.misfit), tuple(self.misfit_at),
+            tuple(self.psnr), quotient(self.prox_error, size),
+        )  # fmt: skip
 
     def fits(self, k: int) -> bool:
         """Whether a stored record can be one after k updates."""
@@ -218,7 +220,7 @@ def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> li
     """
     unit, v = SAME * torch.finfo(s.v.dtype).eps, s.before[0]
     image, x, _ = evaluate(iteration, maps, v)
-    norm, size = iteration.norm, iteration.size or iteration.norm
+    norm, size = iteration.norm, iteration.norm.size
     residual, length = norm(maps, v - image), norm(maps, v)
     gaps = norm(maps, image - s.before[1]), euclidean(maps, x - s.x)
     limits = unit * (size(maps, v) + size(maps, image)), unit * (euclidean(maps, x) + euclidean(maps, v))

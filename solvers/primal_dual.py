@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_lip.solvers.douglas_rachford import solves_forward_backward
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive, positive
-from pnp_lip.solvers.iteration import Iteration, euclidean
+from pnp_lip.solvers.iteration import Iteration, Norm, euclidean
 from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.solver import Solver
@@ -73,8 +73,7 @@ class PrimalDual(Solver):
             parameters={"step": γ, "dual_step": s},
             exists=solves_forward_backward(known),
             start=lambda m, x: join(x, torch.zeros_like(m.y), m.physics.A(x)),
-            norm=norm_of,
-            size=size,
+            norm=Norm(norm_of, terms=size),
         )
 
 

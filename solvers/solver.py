@@ -162,7 +162,7 @@ class Solver(abc.ABC):
         maps = Maps(y, physics, prior, self.sigma, self.data_term, self.box, tuple(x.shape[1:]))
         known, witness = examine(maps, start, self.denoiser, guarantee)
         iteration = self.bind(known)
-        tested = (verify_prox(maps, start, iteration.parameters["step"]),) if self.uses_prox else ()
+        tested = [verify_prox(maps, start, iteration.parameters["step"])] if self.uses_prox else []
         if "dual_step" in iteration.parameters:
             tested += verify_dual_prox(maps, start, iteration.parameters["dual_step"])
         advice = BOX if self.takes_box else BOX_ELSEWHERE

@@ -42,7 +42,7 @@ class Watch:
 
         ``errors`` bounds those of the prox in the two images under T, summed.
         """
-        norm, size = self.iteration.norm, self.iteration.size or self.iteration.norm
+        norm, size = self.iteration.norm, self.iteration.norm.size
         step = v - before[0]
         moved, went = norm(m, step), norm(m, image - before[1])
         reach = size(m, step)
@@ -69,7 +69,7 @@ def data_size(iteration: Iteration, maps: Maps) -> Tensor:
     Zero where the state holds the data's part, as a dual variable does.
     """
     zero = maps.y.new_zeros(len(maps.y), *maps.image_shape)
-    if iteration.size is not None:
+    if iteration.norm.terms is not None:
         return euclidean(maps, zero)
     gradient = dataclasses.replace(maps, y=maps.y.abs()).grad(zero)
     return iteration.parameters["step"] * euclidean(maps, gradient).nan_to_num(0.0)
