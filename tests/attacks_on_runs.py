@@ -343,8 +343,9 @@ class UnreadableLeastSquares(LeastSquares):
 
 
 for kind_, scheme_ in (
-    (ForwardBackward, KrasnoselskiiMann()), (ForwardBackward, Halpern()), (ForwardBackward, Anderson()), (RED, Halpern()),
-    (RED, Anderson()),     (PrimalDual, KrasnoselskiiMann()), (PrimalDual, Halpern()), (PrimalDual, Anderson()), (DavisYin, Halpern()), (DavisYin, Anderson()),
+    (ForwardBackward, KrasnoselskiiMann()), (ForwardBackward, Halpern()), (ForwardBackward, Anderson()),
+    (RED, Halpern()), (RED, Anderson()), (DavisYin, Halpern()), (DavisYin, Anderson()),
+    (PrimalDual, KrasnoselskiiMann()), (PrimalDual, Halpern()), (PrimalDual, Anderson()),
 ):  # fmt: skip
 
     def wrong(kind: Any = kind_, scheme: Any = scheme_) -> Outcome:
