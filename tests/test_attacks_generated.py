@@ -6,7 +6,7 @@ import attacks_generated as generated
 import pytest
 import torch
 
-FAST, SLOW = 10 * len(generated.SCHEDULE), 20_000
+FAST, SLOW = 7 * len(generated.SCHEDULE), 20_000
 
 
 @pytest.fixture(autouse=True)
