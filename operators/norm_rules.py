@@ -60,6 +60,17 @@ def stated_norm(physics: LinearPhysics) -> bool:
     return outside or any(map(stated_norm, getattr(physics, "physics_list", ())))
 
 
+def is_known(physics: object) -> bool:
+    """Whether what A computes is known from its class, and that of its parts, by rules of this package, and unmodified."""
+    if not isinstance(physics, LinearPhysics) or type(physics) not in RULES or stated_norm(physics):
+        return False
+    try:
+        require_unmodified(physics)
+    except CertificateError:
+        return False
+    return all(map(is_known, getattr(physics, "physics_list", ())))
+
+
 def rule_of(physics: LinearPhysics) -> Rule | None:
     """The rule of the exact type of ``physics``, if any; CertificateError if the object or its class was patched."""
     rule = RULES.get(type(physics))

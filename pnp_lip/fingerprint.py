@@ -2,57 +2,108 @@
 
 import dataclasses
 import hashlib
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["fingerprint", "hash_tensor", "recognise", "require_unmodified"]
+__all__ = ["fingerprint", "hash_tensor", "recognise", "recognised", "replaced", "require_unmodified", "trace"]
 
 CODE: dict[type, dict[str, object]] = {}  # what the classes of which something is proved held when their rules were registered
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings
+LISTS = (*OWN[:3], "_forward_hooks", "_forward_pre_hooks")  # a module's dictionaries that its call reads
+Contents = tuple[object, ...]
+PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
 
 
 def recognise(*kinds: type) -> None:
-    """Record the code of these classes and of their bases: ``require_unmodified`` refuses what is patched afterwards."""
+    """Record the code of these classes and of their bases: ``replaced`` finds what is patched afterwards."""
     for kind in (base for one in kinds for base in one.__mro__ if base is not object):
-        CODE.setdefault(kind, dict(vars(kind)))
+        CODE.setdefault(kind, contents(kind))
+
+
+def recognised(value: object) -> bool:
+    """Whether the code of the value's exact type is on record."""
+    return type(value) in CODE
+
+
+def contents(kind: type) -> dict[str, object]:
+    """What a class holds, of its functions also the code and the defaults, without the annotations that Python makes lazily."""
+    return {
+        name: (value, *(getattr(value, part, None) for part in ("__code__", "__defaults__", "__kwdefaults__")))
+        for name, value in vars(kind).items()
+        if name != "__annotations__"
+    }
+
+
+def replaced(value: object, registered: Mapping[str, object] | None = None) -> str | None:
+    """Which method or attribute of a recognised class the value or a later patch replaces; None if there is none.
+
+    ``registered`` are names that attributes must not hide.
+    """
+    for name, held in vars(value).items():
+        hides = name in (registered or {}) or (callable(held) and hasattr(type(value), name))
+        if hides or (isinstance(held, nn.Module) and registered is not None):
+            return name
+    for kind in type(value).__mro__:
+        now, then = contents(kind) if kind in CODE else {}, CODE.get(kind, {})
+        for name in {**then, **now}:
+            pairs = zip(cast(Contents, now.get(name, ())), cast(Contents, then.get(name, ())), strict=False)
+            if (name in now) != (name in then) or any(a is not b for a, b in pairs):
+                return f"{kind.__qualname__}.{name}"
+    return None
 
 
 def require_unmodified(module: nn.Module) -> None:
     """Raise CertificateError unless every part computes what its class says.
 
-    Refused: a method or an attribute of the class that an instance or a later patch replaces by another callable, tensors or
-    parts that an attribute hides, tensors of a class of their own, forward hooks, also torch's global ones, and parametrised
-    weights, which may change from call to call.
+    Refused: a method or an attribute of the class that an instance or a later patch replaces, tensors or parts that an
+    attribute hides, tensors and dictionaries of a class of their own, forward hooks, also torch's global ones, modes that
+    change torch's functions, and parametrised weights, which may change from call to call.
     """
+    modes = [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]  # type: ignore[no-untyped-call]
+    if any(type(mode) is not DeviceContext for mode in modes):
+        raise CertificateError("a torch mode is active, which may change every function; leave it.")
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         raise CertificateError("torch has global forward hooks, which may change every map; remove them.")
     for path, part in module.named_modules():
         where = f"`{path}`" if path else f"the {type(part).__name__} itself"
+        if not all(type(held) in (dict, OrderedDict) for held in (vars(part), *(vars(part).get(name) for name in LISTS))):
+            raise CertificateError(f"{where} keeps its parts in a dictionary of a class of its own; build the module anew.")
         if part._forward_hooks or part._forward_pre_hooks:
             raise CertificateError(f"{where} has forward hooks; remove what changes the map.")
         if parametrize.is_parametrized(part):
             raise CertificateError(f"{where} has parametrised weights; make them plain with pnp_lip.layers.release(module).")
+        for name, held in vars(part).items():
+            if isinstance(held, str | int | float) and not is_plain(held):
+                raise CertificateError(f"{where} has a `{name}` of the class {type(held).__name__}; give a plain number or text.")
         registered = {**part._parameters, **part._buffers, **part._modules}
-        for name, value in vars(part).items():
-            hides = name in registered or (callable(value) and hasattr(type(part), name))
-            if hides or isinstance(value, nn.Module):
-                raise CertificateError(f"{where} has a replaced `{name}`; remove what changes the map.")
+        if (name := replaced(part, registered)) is not None:
+            raise CertificateError(f"{where} has a replaced `{name}`; undo what changes the map.")
         for name, value in registered.items():
-            if isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter):
-                raise CertificateError(f"{where} holds `{name}` as a {type(value).__name__}; plain tensors are covered.")
-    for kind in {kind for part in module.modules() for kind in type(part).__mro__ if kind in CODE}:
-        now, then = vars(kind), CODE[kind]
-        names = {**then, **now}.keys() - {"__annotations__"}  # which Python makes when somebody reads it
-        changed = [name for name in sorted(names) if then.get(name) is not now.get(name)]
-        if changed:
-            raise CertificateError(f"`{kind.__qualname__}.{changed[0]}` was replaced after its import; undo that.")
+            plain = type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided and not value.is_meta
+            if isinstance(value, Tensor) and not plain:
+                raise CertificateError(f"{where} holds `{name}` as a {kind_of(value)}; plain dense tensors are covered.")
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is of one of Python's own immutable classes, or a number of numpy's."""
+    return type(value) in PLAIN or isinstance(value, np.generic)
+
+
+def kind_of(tensor: Tensor) -> str:
+    """A tensor's class, layout and device, in words."""
+    return f"{type(tensor).__name__} ({tensor.layout}, {tensor.device})"
 
 
 def fingerprint(module: nn.Module) -> tuple[Hashable, ...]:
@@ -75,7 +126,7 @@ def trace(value: object, outer: tuple[int, ...] = ()) -> Hashable:
         return hash_tensor(value)
     if isinstance(value, np.ndarray):
         return (str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest())
-    if isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device | type(None)):
+    if is_plain(value):
         return (type(value).__name__, repr(value))
     if id(value) in outer:  # it holds itself
         return (type(value).__qualname__, id(value))

@@ -1,5 +1,6 @@
 """Splitting algorithms that say which convergence theorem holds, with the numbers that met its hypotheses."""
 
+from pnp_lip.fingerprint import recognise
 from pnp_lip.renamed import renamed
 from pnp_lip.solvers.admm import ADMM
 from pnp_lip.solvers.anderson import Anderson
@@ -19,7 +20,7 @@ from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
-from pnp_lip.solvers.licences import licensed
+from pnp_lip.solvers.licences import SOLVERS, licensed
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
 from pnp_lip.solvers.primal_dual import PrimalDual
@@ -68,6 +69,9 @@ __all__ = [
     "licensed",
     "refine",
 ]
+
+# Their theorems are ours; those of other classes are the user's.
+recognise(*SOLVERS, Denoising, KrasnoselskiiMann, Halpern, Anderson, FISTA, LeastSquares, WeightedLeastSquares, UserFidelity)
 
 __getattr__ = renamed(
     __name__,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.fingerprint import recognised, replaced
 from pnp_lip.operators.conjugate_gradient import ProxResult, conjugate_gradient, image_norm
 from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, ProxAnswer, SolvesProx
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
@@ -101,12 +102,17 @@ class LeastSquares(DataTerm):
         return physics.A_adjoint(self.w * (physics.A(x) - y))
 
     def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> ProxAnswer:
-        w = gamma * self.w
-        if isinstance(physics, SolvesProx) and not isinstance(w, Tensor):  # one of our operators
-            sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
-            return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30))
-        closed = physics.prox_l2(z, y, gamma) if not isinstance(w, Tensor) and has_closed_form(physics) else None
-        return quadratic_prox(z, y, physics, w, closed)
+        w, x = gamma * self.w, None
+        if not isinstance(w, Tensor):
+            if isinstance(physics, SolvesProx):
+                sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
+                solved = physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30))
+                if recognised(physics) and replaced(physics) is None:  # one of our operators, whose bound is proved
+                    return solved
+                x = solved.x
+            elif has_closed_form(physics):
+                x = physics.prox_l2(z, y, gamma)
+        return quadratic_prox(z, y, physics, w, x)
 
     def dual_prox(self, v: Tensor, y: Tensor, s: float) -> Tensor:
         return self.w * (v - s * y) / (self.w + s)

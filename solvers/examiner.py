@@ -13,9 +13,10 @@ from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.fingerprint import trace
+from pnp_lip.fingerprint import recognised, replaced, trace
 from pnp_lip.operators import CertifiedPhysics, certify_norm, stated_norm
 from pnp_lip.operators.conjugate_gradient import image_norm
+from pnp_lip.operators.norm_rules import is_known
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.data_terms import LeastSquares, UserFidelity, WeightedLeastSquares
 from pnp_lip.solvers.hypothesis import Hypothesis
@@ -23,7 +24,7 @@ from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.spectral import norm_lower
 
-__all__ = ["Witness", "examine", "verify_dual_prox", "verify_prox"]
+__all__ = ["Witness", "examine", "examine_code", "verify_dual_prox", "verify_prox"]
 
 MAGNITUDE = 1e3  # between the inputs on which A is compared with itself: noise, offsets, limits show at one end or the other
 PROX_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}  # of the error of a prox, relative to its image
@@ -88,7 +89,7 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
     scale = term.lipschitz_upper(norm_estimate(maps.physics, start)) if L is None else L
     if not scale > 0:
         raise InputError("the forward model is zero, so the data say nothing about the image.")
-    pairs, operator = examine_operator(maps.physics, start, norm, trusted=missing == () and not asked[0].stated)
+    pairs, operator = examine_operator(maps.physics, start, None if missing or asked[0].stated else norm)
     shared = [nonexpansive, *judge_certificate(certificate, start), *operator, *asked, *examine_term(maps, start, L)]
     if certificate is None:  # a certified map is a fixed one by its structure
         shared.append(examine_repeatability(maps, start))
@@ -178,20 +179,21 @@ def signs(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None, *, trusted: bool) -> tuple[Pairs, Hypotheses]:
+def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None) -> tuple[Pairs, Hypotheses]:
     """What examples say of A and A*, called as the solver calls them; (u, A u, v, A*v) of random signs u and v.
 
     - ⟨A u, v⟩ = ⟨u, A*v⟩ for random signs u and v, relative to ‖A u‖, which any entry of A*v outweighs that is wrong by
       more than the limit times √n.
 
-    For operators other than ours, ``trusted`` by their structure, also:
+    For operators other than ours also the following. A class of which nothing is known then counts as the user's word.
 
     - ⟨A w, r⟩ = ⟨w, A*r⟩ for a positive image w and r = 1000 A w, relative to ‖A w‖‖r‖: no error averages out.
     - A*v against the derivative of ⟨A·, v⟩, entry by entry, where torch can differentiate A.
     - A(1000 u + w) = 1000 A u + A w, entry by entry, with A w taken from w/1000; w vanishes in all images but the first.
-    - ‖A u‖ and ‖A w‖ against the bound of ‖A‖.
+    - ‖A u‖ and ‖A w‖ against ``norm``, a bound of ‖A‖ that is not stated.
     """
-    generator, ours = torch.Generator().manual_seed(0), trusted and isinstance(physics, CertifiedPhysics)
+    generator, known = torch.Generator().manual_seed(0), is_known(physics)
+    ours = known and isinstance(physics, CertifiedPhysics)
     dot, entry = DOT_LIMIT.get(x.dtype, 1e-4), ENTRY_LIMIT.get(x.dtype, 1e-3)
     u = signs(x, generator)
     image, derivative = (physics.A(u), None) if ours else with_derivative(physics, u)
@@ -209,13 +211,13 @@ def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None, *, tru
         spread = max(worst(both - (MAGNITUDE * image + small), both), worst(small[1:], small[:1]) if len(x) > 1 else 0.0)
         name = "largest difference of A(1000 u + w) from 1000 Au + Aw, relative to their mean"
         why = "A is not a fixed linear map of each image: it draws at random, clips, adds something or mixes the batch."
-        found.append(Hypothesis(name, spread, f"be at most {entry:.0e}", spread <= entry, why))
+        found.append(Hypothesis(name, spread, f"be at most {entry:.0e}", spread <= entry, why, stated=not known))
         if derivative is not None:
             wrong = worst(back - derivative(v), back)
             name = "largest difference of A_adjoint v from the derivative of <Ax, v>, relative to its mean"
             found.append(Hypothesis(name, wrong, f"be at most {entry:.0e}", wrong <= entry, WRONG_ADJOINT))
         stretch = max(float((image_norm(image) / image_norm(u)).max()), float(image_norm(small[:1]) / image_norm(w[:1])))
-        if trusted and norm is not None and not stretch <= norm * (1 + SLACK):
+        if norm is not None and not stretch <= norm * (1 + SLACK):
             bound = f"be at least {stretch:.6g}, as an image is stretched so much"
             found.append(Hypothesis("‖A‖", norm, bound, False, "The bound of ‖A‖ is wrong."))
     text = f"be at most {dot:.0e} ({str(x.dtype).removeprefix('torch.')} rounding)"
@@ -313,6 +315,20 @@ def examine_gradient(maps: Maps, x: Tensor) -> Hypothesis:
     name = "violation of convexity by f and its gradient, relative"
     advice = "The data term's gradient is not that of its value, or f is not convex."
     return Hypothesis(name, gap, f"be at most {limit:.0e}", gap <= limit, advice)
+
+
+def examine_code(*parts: object) -> Hypotheses:
+    """That solver, scheme and data term are ours as they are; a class of the user's is the user's word for its theorem."""
+    found = []
+    for part in parts:
+        if (name := replaced(part)) is not None:
+            found.append(Hypothesis(f"`{name}`", "replaced", "be what its class defines", False, "Undo what replaces it."))
+        elif not recognised(part):
+            kind = type(part).__qualname__
+            found.append(
+                Hypothesis(f"the class {kind}", "your own", "do what its theorem asks (stated by the user)", True, stated=True)
+            )
+    return tuple(found)
 
 
 def examine_repeatability(maps: Maps, x: Tensor) -> Hypothesis:

@@ -23,6 +23,7 @@ MOST_RUNNING = 0.75  # a batch is divided when no more than this share of it sti
 MISFIT_EVERY = 10  # updates: the misfit costs an application of A
 GROWTH = 1e4  # times the larger of first residual and first state: a residual beyond it does not come back
 PROX_BUDGET = 1e-2  # of ‖x‖: the largest sum of the errors of the prox that still passes for the summable one of the theorems
+REPEATED = 2e3  # units by which the last update may differ from its repetition, in which no image has left the batch
 SAME = 16  # units of rounding of a state by which a stored run may differ from what this machine computes
 SUSPECTS = "the denoiser, the operator or the arithmetic is not what the hypotheses say"
 STATUSES = ("running", "converged", "diverged")
@@ -166,6 +167,11 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
                 store.save({"origin": monitor.origin, **state.plain()})
     if store:
         store.save({"origin": monitor.origin, **state.plain()})
+    if monitor.callback is not None and watch is not None and state.broken is None:
+        image = state.before[1]
+        verified(iteration, maps, state, monitor, REPEATED)
+        if state.before[1] is not image:
+            state.broken = "the last update cannot be repeated: something that T depends on was changed in between"
     return state
 
 
@@ -213,12 +219,12 @@ def restored(stored: dict[str, object], fresh: State, scheme: Scheme) -> State:
     return s
 
 
-def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> list[Track]:
+def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor, units: float = SAME) -> list[Track]:
     """The records of images that have not converged by what T gives now, whatever a stored state says.
 
-    Of images that differ by more than rounding from T of the stored state, the new values are taken.
+    Of images that differ by more than ``units`` of rounding from T of the stored state, the new values are taken.
     """
-    unit, v = SAME * torch.finfo(s.v.dtype).eps, s.before[0]
+    unit, v = units * torch.finfo(s.v.dtype).eps, s.before[0]
     image, x, _ = evaluate(iteration, maps, v)
     norm, size = iteration.norm, iteration.norm.size
     residual, length = norm(maps, v - image), norm(maps, v)

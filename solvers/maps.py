@@ -80,11 +80,11 @@ class Maps:
         return dataclasses.replace(self, y=self.y[images], denoiser=denoiser, sigma=sigma, data_term=term)
 
 
-def check_box(box: Box) -> None:
-    """A box is None or (low, high) with finite low < high."""
+def check_box(box: Box, dtype: torch.dtype = torch.float64) -> None:
+    """A box is None or (low, high) with finite low < high in this dtype."""
     fits = isinstance(box, (tuple, list)) and len(box) == 2 and -float("inf") < box[0] < box[1] < float("inf")
-    if box is not None and not fits:
-        raise InputError(f"`box` must be None or (low, high) with finite low < high; got {box}.")
+    if box is not None and not (fits and max(map(abs, box)) <= torch.finfo(dtype).max):
+        raise InputError(f"`box` must be None or (low, high) with finite low < high (in {dtype}); got {box}.")
 
 
 def check_data(y: Tensor) -> None:
@@ -118,6 +118,8 @@ def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
         forth = physics.A(back)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise ShapeError(f"the physics refused `y` of shape {tuple(y.shape)} and dtype {y.dtype} ({error}).") from error
+    if back.is_complex() or forth.is_complex():
+        raise InputError("the physics has complex images or data; give real and imaginary parts as channels (view_as_real).")
     expected = getattr(physics, "img_size", None)
     if forth.shape != y.shape or (expected is not None and tuple(back.shape[1:]) != tuple(expected)):
         raise ShapeError(

@@ -15,7 +15,7 @@ from pnp_lip.errors import GuaranteeError, InputError
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
-from pnp_lip.solvers.examiner import Witness, examine, verify_dual_prox, verify_prox
+from pnp_lip.solvers.examiner import Witness, examine, examine_code, verify_dual_prox, verify_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
 from pnp_lip.solvers.hypothesis import check_positive
@@ -134,8 +134,8 @@ class Solver(abc.ABC):
             name = type(self).__name__ if progress else None
             monitor = Monitor(self.tol, max_iter, p.guarantee.proved, reference, name, callback, store, origin)
             state = iterate(p.iteration, p.maps, self.scheme, p.x, monitor)
-            if p.guarantee.proved and state.broken is None:
-                state.broken = p.witness.changed(p.maps, self.denoiser)
+            if p.guarantee.proved:
+                state.broken = p.witness.changed(p.maps, self.denoiser) or state.broken
             return state.result(p.guarantee, p.settings, p.iteration, p.maps)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
@@ -154,6 +154,7 @@ class Solver(abc.ABC):
         if guarantee not in GUARANTEES:
             raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
         check_data(y)
+        check_box(self.box, y.dtype)
         self.data_term.check(y)
         start = starting_point(y, physics)
         x = start if x0 is None else check_like("x0", x0, start)
@@ -162,7 +163,8 @@ class Solver(abc.ABC):
         maps = Maps(y, physics, prior, self.sigma, self.data_term, self.box, tuple(x.shape[1:]))
         known, witness = examine(maps, start, self.denoiser, guarantee)
         iteration = self.bind(known)
-        tested = [verify_prox(maps, start, iteration.parameters["step"])] if self.uses_prox else []
+        tested = list(examine_code(self, self.scheme, self.data_term))
+        tested += [verify_prox(maps, start, iteration.parameters["step"])] if self.uses_prox else []
         if "dual_step" in iteration.parameters:
             tested += verify_dual_prox(maps, start, iteration.parameters["dual_step"])
         advice = BOX if self.takes_box else BOX_ELSEWHERE
