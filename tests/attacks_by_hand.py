@@ -111,7 +111,7 @@ on_run = attacker(lambda make, name: judged(make, lie=name))  # ``make`` runs a 
 
 
 def honest(kind: str, *, new: bool = False) -> Callable[[Callable[[], str]], Callable[[], str]]:
-    """A control: ``function`` returns a title, which must be "proved"."""
+    """A control: ``function`` returns a title, which must be "proved", if only given the user's statement."""
 
     def register(function: Callable[[], str]) -> Callable[[], str]:
         def run() -> Outcome:
@@ -119,7 +119,7 @@ def honest(kind: str, *, new: bool = False) -> Callable[[Callable[[], str]], Cal
                 title = function()
             except Exception as error:
                 return refusal(error, honest=True)
-            return Outcome(Verdict.TRUE if title == "proved" else Verdict.HONEST_REFUSED, title, "proved")
+            return Outcome(Verdict.TRUE if title.startswith("proved") else Verdict.HONEST_REFUSED, title, "proved")
 
         run.__name__ = function.__name__
         attack(kind, new=new)(run)

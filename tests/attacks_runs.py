@@ -241,7 +241,7 @@ def honest_runs(draw: Draw) -> Outcome:
         result = solver.solve(problem.y, problem.physics, max_iter=draw.one_of(20, 20, 150))
     except Exception as error:
         return refusal(error, honest=True, what=what)
-    if result.guarantee.title != "proved":
+    if not result.guarantee.proved:
         return Outcome(
             Verdict.HONEST_REFUSED, str(result.guarantee.failure or result.guarantee.title), "all hypotheses hold", what
         )

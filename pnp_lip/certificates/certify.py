@@ -22,6 +22,7 @@ from pnp_lip.spectral.norm_bound import square_upper
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
 
+FLOAT32 = torch.finfo(torch.float32).max
 FINE = 1e-6  # relative tightness of a second bound, where a layer fails by the slack of the first; costs half as much again
 
 
@@ -240,12 +241,12 @@ def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
 
 @rule(ClippedDenoiser)
 def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
-    """The range is the box where both of its ends are finite, also in the dtypes of the weights."""
+    """The range is the box where both of its ends are finite, also in the dtypes of the weights (float32 without any)."""
     inner, name = describe(denoiser.denoiser, join(path, "denoiser"), rtol), join(path, "box")
     low, high = (end if end in (-math.inf, math.inf) else float(real(end, name)) for end in denoiser.box)
     if not low <= high:
         raise CertificateError(f"`{name}` must be low <= high; got [{low}, {high}].")
-    top = min((torch.finfo(p.dtype).max for p in denoiser.parameters() if p.is_floating_point()), default=math.inf)
+    top = min((torch.finfo(p.dtype).max for p in denoiser.parameters() if p.is_floating_point()), default=FLOAT32)
     bound = clip(inner.bound, (low, high))
     fits = max(-low, high) <= top
     return dataclasses.replace(inner, bound=bound if fits else dataclasses.replace(bound, box=None), writes=inner.writes or False)

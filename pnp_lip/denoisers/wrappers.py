@@ -1,5 +1,6 @@
 """Denoisers around a denoiser: the relaxation (1 − θ) Id + θ D, and D followed by the projection onto a box."""
 
+import torch
 from deepinv.models import Denoiser
 from torch import Tensor, nn
 
@@ -57,7 +58,8 @@ class ClippedDenoiser(Denoiser):  # type: ignore[misc]
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
         """The projection of D(x, σ) onto the box."""
         d: Tensor = self.denoiser(x, sigma, **kwargs)
-        return d.clamp(*self.box)
+        (low, high), most = self.box, torch.finfo(d.dtype).max  # beyond which no value lies
+        return d.clamp(max(low, -most), min(high, most))
 
     def with_guide(self, guide: Tensor) -> "ClippedDenoiser":
         """The same projection of the guided denoiser."""
