@@ -178,6 +178,8 @@ class Blur(CertifiedPhysics):
 
     def bound_channel(self, psf: Tensor) -> NormBound:
         """One channel: the symbol bound, sharpened by Collatz-Wielandt where that is not already tight."""
+        if not bool(psf.any()):  # of a PSF with channels that are not zero
+            return NormBound(0.0, 0.0, Method.CLOSED_FORM)
         upper, lower, omega = symbol_maximum(psf, self.grid)
         if self.padding == "circular":
             return NormBound(upper, lower, Method.SYMBOL, witness=omega)

@@ -190,3 +190,10 @@ def test_load_psf_refuses_what_it_cannot_use(tmp_path: Path) -> None:
 def test_psf_builders_refuse_bad_parameters(make: object) -> None:
     with pytest.raises(InputError):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("padding", ["circular", "zeros", "replicate", "reflect", "valid"])
+def test_a_channel_that_is_zero_has_the_norm_of_the_other(padding):
+    psf = torch.stack([torch.zeros(3, 3), gaussian_psf(0.8, size=3).float()])
+    both, one = Blur(psf, (2, 9, 9), padding=padding), Blur(psf[1], (1, 9, 9), padding=padding)
+    assert both.norm_upper == one.norm_upper
