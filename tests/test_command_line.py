@@ -141,6 +141,7 @@ def test_the_command_line_starts_without_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)  # the installed package, not a checkout
 
 
+@pytest.mark.slow
 def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.CaptureFixture[str]) -> None:
     folder = blurred.parent
     save_denoiser(small, folder / "plain.safetensors")

@@ -57,6 +57,7 @@ def test_reconstructs_a_users_sinogram_in_its_own_units(folder: Path, arguments:
     assert record["misfit"]["pnp-lip"] < 0.06 and "norm" in record
 
 
+@pytest.mark.slow
 def test_the_strength_follows_from_the_misfit_aimed_at(folder: Path) -> None:
     found = []
     for misfit in ("0.01", "0.2"):
@@ -117,6 +118,7 @@ def test_bad_input_gives_one_clear_line(
     assert not Path("out/result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_misfit_that_no_strength_reaches_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "32", "--rounds", "0", "--quiet", "--tol", "1e-3", "--denoiser", "tiny"]
     np.savetxt("radians.txt", np.deg2rad(ANGLES))

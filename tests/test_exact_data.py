@@ -69,7 +69,7 @@ def round_cones(points: np.ndarray, values: np.ndarray, x: np.ndarray) -> np.nda
     return np.max([y - np.linalg.norm(x - p, axis=1) for p, y in zip(points, values, strict=True)], axis=0)
 
 
-@pytest.mark.parametrize(("dimension", "count"), [(1, 12), (2, 12), (5, 6)])
+@pytest.mark.parametrize(("dimension", "count"), [(1, 12), (5, 6), pytest.param(2, 12, marks=pytest.mark.slow)])
 def test_the_extension_interpolates_lies_above_mcshane_and_is_exact_on_the_line(dimension: int, count: int) -> None:
     points, values = samples(dimension, count)
     f = lipschitz_extension(torch.tensor(points), torch.tensor(values))

@@ -189,7 +189,7 @@ def clouds(name: str) -> tuple[Tensor, Tensor]:
     return upper + 0.05 * noise[0], torch.tensor([1.0, 0.5]) - upper + 0.05 * noise[1]
 
 
-@pytest.mark.parametrize("name", ["shifted", "ring", "moons"])
+@pytest.mark.parametrize("name", ["shifted", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ring", "moons"))])
 def test_wasserstein_lower_bound_within_two_per_cent_of_the_linear_program(name: str) -> None:
     p, q = clouds(name)
     truth = linear_program(p, q)

@@ -44,7 +44,7 @@ def test_stopped_images_cost_nothing():
     assert 4 * result.iterations > 1.05 * sum(net.sizes)
 
 
-@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Anderson()], ids=str)
+@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), pytest.param(Halpern(), marks=pytest.mark.slow), Anderson()], ids=str)
 @pytest.mark.parametrize("solver", [ForwardBackward, ADMM, DavisYin, PrimalDual])
 def test_a_batch_ends_where_its_images_end_alone(solver, scheme):
     net, physics = firm(cases.denoiser()), cases.blur(torch.float32)
@@ -73,6 +73,7 @@ def test_weights_for_each_image_go_with_their_images():
         assert cases.relative(batch.x[i], alone.x[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_physics_with_parameters_for_each_image_keeps_its_batch():
     net = cases.denoiser()
     masks = (torch.rand(4, *cases.SHAPE, generator=cases.generator(0)) > 0.3).float()

@@ -65,9 +65,9 @@ def run_and_die(scheme, path, at):
     [
         (KrasnoselskiiMann(), 1),
         (Anderson(), 4),
-        (KrasnoselskiiMann(), 11),
         (Halpern(), 11),
-        (Anderson(), 11),
+        pytest.param(KrasnoselskiiMann(), 11, marks=pytest.mark.slow),
+        pytest.param(Anderson(), 11, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_result(scheme, at, tmp_path):
@@ -207,7 +207,7 @@ def other_state(state):
     state["before"] = (state["x"], state["x"])
 
 
-@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Anderson()], ids=str)
+@pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), pytest.param(Halpern(), marks=pytest.mark.slow), Anderson()], ids=str)
 @pytest.mark.parametrize("lie", [stopped_early, other_image, other_state])
 def test_a_forged_convergence_is_not_believed(lie, scheme, tmp_path):
     _, physics, y = setting()

@@ -80,8 +80,8 @@ AT_EQUILIBRIUM = dataclasses.replace(
         (network, TINY, 5),
         (annealer, TINY, 5),
         (network, AT_EQUILIBRIUM, 10),
-        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 10),
-        (network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 10),
+        pytest.param(network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 10, marks=pytest.mark.slow),
+        pytest.param(network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 10, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_weights(
