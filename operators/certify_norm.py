@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import recognise
-from pnp_lip.operators.blur import Blur
+from pnp_lip.operators.blur import Blur, joint_bound
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.convolution_norm import aliased_maximum
@@ -43,8 +43,8 @@ def certify_norm(physics: dp.LinearPhysics, *, img_size: tuple[int, ...] | None 
 
     - Exact types with a ``norm_rule``: our operators; deepinv's ``Denoising``, ``Inpainting``, ``Demosaicing``, ``MRI``,
       ``MultiCoilMRI``, ``Decolorize``, ``BlurFFT``, ``Blur``, ``Downsampling``, ``Upsampling`` by their structure; products
-      by ‖A₁‖‖A₂‖, stacks by √(‖A₁‖² + ‖A₂‖² + …); yours. Patched objects are refused; so are masks and filters that
-      differ from image to image, and settings that no longer belong together.
+      by ‖A₁‖‖A₂‖, stacks by √(‖A₁‖² + ‖A₂‖² + …); yours. Patched objects are refused, and settings that no longer
+      belong together. Where masks or filters differ from image to image, the largest counts, for batches of that size.
     - ``Tomography`` with its exact adjoint, and any physics you declare ``nonnegative``, by Collatz-Wielandt after checks of
       linearity, adjoint and entries: of all entries for images of at most 1024 pixels, of samples for larger ones. That
       no entry is negative is then your statement: one among millions is not seen.
@@ -93,7 +93,7 @@ def largest(physics: dp.LinearPhysics, name: str, shape: tuple[int, ...] | None 
     if tensor.numel() != 1:
         if shape is None:
             raise CertificateError(f"{type(physics).__name__} does not store its image size; pass img_size=(C, H, W).")
-        sides = zip(tensor.shape[::-1], (1, *shape)[::-1], strict=False)
+        sides = zip(tensor.shape[::-1], shape[::-1], strict=False)  # it may differ from image to image of a batch
         fits = tensor.ndim <= len(shape) + 1 and all(side in (1, whole) for side, whole in sides)
         require(fits, physics, f"has a {name} of shape {tuple(tensor.shape)} for images of shape {shape}")
     return float((tensor.to(torch.complex128) if tensor.is_complex() else tensor).abs().max())
@@ -159,29 +159,32 @@ def blur(physics: dp.Blur, size: Size) -> NormBound:
 
 
 def convolution(physics: dp.LinearPhysics, size: Size, padding: str) -> NormBound:
-    """deepinv's filter as our ``Blur``; "constant" is its word for zeros."""
+    """deepinv's filters as our ``Blur``, the largest of those for the images of a batch; "constant" is its word for zeros."""
     if physics.filter is None:
         raise CertificateError(f"{type(physics).__name__} has no filter yet; set it first.")
     if physics.filter.ndim != 4:
         raise CertificateError("three-dimensional blurs have no certified norm here.")
     blank = blank_image(physics, size)
-    taps = filter_for(physics, blank.shape[1])
-    taps = taps[:1] if bool((taps == taps[:1]).all()) else taps
-    shape = (len(taps), blank.shape[-2], blank.shape[-1])
-    try:
-        ours = Blur(taps.double(), shape, padding="zeros" if padding == "constant" else padding, dtype=torch.float64)
-    except InputError as error:
-        raise CertificateError(f"{type(physics).__name__} is no convolution of such images: {error}") from error
-    return ours.norm_bound()
+    bounds = []
+    for taps in filters_for(physics, blank.shape[1]):
+        taps = taps[:1] if bool((taps == taps[:1]).all()) else taps
+        shape = (len(taps), blank.shape[-2], blank.shape[-1])
+        try:
+            ours = Blur(taps.double(), shape, padding="zeros" if padding == "constant" else padding, dtype=torch.float64)
+        except InputError as error:
+            raise CertificateError(f"{type(physics).__name__} is no convolution of such images: {error}") from error
+        bounds.append(ours.norm_bound())
+    return joint_bound(bounds)
 
 
-def filter_for(physics: dp.LinearPhysics, channels: int) -> Tensor:
-    """The filter (1 or ``channels``, rows, columns), finite, real and the same for all images; or CertificateError."""
+def filters_for(physics: dp.LinearPhysics, channels: int) -> Tensor:
+    """The filters (images, 1 or ``channels``, rows, columns), finite and real; or CertificateError."""
     taps: Tensor = physics.filter
-    fits = len(taps) == 1 and taps.shape[1] in (1, channels)
-    require(fits, physics, f"has filters of shape {tuple(taps.shape)} for images of {channels} channels")
+    require(
+        taps.shape[1] in (1, channels), physics, f"has filters of shape {tuple(taps.shape)} for images of {channels} channels"
+    )
     require(not taps.is_complex() and bool(torch.isfinite(taps).all()), physics, "has a filter that is not real and finite")
-    return taps[0]
+    return taps
 
 
 @norm_rule(dp.Downsampling, dp.Upsampling)
@@ -194,7 +197,7 @@ def downsampling(physics: dp.Downsampling, size: Size) -> NormBound:
     if physics.filter is None:
         return NormBound(1.0, 1.0, Method.CLOSED_FORM)
     blank = blank_image(physics, size if whole_size is None else tuple(whole_size))
-    filter_for(physics, blank.shape[1])
+    require(len(filters_for(physics, blank.shape[1])) == 1, physics, "has a filter for each image")
     rows, columns = blank.shape[-2:]
     if physics.padding == "circular" and rows % factor == columns % factor == 0:
         filters = physics.filter.detach().cpu().double().flatten(0, 1)
