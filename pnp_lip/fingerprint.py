@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 
 import numpy as np
@@ -35,6 +36,9 @@ def require_unmodified(module: nn.Module) -> None:
         raise CertificateError("torch has global forward hooks, which may change every map; remove them.")
     for path, part in module.named_modules():
         where = f"`{path}`" if path else f"the {type(part).__name__} itself"
+        held = (part._parameters, part._buffers, part._modules, part._forward_hooks, part._forward_pre_hooks)
+        if any(type(each) not in (dict, OrderedDict) for each in held):
+            raise CertificateError(f"{where} holds parts or hooks in a dictionary of a class of its own; use plain ones.")
         if part._forward_hooks or part._forward_pre_hooks:
             raise CertificateError(f"{where} has forward hooks; remove what changes the map.")
         if parametrize.is_parametrized(part):
