@@ -46,7 +46,8 @@ Rule = Callable[..., Proof]
 RULES: dict[type[nn.Module], Rule] = {}
 OWN: set[tuple[type[nn.Module], Rule]] = set()  # for which this package vouches
 # The proofs of the modules that are alive, each for one fingerprint. Outside of the modules, so that no file can bring its own.
-PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof]] = WeakKeyDictionary()
+# With a copy of each certificate, since callers might change what they got.
+PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof, Certificate]] = WeakKeyDictionary()
 recognise(nn.ModuleList, IsometricLift, Guidance, GuideNetwork)
 
 
@@ -99,8 +100,8 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     require_unmodified(module)
     key = fingerprint(module)
     kept = PROOFS.get(module)
-    if kept is not None and kept[:2] == (key, rtol):
-        return copy.deepcopy(kept[2])  # what a caller does to it must not change what is kept
+    if kept is not None and kept[:2] == (key, rtol) and kept[2] == kept[4]:
+        return kept[2]
     proof = describe(module, "", rtol)
     for name, tensor in tensors_of(module).items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -109,7 +110,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         raise CertificateError("this map overwrites its own input; use activations with inplace=False.")
     smallest_image, divisible_by = image_sizes(proof.sizes)
     certificate = Certificate(
-        layers=proof.layers,
+        layers=copy.deepcopy(proof.layers),
         bound=outwards(proof.bound),
         weights=hash_weights(module),
         dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
@@ -119,8 +120,8 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         divisible_by=divisible_by,
         stated=tuple(dict.fromkeys(proof.stated)),
     )
-    PROOFS[module] = (key, rtol, certificate, proof)
-    return copy.deepcopy(certificate)
+    PROOFS[module] = (key, rtol, certificate, proof, copy.deepcopy(certificate))
+    return certificate
 
 
 def describe(module: nn.Module, path: str, rtol: float) -> Proof:
