@@ -37,6 +37,7 @@ Record = dict[str, Any]  # what JSON holds
 SCHEMA, FORMAT = "pnp-lip certificate 3", "pnp-lip denoiser 1"
 DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
 PADDING_MODES = ("zeros", "circular")
+EXACT = 32  # columns up to which matrices are bounded in integers, with no slack for rounding
 MAX_CELLS = 400_000  # after which a norm counts as unproved; the shipped layers need at most 10,500
 VERIFIED = """verified anew: the SHA-256 of each tensor, and that they are the network's; of each layer the kind, the upper and
 lower bound of the norm, the padding, the smallest image and the method that the kernel calls for, step, slopes, margin,
@@ -212,12 +213,35 @@ def norm_squared_upper(s: Array, slack: float) -> Array:
     return bound
 
 
+def matrix_is_below(w: Array, upper: float) -> bool:
+    """Whether U² I − WᵀW is positive definite, U = ``upper`` ≥ 0, by its leading minors in integers (Bareiss)."""
+    w = w if w.shape[0] >= w.shape[1] else w.T
+    scale = max(float(v).as_integer_ratio()[1] for v in (*w.flat, upper))
+    *rows, (u,) = [[int(Fraction(float(v)) * scale) for v in row] for row in (*w, [upper])]
+    n = range(w.shape[1])
+    a = [[u * u * (i == j) - sum(row[i] * row[j] for row in rows) for j in n] for i in n]
+    before = 1
+    for k in n:
+        pivot = a[k][k]
+        if pivot <= 0:
+            return False
+        for row in a[k + 1 :]:
+            row[:] = [(x * pivot - row[k] * y) // before for x, y in zip(row, a[k], strict=True)]
+        before = pivot
+    return True
+
+
 def norm_is_at_most(weight: Array, upper: float) -> bool:
     """Whether ‖W‖ ≤ ``upper`` could be proved; W dense (2-D) or a convolution (4-D), for every image size."""
     kernel = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
     top = float(np.abs(kernel).max())
-    if top == 0 or not math.isfinite(top):
+    if top == 0 or not math.isfinite(top) or upper < 0:
         return top == 0 and upper >= 0
+    used = np.argwhere(kernel.any((0, 1)))
+    if len(used) == 1:  # a shift of one matrix
+        kernel = kernel[:, :, used[0][0], used[0][1]][..., None, None]
+        if min(kernel.shape[:2]) <= EXACT:
+            return matrix_is_below(kernel[:, :, 0, 0], upper)
     scale = 2.0 ** -math.frexp(top)[1]
     kernel, upper = kernel * scale, upper * scale
     kernel = kernel.swapaxes(0, 1) if kernel.shape[0] < kernel.shape[1] else kernel

@@ -75,7 +75,7 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Gradie
     try:
         denoiser = BUILDERS[kind](config)
         denoiser.to(next(t.dtype for t in tensors.values() if t.is_floating_point())).load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration, ArithmeticError) as error:
         raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
     denoiser.eval().requires_grad_(False)
     if require_certified and kind == ANNEALER:
@@ -109,7 +109,8 @@ def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
 def compare(path: Path, certificate: Certificate) -> None:
     """Raise CertificateError when the certificate beside ``path`` speaks of other weights."""
     beside = path.with_suffix(".certificate.json")
-    claimed = Certificate.from_json(beside.read_text()) if beside.is_file() else certificate
+    text = beside.read_bytes().decode(errors="replace") if beside.is_file() else None
+    claimed = certificate if text is None else Certificate.from_json(text)
     if claimed.weights != certificate.weights:
         differing = sorted(n for n in certificate.weights if claimed.weights.get(n) != certificate.weights[n])
         raise CertificateError(

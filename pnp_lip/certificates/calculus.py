@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from pnp_lip.errors import CertificateError
+
 __all__ = ["MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_up", "sqrt_up"]
 
 
@@ -90,8 +92,14 @@ def outwards(m: MapBound) -> MapBound:
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float that is not below ``value``; −round_up(−value) is the largest that is not above it."""
-    nearest = float(value)
+    """The smallest float that is not below ``value``; −round_up(−value) is the largest that is not above it.
+
+    Raises CertificateError where that is infinite.
+    """
+    try:
+        nearest = float(value)
+    except OverflowError as error:
+        raise CertificateError("a bound exceeds the range of float64; scale the weights down.") from error
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
 

@@ -138,7 +138,7 @@ class Certificate:
             texts = {name: tuple(map(str, data[name])) for name in ("failures", "stated")}
             sizes = {name: pair(data[name]) for name in ("smallest_image", "divisible_by")}
             return cls(**{**data, **texts, **sizes, "rounding": number(data["rounding"])})
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             raise CertificateError(f"this is not a certificate ({error}).") from error
 
     def save(self, path: str | Path) -> None:

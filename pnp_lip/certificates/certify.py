@@ -1,5 +1,6 @@
 """The certifier: walks a module, bounds every layer, composes the bounds, and refuses what it does not know."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterable
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from pnp_lip.certificates.calculus import MapBound, clip, compose, flow_step, outwards, relax, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
-from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, whole
+from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, text, whole
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
@@ -44,16 +45,18 @@ class Proof:
 
 Rule = Callable[..., Proof]
 RULES: dict[type[nn.Module], Rule] = {}
+OWN: set[tuple[type[nn.Module], Rule]] = set()  # for which this package vouches
 # The proofs of the modules that are alive, each for one fingerprint. Outside of the modules, so that no file can bring its own.
-PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof]] = WeakKeyDictionary()
+# With a copy of each certificate, since callers might change what they got.
+PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof, Certificate]] = WeakKeyDictionary()
 recognise(nn.ModuleList, IsometricLift, Guidance, GuideNetwork)
 
 
 def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
     """Register how modules of exactly these types are bounded: ``f(module, path, rtol) -> Proof``.
 
-    Exactly these types: a subclass may override ``forward``, so it needs a rule of its own. A rule from outside of this
-    package is the user's word for what it says, and certificates list it under ``stated``.
+    Exactly these types: a subclass may override ``forward``, so it needs a rule of its own. A rule is the user's word for what
+    it says, also a function of this package for another type than ours, and certificates list it under ``stated``.
     """
 
     def register(function: Rule) -> Rule:
@@ -61,6 +64,16 @@ def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
         RULES.update(dict.fromkeys(kinds, function))
         PROOFS.clear()
         return function
+
+    return register
+
+
+def own_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
+    """Register a rule of this package, for which no user has to vouch."""
+
+    def register(function: Rule) -> Rule:
+        OWN.update((kind, function) for kind in kinds)
+        return rule(*kinds)(function)
 
     return register
 
@@ -88,7 +101,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     require_unmodified(module)
     key = fingerprint(module)
     kept = PROOFS.get(module)
-    if kept is not None and kept[:2] == (key, rtol):
+    if kept is not None and kept[:2] == (key, rtol) and kept[2] == kept[4]:
         return kept[2]
     proof = describe(module, "", rtol)
     for name, tensor in tensors_of(module).items():
@@ -98,7 +111,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         raise CertificateError("this map overwrites its own input; use activations with inplace=False.")
     smallest_image, divisible_by = image_sizes(proof.sizes)
     certificate = Certificate(
-        layers=proof.layers,
+        layers=copy.deepcopy(proof.layers),
         bound=outwards(proof.bound),
         weights=hash_weights(module),
         dtype=", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in module.parameters()})) or "none",
@@ -108,7 +121,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         divisible_by=divisible_by,
         stated=tuple(dict.fromkeys(proof.stated)),
     )
-    PROOFS[module] = (key, rtol, certificate, proof)
+    PROOFS[module] = (key, rtol, certificate, proof, copy.deepcopy(certificate))
     return certificate
 
 
@@ -123,9 +136,9 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
             "it. Build the map from pnp_lip.layers, or register a rule with pnp_lip.certificates.rule."
         )
     proof: Proof = RULES[kind](module, path, rtol)
-    origin = getattr(RULES[kind], "__module__", None) or "an unknown module"
-    if origin.split(".")[0] == __name__.split(".")[0]:
+    if (kind, RULES[kind]) in OWN:
         return proof
+    origin = getattr(RULES[kind], "__module__", None) or "an unknown module"
     if proof.sizes == (UNKNOWN,) and any(asks(line.norm) for line in proof.layers):
         raise CertificateError(f"{where}: a layer's bound asks for some image sizes only; the rule must state `Proof.sizes`.")
     return dataclasses.replace(proof, stated=(*proof.stated, f"{where}: a rule of {origin} bounds {kind.__name__}"))
@@ -153,13 +166,13 @@ def compose_proofs(proofs: Iterable[Proof]) -> Proof:
     )
 
 
-@rule(nn.Sequential)
+@own_rule(nn.Sequential)
 def certify_sequence(module: nn.Sequential, path: str, rtol: float) -> Proof:
     children = module._modules.items()  # named_children would give a map that is applied twice only once
     return compose_proofs(describe(child, join(path, name), rtol) for name, child in children if child is not None)
 
 
-@rule(GradientFlowConv2d, GradientFlowLinear)
+@own_rule(GradientFlowConv2d, GradientFlowLinear)
 def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: str, rtol: float) -> Proof:
     """The rule x − τ Wᵀ σ(Wx + b): α = τ s ‖W‖²/2."""
     low, high = check_slopes(layer.activation, path)
@@ -175,9 +188,9 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
     if not fits:
         raise CertificateError(f"`{path}` needs a matrix, or square kernels of an odd side; got {tuple(weight.shape)}.")
     for tightness in dict.fromkeys((rtol, min(rtol, FINE))):
-        norm = norm_bound(weight, padding_mode=getattr(layer, "padding_mode", "zeros"), rtol=tightness)
+        norm = norm_bound(weight, padding_mode=text(getattr(layer, "padding_mode", "zeros"), path), rtol=tightness)
         curvature = Fraction(tau) * Fraction(high) * square_upper(weight, norm.upper)
-        if curvature <= 2 or tau * high * norm.lower**2 > 2:  # otherwise perhaps only the slack fails
+        if curvature <= 2 or tau * high * norm.lower * norm.lower > 2:  # otherwise perhaps only the slack fails
             break
     require_range(layer, path)
     bound = flow_step(curvature)
@@ -189,8 +202,8 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
     failure = f"layer `{path}` has a negative step τ = {tau:.6g}"
     if tau >= 0:
         failure = (
-            f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper**2:.6f}, which must not exceed 2 "
-            f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper**2:.6f})"
+            f"layer `{path}` has τ‖W‖² ≤ {tau * norm.upper * norm.upper:.6f}, which must not exceed 2 "
+            f"(τ = {tau:.6f}, {norm.lower:.6f} ≤ ‖W‖ ≤ {norm.upper:.6f}; τ may be at most {2 / norm.upper / norm.upper:.6f})"
         )
     return dataclasses.replace(proof, failures=(failure,))
 
@@ -202,7 +215,7 @@ def layer_line(layer: nn.Module, path: str, norm: NormBound, bound: MapBound) ->
     return LayerCertificate(path, type(layer).__name__, norm, None, None, (1.0, 1.0), float(known.lipschitz), alpha)
 
 
-@rule(GradientFlowDenoiser)
+@own_rule(GradientFlowDenoiser)
 def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> Proof:
     """Qᵀ N Q with QᵀQ = Id has the averagedness of N, for every α, but not its range."""
     lift, layers = denoiser.lift, denoiser.layers
@@ -216,7 +229,7 @@ def certify_denoiser(denoiser: GradientFlowDenoiser, path: str, rtol: float) -> 
     return dataclasses.replace(inner, bound=dataclasses.replace(inner.bound, box=None), sizes=(SAME,))
 
 
-@rule(RelaxedDenoiser)
+@own_rule(RelaxedDenoiser)
 def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
     """The values of D have the shape of x, else ``forward`` raises."""
     inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
@@ -225,12 +238,12 @@ def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
     return dataclasses.replace(inner, bound=relax(inner.bound, denoiser.theta))
 
 
-@rule(GuidedDenoiser)
+@own_rule(GuidedDenoiser)
 def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
     """The proof of the denoiser without a guide: its layers clip to other limits and about centres, with the same slopes."""
     plain, start = denoiser.denoiser, join(path, "denoiser")
     certify(plain, rtol=rtol)  # many guides share one denoiser, whose proof is kept
-    inner = PROOFS[plain][3]
+    inner = copy.deepcopy(PROOFS[plain][3])
     clips = type(plain) is GradientFlowDenoiser and all(type(layer.activation) is NoiseClip for layer in plain.layers)
     parts = {type(part) for made in (plain.guidance, plain.guide_network) if made is not None for part in made.modules()}
     if not clips or parts - {Guidance, GuideNetwork, nn.ModuleList, nn.Conv2d}:
@@ -239,10 +252,12 @@ def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
     return dataclasses.replace(inner, layers=layers)
 
 
-@rule(ClippedDenoiser)
+@own_rule(ClippedDenoiser)
 def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
     """The range is the box where both of its ends are finite, also in the dtypes of the weights (float32 without any)."""
     inner, name = describe(denoiser.denoiser, join(path, "denoiser"), rtol), join(path, "box")
+    if type(denoiser.box) not in (list, tuple) or len(denoiser.box) != 2:
+        raise CertificateError(f"`{name}` must be (low, high); got {denoiser.box!r}.")
     low, high = (end if end in (-math.inf, math.inf) else float(real(end, name)) for end in denoiser.box)
     if not low <= high:
         raise CertificateError(f"`{name}` must be low <= high; got [{low}, {high}].")

@@ -12,8 +12,8 @@ from deepinv.models import DnCNN
 from torch import Tensor, nn
 
 from pnp_lip.certificates.calculus import IDENTITY, MapBound, round_up, sqrt_up
-from pnp_lip.certificates.certify import Proof, compose_proofs, describe, join, layer_line, rule
-from pnp_lip.certificates.settings import real, whole, wholes
+from pnp_lip.certificates.certify import Proof, compose_proofs, describe, join, layer_line, own_rule
+from pnp_lip.certificates.settings import real, text, whole, wholes
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis
 from pnp_lip.errors import CertificateError
 from pnp_lip.spectral import Method, NormBound, border_norm_bound, norm_bound
@@ -37,22 +37,22 @@ def affine(module: nn.Module, path: str, norm: NormBound, sizes: tuple[Axis, Axi
     return Proof(bound, (layer_line(module, path, norm, bound),), sizes=((rows, columns),))
 
 
-@rule(nn.Linear)
+@own_rule(nn.Linear)
 def certify_dense(layer: nn.Linear, path: str, rtol: float) -> Proof:
     return affine(layer, path, norm_bound(layer.weight.detach().cpu(), rtol=rtol))
 
 
-@rule(nn.Conv2d)
+@own_rule(nn.Conv2d)
 def certify_conv2d(layer: nn.Conv2d, path: str, rtol: float) -> Proof:
     """Zero padding of any amount, circular padding that does not lengthen the image, replicate and reflect padding.
 
     torch reads ``padding`` for zeros and ``_reversed_padding_repeated_twice`` for other modes, never ``kernel_size``.
     """
     weight, stride, dilation, reach = kernel_of(layer, path)
-    mode, held, name = layer.padding_mode, layer.padding, join(path, "padding")
+    mode, held, name = text(layer.padding_mode, join(path, "padding_mode")), layer.padding, join(path, "padding")
     if mode != "zeros":
         four = layer._reversed_padding_repeated_twice
-        if len(four) != 4:
+        if type(four) not in (list, tuple) or len(four) != 4:
             raise CertificateError(f"`{name}` must be four integers here; got {four!r}.")
         left, right, top, bottom = (whole(p, name, 0) for p in four)
         pads = (top + bottom, left + right)
@@ -74,7 +74,7 @@ def certify_conv2d(layer: nn.Conv2d, path: str, rtol: float) -> Proof:
     return affine(layer, path, norm, (rows, columns))
 
 
-@rule(nn.ConvTranspose2d)
+@own_rule(nn.ConvTranspose2d)
 def certify_conv_transpose2d(layer: nn.ConvTranspose2d, path: str, rtol: float) -> Proof:
     """The adjoint of the convolution with the same weight: padding crops, output padding appends rows of it or zeros."""
     weight, stride, dilation, reach = kernel_of(layer, path)
@@ -95,7 +95,7 @@ def kernel_of(layer: nn.Conv2d | nn.ConvTranspose2d, path: str) -> tuple[Tensor,
     return weight, stride, dilation, (dilation[0] * (weight.shape[2] - 1), dilation[1] * (weight.shape[3] - 1))
 
 
-@rule(nn.BatchNorm2d)
+@own_rule(nn.BatchNorm2d)
 def certify_batch_norm(layer: nn.BatchNorm2d, path: str, rtol: float) -> Proof:
     """In evaluation mode a diagonal map: max |γ_c|/√(v_c + ε)."""
     mean, variance = layer.running_mean, layer.running_var
@@ -111,7 +111,7 @@ def certify_batch_norm(layer: nn.BatchNorm2d, path: str, rtol: float) -> Proof:
     return affine(layer, path, NormBound(round_up(top * (1 + SLACK)), lower, Method.CLOSED_FORM), SAME)
 
 
-@rule(nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
+@own_rule(nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU)
 def certify_pointwise(module: nn.Module, path: str, rtol: float) -> Proof:
     """Slopes in [0, 1], of the sigmoid in [0, 1/4]; slope 1 for t > 0, and for t < 0 as stated, which ELU reaches at 0."""
     constant = Fraction(1, 4) if isinstance(module, nn.Sigmoid) else Fraction(1)
@@ -123,12 +123,12 @@ def certify_pointwise(module: nn.Module, path: str, rtol: float) -> Proof:
     return lipschitz_proof(constant, writes=bool(getattr(module, "inplace", False)))
 
 
-@rule(nn.Identity)
+@own_rule(nn.Identity)
 def certify_identity(module: nn.Identity, path: str, rtol: float) -> Proof:
     return Proof(IDENTITY, sizes=(SAME,), writes=None)
 
 
-@rule(nn.PixelShuffle, nn.PixelUnshuffle)
+@own_rule(nn.PixelShuffle, nn.PixelUnshuffle)
 def certify_shuffle(module: nn.PixelShuffle | nn.PixelUnshuffle, path: str, rtol: float) -> Proof:
     """Numbers moved about."""
     if isinstance(module, nn.PixelShuffle):
@@ -139,14 +139,14 @@ def certify_shuffle(module: nn.PixelShuffle | nn.PixelUnshuffle, path: str, rtol
     return lipschitz_proof(1, (axis, axis))
 
 
-@rule(nn.Flatten)
+@own_rule(nn.Flatten)
 def certify_flatten(module: nn.Flatten, path: str, rtol: float) -> Proof:
     """Numbers moved about, image by image."""
     whole(module.start_dim, join(path, "start_dim"))
     return lipschitz_proof(1, UNKNOWN, writes=None)
 
 
-@rule(nn.Softplus)
+@own_rule(nn.Softplus)
 def certify_softplus(module: nn.Softplus, path: str, rtol: float) -> Proof:
     """log(1 + exp(βt))/β has slopes in (0, 1); torch continues it by t beyond a threshold, a jump of about exp(−threshold)/β.
 
@@ -160,7 +160,7 @@ def certify_softplus(module: nn.Softplus, path: str, rtol: float) -> Proof:
     return lipschitz_proof(1)
 
 
-@rule(nn.Dropout, nn.Dropout2d)
+@own_rule(nn.Dropout, nn.Dropout2d)
 def certify_dropout(module: nn.Dropout | nn.Dropout2d, path: str, rtol: float) -> Proof:
     """The identity in evaluation mode."""
     if module.training:
@@ -168,7 +168,7 @@ def certify_dropout(module: nn.Dropout | nn.Dropout2d, path: str, rtol: float) -
     return Proof(IDENTITY, sizes=(SAME,), writes=None)
 
 
-@rule(nn.AvgPool2d)
+@own_rule(nn.AvgPool2d)
 def certify_average_pool(module: nn.AvgPool2d, path: str, rtol: float) -> Proof:
     """Means of n values over disjoint windows: 1/√n; √n/|d| for a divisor d; at most 1 where windows at the border shrink."""
     sizes = pooled(module, path)
@@ -181,7 +181,7 @@ def certify_average_pool(module: nn.AvgPool2d, path: str, rtol: float) -> Proof:
     return lipschitz_proof(sqrt_up(square), sizes)
 
 
-@rule(nn.MaxPool2d)
+@own_rule(nn.MaxPool2d)
 def certify_max_pool(module: nn.MaxPool2d, path: str, rtol: float) -> Proof:
     """Maxima over disjoint windows: |max a − max b| ≤ ‖a − b‖_∞ ≤ ‖a − b‖₂."""
     if wholes(module.dilation, join(path, "dilation")) != (1, 1) or module.return_indices:
@@ -201,7 +201,7 @@ def pooled(module: nn.AvgPool2d | nn.MaxPool2d, path: str) -> tuple[Axis, Axis]:
     return rows, columns
 
 
-@rule(DnCNN)
+@own_rule(DnCNN)
 def certify_dncnn(network: DnCNN, path: str, rtol: float) -> Proof:
     """x + out_conv(σ(conv(… σ(in_conv(x))))): 1 + the product. The network may hold more layers than its forward uses."""
     if not type(network.conv_list) is type(network.nl_list) is nn.ModuleList:
@@ -211,6 +211,8 @@ def certify_dncnn(network: DnCNN, path: str, rtol: float) -> Proof:
     inner = compose_proofs(describe(network.get_submodule(name), join(path, name), rtol) for name in names)
     first, last = network.in_conv, network.out_conv
     keeps = all((axis.up, axis.down, axis.offset) == (1, 1, 0) for axes in inner.sizes for axis in axes)
-    if not keeps or type(first) is not nn.Conv2d or first.weight.shape[1] * first.groups != len(last.weight):
-        raise CertificateError(f"`{path or 'the network'}` must give an image of the shape of x, to which it is added.")
+    plain = type(first) is type(last) is nn.Conv2d
+    if not keeps or not plain or first.weight.shape[1] * first.groups != len(last.weight):
+        why = "must give an image of the shape of x, to which it is added, and have a Conv2d at either end."
+        raise CertificateError(f"`{path or 'the network'}` {why}")
     return dataclasses.replace(inner, bound=MapBound(1 + inner.bound.lipschitz, None))

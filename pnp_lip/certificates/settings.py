@@ -2,7 +2,9 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,17 +14,24 @@ from pnp_lip.layers import Activation, Clip, GradientFlowConv2d, GradientFlowLin
 from pnp_lip.layers.activations import KNOTS, SIGMA_FLOOR
 from pnp_lip.spectral.polyphase import Pair
 
-__all__ = ["check_slopes", "real", "require_range", "statement", "whole", "wholes"]
+__all__ = ["check_slopes", "real", "require_range", "statement", "text", "whole", "wholes"]
 
 SLOPES: dict[type[nn.Module], tuple[float, float]] = dict.fromkeys((Identity, ReLU, Clip, SoftThreshold, NoiseClip), (0.0, 1.0))
 recognise(*SLOPES)
 
 
-def real(value: object, name: str) -> Fraction:
+def real(value: Any, name: str) -> Fraction:
     """A plain finite number, else CertificateError."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if type(value) not in (int, float, np.float64) or not math.isfinite(value):
         raise CertificateError(f"`{name}` must be a plain finite number; got {value!r}.")
     return Fraction(value)
+
+
+def text(value: object, name: str) -> str:
+    """A plain string, else CertificateError: a class of its own might compare as it likes."""
+    if type(value) is not str:
+        raise CertificateError(f"`{name}` must be a plain string; got {value!r}.")
+    return value
 
 
 def whole(value: object, name: str, least: int = 1) -> int:
@@ -34,7 +43,7 @@ def whole(value: object, name: str, least: int = 1) -> int:
 
 def wholes(value: object, name: str, least: int = 1) -> Pair:
     """One such integer for each axis, which may be given as one."""
-    both = value if isinstance(value, list | tuple) else (value, value)
+    both: Any = value if type(value) in (list, tuple) else (value, value)
     if len(both) != 2:
         raise CertificateError(f"`{name}` must be one integer or two, one per axis; got {value!r}.")
     return whole(both[0], name, least), whole(both[1], name, least)

@@ -80,6 +80,8 @@ class GradientFlowConv2d(nn.Module):
         if scale is not None and scale.shape[-1] != len(weight):  # it would be broadcast
             raise ShapeError(f"this layer has {len(weight)} hidden channels; its activation has {scale.shape[-1]}.")
         if scale is not None and scale.ndim > 1:  # a noise level per image
+            if len(scale) != len(x):  # the image would be broadcast
+                raise ShapeError(f"this layer takes one noise level or one per image ({len(x)}); got {len(scale)}.")
             s = self.activation(self.conv(x, weight, bias), sigma)
             return x - self.conv_adjoint(s, self.tau * weight)
         scaled = weight

@@ -21,7 +21,7 @@ class GradientFlowLinear(nn.Module):
     τ‖W‖²/2-averaged, τ ≤ 1/‖W‖² firmly nonexpansive. Nothing here enforces the range: ``constrain`` does so during
     training, ``project`` after a step, ``certify`` proves it.
 
-    Shapes: x is (B, features), else ShapeError; W is (hidden_features, features). The rows of the initial W are orthonormal
+    Shapes: x is (..., features), else ShapeError; W is (hidden_features, features). The rows of the initial W are orthonormal
     where the shape permits (‖W‖ = 1) and τ = 2 × ``step_fraction``; with ``step_fraction=1`` and square W that is the
     initialisation by isometries of Murari, Furuya & Schönlieb (2025).
     Source: Sherry, Celledoni, Ehrhardt, Murari, Owren & Schönlieb (2024), Section 2; Baillon & Haddad (1977).
@@ -50,12 +50,16 @@ class GradientFlowLinear(nn.Module):
         self.tau = nn.Parameter(torch.tensor(2.0 * step_fraction))
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Φ(x) for x of shape (B, features)."""
+        """Φ(x) for x of shape (..., features)."""
         weight = self.weight
         if x.shape[-1] != weight.shape[1]:
             raise ShapeError(f"this layer takes (B, {weight.shape[1]}) tensors; got {tuple(x.shape)}.")
-        s: Tensor = self.activation(F.linear(x, weight, self.bias), sigma)
-        return x - self.tau * (s @ weight)
+        t = F.linear(x, weight, self.bias)
+        rows = t.reshape(-1, t.shape[-1])  # thresholds of channels would be broadcast along other axes
+        s: Tensor = self.activation(rows, sigma)
+        if s.shape != rows.shape:
+            raise ShapeError(f"one noise level or {len(rows)} are needed, and an activation that keeps the shape of its input.")
+        return x - self.tau * (s.reshape(t.shape) @ weight)
 
     def extra_repr(self) -> str:
         return f"features={self.weight.shape[1]}, hidden_features={self.weight.shape[0]}"

@@ -121,12 +121,13 @@ def norm_bound(
         if steps != (1, 1):
             w = trim(polyphase(dilate(w, pair(dilation)), steps))
     scaled, exponent = scale_to_unit(w)
-    if w.ndim == 4 and w.shape[-2:] != (1, 1):
-        method = Method.BRANCH_AND_BOUND
-        upper, lower, witness, cells = convolution_bounds(scaled.chunk(groups), rtol)
-    else:
-        method = Method.CHOLESKY
-        upper, lower, witness, cells = matrix_bounds(scaled.flatten(1).chunk(groups))
+    with torch.device("cpu"):  # whatever torch's default is
+        if w.ndim == 4 and w.shape[-2:] != (1, 1):
+            method = Method.BRANCH_AND_BOUND
+            upper, lower, witness, cells = convolution_bounds(scaled.chunk(groups), rtol)
+        else:
+            method = Method.CHOLESKY
+            upper, lower, witness, cells = matrix_bounds(scaled.flatten(1).chunk(groups))
     up, down = unscale(upper, exponent, math.inf), unscale(lower, exponent, -math.inf)
     if math.isinf(up):
         raise CertificateError("the norm exceeds the range of float64; scale the weight down.")

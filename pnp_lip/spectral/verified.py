@@ -42,7 +42,7 @@ def exact_float64(weight: Tensor) -> Tensor:
 
     Raises CertificateError while torch.set_flush_denormal(True) holds, under which stored numbers read as zero.
     """
-    if not float(torch.tensor(2.0**-1060, dtype=torch.float64).mul(2.0**100)):
+    if not float(torch.tensor(2.0**-1060, dtype=torch.float64, device="cpu").mul(2.0**100)):
         raise CertificateError("denormal numbers are flushed to zero; call torch.set_flush_denormal(False) first.")
     if not weight.is_floating_point():
         raise ShapeError(f"expected a real floating-point weight; got {weight.dtype}.")

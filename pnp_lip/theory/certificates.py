@@ -14,9 +14,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates import MapBound, Proof, describe, rule
+from pnp_lip.certificates import MapBound, Proof, describe
 from pnp_lip.certificates.calculus import round_up, sqrt_up
-from pnp_lip.certificates.certify import join
+from pnp_lip.certificates.certify import join, own_rule
 from pnp_lip.certificates.plain import affine
 from pnp_lip.certificates.settings import check_slopes
 from pnp_lip.errors import CertificateError, InputError
@@ -81,7 +81,7 @@ def certified_radius(network: Network, x: Tensor) -> Tensor:
     return radius.scatter(1, first[:, None], torch.inf).amin(1)
 
 
-@rule(MaxMinLayer)
+@own_rule(MaxMinLayer)
 def certify_max_min(layer: MaxMinLayer, path: str, rtol: float) -> Proof:
     """Sorting and Φ act on different coordinates, and sorting is nonexpansive."""
     if type(layer.inner) is not GradientFlowLinear:
@@ -90,12 +90,16 @@ def certify_max_min(layer: MaxMinLayer, path: str, rtol: float) -> Proof:
     return dataclasses.replace(inner, bound=MapBound(max(Fraction(1), inner.bound.lipschitz), None))
 
 
-@rule(BlockAffine)
+@own_rule(BlockAffine)
 def certify_block_affine(layer: BlockAffine, path: str, rtol: float) -> Proof:
+    width = len(layer.bias)  # along which a result of one number would be broadcast
+    shapes = tuple(layer.rows.shape), tuple(layer.lower.shape), tuple(layer.bias.shape)
+    if shapes != ((SCALARS, width), (width - SCALARS, width - SCALARS), (width,)):
+        raise CertificateError(f"`{path}` has rows, a lower block and a bias of the shapes {shapes}, which do not fit.")
     return affine(layer, path, norm_bound(block_matrix(layer).cpu(), rtol=rtol))
 
 
-@rule(UnboundedWidthNetwork, FixedWidthNetwork)
+@own_rule(UnboundedWidthNetwork, FixedWidthNetwork)
 def certify_network(network: Network, path: str, rtol: float) -> Proof:
     """The least Lipschitz constant that a partition proves, with the children's lines."""
     parts = describe_parts(network, path, rtol)

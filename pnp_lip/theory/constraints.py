@@ -98,7 +98,7 @@ def seal(network: AnyNetwork) -> AnyNetwork:
     c = network.constraints()
     for w, tau in c.steps:
         upper = norm_bound(w.detach().cpu()).upper
-        tau.clamp_(0, min(2 * (1 - SLACK) / upper**2, LARGEST_STEP) if upper > 0 else LARGEST_STEP)
+        tau.clamp_(0, min(2 * (1 - SLACK) / upper / upper, LARGEST_STEP) if upper > 0 else LARGEST_STEP)
     for a in c.contractions:
         a.div_(max(1.0, norm_bound(a.detach().cpu()).upper * (1 + SLACK)))
     for rows in c.unit_rows:
