@@ -13,7 +13,7 @@ from pnp_lip.fingerprint import fingerprint, recognise, require_unmodified
 from pnp_lip.snapshot import Snapshot, lasting
 from pnp_lip.spectral import NormBound
 
-__all__ = ["Rule", "Size", "examined_bound", "kept", "norm_rule", "rule_of", "stated_norm"]
+__all__ = ["Rule", "Size", "examined_bound", "kept", "norm_rule", "rule_of", "stated_norm", "works_as_built"]
 
 Size = tuple[int, ...] | None  # of one image, if known
 Rule = Callable[[LinearPhysics, Size], NormBound]
@@ -66,6 +66,17 @@ def rule_of(physics: LinearPhysics) -> Rule | None:
     if rule is not None:
         require_unmodified(physics)
     return rule
+
+
+def works_as_built(physics: object) -> bool:
+    """Whether a ``physics`` is exactly one that this package has a rule for, and nobody replaced a part of it."""
+    if type(physics) not in RULES or not isinstance(physics, LinearPhysics) or stated_norm(physics):
+        return False
+    try:
+        require_unmodified(physics)
+    except CertificateError:
+        return False
+    return True
 
 
 def examined_bound(physics: LinearPhysics, size: Size) -> NormBound:

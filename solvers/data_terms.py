@@ -11,11 +11,13 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.conjugate_gradient import ProxResult, conjugate_gradient, image_norm
-from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, ProxAnswer, SolvesProx
+from pnp_lip.operators.norm_rules import works_as_built
+from pnp_lip.protocols import ClosedFormProx, FidelityLike, PhysicsLike, ProxAnswer
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 
-__all__ = ["DataTerm", "HasProx", "LeastSquares", "UserFidelity", "WeightedLeastSquares", "require_prox"]
+__all__ = ["DataTerm", "HasProx", "LeastSquares", "UserFidelity", "WeightedLeastSquares", "is_ours", "require_prox"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +104,7 @@ class LeastSquares(DataTerm):
 
     def prox(self, z: Tensor, y: Tensor, physics: PhysicsLike, gamma: float) -> ProxAnswer:
         w = gamma * self.w
-        if isinstance(physics, SolvesProx) and not isinstance(w, Tensor):  # one of our operators
+        if isinstance(physics, CertifiedPhysics) and works_as_built(physics) and not isinstance(w, Tensor):
             sizes = z.flatten(1).norm(dim=1).nan_to_num(1.0)
             return physics.solve_prox(z, y, gamma, tol=4 * torch.finfo(z.dtype).eps * max(float(sizes.min()), 1e-30))
         closed = physics.prox_l2(z, y, gamma) if not isinstance(w, Tensor) and has_closed_form(physics) else None
@@ -185,6 +187,11 @@ class UserFidelity(DataTerm):
         return self.fidelity.prox_d_conjugate(v, y, gamma=s)
 
 
+def is_ours(term: DataTerm) -> bool:
+    """Whether the term is one of this package that needs nobody's word; a subclass may compute something else."""
+    return type(term) in (LeastSquares, WeightedLeastSquares)
+
+
 def require_prox(term: DataTerm, who: str, advice: str) -> HasProx:
     """The term as one with a proximal map. Raises InputError, naming who needs it and what to do, for one without."""
     if not isinstance(term, HasProx):
@@ -221,5 +228,7 @@ def has_closed_form(physics: object) -> TypeGuard[ClosedFormProx]:
     """
     from deepinv.physics import DecomposablePhysics
 
+    if isinstance(physics, CertifiedPhysics):  # a subclass, whose A need not be that of the formula that it inherits
+        return False
     declared = getattr(physics, "closed_form_prox", None)
     return isinstance(physics, DecomposablePhysics) if declared is None else bool(declared)

@@ -51,7 +51,8 @@ class Iteration:
     ``T(maps, v)`` gives T v and the image that belongs to v; ``bound`` its Lipschitz constant and averagedness when the
     hypotheses ``asks`` hold; ``parameters`` the numbers it uses, given or derived; ``exists(maps, x)`` says why T has a
     fixed point, or None; ``start(maps, x)`` is the first state; ``norm(maps, v)`` the norm of ``bound``, in which the
-    residual is measured; ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L.
+    residual is measured; ``minimises``: T is a proximal gradient step of a convex objective with γ ≤ 1/L; ``mended(maps, v)``
+    computes anew what a state holds twice, None where it holds nothing twice.
     """
 
     T: Callable[[Maps, Tensor], tuple[Tensor, Tensor]]
@@ -62,6 +63,7 @@ class Iteration:
     start: Callable[[Maps, Tensor], Tensor] = lambda maps, x: x
     norm: Norm = Norm()
     minimises: bool = False
+    mended: Callable[[Maps, Tensor], Tensor] | None = None
 
 
 def chain(*maps: MapBound | None) -> MapBound:

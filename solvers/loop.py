@@ -166,7 +166,18 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
                 store.save({"origin": monitor.origin, **state.plain()})
     if store:
         store.save({"origin": monitor.origin, **state.plain()})
+    if watch is not None and state.broken is None:
+        state.broken = changed(iteration, maps, state, watch)
     return state
+
+
+def changed(iteration: Iteration, maps: Maps, s: State, watch: Watch) -> str | None:
+    """What T now makes of the last states, where that is not what it made of them in the run."""
+    image, _, taken = evaluate(iteration, maps, s.before[0])
+    errors = torch.tensor([track.error for track in s.tracks]).to(watch.data) + (0.0 if taken is None else taken)
+    found = watch.violation(maps, s.before[0], image, s.before, errors, list(range(len(s.x))))
+    failed = next((i for i, words in enumerate(found) if words and s.tracks[i].status != "diverged"), None)
+    return None if failed is None else f"image {failed}: T v is no longer what it was in the run: {SUSPECTS}"
 
 
 def begin_or_resume(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor: Monitor) -> State:
@@ -181,6 +192,7 @@ def begin_or_resume(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor,
         return state
     with monitor.store.refusing():
         state = restored(stored, state, scheme)
+        require(iteration.mended is None or whole(iteration, maps, state), "what its state holds twice")
     changed = [track for track in verified(iteration, maps, state, monitor) if track.status == "converged"]
     for track in changed:
         track.status = "running"
@@ -211,6 +223,20 @@ def restored(stored: dict[str, object], fresh: State, scheme: Scheme) -> State:
         require(mine.shape == new.shape and mine.dtype == new.dtype and not bool(mine[rows].isnan().any()), f"its {name}")
     require(scheme.fits({name: value[rows] for name, value in s.memory.items()}, s.k), "the numbers of its scheme")
     return s
+
+
+def whole(iteration: Iteration, maps: Maps, s: State) -> bool:
+    """Whether the state's parts fit each other, and those of all states that the scheme remembers, to half of the digits."""
+    mended, part = iteration.mended, maps.part(s.batch)
+    assert mended is not None
+    rings = [t.reshape(len(t), -1, s.v.shape[1]) for t in s.memory.values() if t.ndim > 1 and t.shape[-1] == s.v.shape[1]]
+    states = [(maps, s.v), (maps, s.before[0]), *((part, t) for ring in rings for t in ring.unbind(1))]
+    limit = math.sqrt(torch.finfo(s.v.dtype).eps)
+    for m, v in states:
+        sizes = euclidean(m, v) + euclidean(m, s.v if m is maps else s.v[s.batch])
+        if bool((euclidean(m, mended(m, v) - v) > limit * sizes).any()):
+            return False
+    return True
 
 
 def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> list[Track]:
