@@ -175,3 +175,13 @@ def test_an_offset_that_the_operator_does_not_see_raises_no_alarm(dtype: torch.d
     y = edges.A(torch.rand(1, 1, 32, 32, dtype=dtype)) + 1e4
     result = ForwardBackward(denoiser, sigma=0.05, box=(0, 1), scheme=Anderson(), tol=0.0).solve(y, edges, max_iter=200)
     assert result.guarantee.title == "proved"
+
+
+@pytest.mark.parametrize("physics", [dp.Denoising(), dp.Inpainting(SIZE, mask=Masked.mask[0].float()), dp.Decolorize()])
+def test_a_closed_form_that_is_off_is_solved_further(physics: dp.LinearPhysics) -> None:
+    """deepinv computes some in float32 whatever the data, and that of ``Decolorize`` wrongly (0.5.0)."""
+    y = physics.A(rand().expand(1, 3 if isinstance(physics, dp.Decolorize) else 1, 8, 8))
+    z = physics.A_adjoint(rand(1).expand_as(y))
+    solved = LeastSquares().prox(z, y, physics, 3.0)
+    residual = z - solved.x + 3.0 * physics.A_adjoint(y - physics.A(solved.x))
+    assert float(residual.norm()) < 1e-12 * float(solved.x.norm()) and float(solved.error_bound) < 1e-12
