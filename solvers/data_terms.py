@@ -206,8 +206,8 @@ def quadratic_prox(z: Tensor, y: Tensor, physics: PhysicsLike, w: float | Tensor
     """argmin_x ½⟨Ax − y, w(Ax − y)⟩ + ½‖x − z‖² by conjugate gradients, to rounding accuracy, from ``x`` or ``z``.
 
     With H = Id + AᵀwA ≥ Id the error is at most ‖b − Hx‖, b = z + Aᵀwy, which is driven to 4 roundings of ‖b‖, and computed
-    anew at the end; an ``x`` within CLOSE times that is left as it is. Below that the recursion only stirs rounding errors, so an image also stops when its residual has not
-    halved in 30 steps.
+    anew at the end; an ``x`` within CLOSE times that is left as it is. Below that the recursion only stirs rounding errors,
+    so an image also stops when its residual has not halved in 30 steps.
     """
 
     def residual(x: Tensor) -> Tensor:
