@@ -13,7 +13,7 @@ from pnp_lip.fingerprint import fingerprint, recognise, require_unmodified
 from pnp_lip.snapshot import Snapshot, lasting
 from pnp_lip.spectral import NormBound
 
-__all__ = ["Rule", "Size", "examined_bound", "kept", "norm_rule", "rule_of", "stated_norm"]
+__all__ = ["Rule", "Size", "examined_bound", "is_known", "kept", "norm_rule", "rule_of", "stated_norm"]
 
 Size = tuple[int, ...] | None  # of one image, if known
 Rule = Callable[[LinearPhysics, Size], NormBound]

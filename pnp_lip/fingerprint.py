@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["fingerprint", "hash_tensor", "recognise", "recognised", "replaced", "require_unmodified", "trace"]
+__all__ = ["fingerprint", "hash_tensor", "is_plain", "recognise", "recognised", "replaced", "require_unmodified", "trace"]
 
 CODE: dict[type, dict[str, object]] = {}  # what the classes of which something is proved held when their rules were registered
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings

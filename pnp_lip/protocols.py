@@ -11,7 +11,6 @@ __all__ = [
     "FidelityLike",
     "PhysicsLike",
     "ProxAnswer",
-    "SolvesProx",
 ]
 
 
@@ -44,14 +43,6 @@ class ProxAnswer(Protocol):
     @property
     def error_bound(self) -> Tensor:
         """How far each image may be off, (B,)."""
-
-
-@runtime_checkable
-class SolvesProx(Protocol):
-    """A physics that solves its least-squares prox to a certified accuracy, as our operators do."""
-
-    def solve_prox(self, z: Tensor, y: Tensor, gamma: float, *, tol: float) -> ProxAnswer:
-        """argmin_x γ/2 ‖Ax − y‖² + ½‖x − z‖², off by at most ``tol``."""
 
 
 class ClosedFormProx(Protocol):

@@ -18,7 +18,7 @@ from pnp_lip.operators import CertifiedPhysics, certify_norm, stated_norm
 from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.operators.norm_rules import is_known
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers.data_terms import LeastSquares, UserFidelity, WeightedLeastSquares
+from pnp_lip.solvers.data_terms import is_ours
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
@@ -196,9 +196,14 @@ def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None) -> tup
     ours = known and isinstance(physics, CertifiedPhysics)
     dot, entry = DOT_LIMIT.get(x.dtype, 1e-4), ENTRY_LIMIT.get(x.dtype, 1e-3)
     u = signs(x, generator)
+    given = u.clone()
     image, derivative = (physics.A(u), None) if ours else with_derivative(physics, u)
     v = signs(image, generator)
+    kept = v.clone()
     back = physics.A_adjoint(v)
+    if not (torch.equal(u, given) and torch.equal(v, kept)):
+        name, found_so, bound = "A or A_adjoint", "a map that overwrites it", "leave its argument as it is"
+        return (given, image, kept, back), (Hypothesis(name, found_so, bound, False, "Return a new tensor."),)
     gap = relative_gap(image, v, u, back, torch.maximum(image_norm(image), image_norm(back)))
     found = []
     if not ours:
@@ -271,7 +276,10 @@ def examine_term(maps: Maps, x: Tensor, L: float | None) -> Hypotheses:
     μ‖b − x‖² ≤ ⟨∇f(b) − ∇f(x), b − x⟩ ≤ L‖b − x‖². For terms other than ours also ``examine_gradient``.
     """
     term = maps.data_term
-    stated, own = list(term.stated()), type(term) not in (LeastSquares, WeightedLeastSquares)
+    stated, own = list(term.stated()), not is_ours(term)
+    if own and not any(h.stated for h in stated if h.name != CONVEXITY):
+        name, value = "Lipschitz constant of the gradient of the convex f", "unknown" if L is None else L
+        stated.append(Hypothesis(name, value, f"be at most that (stated by {type(term).__name__})", True, stated=True))
     if L is not None and term.convexity > L:
         bound = f"be at most L = {L:.6g}, the bound of the gradient's Lipschitz constant"
         return (*stated, Hypothesis(CONVEXITY, term.convexity, bound, False, WRONG_CONVEXITY))
@@ -353,16 +361,26 @@ def verify_prox(maps: Maps, x: Tensor, step: float) -> Hypothesis:
 
 
 def verify_dual_prox(maps: Maps, x: Tensor, s: float) -> Hypotheses:
-    """That p = prox_{sh*}(v) solves p = ∇h((v − p)/s), for a data distance of the user."""
+    """That p = prox_{sh*}(v) solves p = ∇h((v − p)/s), for a data term of the user: ∇h is ∇f for A = Id."""
     term = maps.data_term
-    if not isinstance(term, UserFidelity):
+    if is_ours(term):
         return ()
     v = s * maps.physics.A(x) + signs(maps.y, torch.Generator().manual_seed(2)) * maps.y.abs().mean()
     p = term.dual_prox(v, maps.y, s)
-    gap = float((term.fidelity.d.grad((v - p) / s, maps.y) - p).norm() / p.norm().clamp_min(1e-300))
+    gap = float((term.gradient((v - p) / s, maps.y, Identity()) - p).norm() / p.norm().clamp_min(1e-300))
     limit = ENTRY_LIMIT.get(x.dtype, 1e-3)
-    advice = "prox_d_conjugate of the fidelity does not solve its problem."
+    advice = "dual_prox of the data term (prox_d_conjugate of a fidelity) does not solve its problem."
     return (Hypothesis("relative error of the prox of h*", gap, f"be at most {limit:.0e}", gap <= limit, advice),)
+
+
+class Identity:
+    """A = Id."""
+
+    def A(self, x: Tensor) -> Tensor:
+        return x
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return y
 
 
 def norm_estimate(physics: PhysicsLike, x: Tensor) -> float:

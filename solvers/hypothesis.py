@@ -5,8 +5,9 @@ import math
 from fractions import Fraction
 
 from pnp_lip.errors import InputError
+from pnp_lip.fingerprint import is_plain
 
-__all__ = ["Hypothesis", "check_positive", "interval", "positive", "show"]
+__all__ = ["Hypothesis", "check_positive", "interval", "is_number", "positive", "show"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +47,16 @@ def interval(name: str, value: float, curvature: Fraction | None, limit: str) ->
     return Hypothesis(name, value, f"lie in (0, {limit}) = (0, {end})", inside, "Pass step=None to derive it.")
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a plain number, of which exact fractions can be made."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_plain(value)
+
+
 def check_positive(name: str, value: float | None) -> None:
-    """Raise InputError unless a parameter is positive and finite, or None."""
-    if value is not None and not 0 < value < math.inf:
-        raise InputError(f"`{name}` must be positive and finite; got {value}. Pass None to derive it.")
+    """Raise InputError unless a parameter is a plain number, positive and finite, or None."""
+    if value is not None and not (is_number(value) and 0 < value < math.inf):
+        advice = "Pass None to derive it, or float(...)."
+        raise InputError(f"`{name}` must be a plain number, positive and finite; got {value!r}. {advice}")
 
 
 def positive(name: str, value: float) -> Hypothesis:

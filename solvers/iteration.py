@@ -30,10 +30,15 @@ def unproved(maps: Maps, x: Tensor) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """The norm of a theorem, one number per image; ``terms`` is the norm of what cancels in it, where something does."""
+    """The norm of a theorem, one number per image.
+
+    ``terms`` is the norm of what cancels in it, where something does; ``whole`` computes anew what a state holds only so
+    that the norm costs nothing, such as Ax beside x.
+    """
 
     of: Callable[[Maps, Tensor], Tensor] = euclidean
     terms: Callable[[Maps, Tensor], Tensor] | None = None
+    whole: Callable[[Maps, Tensor], Tensor] | None = None
 
     def __call__(self, maps: Maps, v: Tensor) -> Tensor:
         """‖v‖."""

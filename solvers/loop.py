@@ -23,7 +23,6 @@ MOST_RUNNING = 0.75  # a batch is divided when no more than this share of it sti
 MISFIT_EVERY = 10  # updates: the misfit costs an application of A
 GROWTH = 1e4  # times the larger of first residual and first state: a residual beyond it does not come back
 PROX_BUDGET = 1e-2  # of ‖x‖: the largest sum of the errors of the prox that still passes for the summable one of the theorems
-REPEATED = 2e3  # units by which the last update may differ from its repetition, in which no image has left the batch
 SAME = 16  # units of rounding of a state by which a stored run may differ from what this machine computes
 SUSPECTS = "the denoiser, the operator or the arithmetic is not what the hypotheses say"
 STATUSES = ("running", "converged", "diverged")
@@ -167,12 +166,18 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
                 store.save({"origin": monitor.origin, **state.plain()})
     if store:
         store.save({"origin": monitor.origin, **state.plain()})
-    if monitor.callback is not None and watch is not None and state.broken is None:
-        image = state.before[1]
-        verified(iteration, maps, state, monitor, REPEATED)
-        if state.before[1] is not image:
-            state.broken = "the last update cannot be repeated: something that T depends on was changed in between"
+    if watch is not None and state.broken is None:
+        state.broken = changed(iteration, maps, state, watch)
     return state
+
+
+def changed(iteration: Iteration, maps: Maps, s: State, watch: Watch) -> str | None:
+    """What T now makes of the last states, where that is not what it made of them in the run."""
+    image, _, taken = evaluate(iteration, maps, s.before[0])
+    errors = torch.tensor([track.error for track in s.tracks]).to(watch.data) + (0.0 if taken is None else taken)
+    found = watch.violation(maps, s.before[0], image, s.before, errors, list(range(len(s.x))))
+    failed = next((i for i, words in enumerate(found) if words and s.tracks[i].status != "diverged"), None)
+    return None if failed is None else f"image {failed}: T v is no longer what it was in the run: {SUSPECTS}"
 
 
 def begin_or_resume(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor: Monitor) -> State:
@@ -187,6 +192,7 @@ def begin_or_resume(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor,
         return state
     with monitor.store.refusing():
         state = restored(stored, state, scheme)
+        require(whole(iteration, maps, state), "what its state holds twice")
     changed = [track for track in verified(iteration, maps, state, monitor) if track.status == "converged"]
     for track in changed:
         track.status = "running"
@@ -219,12 +225,27 @@ def restored(stored: dict[str, object], fresh: State, scheme: Scheme) -> State:
     return s
 
 
-def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor, units: float = SAME) -> list[Track]:
+def whole(iteration: Iteration, maps: Maps, s: State) -> bool:
+    """Whether the state's parts fit each other, and those of all states that the scheme remembers, to half of the digits."""
+    part, computed = maps.part(s.batch), iteration.norm.whole
+    if computed is None:
+        return True
+    rings = [t.reshape(len(t), -1, s.v.shape[1]) for t in s.memory.values() if t.ndim > 1 and t.shape[-1] == s.v.shape[1]]
+    states = [(maps, s.v), (maps, s.before[0]), *((part, t) for ring in rings for t in ring.unbind(1))]
+    limit = math.sqrt(torch.finfo(s.v.dtype).eps)
+    for m, v in states:
+        sizes = euclidean(m, v) + euclidean(m, s.v if m is maps else s.v[s.batch])
+        if bool((euclidean(m, computed(m, v) - v) > limit * sizes).any()):
+            return False
+    return True
+
+
+def verified(iteration: Iteration, maps: Maps, s: State, monitor: Monitor) -> list[Track]:
     """The records of images that have not converged by what T gives now, whatever a stored state says.
 
-    Of images that differ by more than ``units`` of rounding from T of the stored state, the new values are taken.
+    Of images that differ by more than rounding from T of the stored state, the new values are taken.
     """
-    unit, v = units * torch.finfo(s.v.dtype).eps, s.before[0]
+    unit, v = SAME * torch.finfo(s.v.dtype).eps, s.before[0]
     image, x, _ = evaluate(iteration, maps, v)
     norm, size = iteration.norm, iteration.norm.size
     residual, length = norm(maps, v - image), norm(maps, v)

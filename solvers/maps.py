@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
-from pnp_lip.solvers.data_terms import DataTerm, HasProx
+from pnp_lip.solvers.data_terms import DataTerm, HasProx, is_ours
 
 __all__ = ["Box", "Maps", "Settings", "check_box", "check_data", "check_like", "starting_point"]
 
@@ -47,10 +48,13 @@ class Maps:
         return self.data_term.gradient(x, self.y, self.physics)
 
     def prox(self, z: Tensor, gamma: float) -> Tensor:
-        """prox_γf(z), whose error is noted."""
+        """prox_γf(z), whose error is noted: of a user's term what the residual of its equation says, as f is convex."""
         solved = cast(HasProx, self.data_term).prox(z, self.y, self.physics, gamma)
-        self.errors.append(solved.error_bound)
-        return solved.x
+        x, error = solved.x, solved.error_bound
+        if not is_ours(self.data_term):
+            error = torch.maximum(error, image_norm(z - x - gamma * self.grad(x)).to(error)).nan_to_num(math.inf)
+        self.errors.append(error)
+        return x
 
     def take_errors(self) -> Tensor | None:
         """How far T v may be off by the errors of prox_γf since the last call, one number per image; None without a prox."""

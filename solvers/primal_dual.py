@@ -73,13 +73,19 @@ class PrimalDual(Solver):
             parameters={"step": γ, "dual_step": s},
             exists=solves_forward_backward(known),
             start=lambda m, x: join(x, torch.zeros_like(m.y), m.physics.A(x)),
-            norm=Norm(norm_of, terms=size),
+            norm=Norm(norm_of, terms=size, whole=with_data),
         )
 
 
 def join(x: Tensor, u: Tensor, Ax: Tensor) -> Tensor:
     """An image, a dual variable and the image's data as one state."""
     return torch.cat([x.flatten(1), u.flatten(1), Ax.flatten(1)], dim=1)
+
+
+def with_data(m: Maps, v: Tensor) -> Tensor:
+    """The state of the same x and u, with the data of x."""
+    x, u, _ = split(m, v)
+    return join(x, u, m.physics.A(x))
 
 
 def split(m: Maps, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

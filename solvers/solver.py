@@ -18,7 +18,7 @@ from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
 from pnp_lip.solvers.examiner import Witness, examine, examine_code, verify_dual_prox, verify_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
-from pnp_lip.solvers.hypothesis import check_positive
+from pnp_lip.solvers.hypothesis import check_positive, is_number
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
@@ -78,7 +78,7 @@ class Solver(abc.ABC):
             raise InputError(f"`denoiser` must be callable as denoiser(x, sigma); got {type(self.denoiser).__name__}.")
         if not isinstance(self.scheme, Scheme):
             raise InputError(f"`scheme` must be a scheme such as Anderson(); got {self.scheme!r}.")
-        if not 0 <= self.tol < 1:
+        if not (is_number(self.tol) and 0 <= self.tol < 1):
             raise InputError(f"`tol` bounds the relative residual and must lie in [0, 1); got {self.tol}.")
         check_positive("step", self.step)
         if self.sigma is not None:

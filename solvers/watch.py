@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import round_up
+from pnp_lip.solvers.examiner import signs
 from pnp_lip.solvers.iteration import Iteration, euclidean
 from pnp_lip.solvers.maps import Maps
 
@@ -66,10 +67,12 @@ def rounding_unit(v: Tensor) -> float:
 def data_size(iteration: Iteration, maps: Maps) -> Tensor:
     """γ‖Aᵀ|y|‖ of each image: the part of γ∇f whose rounding remains where Ax − y nearly cancels.
 
-    Zero where the state holds the data's part, as a dual variable does.
+    The roundings have signs, so γ‖Aᵀ(±|y|)‖ with random ones counts, too: A may remove all that |y| is made of. Zero where
+    the state holds the data's part, as a dual variable does.
     """
     zero = maps.y.new_zeros(len(maps.y), *maps.image_shape)
     if iteration.norm.terms is not None:
         return euclidean(maps, zero)
-    gradient = dataclasses.replace(maps, y=maps.y.abs()).grad(zero)
-    return iteration.parameters["step"] * euclidean(maps, gradient).nan_to_num(0.0)
+    rounded = maps.y.abs(), maps.y.abs() * signs(maps.y, torch.Generator().manual_seed(0))
+    sizes = [euclidean(maps, dataclasses.replace(maps, y=y).grad(zero)).nan_to_num(0.0) for y in rounded]
+    return iteration.parameters["step"] * torch.maximum(*sizes)

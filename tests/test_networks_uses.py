@@ -229,3 +229,12 @@ def test_wasserstein_keeps_the_best_critic() -> None:
     p, q = clouds("shifted")
     single = [wasserstein1(p, q, steps=20, learning_rates=[rate]).lower for rate in (1e-3, 5e-2)]
     assert wasserstein1(p, q, steps=20, learning_rates=[1e-3, 5e-2]).lower == max(single) != min(single)
+
+
+@pytest.mark.parametrize("name", ["lift.bias", "layers.0.bias", "readout.weight"])
+def test_nothing_is_said_of_networks_with_nan(name: str) -> None:
+    network = seal(UnboundedWidthNetwork(2, width=4, depth=2, out_features=3))
+    network.get_parameter(name).data.view(-1)[0] = float("nan")
+    for ask in (output_lipschitz_upper, lambda n: certified_radius(n, torch.zeros(1, 2)), certify):
+        with pytest.raises(CertificateError, match="NaN"):
+            ask(network)

@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 
+import numpy
 import pytest
 import solver_cases as cases
 import torch
@@ -329,3 +330,18 @@ def test_data_that_overflow_are_refused():
     for size, why in ((3e38, "infinite values"), (1e25, r"the data reach 1e\+25; squares of such images overflow")):
         with pytest.raises(InputError, match=why):
             ForwardBackward(net, sigma=0.1).solve(torch.full((1, *cases.SHAPE), size), physics)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(1.0), numpy.float32(1.0), "1", True])
+def test_parameters_are_plain_numbers(value):
+    net = cases.denoiser()
+    for make in (
+        lambda: ForwardBackward(net, step=value),
+        lambda: ForwardBackward(net, tol=value),
+        lambda: LeastSquares(norm_upper=value),
+        lambda: LeastSquares(convexity=value),
+        lambda: UserFidelity(Fidelity(), value),
+    ):
+        with pytest.raises(InputError, match="plain number|must lie|positive"):
+            make()
+    assert ForwardBackward(net, step=numpy.float64(1.0)).check(data(cases.blur(torch.float32)), cases.blur(torch.float32)).proved

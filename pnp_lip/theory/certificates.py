@@ -194,4 +194,7 @@ def describe_parts(network: Network, path: str, rtol: float) -> list[Proof]:
         if type(child) is not kind:
             where = f"`{join(path, name)}` is a {type(child).__name__}"
             raise CertificateError(f"{where} where the family has a {kind.__name__}; no rule covers such a network.")
+    for name, tensor in network.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CertificateError(f"`{join(path, name)}` holds NaN or infinite values; load intact weights.")
     return [describe(network.get_submodule(name), join(path, name), rtol) for name in expected]
