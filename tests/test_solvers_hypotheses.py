@@ -342,6 +342,6 @@ def test_parameters_are_plain_numbers(value):
         lambda: LeastSquares(convexity=value),
         lambda: UserFidelity(Fidelity(), value),
     ):
-        with pytest.raises(InputError, match="plain number|must lie|positive"):
+        with pytest.raises(InputError, match=r"plain number|must lie|positive"):
             make()
     assert ForwardBackward(net, step=numpy.float64(1.0)).check(data(cases.blur(torch.float32)), cases.blur(torch.float32)).proved
