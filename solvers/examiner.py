@@ -356,7 +356,7 @@ def verify_prox(maps: Maps, x: Tensor, step: float) -> Hypothesis:
     z = maps.prox(x, step)
     gap = float((maps.errors.pop() / image_norm(z).clamp_min(1e-300)).max())
     limit = PROX_LIMIT.get(x.dtype, 1e-3)
-    advice = "The prox of f is not solved: take a smaller step, float64, or set physics.closed_form_prox = False if it has one."
+    advice = "The prox of f is not solved: take a smaller step" + ("." if x.dtype == torch.float64 else ", or float64.")
     return Hypothesis("error of prox_γf relative to its image", gap, f"be at most {limit:.0e}", gap <= limit, advice)
 
 

@@ -13,7 +13,7 @@ from pnp_lip.solvers.scheme import Scheme
 __all__ = ["Guarantee", "judge"]
 
 NOTHING = "nothing is proved of this run"
-NOT_GIVEN = "assumed; nothing proves it where a hypothesis fails"
+NOT_GIVEN = "assumed; where a hypothesis fails, nothing proves that a fixed point exists"
 CONTRACTION = "unique, as T is a contraction (Banach)"
 
 
