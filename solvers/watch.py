@@ -49,7 +49,8 @@ class Watch:
         reach = size(m, step)
         terms = 2 * (size(m, v) + size(m, image) + reach) + self.data[images]
         slack = ROUNDING * self.unit * terms + errors.nan_to_num(math.inf)
-        allowed = ((self.q * moved).square() + slack * reach).sqrt() + slack  # a norm with a cross term rounds like its square
+        # A norm with a cross term rounds like its square.
+        allowed = ((self.q * moved).square() + (slack * reach).nan_to_num(math.inf, math.inf)).sqrt() + slack
         rows = torch.stack([went, moved, allowed]).tolist()
         return [None if w <= a else self.words(w, g) for w, g, a in zip(*rows, strict=True)]
 

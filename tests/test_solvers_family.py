@@ -214,7 +214,7 @@ def test_linear_rates_hold(solver):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solver, "bind", watched)
-        tool.solve(y, physics, max_iter=400)
+        tool.solve(y, physics, max_iter=400, guarantee="report")  # a patched solver claims nothing
     limit = states[-1]
     errors = [float((v - limit).norm()) for v in states]
     assert all(b <= q * a + 1e-10 for a, b in itertools.pairwise(errors)) and q < 1
@@ -239,14 +239,14 @@ def test_a_stated_fidelity_has_no_prox_but_a_dual_one(setting):
         ADMM(net, sigma=0.1, data_term=term).solve(y, physics)
 
 
-def test_a_wrong_prox_is_refused(setting):
+def test_a_wrong_prox_is_solved_further(setting):
     net, _, y = setting
     physics = deepinv.physics.BlurFFT(img_size=cases.SHAPE, filter=torch.ones(1, 1, 3, 3) / 9)
+    right = ADMM(net, sigma=0.1).solve(y, physics)
     physics.prox_l2 = lambda z, y, gamma, **kwargs: z
-    with pytest.raises(GuaranteeError, match="error of prox"):
-        ADMM(net, sigma=0.1).solve(y, physics)
-    physics.closed_form_prox = False
-    assert ADMM(net, sigma=0.1).solve(y, physics).guarantee.proved
+    mended = ADMM(net, sigma=0.1).solve(y, physics)
+    assert right.guarantee.title == "proved" and mended.guarantee.proved and mended.history.prox_error < 1e-2
+    assert cases.relative(mended.x, right.x) < 1e-3
 
 
 @pytest.mark.parametrize("options", [{"weight": 0.0}, {"weight": float("inf")}])

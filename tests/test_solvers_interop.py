@@ -139,7 +139,7 @@ def test_a_grid_is_refused_as_a_whole_before_any_run(monkeypatch):
     clean = cases.random(1, *cases.SHAPE, dtype=torch.float32).abs()
     solver = ForwardBackward(cases.denoiser(), sigma=0.1)
     ran = []
-    monkeypatch.setattr(ForwardBackward, "solve", lambda *args, **more: ran.append(args))
+    monkeypatch.setattr("pnp_lip.solvers.solver.iterate", lambda *args: ran.append(args))
     with pytest.raises(GuaranteeError, match="`step`"):
         choose_by_reference(solver, physics.A(clean), physics, clean, {"step": [0.5, 1.0, 50.0]})
     assert not ran

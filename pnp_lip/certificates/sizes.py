@@ -57,7 +57,9 @@ def along(axes: list[Axis]) -> Pair:
     while axes and not axes[-1].asks:
         axes.pop()
     if any(axis.up == 0 for axis in axes[:-1]):
-        raise CertificateError("a layer's bound holds for some image sizes only, but the layer before it gives an image whose size is not known.")
+        raise CertificateError(
+            "a layer's bound holds for some image sizes only, but the layer before it gives an image whose size is not known."
+        )
     least = period = 1
     for i, axis in reversed(list(enumerate(axes))):
         if i == len(axes) - 1:
