@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from typing import cast
+from types import FunctionType
 
 import numpy as np
 import torch
@@ -19,17 +19,18 @@ from pnp_lip.errors import CertificateError
 
 __all__ = ["fingerprint", "hash_tensor", "is_plain", "recognise", "recognised", "replaced", "require_unmodified", "trace"]
 
-CODE: dict[type, dict[str, object]] = {}  # what the classes of which something is proved held when their rules were registered
+# What the classes of which something is proved held when their rules were registered.
+CODE: dict[type, dict[str, tuple[object, ...]]] = {}
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings
 LISTS = (*OWN[:3], "_forward_hooks", "_forward_pre_hooks")  # a module's dictionaries that its call reads
-Contents = tuple[object, ...]
+LAZY = "__annotations__"  # which Python makes when somebody reads it
 PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
 
 
 def recognise(*kinds: type) -> None:
     """Record the code of these classes and of their bases: ``replaced`` finds what is patched afterwards."""
     for kind in (base for one in kinds for base in one.__mro__ if base is not object):
-        CODE.setdefault(kind, contents(kind))
+        CODE.setdefault(kind, {name: (value, *inside(value)) for name, value in vars(kind).items() if name != LAZY})
 
 
 def recognised(value: object) -> bool:
@@ -37,31 +38,31 @@ def recognised(value: object) -> bool:
     return type(value) in CODE
 
 
-def contents(kind: type) -> dict[str, object]:
-    """What a class holds, of its functions also the code and the defaults, without the annotations that Python makes lazily."""
-    return {
-        name: (value, *(getattr(value, part, None) for part in ("__code__", "__defaults__", "__kwdefaults__")))
-        for name, value in vars(kind).items()
-        if name != "__annotations__"
-    }
+def replaced(value: object) -> str | None:
+    """Which method the value, or which entry of a recognised class a later patch, replaces; None if there is none."""
+    return next(filter(None, (hidden(value), *map(patched, type(value).__mro__))), None)
 
 
-def replaced(value: object, registered: Mapping[str, object] | None = None) -> str | None:
-    """Which method or attribute of a recognised class the value or a later patch replaces; None if there is none.
+def hidden(value: object) -> str | None:
+    """Which callable of its class an attribute of the value hides."""
+    return next((name for name, held in vars(value).items() if callable(held) and hasattr(type(value), name)), None)
 
-    ``registered`` are names that attributes must not hide.
-    """
-    for name, held in vars(value).items():
-        hides = name in (registered or {}) or (callable(held) and hasattr(type(value), name))
-        if hides or (isinstance(held, nn.Module) and registered is not None):
-            return name
-    for kind in type(value).__mro__:
-        now, then = contents(kind) if kind in CODE else {}, CODE.get(kind, {})
-        for name in {**then, **now}:
-            pairs = zip(cast(Contents, now.get(name, ())), cast(Contents, then.get(name, ())), strict=False)
-            if (name in now) != (name in then) or any(a is not b for a, b in pairs):
-                return f"{kind.__qualname__}.{name}"
-    return None
+
+def patched(kind: type) -> str | None:
+    """Which entry of a recognised class is another than when it was recognised, or a function with other code or defaults."""
+    now, then = vars(kind), CODE.get(kind)
+    if then is None:
+        return None
+    for name, (value, *parts) in then.items():
+        if now.get(name, CODE) is not value or (parts and any(a is not b for a, b in zip(inside(value), parts, strict=True))):
+            return f"{kind.__qualname__}.{name}"
+    added = next((name for name in now if name not in then and name != LAZY), None)
+    return None if added is None else f"{kind.__qualname__}.{added}"
+
+
+def inside(function: object) -> tuple[object, ...]:
+    """What may be exchanged inside a function of Python; nothing for other values."""
+    return (function.__code__, function.__defaults__, function.__kwdefaults__) if isinstance(function, FunctionType) else ()
 
 
 def require_unmodified(module: nn.Module) -> None:
@@ -88,12 +89,16 @@ def require_unmodified(module: nn.Module) -> None:
             if isinstance(held, str | int | float) and not is_plain(held):
                 raise CertificateError(f"{where} has a `{name}` of the class {type(held).__name__}; give a plain number or text.")
         registered = {**part._parameters, **part._buffers, **part._modules}
-        if (name := replaced(part, registered)) is not None:
+        loose = (name for name, held in vars(part).items() if name in registered or isinstance(held, nn.Module))
+        if (name := hidden(part) or next(loose, None)) is not None:
             raise CertificateError(f"{where} has a replaced `{name}`; undo what changes the map.")
         for name, value in registered.items():
             plain = type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided and not value.is_meta
             if isinstance(value, Tensor) and not plain:
                 raise CertificateError(f"{where} holds `{name}` as a {kind_of(value)}; plain dense tensors are covered.")
+    for kind in {base for part in module.modules() for base in type(part).__mro__}:
+        if (name := patched(kind)) is not None:
+            raise CertificateError(f"a class has a replaced `{name}`; undo what changes the map.")
 
 
 def is_plain(value: object) -> bool:
