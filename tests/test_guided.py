@@ -336,3 +336,9 @@ def test_a_noise_level_of_another_batch_is_refused_before_the_first_solution() -
     with pytest.raises(ShapeError, match="one per image"):
         refine(ForwardBackward(d, sigma=0.1), torch.rand(2, 1, 16, 16), physics, sigma=torch.tensor([0.1, 0.1, 0.1]))
     assert not calls
+
+
+def test_a_guide_that_makes_no_limits_is_refused() -> None:
+    denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,), kernel_size=3))
+    with pytest.raises(InputError, match="limits that are not finite"), torch.no_grad():
+        guided(denoiser, torch.full((1, 1, 8, 8), 3e38).mul(torch.randn(8, 8).sign()))(torch.rand(1, 1, 8, 8), 0.1)

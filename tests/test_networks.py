@@ -263,3 +263,13 @@ def test_integers_and_broken_weights_are_refused() -> None:
         with pytest.raises(InputError, match=name):
             seal(network)
         network.load_state_dict(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(4))
+def test_sealing_holds_in_half_precision(dtype: torch.dtype, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = UnboundedWidthNetwork(2, width=16, depth=3, out_features=3)
+    for parameter in network.parameters():
+        parameter.data.mul_(3)
+    assert certify(seal(network.to(dtype))).lipschitz_upper <= 1

@@ -122,6 +122,8 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             # W reaches half as far as WᵀW, and a mean one pixel more.
             clips = partial(joined_clips, layer, guidance, sigma)
             made = inner.by_window(clips, *seen, reach=reach // 2 + 1, whole=whole)
+            if not bool(torch.isfinite(made).all()):
+                raise InputError("the guide makes limits that are not finite; give an image on the scale of x, near [0, 1].")
             images = [stored(part, by_pixel=True) for part in torch.split(made, layer.kernel[0], 1)]
             steps.append((layer.flow, images, reach))
         return steps
