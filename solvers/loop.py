@@ -50,7 +50,8 @@ class Monitor:
 class Track:
     """The record of one image: what ``History`` holds, as lists, with the ``scale`` against which growth is judged.
 
-    ``status`` is "running" until the image stops; ``error`` bounds that of the last prox, ``prox_error`` the sum of all.
+    ``status`` is "running" until the image stops; ``error`` bounds that of the last prox, ``prox_error`` the sum of all,
+    each relative to its image.
     """
 
     status: str = "running"
@@ -63,13 +64,13 @@ class Track:
     error: float = 0.0
     prox_error: float = 0.0
 
-    def add(self, residual: float, size: float, error: float, psnr: float | None, tol: float) -> None:
-        """Append ‖v − T v‖, ‖v‖, the prox's error and the PSNR of one update, and decide whether the image stops."""
+    def add(self, residual: float, size: float, errors: tuple[float, float], psnr: float | None, tol: float) -> None:
+        """Append ‖v − T v‖, ‖v‖, the prox's errors and the PSNR of one update, and decide whether the image stops."""
         if not self.residual:
             self.scale = max(residual, size)
         self.residual.append(residual)
         self.relative.append(quotient(residual, size))
-        self.error, self.prox_error = error, self.prox_error + error
+        self.error, self.prox_error = errors[0], self.prox_error + errors[1]
         if psnr is not None:
             self.psnr.append(psnr)
         if not (math.isfinite(residual) and math.isfinite(size)) or residual > GROWTH * self.scale:
@@ -83,14 +84,14 @@ class Track:
             self.misfit.append(value)
             self.misfit_at.append(k)
 
-    def close(self, misfit: float, size: float) -> History:
-        """The finished record, ``size`` = ‖x‖; an image that is still running has used up its iterations."""
+    def close(self, misfit: float) -> History:
+        """The finished record; an image that is still running has used up its iterations."""
         if self.status == "running":
             self.status = "max_iter"
         self.add_misfit(misfit, len(self.residual) - 1)
         return History(
             self.status, tuple(self.residual), tuple(self.relative), tuple(self.misfit), tuple(self.misfit_at),
-            tuple(self.psnr), quotient(self.prox_error, size),
+            tuple(self.psnr), self.prox_error,
         )  # fmt: skip
 
     def fits(self, k: int) -> bool:
@@ -136,8 +137,7 @@ class State:
 
     def result(self, guarantee: Guarantee, settings: Settings, iteration: Iteration, maps: Maps) -> Result:
         """The result of a finished run; what its images contradict is no longer claimed."""
-        rows = zip(self.tracks, maps.misfit(self.x).tolist(), euclidean(maps, self.x).tolist(), strict=True)
-        histories = tuple(track.close(misfit, size) for track, misfit, size in rows)
+        histories = tuple(track.close(f) for track, f in zip(self.tracks, maps.misfit(self.x).tolist(), strict=True))
         failures = [self.broken, *(failure for i, h in enumerate(histories) if (failure := failure_of(i, h)))]
         failure = next((f for f in failures if f is not None), None)
         judged = guarantee if failure is None or not guarantee.proved else guarantee.broken(failure)
@@ -174,7 +174,7 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
 def changed(iteration: Iteration, maps: Maps, s: State, watch: Watch) -> str | None:
     """What T now makes of the last states, where that is not what it made of them in the run."""
     image, _, taken = evaluate(iteration, maps, s.before[0])
-    errors = torch.tensor([track.error for track in s.tracks]).to(watch.data) + (0.0 if taken is None else taken)
+    errors = torch.tensor([track.error for track in s.tracks]).to(watch.data) + (0.0 if taken is None else taken[0])
     found = watch.violation(maps, s.before[0], image, s.before, errors, list(range(len(s.x))))
     failed = next((i for i, words in enumerate(found) if words and s.tracks[i].status != "diverged"), None)
     return None if failed is None else f"image {failed}: T v is no longer what it was in the run: {SUSPECTS}"
@@ -316,7 +316,7 @@ def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor:
     v, old, *before = (t if whole else t[s.batch] for t in (s.v, s.x, *s.before))
     image, x, taken = evaluate(iteration, part, v)
     residual, size = iteration.norm(part, v - image), iteration.norm(part, v)
-    error = torch.zeros_like(residual) if taken is None else taken.to(residual)
+    error, relative = torch.zeros_like(torch.stack([residual, size])) if taken is None else taken.to(residual)
     moving = [track.status == "running" for track in tracks]
     if watch is not None and s.k > 0 and s.broken is None:
         errors = error + torch.tensor([track.error for track in tracks]).to(error)
@@ -328,10 +328,10 @@ def advance(iteration: Iteration, part: Maps, scheme: Scheme, s: State, monitor:
     s.x = put(s.x, x)
     reference = monitor.reference
     truth = reference if reference is None or whole else reference[s.batch]
-    rows = zip(tracks, *torch.stack([residual, size, error]).tolist(), psnr_of(x, truth), moving, strict=True)
-    for track, r, norm, e, psnr, goes in rows:
+    numbers = torch.stack([residual, size, error, relative]).tolist()
+    for track, r, norm, e, share, psnr, goes in zip(tracks, *numbers, psnr_of(x, truth), moving, strict=True):
         if goes:
-            track.add(r, norm, e, psnr, monitor.tol)
+            track.add(r, norm, (e, share), psnr, monitor.tol)
     if s.k % MISFIT_EVERY == 0:
         for track, value in zip(tracks, part.misfit(x).tolist(), strict=True):
             if track.status == "running":
@@ -353,7 +353,7 @@ def failure_of(i: int, history: History) -> str | None:
     if history.status == "diverged":
         return f"image {i} diverged, its last residual being {history.residual[-1]:.6g}: {SUSPECTS}"
     if not history.prox_error <= PROX_BUDGET:
-        return f"image {i}: the errors of prox_γf add up to {history.prox_error:.3g} ‖x‖ and must stay below {PROX_BUDGET:g} ‖x‖"
+        return f"image {i}: the errors of prox_γf add up to {history.prox_error:.3g} of it and must stay below {PROX_BUDGET:g}"
     return None
 
 

@@ -24,7 +24,7 @@ Settings = Mapping[str, bool | float | str | Sequence[float] | None]  # what a r
 class Maps:
     """The data y, the forward model A, the denoiser D with its noise level σ, the data term f and the box C.
 
-    ``errors`` collects bounds of the prox's errors, (B,) for each call, until ``take_errors``.
+    ``errors`` collects bounds of the prox's errors, (2, B) for each call, until ``take_errors``.
     """
 
     y: Tensor
@@ -53,11 +53,13 @@ class Maps:
         x, error = solved.x, solved.error_bound
         if not is_ours(self.data_term):
             error = torch.maximum(error, image_norm(z - x - gamma * self.grad(x)).to(error)).nan_to_num(math.inf)
-        self.errors.append(error)
+        size = torch.maximum(image_norm(x), image_norm(z)).clamp_min(1e-300)
+        self.errors.append(torch.stack([error, error / size]))
         return x
 
     def take_errors(self) -> Tensor | None:
-        """How far T v may be off by the errors of prox_γf since the last call, one number per image; None without a prox."""
+        """How far T v may be off by the errors of prox_γf since the last call, (2, B): in itself, and relative to what the prox
+        takes and gives; None without a prox."""
         total = PASSED_ON * torch.stack(self.errors).sum(0) if self.errors else None
         self.errors.clear()
         return total

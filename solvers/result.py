@@ -35,7 +35,8 @@ class History:
     ``residual[k]`` = ‖v_k − T v_k‖ in the norm of the theorem, in which T is nonexpansive: for ``PrimalDual``
     √(‖x‖²/γ − 2⟨Ax, u⟩ + ‖u‖²/s) of v = (x, u), for all other solvers the Euclidean norm; ``relative[k]`` =
     residual[k]/‖v_k‖, which is compared with tol; ``misfit`` = f(x_k) at the iterations ``misfit_at``; ``psnr[k]`` in dB,
-    empty without a reference; ``prox_error`` bounds the sum of all errors of prox_γf over ‖x‖, 0 where none is used.
+    empty without a reference; ``prox_error`` bounds the sum of all errors of prox_γf, each relative to its image, 0 where
+    none is used.
     """
 
     status: str

@@ -164,3 +164,16 @@ def test_what_is_not_the_map_of_the_theorem_withdraws_the_guarantee(name, kind, 
     if name != "nan":
         assert "T v moved by" in result.guarantee.failure and "image " in result.guarantee.failure
     assert str(result.guarantee).startswith("not proved")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [HalfQuadratic, ProximalRED, ADMM])
+def test_a_solution_that_is_zero_is_no_alarm(kind, dtype):
+    """The errors of the prox are counted relative to what it takes and gives, not to the image, which is zero here."""
+    physics = cases.blur(dtype, padding="reflect")
+    net = cases.denoiser(dtype=dtype)
+    net, options = (firm(net), {}) if kind is ADMM else (net, {"box": (0, 1)})
+    y = -torch.rand(1, *cases.SHAPE, dtype=dtype, generator=cases.generator(0))
+    result = kind(net, sigma=0.1, **options).solve(y, physics, max_iter=40)
+    assert result.guarantee.title == "proved" and result.history.prox_error < 1e-2
+    assert kind is ADMM or float(result.x.abs().max()) == 0
