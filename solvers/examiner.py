@@ -351,7 +351,7 @@ def examine_repeatability(maps: Maps, x: Tensor) -> Hypothesis:
 
 
 def verify_prox(maps: Maps, x: Tensor, step: float) -> Hypothesis:
-    """The hypothesis that prox_γf is computed: its error, bounded by the residual of its equation, relative to what it takes and gives."""
+    """That prox_γf is computed: its error, bounded by its equation's residual, relative to what it takes and gives."""
     maps.errors.clear()
     maps.prox(x, step)
     gap = float(maps.errors.pop()[1].max())
