@@ -2,10 +2,11 @@
 
 from pnp_lip.operators.blur import Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
-from pnp_lip.operators.certify_norm import certify_norm, norm_rule, stated_norm
+from pnp_lip.operators.certify_norm import certify_norm
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.fan_beam import FanBeam, FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
+from pnp_lip.operators.norm_rules import norm_rule, stated_norm
 from pnp_lip.operators.parallel_beam import ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import Sinogram, demo_sinogram
 from pnp_lip.operators.psf import box_psf, disk_psf, gaussian_psf, load_psf, motion_psf, shake_psf

@@ -15,7 +15,7 @@ from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, Certif
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
 from pnp_lip.operators.convolution_norm import PADDINGS, PaddedConvolution, extension_index, fold, symbol_maximum
-from pnp_lip.operators.norm_rules import kept, norm_rule
+from pnp_lip.operators.norm_rules import kept, own_norm_rule
 from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["Blur", "joint_bound"]
@@ -217,7 +217,7 @@ class Blur(CertifiedPhysics):
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)
 
 
-norm_rule(Blur)(own_bound)
+own_norm_rule(Blur)(own_bound)
 
 
 def joint_bound(bounds: list[NormBound]) -> NormBound:

@@ -16,11 +16,11 @@ from pnp_lip.operators.blur import Blur, joint_bound
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
 from pnp_lip.operators.convolution_norm import aliased_maximum
-from pnp_lip.operators.norm_rules import Size, norm_rule, rule_of, stated_norm
+from pnp_lip.operators.norm_rules import Size, own_norm_rule, rule_of
 from pnp_lip.snapshot import lasting
 from pnp_lip.spectral import Method, NormBound, norm_bound, norm_lower
 
-__all__ = ["certify_norm", "norm_rule", "stated_norm"]
+__all__ = ["certify_norm"]
 
 SUM_SLACK = 1e-14  # relative; covers the roundings of a short sum of squares and of its root in float64
 PROBES = 4  # entries of A that are compared with those of A_adjoint
@@ -107,7 +107,7 @@ def require_identity(physics: dp.LinearPhysics, *names: str) -> None:
         require(own, physics, f"has its own {name}")
 
 
-@norm_rule(dp.Denoising, dp.Inpainting, dp.Demosaicing, dp.MRI)
+@own_norm_rule(dp.Denoising, dp.Inpainting, dp.Demosaicing, dp.MRI)
 def diagonal(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """A = U diag(m) Vᵀ with U and V unitary: ‖A‖ = max |m|."""
     require_identity(physics, "_U", *(() if isinstance(physics, dp.MRI) else ("_V_adjoint",)))
@@ -115,7 +115,7 @@ def diagonal(physics: dp.LinearPhysics, size: Size) -> NormBound:
     return NormBound(norm * (1 + slack), norm * (1 - slack), Method.CLOSED_FORM)
 
 
-@norm_rule(dp.Decolorize)
+@own_norm_rule(dp.Decolorize)
 def decolorize(physics: dp.Decolorize, size: Size) -> NormBound:
     """A = μ (s/μ)ᵀ in every pixel, μ the mask: ‖A‖ = ‖s‖."""
     require_identity(physics, "_U")
@@ -125,7 +125,7 @@ def decolorize(physics: dp.Decolorize, size: Size) -> NormBound:
     return NormBound(norm * (1 + SUM_SLACK), norm * (1 - SUM_SLACK), Method.CLOSED_FORM)
 
 
-@norm_rule(dp.MultiCoilMRI)
+@own_norm_rule(dp.MultiCoilMRI)
 def multi_coil(physics: dp.MultiCoilMRI, size: Size) -> NormBound:
     """A = M F diag(s₁ … s_N): ‖A‖ ≤ max |M| max_pixel √Σ|s_n|²."""
     maps, sides = physics.coil_maps, 3 if physics.three_d else 2
@@ -137,7 +137,7 @@ def multi_coil(physics: dp.MultiCoilMRI, size: Size) -> NormBound:
     return NormBound(upper, 0.0, Method.UNITARY)
 
 
-@norm_rule(dp.BlurFFT)
+@own_norm_rule(dp.BlurFFT)
 def blur_fft(physics: dp.BlurFFT, size: Size) -> NormBound:
     """A circular convolution by the stored spectrum, which must be the filter's."""
     bound = convolution(physics, size, "circular")
@@ -151,7 +151,7 @@ def blur_fft(physics: dp.BlurFFT, size: Size) -> NormBound:
     return bound
 
 
-@norm_rule(dp.Blur)
+@own_norm_rule(dp.Blur)
 def blur(physics: dp.Blur, size: Size) -> NormBound:
     """A convolution by one of deepinv's two ways to compute it."""
     require(physics.conv[2] in CONVOLUTIONS, physics, "has its own convolution")
@@ -187,7 +187,7 @@ def filters_for(physics: dp.LinearPhysics, channels: int) -> Tensor:
     return taps
 
 
-@norm_rule(dp.Downsampling, dp.Upsampling)
+@own_norm_rule(dp.Downsampling, dp.Upsampling)
 def downsampling(physics: dp.Downsampling, size: Size) -> NormBound:
     """S C, a convolution of which every s-th sample is kept: exact by aliasing if circular, at most ‖C‖ otherwise."""
     factor, downwards, whole_size = int(physics.factor), type(physics) is dp.Downsampling, physics.imsize
@@ -210,7 +210,7 @@ def downsampling(physics: dp.Downsampling, size: Size) -> NormBound:
     return NormBound(whole.upper, rayleigh_lower(physics, blank), whole.method)
 
 
-@norm_rule(dp.ComposedLinearPhysics)
+@own_norm_rule(dp.ComposedLinearPhysics)
 def composed(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """‖A_k … A₁‖ ≤ Π ‖A_i‖; the image size is passed along from factor to factor."""
     size = size if size is not None else getattr(physics.physics_list[0], "img_size", None)
@@ -224,7 +224,7 @@ def composed(physics: dp.LinearPhysics, size: Size) -> NormBound:
     return NormBound(upper, lower, Method.PRODUCT)
 
 
-@norm_rule(dp.StackedLinearPhysics, dp.Pansharpen)
+@own_norm_rule(dp.StackedLinearPhysics, dp.Pansharpen)
 def stacked(physics: dp.LinearPhysics, size: Size) -> NormBound:
     """‖(A₁; …; A_k)‖² ≤ Σ ‖A_i‖², and at least the largest of them."""
     bounds = [certify_norm(part, img_size=size) for part in physics.physics_list]
@@ -235,7 +235,7 @@ def stacked(physics: dp.LinearPhysics, size: Size) -> NormBound:
 recognise(Radon)
 
 
-@norm_rule(dp.Tomography)
+@own_norm_rule(dp.Tomography)
 def tomography(physics: dp.Tomography, size: Size) -> NormBound:
     """deepinv's rotate-and-sum projector is nonnegative; its adjoint is exact only by automatic differentiation."""
     if not (physics.adjoint_via_backprop or physics.fan_beam):

@@ -10,7 +10,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError
 from pnp_lip.operators.certified_physics import own_bound, require_positive
 from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
-from pnp_lip.operators.norm_rules import norm_rule
+from pnp_lip.operators.norm_rules import own_norm_rule
 from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
@@ -138,4 +138,4 @@ class FanBeamTomography(SymmetricTomography):
         return total.reshape(*data.shape[:2], n, n)
 
 
-norm_rule(FanBeamTomography)(own_bound)
+own_norm_rule(FanBeamTomography)(own_bound)

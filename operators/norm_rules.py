@@ -9,19 +9,18 @@ from weakref import WeakKeyDictionary
 from deepinv.physics import LinearPhysics
 
 from pnp_lip.errors import CertificateError
-from pnp_lip.fingerprint import fingerprint, recognise, require_unmodified
+from pnp_lip.fingerprint import Rules, fingerprint, require_unmodified
 from pnp_lip.snapshot import Snapshot, lasting
 from pnp_lip.spectral import NormBound
 
-__all__ = ["Rule", "Size", "examined_bound", "is_known", "kept", "norm_rule", "rule_of", "stated_norm"]
+__all__ = ["Rule", "Size", "examined_bound", "is_known", "kept", "norm_rule", "own_norm_rule", "rule_of", "stated_norm"]
 
 Size = tuple[int, ...] | None  # of one image, if known
 Rule = Callable[[LinearPhysics, Size], NormBound]
-Rules = TypeVar("Rules", bound=Rule)
+R = TypeVar("R", bound=Rule)
 T = TypeVar("T")
 
-RULES: dict[type, Rule] = {}
-KNOWN = ("pnp_lip", "deepinv")  # whose classes the rules of this package speak of
+RULES: Rules[Rule] = Rules()
 
 
 @dataclasses.dataclass
@@ -38,26 +37,34 @@ class Kept:
 KEPT: WeakKeyDictionary[LinearPhysics, Kept] = WeakKeyDictionary()
 
 
-def norm_rule(*types: type) -> Callable[[Rules], Rules]:
+def norm_rule(*types: type) -> Callable[[R], R]:
     """Register ``rule(physics, img_size)`` → ``NormBound`` as the proof of ‖A‖ for physics of exactly these types.
 
     A subclass may compute something else and needs a rule of its own. You vouch for a rule of yours: ``stated_norm``
     is true for its types, compositions and stacks.
     """
 
-    def register(rule: Rules) -> Rules:
-        recognise(*types)
-        RULES.update(dict.fromkeys(types, rule))
+    def register(rule: R) -> R:
+        RULES.add(types, rule)
+        return rule
+
+    return register
+
+
+def own_norm_rule(*types: type) -> Callable[[R], R]:
+    """Register a rule of this package, for which no user has to vouch."""
+
+    def register(rule: R) -> R:
+        RULES.add(types, rule, own=True)
         return rule
 
     return register
 
 
 def stated_norm(physics: LinearPhysics) -> bool:
-    """Whether the norm of ``physics``, or of a part of it, rests on a rule from outside this package, or on its class."""
-    rule = RULES.get(type(physics))
-    outside = rule is not None and any(one.__module__.partition(".")[0] not in KNOWN for one in (rule, type(physics)))
-    return outside or any(map(stated_norm, getattr(physics, "physics_list", ())))
+    """Whether the norm of ``physics``, or of a part of it, rests on a rule that is not of this package."""
+    kind = type(physics)
+    return (kind in RULES and not RULES.vouched(kind)) or any(map(stated_norm, getattr(physics, "physics_list", ())))
 
 
 def is_known(physics: object) -> bool:

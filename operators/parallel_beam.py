@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_lip.operators.certified_physics import own_bound
 from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
-from pnp_lip.operators.norm_rules import norm_rule
+from pnp_lip.operators.norm_rules import own_norm_rule
 from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
 from pnp_lip.operators.tomography import SymmetricTomography
 
@@ -90,4 +90,4 @@ class ParallelBeamTomography(SymmetricTomography):
         return self.in_parts(self.back_project, views, self.img_size) * factor
 
 
-norm_rule(ParallelBeamTomography)(own_bound)
+own_norm_rule(ParallelBeamTomography)(own_bound)

@@ -16,7 +16,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import recognise
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, own_bound
 from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt, gamma_factor
-from pnp_lip.operators.norm_rules import kept, norm_rule
+from pnp_lip.operators.norm_rules import kept, own_norm_rule
 from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["SparseOperator", "SparsePair", "from_scipy"]
@@ -183,5 +183,5 @@ class SparseOperator(CertifiedPhysics):
 
 
 recognise(SparsePair)
-norm_rule(SparseOperator)(own_bound)
+own_norm_rule(SparseOperator)(own_bound)
 from_scipy = SparseOperator  # the name says what goes in

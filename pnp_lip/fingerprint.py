@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from types import FunctionType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +18,30 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["fingerprint", "hash_tensor", "is_plain", "recognise", "recognised", "replaced", "require_unmodified", "trace"]
+__all__ = [
+    "Rules",
+    "fingerprint",
+    "hash_tensor",
+    "is_plain",
+    "recognise",
+    "recognised",
+    "replaced",
+    "require_unmodified",
+    "trace",
+]
 
 # What the classes of which something is proved held when their rules were registered.
 CODE: dict[type, dict[str, tuple[object, ...]]] = {}
 OWN = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")  # read by name, not as settings
 LISTS = (*OWN[:3], "_forward_hooks", "_forward_pre_hooks")  # a module's dictionaries that its call reads
 LAZY = "__annotations__"  # which Python makes when somebody reads it
+# Of Module: torch.compile writes them, and calls do not read them.
+COMPILING = ("__init__", "__setstate__", "___needs_generation_tag_patch")
+    "__init__",
+    "__setstate__",
+    "___needs_generation_tag_patch",
+)  # of Module: torch.compile writes them; calls do not read them
+R = TypeVar("R", bound=Hashable)
 PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
 
 
@@ -31,6 +49,25 @@ def recognise(*kinds: type) -> None:
     """Record the code of these classes and of their bases: ``replaced`` finds what is patched afterwards."""
     for kind in (base for one in kinds for base in one.__mro__ if base is not object):
         CODE.setdefault(kind, {name: (value, *inside(value)) for name, value in vars(kind).items() if name != LAZY})
+
+
+class Rules(dict[type, R]):
+    """Rules for exact types. ``own`` are the pairs of type and rule for which this package vouches, and no user has to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: set[tuple[type, R]] = set()
+
+    def add(self, kinds: Iterable[type], rule: R, *, own: bool = False) -> None:
+        """Register the rule for these types, whose code is then on record."""
+        pairs = [(kind, rule) for kind in kinds]
+        recognise(*dict(pairs))
+        self.update(pairs)
+        self.own.update(pairs if own else ())
+
+    def vouched(self, kind: type) -> bool:
+        """Whether this package vouches for the rule of a type that has one."""
+        return (kind, self[kind]) in self.own
 
 
 def recognised(value: object) -> bool:
@@ -50,13 +87,15 @@ def hidden(value: object) -> str | None:
 
 def patched(kind: type) -> str | None:
     """Which entry of a recognised class is another than when it was recognised, or a function with other code or defaults."""
-    now, then = vars(kind), CODE.get(kind)
+    now, then, free = vars(kind), CODE.get(kind), (LAZY, *COMPILING) if kind is nn.Module else (LAZY,)
     if then is None:
         return None
     for name, (value, *parts) in then.items():
+        if name in free:
+            continue
         if now.get(name, CODE) is not value or (parts and any(a is not b for a, b in zip(inside(value), parts, strict=True))):
             return f"{kind.__qualname__}.{name}"
-    added = next((name for name in now if name not in then and name != LAZY), None)
+    added = next((name for name in now if name not in then and name not in free), None)
     return None if added is None else f"{kind.__qualname__}.{added}"
 
 

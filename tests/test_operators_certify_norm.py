@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import deepinv.physics as dp
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from pnp_lip.errors import CertificateError
-from pnp_lip.operators import Blur, certify_norm, gaussian_psf
+from pnp_lip.operators import Blur, certify_norm, gaussian_psf, norm_rule, stated_norm
+from pnp_lip.operators.certified_physics import own_bound
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
+from pnp_lip.spectral import Method, NormBound
 
 FILTER = gaussian_psf(1.0).float()[None, None]
 MAPS = torch.randn(1, 2, 8, 8, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
@@ -343,3 +346,19 @@ def test_a_norm_in_inference_mode() -> None:
     with torch.inference_mode():
         assert certify_norm(tomography()).upper == pytest.approx(expected)
         assert certify_norm(Odd(lambda x, calls: x.detach(), 40), nonnegative=True).upper == pytest.approx(1, rel=5e-3)
+
+
+def test_a_rule_is_ours_by_its_registration_and_not_by_its_name() -> None:
+    class Louder(dp.Denoising):  # type: ignore[misc]
+        def A(self, x: torch.Tensor, **kwargs: object) -> torch.Tensor:
+            return 4 * x
+
+    Louder.__module__ = "deepinv.physics.forward"
+
+    @norm_rule(Louder)
+    @functools.wraps(own_bound)
+    def lie(physics: dp.LinearPhysics, size: tuple[int, ...] | None) -> NormBound:
+        return NormBound(1.0, 1.0, Method.CLOSED_FORM)
+
+    assert lie.__module__.startswith("pnp_lip.") and certify_norm(Louder(), img_size=SIZE).upper == 1
+    assert stated_norm(Louder()) and not stated_norm(dp.Denoising()) and not stated_norm(Blur(WIDE[0], SIZE))

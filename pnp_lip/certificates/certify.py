@@ -16,7 +16,7 @@ from pnp_lip.certificates.settings import check_slopes, real, require_range, sta
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
 from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
 from pnp_lip.errors import CertificateError
-from pnp_lip.fingerprint import fingerprint, hash_tensor, recognise, require_unmodified
+from pnp_lip.fingerprint import Rules, fingerprint, hash_tensor, recognise, require_unmodified
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Guidance, GuideNetwork, IsometricLift, NoiseClip
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
 from pnp_lip.spectral.norm_bound import square_upper
@@ -44,8 +44,7 @@ class Proof:
 
 
 Rule = Callable[..., Proof]
-RULES: dict[type[nn.Module], Rule] = {}
-OWN: set[tuple[type[nn.Module], Rule]] = set()  # for which this package vouches
+RULES: Rules[Rule] = Rules()
 # The proofs of the modules that are alive, each for one fingerprint. Outside of the modules, so that no file can bring its own.
 # With a copy of each certificate, since callers might change what they got.
 PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof, Certificate]] = WeakKeyDictionary()
@@ -60,8 +59,7 @@ def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
     """
 
     def register(function: Rule) -> Rule:
-        recognise(*kinds)
-        RULES.update(dict.fromkeys(kinds, function))
+        RULES.add(kinds, function)
         PROOFS.clear()
         return function
 
@@ -72,8 +70,8 @@ def own_rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
     """Register a rule of this package, for which no user has to vouch."""
 
     def register(function: Rule) -> Rule:
-        OWN.update((kind, function) for kind in kinds)
-        return rule(*kinds)(function)
+        RULES.add(kinds, function, own=True)
+        return function
 
     return register
 
@@ -136,7 +134,7 @@ def describe(module: nn.Module, path: str, rtol: float) -> Proof:
             "it. Build the map from pnp_lip.layers, or register a rule with pnp_lip.certificates.rule."
         )
     proof: Proof = RULES[kind](module, path, rtol)
-    if (kind, RULES[kind]) in OWN:
+    if RULES.vouched(kind):
         return proof
     origin = getattr(RULES[kind], "__module__", None) or "an unknown module"
     if proof.sizes == (UNKNOWN,) and any(asks(line.norm) for line in proof.layers):
