@@ -37,10 +37,6 @@ LISTS = (*OWN[:3], "_forward_hooks", "_forward_pre_hooks")  # a module's diction
 LAZY = "__annotations__"  # which Python makes when somebody reads it
 # Of Module: torch.compile writes them, and calls do not read them.
 COMPILING = ("__init__", "__setstate__", "___needs_generation_tag_patch")
-    "__init__",
-    "__setstate__",
-    "___needs_generation_tag_patch",
-)  # of Module: torch.compile writes them; calls do not read them
 R = TypeVar("R", bound=Hashable)
 PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, type(None))
 

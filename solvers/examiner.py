@@ -34,6 +34,13 @@ ENTRY_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}
 SLACK = 1e-3  # of a stated constant, for the rounding of the examples that are held against it
 POWER_STEPS = 3  # for a stated norm; with what else is known this finds two thirds of ‖A‖ and more (blurs, projectors)
 
+WRONG_ADJOINT = (
+    "A_adjoint is not the adjoint of A, so A_adjoint(Ax - y) is the gradient of nothing: use the exact adjoint "
+    "(for deepinv's Tomography, adjoint_via_backprop=True)."
+)
+CONVEXITY = "convexity μ of f"
+WRONG_CONVEXITY = "The stated convexity= is wrong; 0 is always true."
+
 Hypotheses = tuple[Hypothesis, ...]
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -230,12 +237,6 @@ def examine_operator(physics: PhysicsLike, x: Tensor, norm: float | None) -> tup
     return (u, image, v, back), (*found, adjoint)
 
 
-WRONG_ADJOINT = (
-    "A_adjoint is not the adjoint of A, so A_adjoint(Ax - y) is the gradient of nothing: use the exact adjoint "
-    "(for deepinv's Tomography, adjoint_via_backprop=True)."
-)
-
-
 def with_derivative(physics: PhysicsLike, u: Tensor) -> tuple[Tensor, "Derivative | None"]:
     """A u, and v ↦ the derivative of ⟨A u, v⟩ by u where torch can form it."""
     with torch.inference_mode(False), torch.enable_grad():
@@ -305,10 +306,6 @@ def examine_term(maps: Maps, x: Tensor, L: float | None) -> Hypotheses:
         bound = f"be at most {flattest:.6g}, the curvature along some direction"
         stated.append(Hypothesis(CONVEXITY, term.convexity, bound, False, WRONG_CONVEXITY))
     return tuple(stated)
-
-
-CONVEXITY = "convexity μ of f"
-WRONG_CONVEXITY = "The stated convexity= is wrong; 0 is always true."
 
 
 def examine_gradient(maps: Maps, x: Tensor) -> Hypothesis:

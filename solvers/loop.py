@@ -22,7 +22,7 @@ Callback = Callable[[int, Tensor, tuple[float, ...]], None]
 MOST_RUNNING = 0.75  # a batch is divided when no more than this share of it still runs, so that this happens seldom
 MISFIT_EVERY = 10  # updates: the misfit costs an application of A
 GROWTH = 1e4  # times the larger of first residual and first state: a residual beyond it does not come back
-PROX_BUDGET = 1e-2  # of ‖x‖: the largest sum of the errors of the prox that still passes for the summable one of the theorems
+PROX_BUDGET = 1e-2  # the largest sum of relative errors of the prox that still passes for the summable one of the theorems
 SAME = 16  # units of rounding of a state by which a stored run may differ from what this machine computes
 SUSPECTS = "the denoiser, the operator or the arithmetic is not what the hypotheses say"
 STATUSES = ("running", "converged", "diverged")
@@ -353,7 +353,8 @@ def failure_of(i: int, history: History) -> str | None:
     if history.status == "diverged":
         return f"image {i} diverged, its last residual being {history.residual[-1]:.6g}: {SUSPECTS}"
     if not history.prox_error <= PROX_BUDGET:
-        return f"image {i}: the errors of prox_γf add up to {history.prox_error:.3g} of it and must stay below {PROX_BUDGET:g}"
+        total = f"the errors of prox_γf add up to {history.prox_error:.3g} of the image"
+        return f"image {i}: {total}, and at most {PROX_BUDGET:g} of it is allowed"
     return None
 
 
