@@ -1,5 +1,6 @@
 """From records to Markdown: a file of tables for each, and the tables inside written pages."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ __all__ = ["find_records", "headline", "renew", "write_report", "write_text"]
 
 GROUPS = {"denoising": "σ·255 = 25", "deblurring": "noise 0.01", "ct": "parallel 60, Gaussian"}
 TITLES = {"denoising": "denoising, σ = 25/255", "deblurring": "deblurring, noise 0.01", "ct": "CT, 60 views"}
+PROSE = 110  # characters of a line of text
 BELOW = 1000.0  # dB, subtracted to sort priors without deblurring below all others
 
 MAKERS: dict[str, tuple[Callable[..., Row], Callable[[Row], list[Table]]]] = {  # of records, and of their tables
@@ -104,7 +106,7 @@ def headline(records: Mapping[str, Row]) -> str:
     header = ("prior", *(TITLES[kind] for kind in records), "converged", "proved")
     note = ["Mean PSNR in dB; ✓: proved nonexpansive.", summaries.about_guides(records["deblurring"])]
     note += [f"{TITLES[kind]}: {describe_data(content)}" for kind, content in records.items()]
-    return Table("", header, rows).markdown() + "\n" + " ".join(filter(None, note)) + "\n"
+    return Table("", header, rows).markdown() + "\n" + textwrap.fill(" ".join(filter(None, note)), PROSE) + "\n"
 
 
 def headline_cells(records: Mapping[str, Row], name: str) -> tuple[str, ...]:
