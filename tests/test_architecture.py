@@ -22,13 +22,14 @@ LEVELS = {
     **dict.fromkeys(("images", "noise", "spectral"), 1),
     "layers": 2,
     **dict.fromkeys(("denoisers",), 3),
-    "certificates": 4,
-    **dict.fromkeys(("attacker", "operators", "pretrained", "second_opinion", "theory"), 5),
-    "solvers": 6,
-    **dict.fromkeys(("training",), 7),
-    "benchmarks": 8,
-    **dict.fromkeys(("command_line", "public"), 9),
-    "__init__": 10,
+    "potentials": 4,
+    "certificates": 5,
+    **dict.fromkeys(("attacker", "operators", "pretrained", "second_opinion", "theory"), 6),
+    "solvers": 7,
+    **dict.fromkeys(("training",), 8),
+    "benchmarks": 9,
+    **dict.fromkeys(("command_line", "public"), 10),
+    "__init__": 11,
 }
 
 RECORDS = re.compile(  # a scanner has as many numbers as it has, and a certificate as many claims
@@ -76,7 +77,7 @@ def test_sizes() -> None:
     most = {"pnp_lip.check": 420}  # one file that others can read and run alone
     assert [(name, house.lines(name)) for name in NAMES if house.lines(name) > most.get(name, 400)] == []
     assert house.long_functions(60) == []
-    assert sum(map(house.lines, NAMES)) <= 17_400
+    assert sum(map(house.lines, NAMES)) <= 19_000
 
 
 def test_constructors_are_narrow() -> None:

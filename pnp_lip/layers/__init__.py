@@ -7,6 +7,7 @@ from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
 from pnp_lip.layers.guidance import Guidance
 from pnp_lip.layers.guide_networks import GuideNetwork, UNet
 from pnp_lip.layers.isometric_lift import IsometricLift
+from pnp_lip.layers.redescending_clip import RedescendingClip
 
 __all__ = [
     "PADDING_MODES",
@@ -20,6 +21,7 @@ __all__ = [
     "IsometricLift",
     "NoiseClip",
     "ReLU",
+    "RedescendingClip",
     "SoftThreshold",
     "UNet",
     "constrain",
