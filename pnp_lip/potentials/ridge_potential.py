@@ -1,7 +1,7 @@
 """The ridge potential: a learned objective whose curvature is bounded for every image and every noise level."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -142,6 +142,19 @@ class RidgeAtLevel:
             pairs = zip(self.strips(part), self.strips(w), strict=True)
             found.append(self.gather(part, ((top, self.slope(t).mul_(u)) for (top, t), (_, u) in pairs)))
         return torch.cat(found)
+
+    def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """v ↦ Wᵀ(φ'(Wx) ⊙ Wv) for many v: φ'(Wx) is computed once and held, C numbers for each pixel."""
+        slopes = [[self.slope(t) for _, t in self.strips(part)] for part in self.parts(x)]
+
+        def product(v: Tensor) -> Tensor:
+            found = []
+            for part, held in zip(self.parts(v), slopes, strict=True):
+                pairs = zip(held, self.strips(part), strict=True)
+                found.append(self.gather(part, ((top, t.mul_(slope)) for slope, (top, t) in pairs)))
+            return torch.cat(found)
+
+        return product
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """The batch in parts whose responses a cache keeps."""

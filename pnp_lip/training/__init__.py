@@ -1,15 +1,19 @@
-"""Training of denoisers on a folder of photographs."""
+"""Training of denoisers and potentials on a folder of photographs."""
 
+from pnp_lip.training.curvature import CurvatureSettings
 from pnp_lip.training.equilibrium import ProblemSettings
 from pnp_lip.training.patches import PatchSettings, load_photographs
+from pnp_lip.training.potential_training import new_potential
 from pnp_lip.training.train import train, validate
 from pnp_lip.training.training_run import TrainingSettings
 
 __all__ = [
+    "CurvatureSettings",
     "PatchSettings",
     "ProblemSettings",
     "TrainingSettings",
     "load_photographs",
+    "new_potential",
     "train",
     "validate",
 ]

@@ -8,6 +8,7 @@ that the certificate survives.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,7 +22,18 @@ from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.protocols import PhysicsLike
 
-__all__ = ["LARGEST_PSF", "Equilibrium", "ProblemSettings", "draw", "noisy_guide", "random_phantoms", "random_psf"]
+__all__ = [
+    "LARGEST_PSF",
+    "Equilibrium",
+    "ProblemSettings",
+    "TrainingProblem",
+    "draw",
+    "noisy_guide",
+    "random_phantoms",
+    "random_psf",
+    "random_reconstruction",
+    "taken",
+]
 
 STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 POOL = 60  # problems that are solved on from where the last visit left them
@@ -29,6 +41,7 @@ FEWEST = 12  # of them, before any is visited again
 RENEWED = 0.5  # the share of steps that take a new problem
 GUIDES_RENEWED = 0.12  # where a guide network learns: to make a problem costs ten times as much as to learn from it
 LARGEST_PSF = 23  # pixels a side, of the random blurs
+PHANTOMS = 0.75  # the share of made-up slices among scans
 SAMPLES = 4  # points a pixel of a made-up slice, in each direction
 LARGEST_GUIDE_NOISE = 3.0  # of guides of noisy images, in units of the images' noise
 
@@ -82,7 +95,7 @@ class Equilibrium:
 
     guidance: bool = False
     scans: float = 0.4
-    phantoms: float = 0.75
+    phantoms: float = PHANTOMS
     free: int = 40
     again: int = 12
     differentiated: int = 3
@@ -95,36 +108,19 @@ class Equilibrium:
         A denoiser changes little from step to step, and so do its fixed points: solving on costs a third of solving anew.
         """
         renewed = GUIDES_RENEWED if self.remembered else RENEWED
-        if len(self.pool) < FEWEST or draw(0, 1, generator) < renewed:
-            self.pool = [*self.pool[1 - POOL :], self.problem(denoiser, x, generator)]
-            return self.pool[-1]
-        return self.pool[int(torch.randint(len(self.pool), (), generator=generator))]
+        return taken(self.pool, lambda: self.problem(denoiser, x, generator), generator, renewed)
 
     @torch.no_grad()
     def problem(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> TrainingProblem:
         """A random problem with these images (B, C, H, W); of a scan, with what of them is in the circle."""
-        scanned = x.shape[1] == 1 and draw(0, 1, generator) < self.scans
-        physics: Blur | ParallelBeamTomography
-        if scanned:
-            if draw(0, 1, generator) < self.phantoms:
-                x = random_phantoms(x, generator)
-            x = x * circle_mask(x.shape[-1]).to(x)
-            n = x.shape[-1]
-            views = round(draw_log(n / 8, n, generator))
-            geometry = ParallelBeam(np.arange(views) * 180.0 / views, n_det=math.ceil(1.05 * n))
-            physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
-            physics.to(x.device)
-        else:
-            physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
-        noise, first, second = (draw_log(*bounds, generator) for bounds in (SCANS if scanned else BLURS))
-        y = physics.A(x)
-        y = y + noise * torch.randn(y.shape, generator=generator).to(y)
-        start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else y
+        problem = random_reconstruction(x, generator, self.scans, self.phantoms)
+        ranges = SCANS if isinstance(problem.physics, ParallelBeamTomography) else BLURS
+        first, second = (draw_log(*bounds, generator) * problem.sigma for bounds in ranges[1:])
         if not self.guidance:
-            return TrainingProblem(x, y, physics, first * noise, None, start)
+            return dataclasses.replace(problem, sigma=first)
         with parametrize.cached():
-            guide = approach(denoiser, physics, y, first * noise, start, self.free)
-        return TrainingProblem(x, y, physics, second * noise, guide, guide)
+            guide = approach(denoiser, problem.physics, problem.y, first, problem.x_hat, self.free)
+        return dataclasses.replace(problem, sigma=second, guide=guide, x_hat=guide)
 
     def solve(self, denoiser: nn.Module, problem: TrainingProblem) -> Tensor:
         """The problem's solution with the denoiser as it is now, from where the last visit left it; differentiable."""
@@ -138,6 +134,39 @@ class Equilibrium:
             for _ in range(self.differentiated):
                 x_hat = update(prior, physics, x_hat, y, sigma, STEP)
         return x_hat
+
+
+def taken(
+    pool: list[TrainingProblem], new: Callable[[], TrainingProblem], generator: torch.Generator, renewed: float = RENEWED
+) -> TrainingProblem:
+    """A new problem, which joins the pool, with the probability ``renewed`` or while there are few; else one of the pool."""
+    if len(pool) < FEWEST or draw(0, 1, generator) < renewed:
+        pool.append(new())
+        del pool[:-POOL]
+        return pool[-1]
+    return pool[int(torch.randint(len(pool), (), generator=generator))]
+
+
+def random_reconstruction(x: Tensor, generator: torch.Generator, scans: float, phantoms: float = PHANTOMS) -> TrainingProblem:
+    """Noisy data of a random blur or, of grey images, scan, σ that of the noise; of a scan x is what of it is in the circle."""
+    scanned = x.shape[1] == 1 and draw(0, 1, generator) < scans
+    physics: Blur | ParallelBeamTomography
+    if scanned:
+        if draw(0, 1, generator) < phantoms:
+            x = random_phantoms(x, generator)
+        x = x * circle_mask(x.shape[-1]).to(x)
+        n = x.shape[-1]
+        views = round(draw_log(n / 8, n, generator))
+        geometry = ParallelBeam(np.arange(views) * 180.0 / views, n_det=math.ceil(1.05 * n))
+        physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
+        physics.to(x.device)
+    else:
+        physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
+    noise = draw_log(*(SCANS if scanned else BLURS)[0], generator)
+    y = physics.A(x)
+    y = y + noise * torch.randn(y.shape, generator=generator).to(y)
+    start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else y
+    return TrainingProblem(x, y, physics, noise, None, start)
 
 
 def approach(denoiser: nn.Module, physics: PhysicsLike, y: Tensor, sigma: float, start: Tensor, iterations: int) -> Tensor:

@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from torch.nn.utils import parametrize
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
+from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import denoise_guided
+from pnp_lip.training.potential_training import PotentialRun
 from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
 
 __all__ = ["train", "validate"]
@@ -40,7 +43,8 @@ def train(
 
     Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one
     per batch, plus the ``penalty`` where there is one (for rivals that are not nonexpansive by construction; ours need
-    none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is.
+    none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is. A ``RidgePotential`` learns from its
+    minimisers (``PotentialRun``), in the place of D(x + σn, σ).
 
     Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since
     the row before) and ``settings.json`` under ``out``. Raises InputError when the loss is no longer finite, and for a
@@ -48,7 +52,7 @@ def train(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    run = TrainingRun(denoiser.to(device), training, settings, penalty)
+    run = begin(denoiser.to(device), training, settings, penalty)
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
     with write_atomically(out / "settings.json") as path:
@@ -63,7 +67,7 @@ def train(
         last = run.step == settings.steps
         if run.step % settings.validate_every == 0 or last:
             seconds, mean, run.losses = round(time.monotonic() - start, 1), statistics.fmean(run.losses), []
-            scores = validate(run.averaged.module, validation, device=device, guidance=settings.part != "denoiser")
+            scores = validate(run.judged(), validation, device=device, guidance=settings.part != "denoiser")
             run.rows.append({"step": run.step, "seconds": seconds, "loss": mean, **scores})
             with write_atomically(out / "log.csv") as path, open(path, "w", newline="") as file:
                 writer = csv.DictWriter(file, run.rows[0])
@@ -72,6 +76,15 @@ def train(
         if run.step % settings.checkpoint_every == 0 or last:
             run.save(out / "checkpoint.pt")
     return run.result()
+
+
+def begin(
+    network: Network, images: Sequence[Tensor], settings: TrainingSettings, penalty: Penalty | None
+) -> TrainingRun[Network]:
+    """The run that trains a network of this kind."""
+    if isinstance(network, RidgePotential):
+        return cast("TrainingRun[Network]", PotentialRun(network, images, settings, penalty))
+    return TrainingRun(network, images, settings, penalty)
 
 
 @torch.no_grad()

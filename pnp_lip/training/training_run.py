@@ -16,6 +16,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
+from pnp_lip.training.curvature import CurvatureSettings
 from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
 
@@ -46,8 +47,9 @@ class TrainingSettings:
     """What determines a training run, besides the network and the photographs.
 
     ``learning_rate`` is the largest one. ``part`` says what learns: the "denoiser", its "guidance", or its "guide network";
-    the last two leave the denoiser itself as it is, to the bit. A checkpoint is written every ``checkpoint_every`` steps,
-    a row of the log every ``validate_every``. Raises InputError for values outside their ranges.
+    the last two leave the denoiser itself as it is, to the bit. ``curvature`` is that of potentials. A checkpoint is written
+    every ``checkpoint_every`` steps, a row of the log every ``validate_every``. Raises InputError for values outside their
+    ranges.
     """
 
     steps: int = 8_000
@@ -55,6 +57,7 @@ class TrainingSettings:
     part: Part = "denoiser"
     patches: PatchSettings = dataclasses.field(default_factory=PatchSettings)
     problems: ProblemSettings = dataclasses.field(default_factory=ProblemSettings)
+    curvature: CurvatureSettings = dataclasses.field(default_factory=CurvatureSettings)
     seed: int = 0
     checkpoint_every: int = 500
     validate_every: int = 2_000
@@ -79,7 +82,7 @@ class TrainingRun(Generic[Network]):
     ) -> None:
         self.denoiser, self.settings, self.penalty = denoiser.train(), settings, penalty
         self.device = next(denoiser.parameters()).device
-        self.step = 0
+        self.step, self.warm_up = 0, WARM_UP
         self.losses: list[float] = []  # since the last row of the log
         self.rows: list[dict[str, float]] = []  # of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
@@ -111,7 +114,7 @@ class TrainingRun(Generic[Network]):
         rate = FINAL_RATE + (self.settings.learning_rate - FINAL_RATE) * cosine
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = group["rate"] * (min(1.0, (self.step + 1) / WARM_UP) * rate)
+                group["lr"] = group["rate"] * (min(1.0, (self.step + 1) / self.warm_up) * rate)
             optimiser.step()
         self.averaged.update_parameters(self.denoiser)
         self.step += 1
@@ -192,6 +195,11 @@ class TrainingRun(Generic[Network]):
             if isinstance(module, UnitNorm):
                 module.age = 0
 
+    def judged(self) -> nn.Module:
+        """The denoiser of which the log holds scores."""
+        denoiser: nn.Module = self.averaged.module
+        return denoiser
+
     def result(self) -> Network:
         """The averaged network with plain weights, its steps shortened where an average left the constraint."""
         denoiser = cast(Network, self.averaged.module.eval())
@@ -267,4 +275,4 @@ def log_error(x_hat: Tensor, x: Tensor) -> Tensor:
     PSNR is averaged over images. The logarithm of the whole batch's error is decided by its most textured image, and the
     logarithm of each patch's by the smoothest patches: either moves the balance of noise and detail.
     """
-    return (x_hat.float() - x).square().flatten(1).mean(1).reshape(-1, PER_IMAGE).mean(1).log().mean()
+    return (x_hat.to(x.dtype) - x).square().flatten(1).mean(1).reshape(-1, PER_IMAGE).mean(1).log().mean()

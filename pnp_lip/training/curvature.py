@@ -1,0 +1,115 @@
+"""The constraint of a potential in training: ‖W‖ ≤ 1, falls that add up to ρ, rises that add up to at most L."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pnp_lip.errors import InputError
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.spectral import norm_bound
+
+__all__ = ["CappedRise", "CurvatureSettings", "FixedFall", "UnitFilters", "constrain_curvature", "release_curvature"]
+
+GRID = 48  # frequencies along each axis at which filters of at most 9×9 are measured; wider ones at 5 for each tap
+NORM_SLACK = 5e-4  # by how much the norm may exceed its largest value on that grid (0.03 % in trained potentials)
+ROUNDING = 1e-6  # what sums of slopes stay below their limits, so that their rounded terms do too
+LEAST_SLOPE = 1e-4  # of those that training starts from: it learns logarithms
+LEAST_NORM = 1e-20  # by which filters are divided
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureSettings:
+    """The interval [−ρ, L] that the curvature of a trained potential stays in: 0 ≤ ``rho`` < 1, ``limit`` = L > 0.
+
+    Raises InputError for other numbers.
+    """
+
+    rho: float = 0.8
+    limit: float = 32.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rho < 1:
+            raise InputError(f"`rho` must lie in [0, 1), so that denoising has one minimiser; got {self.rho}.")
+        if not 0 < self.limit < math.inf:
+            raise InputError(f"the limit of the curvature must be positive and finite; got {self.limit}.")
+
+
+class UnitFilters(nn.Module):
+    """V ↦ W = U/max_ω ‖Û(ω)‖, U the filters V less their means; the maximum over a grid of the torus is an estimate of ‖U‖.
+
+    ``norm_bound`` takes as long as a step of training, so that it has its say at the end, in ``release_curvature``.
+    """
+
+    def forward(self, free: Tensor) -> Tensor:
+        """W, of the shape of V."""
+        centred = free - free.mean((2, 3), keepdim=True)
+        points = max(GRID, 5 * free.shape[-1])
+        symbol = torch.fft.rfft2(centred, s=(points, points)).flatten(2)
+        gram = torch.einsum("cin,cjn->nij", symbol.conj(), symbol)
+        norm = torch.linalg.eigvalsh(gram)[:, -1].amax().sqrt()
+        return centred / (norm * (1 + NORM_SLACK)).clamp_min(LEAST_NORM)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """V with the size that the learning rates are made for, whatever the norm of W."""
+        return weight / (weight.norm() / math.sqrt(len(weight))).clamp_min(LEAST_NORM)
+
+
+class CappedRise(nn.Module):
+    """m ↦ μ = exp(m), scaled down where its sum exceeds ``limit``."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit * (1 - ROUNDING)
+
+    def forward(self, free: Tensor) -> Tensor:
+        """μ, of the shape of m."""
+        rise = free.exp()
+        return rise * (self.limit / rise.sum()).clamp_max(1)
+
+    def right_inverse(self, rise: Tensor) -> Tensor:
+        """log μ."""
+        return rise.clamp_min(LEAST_SLOPE).log()
+
+
+class FixedFall(nn.Module):
+    """a ↦ s = ρ softmax(a)."""
+
+    def __init__(self, rho: float) -> None:
+        super().__init__()
+        self.rho = rho * (1 - ROUNDING)
+
+    def forward(self, free: Tensor) -> Tensor:
+        """s, of the shape of a."""
+        return self.rho * free.softmax(0)
+
+    def right_inverse(self, fall: Tensor) -> Tensor:
+        """log s."""
+        return fall.clamp_min(LEAST_SLOPE).log()
+
+
+def constrain_curvature(potential: RidgePotential, settings: CurvatureSettings) -> RidgePotential:
+    """Reparametrise ``potential`` in place so that its curvature stays in [−ρ, L] whatever an optimiser does.
+
+    Its filters and slopes are brought there first. Raises InputError for a potential that is constrained already.
+    """
+    if parametrize.is_parametrized(potential):
+        raise InputError("this potential is constrained (parametrised) already.")
+    clip = potential.activation
+    parametrize.register_parametrization(potential, "weight", UnitFilters())
+    parametrize.register_parametrization(clip, "rise", CappedRise(settings.limit))
+    parametrize.register_parametrization(clip, "fall", FixedFall(settings.rho))
+    return potential
+
+
+@torch.no_grad()
+def release_curvature(potential: RidgePotential) -> RidgePotential:
+    """Undo ``constrain_curvature`` in place, keeping its values as plain weights, with ‖W‖ ≤ 1 proved."""
+    parametrize.remove_parametrizations(potential, "weight")
+    for name in ("rise", "fall"):
+        parametrize.remove_parametrizations(potential.activation, name)
+    upper = norm_bound(potential.weight, padding_mode=potential.padding_mode).upper
+    potential.weight /= max(1.0, upper) * (1 + ROUNDING)
+    return potential

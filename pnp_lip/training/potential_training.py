@@ -1,0 +1,194 @@
+"""Training a potential: the loss is that of a minimiser, and is differentiated through the equation that it solves.
+
+x̂ minimises ½‖Ax − y‖² + R_θ(x), so that Aᵀ(Ax̂ − y) + ∇R_θ(x̂) = 0. A change of θ moves x̂ by −H⁻¹ ∂_θ∇R_θ(x̂), H = AᵀA +
+R''(x̂). With g the derivative of the loss in x̂ and H v = g, the derivative in θ is that of −⟨v, ∇R_θ(x̂)⟩, x̂ and v held
+fixed. No iteration of the solver is kept.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from pnp_lip.errors import InputError
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials.ridge_potential import RidgeAtLevel
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.training.curvature import constrain_curvature, release_curvature
+from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
+from pnp_lip.training.training_run import Penalty, TrainingRun, TrainingSettings, log_error
+
+__all__ = ["Minimiser", "PotentialRun", "implicit_loss", "minimise", "new_potential"]
+
+WARM_UP = 50  # steps in which the learning rate grows to its largest value
+SCALAR_RATE = 5.0  # slopes, limits and scales, stored as logarithms, learn so many times faster than filters
+BETAS = (0.9, 0.98)  # of Adam
+VALIDATION_ITERATIONS = 60
+
+
+class Identity:
+    """The forward model of denoising."""
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """x."""
+        return x
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """y."""
+        return y
+
+
+class Effort(NamedTuple):
+    """Iterations of a problem's first visit and of a later one, and conjugate gradient steps of the adjoint equation."""
+
+    first: int
+    again: int
+    adjoint: int
+
+
+IDENTITY = Identity()
+DENOISING, RECONSTRUCTION = Effort(40, 20, 12), Effort(80, 40, 20)
+
+
+class PotentialRun(TrainingRun[RidgePotential]):
+    """The state of a run that trains a potential.
+
+    Problems denoise, with σ as in ``TrainingRun.corrupt``, or, the share ``equilibrium`` of them, reconstruct random blurs
+    and scans; R_σ has the weight 1 and the σ of the data's noise. Half of the steps take a problem from before, whose
+    solution goes on from where it stood.
+    """
+
+    def __init__(
+        self, potential: RidgePotential, images: Sequence[Tensor], settings: TrainingSettings, penalty: Penalty | None = None
+    ) -> None:
+        width = potential.weight.shape[-1]
+        if settings.part != "denoiser" or penalty is not None:
+            raise InputError("a potential is trained as a whole and without a penalty: leave out `part` and `penalty`.")
+        if settings.patches.size < 3 * width:
+            raise InputError(f"filters of {width} pixels need patches of at least {3 * width}; got {settings.patches.size}.")
+        super().__init__(constrain_curvature(potential, settings.curvature), images, settings)
+        self.warm_up = WARM_UP
+        filters = [potential.parametrizations["weight"].original]  # type: ignore[index, union-attr]
+        scalars = list(potential.activation.parameters())
+        groups = ({"params": filters, "rate": 1.0}, {"params": scalars, "rate": SCALAR_RATE})
+        self.optimisers = [torch.optim.Adam(groups, betas=BETAS)]
+
+    def loss(self) -> Tensor:
+        """The mean over images of the log of the mean squared error of their patches' minimisers."""
+        x = self.sampler()
+        return implicit_loss(self.denoiser, taken(self.equilibrium.pool, lambda: self.problem(x), self.generator))
+
+    def problem(self, x: Tensor) -> TrainingProblem:
+        """A new problem with these images."""
+        problems = self.settings.problems
+        if draw(0, 1, self.generator) < problems.equilibrium:
+            return random_reconstruction(x.to(self.device), self.generator, problems.scans)
+        sigma, y = self.corrupt(x)
+        return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, None, y)
+
+    def judged(self) -> nn.Module:
+        """The denoiser that the averaged potential makes."""
+        return Minimiser(self.averaged.module)
+
+    def result(self) -> RidgePotential:
+        """The averaged potential with plain weights and ‖W‖ ≤ 1."""
+        potential: RidgePotential = self.averaged.module.eval()
+        return release_curvature(potential)
+
+
+class Minimiser(nn.Module):
+    """y ↦ argmin_x ½‖x − y‖² + R_σ(x), by a fixed number of steps: for scores, without a bound of the distance."""
+
+    def __init__(self, potential: RidgePotential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(self, y: Tensor, sigma: float) -> Tensor:
+        """The denoised images, of the shape of y."""
+        return minimise(self.potential.at(sigma), IDENTITY, y, y, VALIDATION_ITERATIONS)
+
+
+def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: Effort | None = None) -> Tensor:
+    """The loss of the problem's minimiser, whose gradient is the implicit one; the problem then starts from there.
+
+    A border as wide as the filters is left out, because a patch goes on there where a photograph does not.
+    """
+    physics, sigma, border = problem.physics, problem.sigma, potential.weight.shape[-1] - 1
+    first, again, steps = effort or (DENOISING if physics is IDENTITY else RECONSTRUCTION)
+    with parametrize.cached():
+        level = potential.at(sigma)
+        found = minimise(level, physics, problem.y, problem.x_hat, again if problem.visited else first)
+        problem.x_hat, problem.visited = found, True
+        x_hat = found.clone().requires_grad_()
+        inner = (..., slice(border, -border or None), slice(border, -border or None))
+        loss = log_error(x_hat[inner], problem.x[inner])
+        (g,) = torch.autograd.grad(loss, x_hat)
+        v = solve_adjoint(level, physics, found, g, steps)
+        product = gradient_product(potential, found, v, sigma)
+    return loss.detach() - (product - product.detach())
+
+
+def gradient_product(potential: RidgePotential, x: Tensor, v: Tensor, sigma: float) -> Tensor:
+    """⟨v, ∇R_σ(x)⟩ = ⟨Wv, φ_σ(Wx)⟩, a number that can be differentiated in the parameters."""
+    reach = potential.weight.shape[-1] // 2
+    mode = "circular" if potential.padding_mode == "circular" else "constant"
+    padded = F.pad(torch.cat([x, v]), (reach,) * 4, mode=mode)
+    of_x, of_v = F.conv2d(padded, potential.weight).chunk(2)
+    product: Tensor = (of_v * potential.activation(of_x, torch.tensor(sigma))).sum()
+    return product
+
+
+@torch.no_grad()
+def minimise(level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor, iterations: int) -> Tensor:
+    """Near the minimiser of ½‖Ax − y‖² + R_σ(x), ‖A‖ ≤ 1, by Nesterov's method, begun anew where its momentum leads uphill.
+
+    Source: O'Donoghue & Candès (2015), the gradient scheme.
+    """
+    lipschitz = 1 + sum(slope for slope, _ in level.clips if slope > 0)
+    x = z = start
+    t = 1.0
+    for _ in range(iterations):
+        g = physics.A_adjoint(physics.A(z) - y) + level.grad(z)
+        x, before = z - g / lipschitz, x
+        if float((g * (x - before)).sum()) > 0:
+            t = 1.0
+        t, momentum = (1 + math.sqrt(1 + 4 * t * t)) / 2, t - 1
+        z = x + momentum / t * (x - before)
+    return x
+
+
+@torch.no_grad()
+def solve_adjoint(level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tensor, steps: int) -> Tensor:
+    """v with (AᵀA + R''_σ(x)) v ≈ g by conjugate gradients; an image stops where it meets a direction without curvature.
+
+    For blurs the matrix need not be positive. Source: Steihaug (1983), without its last step.
+    """
+    hessian = level.hessian(x)
+    v, r, p = torch.zeros_like(g), g, g
+    squared = dot(r, r)
+    for _ in range(steps):
+        q = physics.A_adjoint(physics.A(p)) + hessian(p)
+        curvature = dot(p, q)
+        good = curvature > 1e-12 * squared
+        step = torch.where(good, squared / curvature, 0.0)
+        v = v + step * p
+        r = torch.where(good, r - step * q, 0.0)
+        squared, before = dot(r, r), squared
+        p = r + squared / before.clamp_min(1e-30) * p
+    return v
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """⟨a, b⟩ of each image, (B, 1, 1, 1)."""
+    return (a * b).sum((1, 2, 3), keepdim=True)
+
+
+def new_potential(*, in_channels: int = 1, filters: int = 48, kernel_size: int = 9) -> RidgePotential:
+    """Random filters, and the slopes and limits from which training is known to work."""
+    potential = RidgePotential(in_channels=in_channels, filters=filters, kernel_size=kernel_size)
+    potential.activation.set_profile([16.0, 6.0, 2.0], [0.4, 0.4], [0.03, 0.1, 0.3], [0.5, 2.0])
+    return potential
