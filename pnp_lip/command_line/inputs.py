@@ -10,6 +10,7 @@ from pnp_lip.command_line.common import say
 from pnp_lip.denoisers import GradientFlowDenoiser, can_be_guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.noise import estimate_noise
+from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.solvers import Anneal, Choice
 
@@ -24,8 +25,13 @@ def get_denoiser(name: str, *, require_certified: bool = True) -> GradientFlowDe
     that do not certify, unless ``require_certified=False``.
     """
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
-        return load_denoiser(name, require_certified=require_certified)
-    found = load_pretrained(name)
+        found = load_denoiser(name, require_certified=require_certified)
+    else:
+        found = load_pretrained(name)
+    if isinstance(found, RidgePotential):
+        raise InputError(f"{name} is a potential, no denoiser: it gives one number for each image.")
+    if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
+        return found
     if not isinstance(found, GradientFlowDenoiser):
         raise InputError(f"{name} has no certificate; these denoisers have one: {', '.join(certified_names())}.")
     return found
