@@ -1,4 +1,4 @@
-"""``pnp-lip train``: a certified denoiser, what guides it, or an annealer, from a folder of photographs."""
+"""``pnp-lip train``: a certified denoiser or potential, what guides one, or an annealer, from a folder of photographs."""
 
 import argparse
 import json
@@ -9,19 +9,23 @@ from pnp_lip.command_line.common import Commands, say
 from pnp_lip.errors import InputError
 
 if TYPE_CHECKING:
+    from pnp_lip.potentials import RidgePotential
     from pnp_lip.pretrained import Pretrained
 
 __all__ = ["add_command"]
 
 SIZE = (20, 32, 9)  # of a new denoiser: layers, filters of each, their width in pixels
+POTENTIAL_SIZES = {1: (48, 9), 3: (64, 9)}  # of a new potential, by channels: filters, their width in pixels
+RATE, POTENTIAL_RATE = 3e-3, 4e-3
+BATCH, POTENTIAL_BATCH = 8, 4
 
 
 def add_command(commands: Commands) -> None:
     """Add the sub-command."""
     command = commands.add_parser(
         "train",
-        help="train a denoiser on a folder of photographs",
-        description="Train a denoiser on a folder of photographs; docs/training.md explains.",
+        help="train a denoiser or a potential on a folder of photographs",
+        description="Train a denoiser or a potential on a folder of photographs; docs/training.md explains.",
     )
     add, part = command.add_argument, command.add_mutually_exclusive_group().add_argument
     add("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
@@ -30,17 +34,20 @@ def add_command(commands: Commands) -> None:
     add("--colour", action="store_true", help="train on colour instead of grey")
     add("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
     add("--steps", type=int, default=8_000, help="default: 8000")
-    add("--batch", type=int, default=8, help="patches, four of each image (default: 8)")
+    add("--batch", type=int, help="patches, four of each image (default: 8; of a potential 4)")
     add("--patch", type=int, default=64, help="width of a patch in pixels (default: 64)")
-    add("--rate", type=float, default=3e-3, help="the largest learning rate (default: 3e-3)")
+    add("--rate", type=float, help="the largest learning rate (default: 3e-3; of a potential 4e-3)")
     add("--scales", type=integers, default=(1, 2), help="factors by which photographs are reduced (default: 1,2)")
     add("--texture-rule", action="store_true", help="keep only one in eight of the smooth patches")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--size", type=integers, metavar="LAYERS,FILTERS,WIDTH", help="of a new denoiser (default: 20,32,9)")
+    add("--size", type=integers, metavar="[LAYERS,]FILTERS,WIDTH", help="of a new network (default: 20,32,9; 48,9)")
     add("--start", metavar="NAME|FILE", help="train on from these weights")
     part("--guidance", action="store_true", help="train only how clips follow a guide")
     part("--guide-network", type=integers, metavar="WIDTH,DEPTH", help="train only the network that improves guides")
     part("--annealer", type=integers, metavar="WIDTH,DEPTH,SCALES", help="a new U-net behind --start")
+    part("--potential", action="store_true", help="train a potential of bounded curvature")
+    add("--rho", type=float, help="its curvature is at least minus this (default: 0.8)")
+    add("--curvature-limit", type=float, metavar="L", help="its curvature is at most this (default: 32)")
     add("--equilibrium", type=float, default=0.0, metavar="SHARE", help="of steps that reconstruct (default: 0)")
     add("--scans", type=float, default=0.4, metavar="SHARE", help="of those: scans, not blurs (default: 0.4)")
     command.set_defaults(run=run)
@@ -58,19 +65,26 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pnp_lip.pretrained import save_denoiser
-    from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, load_photographs, train
+    from pnp_lip.training import CurvatureSettings, PatchSettings, ProblemSettings, TrainingSettings, load_photographs, train
 
+    if not options.potential and (options.rho, options.curvature_limit) != (None, None):
+        raise InputError("--rho and --curvature-limit are those of a potential: pass --potential too.")
+    limits = {"rho": options.rho, "limit": options.curvature_limit}
+    rate, batch = (POTENTIAL_RATE, POTENTIAL_BATCH) if options.potential else (RATE, BATCH)
     settings = TrainingSettings(
         steps=options.steps,
-        learning_rate=options.rate,
+        learning_rate=rate if options.rate is None else options.rate,
         part="guidance" if options.guidance else "denoiser" if not options.guide_network else "guide network",
-        patches=PatchSettings(options.batch, options.patch, options.scales, options.texture_rule),
+        patches=PatchSettings(
+            batch if options.batch is None else options.batch, options.patch, options.scales, options.texture_rule
+        ),
         problems=ProblemSettings(options.equilibrium, options.scans),
+        curvature=CurvatureSettings(**{name: limit for name, limit in limits.items() if limit is not None}),
         seed=options.seed,
     )
     device = chosen_device(options.device)
     torch.manual_seed(options.seed)
-    denoiser = starting_point(options)
+    network = starting_potential(options) if options.potential else starting_point(options)
     images = load_photographs(options.images, colour=options.colour)
     with tqdm(total=settings.steps, unit="step") as bar:
 
@@ -78,10 +92,11 @@ def run(options: argparse.Namespace) -> int:
             bar.update(step - bar.n)
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
-        result = train(denoiser, *images, out, settings, device=device, resume=options.resume, progress=progress)
-    certificate = save_denoiser(result.cpu(), out / "denoiser.safetensors")
+        result = train(network, *images, out, settings, device=device, resume=options.resume, progress=progress)
+    path = out / ("potential.safetensors" if options.potential else "denoiser.safetensors")
+    certificate = save_denoiser(result.cpu(), path)
     say(str(certificate or "an annealer has no certificate"))
-    say(f"wrote {out / 'denoiser.safetensors'}; settings: {json.dumps(result.config)}")
+    say(f"wrote {path}; settings: {json.dumps(result.config)}")
     return 0
 
 
@@ -101,7 +116,6 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
     from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, add_guidance
     from pnp_lip.potentials import RidgePotential
-    from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names
 
     channels = 3 if options.colour else 1
     if options.start is None:
@@ -111,13 +125,9 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
         if len(size) != 3:
             raise InputError(f"--size takes layers, filters and their width, three integers; got {size}.")
         return GradientFlowDenoiser(in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2])
-    shipped = options.start in pretrained_names()
-    found = load_pretrained(options.start) if shipped else load_denoiser(options.start, require_certified=False)
+    found = found_network(options.start, channels)
     if isinstance(found, RidgePotential):
-        raise InputError(f"{options.start} is a potential, no denoiser to start from.")
-    found.requires_grad_(True)
-    if found.in_channels != channels:
-        raise InputError(f"{options.start} takes {found.in_channels} channels, not {channels} (--colour).")
+        raise InputError(f"{options.start} is a potential: pass --potential to train it on.")
     if options.size or (options.annealer and isinstance(found, AnnealingDenoiser)):
         raise InputError("--start keeps the layers that it finds; leave out --size, and --annealer for an annealer.")
     if isinstance(found, AnnealingDenoiser):
@@ -130,6 +140,35 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
     if options.guide_network and (found.guide_network is None or found.guide_network.size != options.guide_network):
         return add_guidance(found, centred=found.guidance is None, network=options.guide_network)
     return found
+
+
+def starting_potential(options: argparse.Namespace) -> "RidgePotential":
+    """A new potential, or the one that --start names. Raises InputError where the options contradict it."""
+    from pnp_lip.potentials import RidgePotential
+    from pnp_lip.training import new_potential
+
+    channels = 3 if options.colour else 1
+    if options.start is None:
+        size = options.size or POTENTIAL_SIZES[channels]
+        if len(size) != 2:
+            raise InputError(f"with --potential --size takes filters and their width, two integers; got {size}.")
+        return new_potential(in_channels=channels, filters=size[0], kernel_size=size[1])
+    found = found_network(options.start, channels)
+    if not isinstance(found, RidgePotential) or options.size:
+        raise InputError(
+            "--potential starts from a potential and keeps its filters; choose another --start, or leave out --size."
+        )
+    return found
+
+
+def found_network(name: str, channels: int) -> "Pretrained":
+    """What ships under this name or is in this file, to be trained on; InputError where it takes other images."""
+    from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names
+
+    found = load_pretrained(name) if name in pretrained_names() else load_denoiser(name, require_certified=False)
+    if found.in_channels != channels:
+        raise InputError(f"{name} takes {found.in_channels} channels, not {channels} (--colour).")
+    return found.requires_grad_(True)
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -40,21 +40,21 @@ class CurvatureSettings:
 class UnitFilters(nn.Module):
     """V ↦ W = U/max_ω ‖Û(ω)‖, U the filters V less their means; the maximum over a grid of the torus is an estimate of ‖U‖.
 
-    ``norm_bound`` takes as long as a step of training, so that it has its say at the end, in ``release_curvature``.
+    V starts with the size that the learning rates are made for. ``norm_bound`` takes as long as a step of training, so that
+    it has its say at the end, in ``release_curvature``.
     """
 
     def forward(self, free: Tensor) -> Tensor:
-        """W, of the shape of V."""
         centred = free - free.mean((2, 3), keepdim=True)
         points = max(GRID, 5 * free.shape[-1])
         symbol = torch.fft.rfft2(centred, s=(points, points)).flatten(2)
         gram = torch.einsum("cin,cjn->nij", symbol.conj(), symbol)
         norm = torch.linalg.eigvalsh(gram)[:, -1].amax().sqrt()
-        return centred / (norm * (1 + NORM_SLACK)).clamp_min(LEAST_NORM)
+        unit: Tensor = centred / (norm * (1 + NORM_SLACK)).clamp_min(LEAST_NORM)
+        return unit
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """V with the size that the learning rates are made for, whatever the norm of W."""
-        return weight / (weight.norm() / math.sqrt(len(weight))).clamp_min(LEAST_NORM)
+        return weight / weight.square().sum().div(len(weight)).sqrt().clamp_min(LEAST_NORM)
 
 
 class CappedRise(nn.Module):
@@ -65,12 +65,10 @@ class CappedRise(nn.Module):
         self.limit = limit * (1 - ROUNDING)
 
     def forward(self, free: Tensor) -> Tensor:
-        """μ, of the shape of m."""
         rise = free.exp()
         return rise * (self.limit / rise.sum()).clamp_max(1)
 
     def right_inverse(self, rise: Tensor) -> Tensor:
-        """log μ."""
         return rise.clamp_min(LEAST_SLOPE).log()
 
 
@@ -82,11 +80,9 @@ class FixedFall(nn.Module):
         self.rho = rho * (1 - ROUNDING)
 
     def forward(self, free: Tensor) -> Tensor:
-        """s, of the shape of a."""
         return self.rho * free.softmax(0)
 
     def right_inverse(self, fall: Tensor) -> Tensor:
-        """log s."""
         return fall.clamp_min(LEAST_SLOPE).log()
 
 
@@ -111,5 +107,5 @@ def release_curvature(potential: RidgePotential) -> RidgePotential:
     for name in ("rise", "fall"):
         parametrize.remove_parametrizations(potential.activation, name)
     upper = norm_bound(potential.weight, padding_mode=potential.padding_mode).upper
-    potential.weight /= max(1.0, upper) * (1 + ROUNDING)
+    potential.weight.div_(max(1.0, upper) * (1 + ROUNDING))
     return potential

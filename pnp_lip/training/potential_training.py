@@ -7,10 +7,10 @@ fixed. No iteration of the solver is kept.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -22,12 +22,15 @@ from pnp_lip.training.curvature import constrain_curvature, release_curvature
 from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import Penalty, TrainingRun, TrainingSettings, log_error
 
-__all__ = ["Minimiser", "PotentialRun", "implicit_loss", "minimise", "new_potential"]
+__all__ = ["PotentialRun", "denoised", "implicit_loss", "minimise", "new_potential"]
 
 WARM_UP = 50  # steps in which the learning rate grows to its largest value
 SCALAR_RATE = 5.0  # slopes, limits and scales, stored as logarithms, learn so many times faster than filters
 BETAS = (0.9, 0.98)  # of Adam
-VALIDATION_ITERATIONS = 60
+Effort = tuple[int, int, int]  # iterations of a problem's first visit and of a later one, steps of its adjoint equation
+DENOISING: Effort = (40, 20, 12)
+RECONSTRUCTION: Effort = (80, 40, 20)
+VALIDATION = 60  # iterations
 
 
 class Identity:
@@ -42,16 +45,7 @@ class Identity:
         return y
 
 
-class Effort(NamedTuple):
-    """Iterations of a problem's first visit and of a later one, and conjugate gradient steps of the adjoint equation."""
-
-    first: int
-    again: int
-    adjoint: int
-
-
 IDENTITY = Identity()
-DENOISING, RECONSTRUCTION = Effort(40, 20, 12), Effort(80, 40, 20)
 
 
 class PotentialRun(TrainingRun[RidgePotential]):
@@ -90,26 +84,14 @@ class PotentialRun(TrainingRun[RidgePotential]):
         sigma, y = self.corrupt(x)
         return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, None, y)
 
-    def judged(self) -> nn.Module:
-        """The denoiser that the averaged potential makes."""
-        return Minimiser(self.averaged.module)
-
     def result(self) -> RidgePotential:
         """The averaged potential with plain weights and ‖W‖ ≤ 1."""
-        potential: RidgePotential = self.averaged.module.eval()
-        return release_curvature(potential)
+        return release_curvature(cast(RidgePotential, self.averaged.module.eval()))
 
 
-class Minimiser(nn.Module):
-    """y ↦ argmin_x ½‖x − y‖² + R_σ(x), by a fixed number of steps: for scores, without a bound of the distance."""
-
-    def __init__(self, potential: RidgePotential) -> None:
-        super().__init__()
-        self.potential = potential
-
-    def forward(self, y: Tensor, sigma: float) -> Tensor:
-        """The denoised images, of the shape of y."""
-        return minimise(self.potential.at(sigma), IDENTITY, y, y, VALIDATION_ITERATIONS)
+def denoised(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor:
+    """argmin_x ½‖x − y‖² + R_σ(x) by a fixed number of steps: for scores, without a bound of the distance."""
+    return minimise(potential.at(sigma), IDENTITY, y, y, VALIDATION)
 
 
 def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: Effort | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import denoise_guided
-from pnp_lip.training.potential_training import PotentialRun
+from pnp_lip.training.potential_training import PotentialRun, denoised
 from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
 
 __all__ = ["train", "validate"]
@@ -52,7 +52,8 @@ def train(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    run = begin(denoiser.to(device), training, settings, penalty)
+    kind = cast("type[TrainingRun[Network]]", PotentialRun if isinstance(denoiser, RidgePotential) else TrainingRun)
+    run = kind(denoiser.to(device), training, settings, penalty)
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
     with write_atomically(out / "settings.json") as path:
@@ -67,7 +68,7 @@ def train(
         last = run.step == settings.steps
         if run.step % settings.validate_every == 0 or last:
             seconds, mean, run.losses = round(time.monotonic() - start, 1), statistics.fmean(run.losses), []
-            scores = validate(run.judged(), validation, device=device, guidance=settings.part != "denoiser")
+            scores = validate(run.averaged.module, validation, device=device, guidance=settings.part != "denoiser")
             run.rows.append({"step": run.step, "seconds": seconds, "loss": mean, **scores})
             with write_atomically(out / "log.csv") as path, open(path, "w", newline="") as file:
                 writer = csv.DictWriter(file, run.rows[0])
@@ -78,20 +79,11 @@ def train(
     return run.result()
 
 
-def begin(
-    network: Network, images: Sequence[Tensor], settings: TrainingSettings, penalty: Penalty | None
-) -> TrainingRun[Network]:
-    """The run that trains a network of this kind."""
-    if isinstance(network, RidgePotential):
-        return cast("TrainingRun[Network]", PotentialRun(network, images, settings, penalty))
-    return TrainingRun(network, images, settings, penalty)
-
-
 @torch.no_grad()
 def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cpu", guidance: bool = False) -> dict[str, float]:
     """Mean PSNR over central crops at five noise levels, with noise from a fixed generator.
 
-    With ``guidance`` of a second pass, which the result of the first guides.
+    With ``guidance`` of a second pass, which the result of the first guides. A potential denoises by its minimiser.
     """
     training = denoiser.training
     denoiser.eval()
@@ -104,7 +96,10 @@ def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cp
                 top, left = ((n - min(VALIDATION_CROP, n)) // 2 for n in image.shape[1:])
                 x = image[None, :, top : top + VALIDATION_CROP, left : left + VALIDATION_CROP]
                 y = (x + level / 255 * torch.randn(x.shape, generator=generator)).to(device)
-                x_hat = denoise_guided(denoiser, y, level / 255) if guidance else denoiser(y, level / 255)
+                if isinstance(denoiser, RidgePotential):
+                    x_hat = denoised(denoiser, y, level / 255)
+                else:
+                    x_hat = denoise_guided(denoiser, y, level / 255) if guidance else denoiser(y, level / 255)
                 values.append(psnr(x_hat.cpu(), x))
             scores[f"psnr_{level}"] = round(statistics.fmean(values), 3)
     denoiser.train(training)

@@ -195,11 +195,6 @@ class TrainingRun(Generic[Network]):
             if isinstance(module, UnitNorm):
                 module.age = 0
 
-    def judged(self) -> nn.Module:
-        """The denoiser of which the log holds scores."""
-        denoiser: nn.Module = self.averaged.module
-        return denoiser
-
     def result(self) -> Network:
         """The averaged network with plain weights, its steps shortened where an average left the constraint."""
         denoiser = cast(Network, self.averaged.module.eval())
