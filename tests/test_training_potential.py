@@ -21,14 +21,14 @@ from pnp_lip.operators import Blur
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.spectral import norm_bound
 from pnp_lip.training import (
-    CurvatureSettings,
     PatchSettings,
     ProblemSettings,
     TrainingSettings,
+    constrain_curvature,
     new_potential,
     train,
 )
-from pnp_lip.training.curvature import UnitFilters, constrain_curvature, release_curvature
+from pnp_lip.training.curvature import UnitFilters, release_curvature
 from pnp_lip.training.equilibrium import TrainingProblem
 from pnp_lip.training.potential_training import IDENTITY, PotentialRun, gradient_product, implicit_loss, minimise, solve_adjoint
 
@@ -57,7 +57,7 @@ def problem(physics: Blur | None, dtype: torch.dtype = torch.float64) -> Trainin
 @pytest.mark.parametrize(("padding_mode", "blurred"), [("circular", False), ("zeros", True)])
 def test_the_implicit_gradient_is_that_of_the_converged_loss(padding_mode: str, blurred: bool) -> None:
     torch.manual_seed(0)
-    p = constrain_curvature(new_potential(filters=4, kernel_size=3), CurvatureSettings(rho=0.5, limit=8.0)).double()
+    p = constrain_curvature(new_potential(filters=4, kernel_size=3), rho=0.5, limit=8.0).double()
     p.padding_mode = padding_mode
     psf = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
     psf[..., 1, 1], psf[..., 1, 2] = 0.9, 0.1  # |â|² ≥ 0.64 > ρ: the minimiser is unique and depends smoothly on θ
@@ -92,7 +92,7 @@ def test_the_gradient_product_is_that_of_the_potential() -> None:
 
 
 def test_minimise_and_its_adjoint_solve_their_equations() -> None:
-    p = release_curvature(constrain_curvature(potential(), CurvatureSettings(rho=0.8))).double()
+    p = release_curvature(constrain_curvature(potential(), rho=0.8)).double()
     given, level = problem(None), p.at(0.1)
     x = minimise(level, IDENTITY, given.y, given.y, 800)
     assert float((x - given.y + level.grad(x)).abs().max()) < 1e-12
@@ -103,7 +103,7 @@ def test_minimise_and_its_adjoint_solve_their_equations() -> None:
 
 def test_an_image_stops_where_the_curvature_is_negative() -> None:
     """A = 0: AᵀA + R'' has negative curvature along all filters' responses that are on a falling slope."""
-    p = release_curvature(constrain_curvature(potential(), CurvatureSettings(rho=0.8))).double()
+    p = release_curvature(constrain_curvature(potential(), rho=0.8)).double()
 
     class Nothing:
         def A(self, x: torch.Tensor, /) -> torch.Tensor:
@@ -119,9 +119,8 @@ def test_an_image_stops_where_the_curvature_is_negative() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_constraint_holds_after_every_step(channels: int, tmp_path: Path) -> None:
-    curvature = CurvatureSettings(rho=0.6, limit=5.0)
-    settings = dataclasses.replace(TINY, learning_rate=0.3, curvature=curvature)  # some would leave it in one step
-    run = PotentialRun(potential(channels), images(channels), settings)
+    settings = dataclasses.replace(TINY, learning_rate=0.3)  # at which one step would leave it
+    run = PotentialRun(constrain_curvature(potential(channels), rho=0.6, limit=5.0), images(channels), settings)
     for _ in range(5):
         run.advance()
         for p in (run.denoiser, run.averaged.module):
@@ -140,8 +139,8 @@ def test_the_norm_of_wide_and_of_zero_filters() -> None:
 
 
 def test_training_starts_from_the_potential_as_it_is() -> None:
-    p = release_curvature(constrain_curvature(potential(), CurvatureSettings(rho=0.7, limit=20.0)))
-    again = release_curvature(constrain_curvature(copy.deepcopy(p), CurvatureSettings(rho=0.7, limit=20.0)))
+    p = release_curvature(constrain_curvature(potential(), rho=0.7, limit=20.0))
+    again = release_curvature(constrain_curvature(copy.deepcopy(p), rho=0.7, limit=20.0))
     for name, value in p.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, rtol=2e-3, atol=1e-6)
 
@@ -212,7 +211,7 @@ def test_the_command_trains_saves_and_trains_on(tmp_path: Path, capsys: pytest.C
     found = certify(trained).curvature
     assert found is not None and 0.49 < found.rho <= 0.5 and found.upper <= 8
     settings = (out / "settings.json").read_text()
-    assert '"rho": 0.5' in settings and '"limit": 8.0' in settings and '"learning_rate": 0.004' in settings
+    assert '"rho": 0.5' in settings and '"curvature_limit": 8.0' in settings and '"learning_rate": 0.004' in settings
     assert (out / "log.csv").read_text().startswith("step,seconds,loss,psnr_1")
     start = str(out / "potential.safetensors")
     on = [*command, "--out", str(tmp_path / "on"), "--start", start, "--colour", "--equilibrium", "0.5"]
@@ -223,7 +222,7 @@ def test_the_command_trains_saves_and_trains_on(tmp_path: Path, capsys: pytest.C
 
 
 def test_options_that_do_not_belong_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_denoiser(release_curvature(constrain_curvature(potential(), CurvatureSettings())), tmp_path / "p.safetensors")
+    save_denoiser(release_curvature(constrain_curvature(potential())), tmp_path / "p.safetensors")
     save_denoiser(project(GradientFlowDenoiser(hidden_channels=4, dilations=(1,))), tmp_path / "d.safetensors")
     command = ["train", "--images", str(tmp_path), "--out", str(tmp_path / "run")]
     for options, words in {
@@ -247,13 +246,13 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: CurvatureSettings(rho=-0.1), "rho"),
-        (lambda: CurvatureSettings(rho=float("nan")), "rho"),
-        (lambda: CurvatureSettings(limit=float("inf")), "positive and finite"),
+        (lambda: constrain_curvature(potential(), rho=-0.1), "rho"),
+        (lambda: constrain_curvature(potential(), rho=float("nan")), "rho"),
+        (lambda: constrain_curvature(potential(), limit=float("inf")), "positive and finite"),
         (lambda: PotentialRun(potential(), images(), dataclasses.replace(TINY, part="guidance")), "as a whole"),
         (lambda: PotentialRun(potential(), images(), TINY, lambda *_: torch.zeros(())), "without a penalty"),
         (lambda: PotentialRun(potential(), images(), dataclasses.replace(TINY, patches=PatchSettings(4, 8))), "at least 9"),
-        (lambda: constrain_curvature(constrain_curvature(potential(), CurvatureSettings()), CurvatureSettings()), "already"),
+        (lambda: constrain_curvature(constrain_curvature(potential())), "already"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(make: Callable[[], object], words: str) -> None:

@@ -65,11 +65,10 @@ def run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from pnp_lip.pretrained import save_denoiser
-    from pnp_lip.training import CurvatureSettings, PatchSettings, ProblemSettings, TrainingSettings, load_photographs, train
+    from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, load_photographs, train
 
     if not options.potential and (options.rho, options.curvature_limit) != (None, None):
         raise InputError("--rho and --curvature-limit are those of a potential: pass --potential too.")
-    limits = {"rho": options.rho, "limit": options.curvature_limit}
     rate, batch = (POTENTIAL_RATE, POTENTIAL_BATCH) if options.potential else (RATE, BATCH)
     settings = TrainingSettings(
         steps=options.steps,
@@ -79,7 +78,6 @@ def run(options: argparse.Namespace) -> int:
             batch if options.batch is None else options.batch, options.patch, options.scales, options.texture_rule
         ),
         problems=ProblemSettings(options.equilibrium, options.scans),
-        curvature=CurvatureSettings(**{name: limit for name, limit in limits.items() if limit is not None}),
         seed=options.seed,
     )
     device = chosen_device(options.device)
@@ -143,22 +141,24 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
 
 
 def starting_potential(options: argparse.Namespace) -> "RidgePotential":
-    """A new potential, or the one that --start names. Raises InputError where the options contradict it."""
+    """A new potential, or the one that --start names, constrained. Raises InputError where the options contradict it."""
     from pnp_lip.potentials import RidgePotential
-    from pnp_lip.training import new_potential
+    from pnp_lip.training import constrain_curvature, new_potential
 
     channels = 3 if options.colour else 1
+    size = options.size or POTENTIAL_SIZES[channels]
+    if len(size) != 2:
+        raise InputError(f"with --potential --size takes filters and their width, two integers; got {size}.")
     if options.start is None:
-        size = options.size or POTENTIAL_SIZES[channels]
-        if len(size) != 2:
-            raise InputError(f"with --potential --size takes filters and their width, two integers; got {size}.")
-        return new_potential(in_channels=channels, filters=size[0], kernel_size=size[1])
-    found = found_network(options.start, channels)
-    if not isinstance(found, RidgePotential) or options.size:
+        found: Pretrained = new_potential(in_channels=channels, filters=size[0], kernel_size=size[1])
+    else:
+        found = found_network(options.start, channels)
+    if not isinstance(found, RidgePotential) or (options.start and options.size):
         raise InputError(
             "--potential starts from a potential and keeps its filters; choose another --start, or leave out --size."
         )
-    return found
+    limits = {"rho": options.rho, "limit": options.curvature_limit}
+    return constrain_curvature(found, **{name: limit for name, limit in limits.items() if limit is not None})
 
 
 def found_network(name: str, channels: int) -> "Pretrained":

@@ -1,6 +1,6 @@
 """Training of denoisers and potentials on a folder of photographs."""
 
-from pnp_lip.training.curvature import CurvatureSettings
+from pnp_lip.training.curvature import constrain_curvature
 from pnp_lip.training.equilibrium import ProblemSettings
 from pnp_lip.training.patches import PatchSettings, load_photographs
 from pnp_lip.training.potential_training import new_potential
@@ -8,10 +8,10 @@ from pnp_lip.training.train import train, validate
 from pnp_lip.training.training_run import TrainingSettings
 
 __all__ = [
-    "CurvatureSettings",
     "PatchSettings",
     "ProblemSettings",
     "TrainingSettings",
+    "constrain_curvature",
     "load_photographs",
     "new_potential",
     "train",

@@ -1,6 +1,5 @@
 """The constraint of a potential in training: ‖W‖ ≤ 1, falls that add up to ρ, rises that add up to at most L."""
 
-import dataclasses
 import math
 
 import torch
@@ -11,30 +10,13 @@ from pnp_lip.errors import InputError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.spectral import norm_bound
 
-__all__ = ["CappedRise", "CurvatureSettings", "FixedFall", "UnitFilters", "constrain_curvature", "release_curvature"]
+__all__ = ["CappedRise", "FixedFall", "UnitFilters", "constrain_curvature", "release_curvature"]
 
 GRID = 48  # frequencies along each axis at which filters of at most 9×9 are measured; wider ones at 5 for each tap
 NORM_SLACK = 5e-4  # about what the norm exceeds its largest value on that grid by: 0.04 to 0.12 % in trained potentials
 ROUNDING = 1e-6  # what sums of slopes stay below their limits, so that their rounded terms do too
 LEAST_SLOPE = 1e-4  # of those that training starts from: it learns logarithms
 LEAST_NORM = 1e-20  # by which filters are divided
-
-
-@dataclasses.dataclass(frozen=True)
-class CurvatureSettings:
-    """The interval [−ρ, L] that the curvature of a trained potential stays in: 0 ≤ ``rho`` < 1, ``limit`` = L > 0.
-
-    Raises InputError for other numbers.
-    """
-
-    rho: float = 0.8
-    limit: float = 32.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rho < 1:
-            raise InputError(f"`rho` must lie in [0, 1), so that denoising has one minimiser; got {self.rho}.")
-        if not 0 < self.limit < math.inf:
-            raise InputError(f"the limit of the curvature must be positive and finite; got {self.limit}.")
 
 
 class UnitFilters(nn.Module):
@@ -62,11 +44,11 @@ class CappedRise(nn.Module):
 
     def __init__(self, limit: float) -> None:
         super().__init__()
-        self.limit = limit * (1 - ROUNDING)
+        self.limit = limit
 
     def forward(self, free: Tensor) -> Tensor:
         rise = free.exp()
-        return rise * (self.limit / rise.sum()).clamp_max(1)
+        return rise * (self.limit * (1 - ROUNDING) / rise.sum()).clamp_max(1)
 
     def right_inverse(self, rise: Tensor) -> Tensor:
         return rise.clamp_min(LEAST_SLOPE).log()
@@ -77,26 +59,31 @@ class FixedFall(nn.Module):
 
     def __init__(self, rho: float) -> None:
         super().__init__()
-        self.rho = rho * (1 - ROUNDING)
+        self.rho = rho
 
     def forward(self, free: Tensor) -> Tensor:
-        return self.rho * free.softmax(0)
+        return self.rho * (1 - ROUNDING) * free.softmax(0)
 
     def right_inverse(self, fall: Tensor) -> Tensor:
         return fall.clamp_min(LEAST_SLOPE).log()
 
 
-def constrain_curvature(potential: RidgePotential, settings: CurvatureSettings) -> RidgePotential:
+def constrain_curvature(potential: RidgePotential, *, rho: float = 0.8, limit: float = 32.0) -> RidgePotential:
     """Reparametrise ``potential`` in place so that its curvature stays in [−ρ, L] whatever an optimiser does.
 
-    Its filters and slopes are brought there first. Raises InputError for a potential that is constrained already.
+    0 ≤ ``rho`` < 1, ``limit`` = L > 0; its filters and slopes are brought there first. ``release_curvature`` makes them plain.
+    Raises InputError for other numbers, and for a potential that is constrained already.
     """
+    if not 0 <= rho < 1:
+        raise InputError(f"`rho` must lie in [0, 1), so that denoising has one minimiser; got {rho}.")
+    if not 0 < limit < math.inf:
+        raise InputError(f"the limit of the curvature must be positive and finite; got {limit}.")
     if parametrize.is_parametrized(potential):
         raise InputError("this potential is constrained (parametrised) already.")
     clip = potential.activation
     parametrize.register_parametrization(potential, "weight", UnitFilters())
-    parametrize.register_parametrization(clip, "rise", CappedRise(settings.limit))
-    parametrize.register_parametrization(clip, "fall", FixedFall(settings.rho))
+    parametrize.register_parametrization(clip, "rise", CappedRise(limit))
+    parametrize.register_parametrization(clip, "fall", FixedFall(rho))
     return potential
 
 

@@ -18,7 +18,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.training.curvature import constrain_curvature, release_curvature
+from pnp_lip.training.curvature import CappedRise, FixedFall, constrain_curvature, release_curvature
 from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import Penalty, TrainingRun, TrainingSettings, log_error
 
@@ -53,7 +53,7 @@ class PotentialRun(TrainingRun[RidgePotential]):
 
     Problems denoise, with σ as in ``TrainingRun.corrupt``, or, the share ``equilibrium`` of them, reconstruct random blurs
     and scans; R_σ has the weight 1 and the σ of the data's noise. Half of the steps take a problem from before, whose
-    solution goes on from where it stood.
+    solution goes on from where it stood. A potential that is not constrained yet gets the defaults of ``constrain_curvature``.
     """
 
     def __init__(
@@ -64,10 +64,15 @@ class PotentialRun(TrainingRun[RidgePotential]):
             raise InputError("a potential is trained as a whole and without a penalty: leave out `part` and `penalty`.")
         if settings.patches.size < 3 * width:
             raise InputError(f"filters of {width} pixels need patches of at least {3 * width}; got {settings.patches.size}.")
-        super().__init__(constrain_curvature(potential, settings.curvature), images, settings)
+        if not parametrize.is_parametrized(potential):
+            constrain_curvature(potential)
+        super().__init__(potential, images, settings)
         self.warm_up = WARM_UP
-        filters = [potential.parametrizations["weight"].original]  # type: ignore[index, union-attr]
-        scalars = list(potential.activation.parameters())
+        self.constraint = {
+            "rho": next(m.rho for m in potential.modules() if isinstance(m, FixedFall)),
+            "curvature_limit": next(m.limit for m in potential.modules() if isinstance(m, CappedRise)),
+        }
+        filters, scalars = ([p for n, p in potential.named_parameters() if ("weight" in n) == wanted] for wanted in (True, False))
         groups = ({"params": filters, "rate": 1.0}, {"params": scalars, "rate": SCALAR_RATE})
         self.optimisers = [torch.optim.Adam(groups, betas=BETAS)]
 

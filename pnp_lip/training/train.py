@@ -57,7 +57,7 @@ def train(
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
     with write_atomically(out / "settings.json") as path:
-        path.write_text(json.dumps({**dataclasses.asdict(settings), "network": denoiser.config}, indent=1))
+        path.write_text(json.dumps({**dataclasses.asdict(settings), **run.constraint, "network": denoiser.config}, indent=1))
     start = time.monotonic()
     while run.step < settings.steps:
         loss = run.advance()

@@ -16,7 +16,6 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
-from pnp_lip.training.curvature import CurvatureSettings
 from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
 
@@ -47,9 +46,8 @@ class TrainingSettings:
     """What determines a training run, besides the network and the photographs.
 
     ``learning_rate`` is the largest one. ``part`` says what learns: the "denoiser", its "guidance", or its "guide network";
-    the last two leave the denoiser itself as it is, to the bit. ``curvature`` is that of potentials. A checkpoint is written
-    every ``checkpoint_every`` steps, a row of the log every ``validate_every``. Raises InputError for values outside their
-    ranges.
+    the last two leave the denoiser itself as it is, to the bit. A checkpoint is written every ``checkpoint_every`` steps,
+    a row of the log every ``validate_every``. Raises InputError for values outside their ranges.
     """
 
     steps: int = 8_000
@@ -57,7 +55,6 @@ class TrainingSettings:
     part: Part = "denoiser"
     patches: PatchSettings = dataclasses.field(default_factory=PatchSettings)
     problems: ProblemSettings = dataclasses.field(default_factory=ProblemSettings)
-    curvature: CurvatureSettings = dataclasses.field(default_factory=CurvatureSettings)
     seed: int = 0
     checkpoint_every: int = 500
     validate_every: int = 2_000
@@ -83,6 +80,7 @@ class TrainingRun(Generic[Network]):
         self.denoiser, self.settings, self.penalty = denoiser.train(), settings, penalty
         self.device = next(denoiser.parameters()).device
         self.step, self.warm_up = 0, WARM_UP
+        self.constraint: dict[str, float] = {}  # its numbers, for the file of settings, where they can be chosen
         self.losses: list[float] = []  # since the last row of the log
         self.rows: list[dict[str, float]] = []  # of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
