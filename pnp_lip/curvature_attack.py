@@ -22,13 +22,13 @@ __all__ = ["CurvatureViolation", "attack_curvature"]
 Gradient = Callable[[Tensor], Tensor]
 LEVELS = tuple(s / 255 for s in (0.5, 1.5, 5.0, 15.0, 55.0))  # noise levels that are tried where none is given
 STEP = 1e-6  # of a secant, root mean square in units of σ: kinks lie at 1e-3 σ and more, and rounding is 1e-10 of it
-AMPLITUDES = [0.0, *np.geomspace(0.03, 300, 41).tolist()]  # of the waves, in units of σ
+AMPLITUDES = [0.0, *np.geomspace(0.03, 300, 33).tolist()]  # of the waves, in units of σ
 LEAST_SIDE = 24  # of the images, in pixels
 FINE = 256  # frequencies an axis among which the steepest are looked for
 NEARLY = 2e-3  # how much less than the steepest wave another may answer
-WAVES = 12  # so many of them are tried
+WAVES = 6  # so many of them are tried
 ROUND = 20  # steps in x before v is turned
-RATE = 0.02  # of the first steps in x, in units of its size
+RATE = 0.05  # of the first steps in x, in units of its size
 TURN = 8  # steps of Lanczos' method
 
 
@@ -76,7 +76,7 @@ def attack_curvature(
 ) -> tuple[CurvatureViolation, CurvatureViolation]:
     """The pairs x, y found with the least and the largest ⟨∇R(x) − ∇R(y), x − y⟩/‖x − y‖², in float64.
 
-    Both begin with the waves v that ∇R answers most at x = 0; their frequencies are read from its response to one bright
+    Both begin with waves v that ∇R answers most, or least, at x = 0; their frequencies are read from its response to one bright
     pixel, and the sides of the image are those whose grid comes closest. x is a multiple of v, tried from zero to 300 σ.
     Then, for the least one, ``steps`` rounds of 20 steps in x down the curvature along v, smoothed by a random width h,
     whose gradient is (∇R(x + hv) − 2∇R(x) + ∇R(x − hv))/h², and Lanczos' method on the Hessian at x for v.
@@ -128,7 +128,7 @@ def evaluation_copy(potential: nn.Module, dtype: torch.dtype) -> Callable[[Tenso
 
 
 def steep_waves(grad: Gradient, channels: int, size: int, sigma: float) -> list[Tensor]:
-    """Waves of unit root mean square which the Hessian at zero stretches most, if it is nearly a convolution."""
+    """Waves of unit root mean square which the Hessian at zero stretches most, and least, if it is nearly a convolution."""
     m, h = size // 2, STEP * sigma
     dots = h * torch.eye(channels, dtype=torch.float64)[:, None, :, None, None]
     at = torch.zeros(size, size, dtype=torch.float64)
@@ -137,18 +137,17 @@ def steep_waves(grad: Gradient, channels: int, size: int, sigma: float) -> list[
     side = max(FINE, size)
     symbol = torch.fft.fft2(F.pad(answers, (0, side - size, 0, side - size)).roll((-m, -m), (2, 3))).permute(2, 3, 1, 0)
     symbol = (symbol + symbol.mH) / 2
-    values = torch.linalg.eigvalsh(symbol)[..., -1]
-    values[side // 2 + 1 :] = -math.inf  # a frequency and its negative are one wave
-    order = values.flatten().topk(WAVES)
-    kept = order.indices[order.values >= (1 - NEARLY) * order.values[0]].tolist()
+    values = torch.linalg.eigvalsh(symbol)[: side // 2 + 1]  # a frequency and its negative are one wave
+    order = values[..., -1].flatten().topk(WAVES)
+    kept = [(k, -1) for k in order.indices[order.values >= (1 - NEARLY) * order.values[0]].tolist()]
     waves = []
-    for i, j in (divmod(k, side) for k in kept):
+    for (i, j), which in ((divmod(k, side), end) for k, end in (*kept, (int(values[..., 0].argmin()), 0))):
         rows, columns = (
             min(range(LEAST_SIDE, size + 1), key=lambda n: abs(k * n / side - round(k * n / side)) / n) for k in (i, j)
         )
         turns = [torch.arange(n, dtype=torch.float64) * round(k * n / side) / n for n, k in ((rows, i), (columns, j))]
         phase = torch.exp(2j * math.pi * (turns[0][:, None] + turns[1]))
-        v = (torch.linalg.eigh(symbol[i, j])[1][:, -1, None, None] * phase).real[None]
+        v = (torch.linalg.eigh(symbol[i, j])[1][:, which, None, None] * phase).real[None]
         waves.append(unit(v))
     return waves
 
