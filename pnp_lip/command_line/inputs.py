@@ -14,26 +14,29 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.solvers import Anneal, Choice
 
-__all__ = ["by_channel", "by_sigma", "check_noise", "get_annealing", "get_denoiser", "get_noise", "get_prior",
+__all__ = ["by_channel", "by_sigma", "check_noise", "get_annealing", "get_certified", "get_denoiser", "get_noise", "get_prior",
            "make_folder"]  # fmt: skip
 
 
-def get_denoiser(name: str, *, require_certified: bool = True) -> GradientFlowDenoiser:
-    """A denoiser by its name or from a file.
+def get_certified(name: str, *, require_certified: bool = True) -> GradientFlowDenoiser | RidgePotential:
+    """A denoiser or a potential by its name or from a file.
 
     Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
     that do not certify, unless ``require_certified=False``.
     """
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
-        found = load_denoiser(name, require_certified=require_certified)
-    else:
-        found = load_pretrained(name)
+        return load_denoiser(name, require_certified=require_certified)
+    found = load_pretrained(name)
+    if not isinstance(found, GradientFlowDenoiser | RidgePotential):
+        raise InputError(f"{name} has no certificate; these have one: {', '.join(certified_names())}.")
+    return found
+
+
+def get_denoiser(name: str) -> GradientFlowDenoiser:
+    """The same, where only a denoiser will do: InputError for a potential."""
+    found = get_certified(name)
     if isinstance(found, RidgePotential):
         raise InputError(f"{name} is a potential, no denoiser: it gives one number for each image.")
-    if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
-        return found
-    if not isinstance(found, GradientFlowDenoiser):
-        raise InputError(f"{name} has no certificate; these denoisers have one: {', '.join(certified_names())}.")
     return found
 
 
