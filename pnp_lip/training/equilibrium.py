@@ -80,6 +80,7 @@ class TrainingProblem:
     guide: Tensor | None
     x_hat: Tensor
     visited: bool = False
+    weight: float = 1.0  # of a potential
 
 
 @dataclasses.dataclass

@@ -5,6 +5,7 @@ R''(x̂). With g the derivative of the loss in x̂ and H v = g, the derivative i
 fixed. No iteration of the solver is kept.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -30,6 +31,7 @@ BETAS = (0.9, 0.98)  # of Adam
 Effort = tuple[int, int, int]  # iterations of a problem's first visit and of a later one, steps of its adjoint equation
 DENOISING: Effort = (40, 20, 12)
 RECONSTRUCTION: Effort = (80, 40, 20)
+PRIOR = (1.0, 1.0)  # of a reconstruction: σ in units of the data's noise, and the weight of R_σ
 VALIDATION = 60  # iterations
 
 
@@ -52,8 +54,8 @@ class PotentialRun(TrainingRun[RidgePotential]):
     """The state of a run that trains a potential.
 
     Problems denoise, with σ as in ``TrainingRun.corrupt``, or, the share ``equilibrium`` of them, reconstruct random blurs
-    and scans; R_σ has the weight 1 and the σ of the data's noise. Half of the steps take a problem from before, whose
-    solution goes on from where it stood. A potential that is not constrained yet gets the defaults of ``constrain_curvature``.
+    and scans. Half of the steps take a problem from before, whose solution goes on from where it stood. A potential that is
+    not constrained yet gets the defaults of ``constrain_curvature``.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class PotentialRun(TrainingRun[RidgePotential]):
         """A new problem with these images."""
         problems = self.settings.problems
         if draw(0, 1, self.generator) < problems.equilibrium:
-            return random_reconstruction(x.to(self.device), self.generator, problems.scans)
+            found = random_reconstruction(x.to(self.device), self.generator, problems.scans)
+            return dataclasses.replace(found, sigma=PRIOR[0] * found.sigma, weight=PRIOR[1])
         sigma, y = self.corrupt(x)
         return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, None, y)
 
@@ -108,6 +111,7 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
     first, again, steps = effort or (DENOISING if physics is IDENTITY else RECONSTRUCTION)
     with parametrize.cached():
         level = potential.at(sigma)
+        level.clips = [(problem.weight * slope, limit) for slope, limit in level.clips]
         found = minimise(level, physics, problem.y, problem.x_hat, again if problem.visited else first)
         problem.x_hat, problem.visited = found, True
         x_hat = found.clone().requires_grad_()
@@ -115,7 +119,7 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
         loss = log_error(x_hat[inner], problem.x[inner])
         (g,) = torch.autograd.grad(loss, x_hat)
         v = solve_adjoint(level, physics, found, g, steps)
-        product = gradient_product(potential, found, v, sigma)
+        product = problem.weight * gradient_product(potential, found, v, sigma)
     return loss.detach() - (product - product.detach())
 
 
@@ -175,7 +179,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def new_potential(*, in_channels: int = 1, filters: int = 48, kernel_size: int = 9) -> RidgePotential:
-    """Random filters, and the slopes and limits from which training is known to work."""
+    """Random filters, and slopes and limits from which training succeeds."""
     potential = RidgePotential(in_channels=in_channels, filters=filters, kernel_size=kernel_size)
     potential.activation.set_profile([16.0, 6.0, 2.0], [0.4, 0.4], [0.03, 0.1, 0.3], [0.5, 2.0])
     return potential
