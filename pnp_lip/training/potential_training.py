@@ -111,7 +111,7 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
     first, again, steps = effort or (DENOISING if physics is IDENTITY else RECONSTRUCTION)
     with parametrize.cached():
         level = potential.at(sigma)
-        level.clips = [(problem.weight * slope, limit) for slope, limit in level.clips]
+        level.clips = [(problem.weight * slope, limit) for slope, limit in level.clips]  # λR_σ
         found = minimise(level, physics, problem.y, problem.x_hat, again if problem.visited else first)
         problem.x_hat, problem.visited = found, True
         x_hat = found.clone().requires_grad_()
