@@ -6,14 +6,15 @@ matters, the prox of f would not lengthen the step: both parts are met by their 
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pnp_lip.solvers.checkpoint import require
 from pnp_lip.solvers.maps import Box
 
-__all__ = ["Objective", "State", "advance", "begin", "finish", "stationary_part"]
+__all__ = ["Objective", "State", "advance", "begin", "outcome", "restored", "stationary_part"]
 
 EVERY = 10  # inner steps between two tests, each of which costs one value in float64, about as much as one gradient in float32
 # (H1) J(x⁺) ≤ J(x) − a‖x⁺ − x‖², in units of L: along a valley of curvature κ the exact minimiser gains κ/2 ‖x⁺ − x‖². In
@@ -26,6 +27,7 @@ SHORTENED = 3  # times that a step is shortened before the memory is dropped
 CURVED = 1e-10  # ⟨s, y⟩/(‖s‖‖y‖) from which a pair counts as convex
 VALUE_ROUNDING = 256.0  # units of rounding of J by which two values may differ; sums are in float64
 GROWTH = 2.0  # of an unknown L by backtracking
+STATUSES = ("running", "converged", "diverged")
 LARGEST = 1e12  # times its first value: an L that grows so far belongs to no gradient
 
 
@@ -54,7 +56,7 @@ class Objective(Protocol):
 class State:
     """One image on its way: the last accepted x with J(x), the candidate z with g(z), and the pairs (S, Y) of the memory.
 
-    ``L`` bounds the Lipschitz constant of g, ``known`` says whether on a proof; otherwise it is raised by backtracking.
+    ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` what ``finish`` last found of x. ``L`` bounds the Lipschitz constant of g, ``known`` says whether on a proof; otherwise it is raised by backtracking.
     ``tested`` counts candidates, ``refused`` those that failed; ``broken`` is what contradicts L or g.
     """
 
@@ -62,6 +64,7 @@ class State:
     J: float
     z: Tensor
     g: Tensor
+    sharp: Tensor
     L: float
     known: bool
     goal: float
@@ -74,13 +77,12 @@ class State:
     refused: int = 0
     status: str = "running"
     broken: str | None = None
+    found: float = math.inf
 
     @property
     def residual(self) -> float:
         """dist(0, ∂J(z)), as computed."""
         return float(self.sharp.norm())
-
-    sharp: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(()))
 
 
 def dot(a: Tensor, b: Tensor) -> float:
@@ -107,8 +109,8 @@ def begin(o: Objective, x: Tensor, L: float | None, goal: float) -> State:
     if L is None:
         d = g * (1e-3 * max(float(x.norm()), 1.0) / max(float(g.norm()), 1e-30))
         first = float((o.gradient(x + d) - g).norm()) / max(float(d.norm()), 1e-30)
-    s = State(x, o.value(x), x, g, L if L is not None else max(first, 1e-6), known, goal)
-    s.trigger, s.first, s.sharp = goal, s.L, stationary_part(g, x, o.box)
+    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L if L is not None else max(first, 1e-6), known, goal)
+    s.trigger, s.first = goal, s.L
     if not (math.isfinite(s.J) and math.isfinite(s.residual)):
         s.status = "diverged"
     elif s.residual <= goal * math.sqrt(x.numel()):
@@ -203,7 +205,7 @@ def plain(o: Objective, s: State) -> None:
     """x ← P_C(x − γg(x)), held against the descent lemma J(x⁺) ≤ J(x) + ⟨g, d⟩ + L/2 ‖d‖², d = x⁺ − x.
 
     A known L that violates it beyond the rounding of J is wrong, or g is; an unknown one is doubled. A change of J below its
-    rounding decides nothing: then the lemma, which is proved, stands for it, and J keeps its smaller value.
+    rounding decides nothing: then the lemma, which is proved, stands for it.
     """
     slack = VALUE_ROUNDING * o.unit * abs(s.J)
     while True:
@@ -211,7 +213,7 @@ def plain(o: Objective, s: State) -> None:
         d = plus - s.x
         J, g = o.value(plus), o.gradient(plus)
         length, slope = float(d.double().norm()), float((s.g.double() * d.double()).sum())
-        rounding = torch.finfo(d.dtype).eps * (float(s.g.norm()) + s.L * float(s.x.norm())) * length
+        rounding = 16 * torch.finfo(d.dtype).eps * (float(s.g.norm()) + s.L * float(s.x.norm())) * length
         fits = s.J + slope + s.L / 2 * length**2 + slack + rounding >= J
         if s.known or (fits and float((g - s.g).norm()) <= s.L * length + rounding) or not s.L <= LARGEST * s.first:
             break
@@ -223,20 +225,49 @@ def plain(o: Objective, s: State) -> None:
         excess = J - (s.J + slope + s.L / 2 * length**2)
         wrong = "the stated Lipschitz constant or the gradient is wrong" if s.known else "the gradient is not that of the value"
         s.broken = f"a gradient step raised the objective {excess:.3g} above the descent lemma with L = {s.L:.6g}: {wrong}"
-    s.x, s.J, s.z, s.g = plus, min(J, s.J) if fits else J, plus, g
+    s.x, s.J, s.z, s.g = plus, J, plus, g
     s.sharp = stationary_part(g, plus, o.box)
 
 
 def finish(o: Objective, s: State) -> bool:
     """Whether x is stationary to the goal, by its gradient in float64; then it has converged."""
-    s.status = "converged" if stationarity(o, s.x) <= s.goal else "running"
+    s.found = stationarity(o, s.x)
+    s.status = "converged" if s.found <= s.goal else "running"
     return s.status == "converged"
+
+
+def outcome(o: Objective, s: State) -> float:
+    """The stationarity of x at the end of a run."""
+    return s.found if s.status == "converged" else stationarity(o, s.x)
 
 
 def stationarity(o: Objective, x: Tensor) -> float:
     """An upper bound of dist(0, ∂J(x))/√n, computed in float64."""
     g, rounding = o.precise(x)
     return (float(stationary_part(g, x.to(g), o.box).norm()) + rounding) / math.sqrt(x.numel())
+
+
+def restored(o: Objective, fresh: State, stored: dict[str, Any]) -> State:
+    """A stored state, of which x, z and the memory are taken, and all that follows from them is computed anew.
+
+    Raises InputError where it cannot be one of the run that starts at ``fresh``.
+    """
+    s = State(**stored)
+    require(
+        s.known is fresh.known and s.status in STATUSES and type(s.since) is type(s.tested) is type(s.refused) is int, "its flags"
+    )
+    require(len(s.S) == len(s.Y) <= MEMORY and 0 <= s.since <= EVERY, "its memory")
+    for t in (s.x, s.z, *s.S, *s.Y):
+        require(t.shape == fresh.x.shape and t.dtype == fresh.x.dtype and bool(t.isfinite().all()), "its images")
+    inside = o.box is None or all(bool(((t >= o.box[0]) & (t <= o.box[1])).all()) for t in (s.x, s.z))
+    require(inside and all(dot(a, b) > 0 for a, b in zip(s.S, s.Y, strict=True)), "its images")
+    require(s.known or 0 < s.L < math.inf, "its Lipschitz constant")
+    s.L, s.first, s.goal = (fresh.L, fresh.first, fresh.goal) if s.known else (s.L, fresh.first, fresh.goal)
+    s.J, s.g, s.trigger = o.value(s.x), o.gradient(s.z), min(s.trigger, fresh.goal) if 0 <= s.trigger else fresh.goal
+    s.sharp = stationary_part(s.g, s.z, o.box)
+    if s.status != "diverged":
+        finish(o, s)
+    return s
 
 
 def distance(a: Tensor, b: Tensor) -> float:
