@@ -101,6 +101,7 @@ def examine_smoothness(energy: Energy, x: Tensor, curvature: CurvatureBound | No
         return tuple(found)
     most, least, step, base = 0.0, math.inf, 1e-2 * t, e.level.grad(fine)
     for flatter in (0.0, 1.0):  # power steps with ∇²R, and with upper − ∇²R
+        d = d if not flatter else torch.ones_like(d)  # along which differences vanish
         for _ in range(POWER_STEPS):
             d = d / d.double().square().mean().sqrt().clamp_min(1e-30).to(d)
             change = (e.level.grad(fine + step * d) - base) / step

@@ -53,41 +53,36 @@ PSF = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 16
 SHARP = torch.tensor([[0.0, 0.1, 0.0], [0.1, 0.6, 0.1], [0.0, 0.1, 0.0]])
 
 
-def reference(problem: Variational, y: Tensor, physics: object, steps: int) -> Tensor:
-    """The minimiser by accelerated projected gradients in float64, far beyond the accuracy that is tested."""
-    p = problem.prepare(y, physics, guarantee="report")  # type: ignore[arg-type]
-    e, x = p.energies[0].precision, p.x.double()
-    assert p.L is not None and p.m > 0
-    z, root = x, math.sqrt(p.L / p.m)
-    for k in range(steps):
-        if k % 50 == 0 and descent.stationarity(e, x) < 1e-13:
-            break
-        new = descent.project(z - e.gradient(z) / p.L, problem.box)
-        z, x = new + (root - 1) / (root + 1) * (new - x), new
-    return x
-
-
 def check_distance(seed: int) -> None:
-    """A random strongly convex problem: the proved distance is never below the true one, nor more than useless."""
+    """A random strongly convex problem: the proved distance is never below the true one, to a reference in float64.
+
+    The reference takes accelerated projected gradients, 20 times the steps, or until it is stationary to 1e-12.
+    """
     g = torch.Generator().manual_seed(seed)
     draw = lambda low, high: low + (high - low) * float(torch.rand((), generator=g))  # noqa: E731
-    x = picture(seed)
-    sharp = seed % 3 == 0
-    physics = Blur(SHARP, (1, 16, 16)) if sharp else Denoising()
-    potential = ridge(seed % 7, fall=draw(0.0, 0.6))
+    x, sharp = picture(seed, 12), seed % 3 == 0
+    physics = Blur(SHARP, (1, 12, 12)) if sharp else Denoising()
     weight = draw(0.02, 0.05) if sharp else draw(0.3, 1.5)
     y = physics.A(x) + draw(0.02, 0.2) * torch.randn(x.shape, generator=g)
-    tol = 10 ** draw(-6, -2)
-    problem = Variational(potential, sigma=draw(0.01, 0.2), weight=weight, box=(0, 1) if seed % 2 else None, tol=tol)
+    problem = Variational(
+        ridge(seed % 7, fall=draw(0.0, 0.6)), sigma=draw(0.01, 0.2), weight=weight, box=(0, 1) if seed % 2 else None,
+        tol=10 ** draw(-6, -2),
+    )  # fmt: skip
     result = problem.solve(y, physics)
-    assert result.guarantee.proved and result.guarantee.kind == "global minimiser" and result.distance_upper is not None
-    truth = reference(problem, y, physics, 20 * result.iterations + 200)
+    assert result.guarantee.proved and result.guarantee.kind == "global minimiser" and result.status == "converged"
+    assert result.distance_upper is not None and result.stationarity is not None and result.stationarity[0] <= problem.tol
+    p = problem.prepare(y, physics)
+    e, truth = p.energies[0].precision, p.x.double()
+    assert p.L is not None
+    z, root = truth, math.sqrt(p.L / p.m)
+    for k in range(20 * result.iterations + 400):
+        if k % 50 == 0 and descent.stationarity(e, truth) < 1e-11:
+            break
+        new = descent.project(z - e.gradient(z) / p.L, problem.box)
+        z, truth = new + (root - 1) / (root + 1) * (new - truth), new
+    left = descent.stationarity(e, truth) / p.m  # how far the reference may be off
     true = float((result.x.double() - truth).square().mean().sqrt())
-    exact = dataclasses.replace(problem, tol=1e-13).prepare(y, physics).energies[0].precision
-    left = descent.stationarity(exact, truth) / result.parameters["convexity"]  # how far the reference may be off
-    assert true <= result.distance_upper[0] + left
-    assert left < 1e-3 * result.distance_upper[0] or left < 1e-9
-    assert result.status == "converged" and result.stationarity is not None and result.stationarity[0] <= tol
+    assert true <= result.distance_upper[0] + left and left < 1e-2 * result.distance_upper[0]
 
 
 def test_the_proved_distance_is_never_below_the_true_one() -> None:
@@ -527,10 +522,10 @@ def test_the_prior_runs_in_deepinv() -> None:
 def test_a_tenth_of_the_tolerance_changes_nothing_that_shows() -> None:
     from skimage import data
 
-    x = torch.tensor(data.camera()[100:228:2, 150:278:2]).float()[None, None] / 255
+    x = torch.tensor(data.camera()[100:196:2, 150:246:2]).float()[None, None] / 255
     g = torch.Generator().manual_seed(0)
-    physics = Blur(torch.outer(*[torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / 4)] * 2).div(12.56), (1, 64, 64))
-    y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=g)
-    problem = Variational(ridge(), sigma=0.03, weight=0.1)
+    physics = Blur(torch.outer(*[torch.exp(-(torch.arange(-3.0, 4.0) ** 2) / 2)] * 2).div(6.28), (1, 48, 48))
+    y = physics.A(x) + 0.02 * torch.randn(x.shape, generator=g)
+    problem = Variational(ridge(), sigma=0.1, weight=0.05)
     found = [dataclasses.replace(problem, tol=tol).solve(y, physics, reference=x).history.psnr[-1] for tol in (1e-5, 1e-6)]
     assert abs(found[1] - found[0]) < 0.02
