@@ -33,7 +33,7 @@ LEVELS = {
 }
 
 RECORDS = re.compile(  # a scanner has as many numbers as it has, and a certificate as many claims
-    r"pnp_lip\.(operators\..*(Beam|Geometry)|certificates\.certificate\.Certificate)$"
+    r"pnp_lip\.(operators\..*(Beam|Geometry)|certificates\.certificate\.Certificate|solvers\.(result\.Result|descent\.State))$"
 )
 MACHINE_PATH = re.compile(r"""(?<![\w.:/<>])(/(home|root|tmp|work|mnt|media|scratch|Users|usr/local)/\w|[A-Z]:\\\w)""")
 
