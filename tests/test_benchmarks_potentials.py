@@ -1,0 +1,122 @@
+"""Potentials in the benchmarks: published ridge regularisers from files, and one objective beside the other priors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pnp_lip.benchmarks.published import load_published
+from pnp_lip.errors import InputError
+
+KNOTS = np.linspace(-0.1, 0.1, 21)
+
+
+def network(*, fall: float = 1.0) -> dict[str, np.ndarray]:
+    """A small network in the layout of the published ones: 1, 2, 3 and 5 channels, kernels of 3 pixels."""
+    random = np.random.default_rng(0)
+    kernels = {f"conv{i}": random.standard_normal(shape) for i, shape in enumerate([(2, 1, 3, 3), (3, 2, 3, 3), (5, 3, 3, 3)])}
+    kernels["conv0"] -= kernels["conv0"].mean((2, 3), keepdims=True)
+    half = np.array([9.0, 9.0, 4.0, *[-fall] * 6, 0.0])
+    slopes = np.concatenate([half[::-1], half])
+    phi = np.concatenate([[0.0], np.cumsum(slopes * np.diff(KNOTS))])
+    levels = np.arange(0.0, 31.0, 6.0)
+    scaling = np.exp(1 + 0.3 * random.standard_normal((len(levels), 5))) / (levels[:, None] + 1e-5)
+    return {**kernels, "knots": KNOTS, "phi": phi - phi.mean(), "slopes": slopes, "scaling_levels": levels,
+            "scaling": scaling, "conv_norm": np.array(80.0)}  # fmt: skip
+
+
+def saved(folder: Path, **changes: np.ndarray | None) -> Path:
+    """The network's file, some arrays changed or left out."""
+    arrays = {name: array for name, array in {**network(), **changes}.items() if array is not None}
+    np.savez(folder / "network.npz", **{name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()})
+    return folder / "network.npz"
+
+
+def as_published(held: dict[str, np.ndarray], x: Tensor, level: float, pad: int) -> Tensor:
+    """Wᵀ φ(s Wx)/s by three convolutions, valid inside of ``pad`` pixels of a border that repeats."""
+    kernels = [torch.from_numpy(held[f"conv{i}"]) for i in range(3)]
+    exponents = np.log(held["scaling"] * (held["scaling_levels"][:, None] + 1e-5))
+    s = np.array([np.exp(np.interp(level, held["scaling_levels"], a)) / (level + 1e-5) for a in exponents.T])
+    t = F.pad(x, (pad,) * 4, mode="circular")
+    for kernel in kernels:
+        t = F.conv2d(t, kernel, padding=kernel.shape[-1] // 2)
+    t = t * s[:, None, None] / float(held["conv_norm"]) ** 0.5
+    t = torch.from_numpy(np.interp(t.numpy(), held["knots"], held["phi"])) / s[:, None, None] / float(held["conv_norm"]) ** 0.5
+    for kernel in reversed(kernels):
+        t = F.conv_transpose2d(t, kernel, padding=kernel.shape[-1] // 2)
+    return t[..., pad:-pad, pad:-pad]
+
+
+@pytest.mark.parametrize("level", [0.5, 3.0, 7.7, 25.0, 30.0])
+def test_the_gradient_is_the_published_one(level: float, tmp_path: Path) -> None:
+    potential = load_published(saved(tmp_path), padding_mode="circular")
+    x = torch.rand(1, 1, 18, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = as_published(network(), x, level, pad=9)
+    found = potential.grad(x.float(), level / 255).double()
+    assert (found - expected).abs().max() < 5e-3 * expected.abs().max()
+    assert potential.config["kernel_size"] == 7 and potential.config["filters"] == 5
+    inside = (..., slice(9, -9), slice(9, -9))
+    larger = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(1))
+    wanted = as_published(network(), larger.double(), level, pad=1)[inside]  # padded between its three convolutions
+    assert (load_published(saved(tmp_path)).grad(larger, level / 255)[inside] - wanted).abs().max() < 3e-3 * wanted.abs().max()
+
+
+def test_the_profile_is_a_sum_of_clips(tmp_path: Path) -> None:
+    clip = load_published(saved(tmp_path)).activation
+    assert [*clip.rise.tolist(), *clip.fall.tolist()] == pytest.approx([5.0, 5.0, 1.0], rel=1e-4)
+    assert clip.log_rise_limit[0].exp().tolist() == pytest.approx([0.02, 0.03], rel=1e-4)
+    low, high = clip.slope_bounds()
+    assert (float(low), float(high)) == pytest.approx((-1.0, 9.0), rel=1e-4)
+    convex = network(fall=0.0)
+    clip = load_published(saved(tmp_path, phi=convex["phi"], slopes=convex["slopes"])).activation
+    assert len(clip.fall) == 0 and float(clip.slope_bounds()[0]) == 0
+
+
+def test_beyond_the_last_level_the_potential_is_scaled(tmp_path: Path) -> None:
+    potential = load_published(saved(tmp_path))
+    x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(potential.grad(1.5 * x, 48 / 255), 1.5 * potential.grad(x, 32 / 255), rtol=1e-4, atol=1e-3)
+
+
+HELD = network()
+WRONG = {
+    "conv_norm": (None, "expected an .npz file with conv0"),
+    "conv0": (np.zeros((2, 1, 3)), "expected finite numbers"),
+    "conv1": (np.zeros((3, 4, 3, 3)), "follow each other"),
+    "conv2": (np.zeros((5, 3, 4, 4)), "square odd kernels"),
+    "scaling": (np.ones((6, 4)), "each of 5 filters"),
+    "scaling_levels": (HELD["scaling_levels"][::-1], "increasing"),
+    "knots": (HELD["knots"] + 0.01, "must be odd"),
+    "phi": (HELD["phi"] * 2, "not those of `phi`"),
+    "slopes": (HELD["slopes"][1:], "a slope between them"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_files_of_another_layout_are_refused(name: str, tmp_path: Path) -> None:
+    change, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        load_published(saved(tmp_path, **{name: change}))
+
+
+def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_text("no archive")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    np.savez(tmp_path / "words.npz", **dict.fromkeys(HELD, np.array("word")))
+    for name in ("text.npz", "array.npy", "words.npz", "missing.npz"):
+        with pytest.raises(InputError, match="expected an .npz file"):
+            load_published(tmp_path / name)
+    for change, message in (
+        ({"conv_norm": np.array(-1.0)}, "must be positive"),
+        ({"scaling": -HELD["scaling"]}, "a positive number"),
+        ({"phi": HELD["phi"] * np.nan}, "finite numbers"),
+        ({"phi": np.linspace(-1, 1, 21), "slopes": np.full(20, 10.0)}, "constant beyond its knots"),
+        ({"phi": 0 * HELD["phi"], "slopes": 0 * HELD["slopes"]}, "never rises"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_published(saved(tmp_path, **change))
