@@ -58,7 +58,7 @@ def test_the_gradient_is_the_published_one(level: float, tmp_path: Path) -> None
     x = torch.rand(1, 1, 18, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = as_published(network(), x, level, pad=9)
     found = potential.grad(x.float(), level / 255).double()
-    assert (found - expected).abs().max() < 5e-3 * expected.abs().max()
+    assert (found - expected).abs().max() < 1e-2 * expected.abs().max()
     assert potential.config["kernel_size"] == 7 and potential.config["filters"] == 5
     inside = (..., slice(9, -9), slice(9, -9))
     larger = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(1))
@@ -90,7 +90,7 @@ WRONG = {
     "conv1": (np.zeros((3, 4, 3, 3)), "follow each other"),
     "conv2": (np.zeros((5, 3, 4, 4)), "square odd kernels"),
     "scaling": (np.ones((6, 4)), "each of 5 filters"),
-    "scaling_levels": (HELD["scaling_levels"][::-1], "increasing"),
+    "scaling_levels": (HELD["scaling_levels"][::-1], "increasing level"),
     "knots": (HELD["knots"] + 0.01, "must be odd"),
     "phi": (HELD["phi"] * 2, "not those of `phi`"),
     "slopes": (HELD["slopes"][1:], "a slope between them"),
@@ -109,11 +109,11 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", np.zeros(3))
     np.savez(tmp_path / "words.npz", **dict.fromkeys(HELD, np.array("word")))
     for name in ("text.npz", "array.npy", "words.npz", "missing.npz"):
-        with pytest.raises(InputError, match="expected an .npz file"):
+        with pytest.raises(InputError, match=r"expected an \.npz file"):
             load_published(tmp_path / name)
     for change, message in (
         ({"conv_norm": np.array(-1.0)}, "must be positive"),
-        ({"scaling": -HELD["scaling"]}, "a positive number"),
+        ({"scaling": -HELD["scaling"]}, "a positive number for each"),
         ({"phi": HELD["phi"] * np.nan}, "finite numbers"),
         ({"phi": np.linspace(-1, 1, 21), "slopes": np.full(20, 10.0)}, "constant beyond its knots"),
         ({"phi": 0 * HELD["phi"], "slopes": 0 * HELD["slopes"]}, "never rises"),
