@@ -1,4 +1,4 @@
-"""An independent check of a denoiser's certificate: ``python -m pnp_lip.check WEIGHTS CERTIFICATE``.
+"""An independent check of the certificate of a denoiser or a potential: ``python -m pnp_lip.check WEIGHTS CERTIFICATE``.
 
 It needs numpy and nothing of ours, bounds every layer's norm by a method of its own and redoes the composition in
 fractions. Exit status: 0 verified, 1 refuted or not verified, 2 unreadable.
@@ -11,6 +11,10 @@ c and half-widths h holds no maximiser of a norm above U when ‖K̂(c)‖ ≤ U
 not be trusted. This holds for zero and circular padding and every image size. So a certificate must name the padding
 of the configuration, a smallest image of 1 x 1 and sides divisible by 1, and nothing that a user stated.
 
+A potential R with ∇R(x) = Wᵀ φ(Wx), slopes of φ in [−s, μ], has curvatures in [−sU², μU²]. φ is a sum of clips, whose
+logarithmic limits are linear in log σ between knots. Where two limits cross their order changes, and nowhere else; just
+below a limit all clips act that have no smaller one. So sums over the clips in one order for each piece are all slopes.
+
 Files are read as strictly as they are written: each byte belongs to one tensor, each key stands once, no field is unknown
 or missing, and the tensors are those of the network that the configuration names, in one dtype, in its shapes.
 
@@ -19,6 +23,7 @@ is not checked. Sine and cosine of numpy are taken as accurate within 4e-15.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -34,7 +39,7 @@ __all__ = ["check", "main"]
 
 Array = npt.NDArray[Any]
 Record = dict[str, Any]  # what JSON holds
-SCHEMA, FORMAT = "pnp-lip certificate 3", "pnp-lip denoiser 1"
+SCHEMA, DENOISER, POTENTIAL = "pnp-lip certificate 4", "pnp-lip denoiser 1", "pnp-lip potential 1"
 DTYPES = {"F64": ("<f8", "float64"), "F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
 PADDING_MODES = ("zeros", "circular")
 EXACT = 32  # columns up to which matrices are bounded in integers, with no slack for rounding
@@ -44,6 +49,13 @@ lower bound of the norm, the padding, the smallest image and the method that the
 averagedness and Lipschitz constant, and that its thresholds are numbers; of the network the averagedness and Lipschitz
 constant, potential and range, the smallest image, that nothing was stated, and the rounding of its execution.
 not verified: the number of cells, the version, and that the program which runs the weights computes the layers that the
+configuration names.
+"""
+VERIFIED_POTENTIAL = """verified anew: the SHA-256 of each tensor, and that they are the potential's; the upper and lower bound of the norm,
+the padding, the method that the kernel calls for, the smallest image, the range of the slopes for every noise level, the
+bounds of the curvature, the Lipschitz constant of the gradient, that the numbers stay in the range of their dtype, and
+that nothing else is claimed.
+not verified: the number of cells, the version, and that the program which runs the weights computes the gradient that the
 configuration names.
 """
 LARGEST_SIGMA = 55 / 255  # the end of the range of noise levels for which denoisers of this format have thresholds
@@ -117,7 +129,9 @@ BOUND: Spec = {
     **{"lipschitz": hexadecimal, "averagedness": lambda v: v is None or hexadecimal(v)},
     **{"proximal": lambda v: type(v) is bool, "box": lambda v: v is None or several(v, real, 2)},
 }
+CURVATURE: Spec = dict.fromkeys(("lower", "upper"), hexadecimal)
 CERTIFICATE: Spec = {
+    "curvature": lambda v: v is None or fits(v, CURVATURE, "curvature"),
     "layers": lambda v: several(v, lambda layer: fits(layer, LAYER, "layer")),
     "bound": lambda v: fits(v, BOUND, "bound"),
     "weights": lambda v: isinstance(v, dict) and all(map(text, v.values())),
@@ -132,6 +146,11 @@ CONFIG: Spec = {
     **{"kernel_size": lambda v: integer(v, 1) and v % 2 == 1, "padding_mode": lambda v: v in PADDING_MODES},
     "dilations": lambda v: several(v, lambda d: integer(d, 1)) and len(v) > 0,
     "default_sigma": lambda v: real(v) and v >= 0,
+}
+RIDGE: Spec = {
+    **dict.fromkeys(("in_channels", "filters", "rising"), lambda v: integer(v, 1)),
+    **{"falling": integer, "knots": lambda v: integer(v, 2)},
+    **{name: CONFIG[name] for name in ("kernel_size", "padding_mode", "default_sigma")},
 }
 ATTACHED: Spec = {  # may be missing
     **dict.fromkeys(("guidance", "centred"), lambda v: v is True),
@@ -176,6 +195,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str], Reco
 
 def shapes_of(config: Record) -> dict[str, tuple[int, ...]]:
     """The tensors of the network that the configuration names; the guide network's, which D does not use, are not sized."""
+    if "filters" in config:
+        k, filters, knots = config["kernel_size"], config["filters"], config["knots"]
+        held: dict[str, tuple[int, ...]] = {"weight": (filters, config["in_channels"], k, k)}
+        for name, count in (("rise", config["rising"]), ("fall", config["falling"])):
+            held |= {f"activation.{name}": (count,), f"activation.log_{name}_limit": (knots, count)}
+        return {**held, "activation.log_scale": (knots, filters)}
     channels, hidden, k = config["channels"], config["hidden_channels"], config["kernel_size"]
     layer = {"weight": (hidden, channels, k, k), "tau": ()}
     layer |= dict.fromkeys(("activation.log_scale", "activation.shift"), (KNOTS, hidden))
@@ -197,7 +222,9 @@ def check_tensors(tensors: dict[str, Array], config: Record, dtypes: str) -> lis
     wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if dtypes not in UNITS:
         wrong.append(f"the tensors are of {dtypes or 'no'} dtypes, not of one")
-    if config["channels"] < config["in_channels"] or ("guidance" not in config and len(config) > len(CONFIG)):
+    if "filters" not in config and (
+        config["channels"] < config["in_channels"] or ("guidance" not in config and len(config) > len(CONFIG))
+    ):
         wrong.append("the configuration names no network: fewer channels than the image has, or guides without guidance")
     return wrong
 
@@ -320,21 +347,28 @@ def stays_in_range(tensors: dict[str, Array], path: str, dtype: str) -> bool:
     return max(total, total / low, total * high, abs(float(tau)) * total * high, float(np.abs(shift).max()) / low) <= top
 
 
-def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str, dtype: str) -> tuple[Fraction, list[str]]:
-    """A layer's proved α = τ s U²/2 and what is wrong with its line in the certificate."""
-    weight, tau = tensors[f"{layer['path']}.weight"], Fraction(float(tensors[f"{layer['path']}.tau"]))
-    norm, slopes = layer["norm"], layer["slopes"]
-    upper = number(norm["upper"])
-    curvature = tau * Fraction(slopes[1]) * upper**2
+def check_norm(layer: Record, weight: Array, padding_mode: str) -> dict[str, bool]:
+    """What a line of the certificate claims of ‖W‖, and whether it holds."""
+    norm = layer["norm"]
+    upper = float(number(norm["upper"]))
     waves = [np.exp(-1j * w * np.arange(k)) for w, k in zip(norm["witness"] or (0, 0), weight.shape[2:], strict=True)]
     attained = float(np.linalg.norm(np.einsum("oiab,a,b->oi", weight, *waves), 2))
-    claims = {
-        f"‖W‖ ≤ {float(upper):.9g} is not proved": norm_is_at_most(weight, float(upper)),
-        "the layer is no GradientFlowConv2d": layer["kind"] == "GradientFlowConv2d",
+    return {
+        f"‖W‖ ≤ {upper:.9g} is not proved": norm_is_at_most(weight, upper),
         "the lower bound is not in [0, ‖W‖] by the witness": 0 <= float(number(norm["lower"])) <= attained * (1 + 1e-10),
         f"the padding is not {padding_mode}": norm["padding_mode"] == padding_mode,
         "the smallest image is not 1 x 1, with any divisor": norm["smallest_image"] == norm["divisible_by"] == [1, 1],
         f"the method is not {method_of(weight)}": norm["method"] == method_of(weight),
+    }
+
+
+def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str, dtype: str) -> tuple[Fraction, list[str]]:
+    """A layer's proved α = τ s U²/2 and what is wrong with its line in the certificate."""
+    weight, tau = tensors[f"{layer['path']}.weight"], Fraction(float(tensors[f"{layer['path']}.tau"]))
+    slopes = layer["slopes"]
+    curvature = tau * Fraction(slopes[1]) * number(layer["norm"]["upper"]) ** 2
+    claims = check_norm(layer, weight, padding_mode) | {
+        "the layer is no GradientFlowConv2d": layer["kind"] == "GradientFlowConv2d",
         "τ differs from the weights": layer["tau"] is not None and number(layer["tau"]) == tau,
         "τ is negative": tau >= 0,
         f"its numbers leave the range of {dtype}": stays_in_range(tensors, layer["path"], dtype),
@@ -345,6 +379,62 @@ def check_layer(layer: Record, tensors: dict[str, Array], padding_mode: str, dty
         "the layer's Lipschitz constant is understated": number(layer["lipschitz_upper"]) >= max(Fraction(1), curvature - 1),
     }
     return curvature / 2, [f"{layer['path']}: {claim}" for claim, holds in claims.items() if not holds]
+
+
+def slope_range(rise: Array, fall: Array, rise_limits: Array, fall_limits: Array) -> tuple[Fraction, Fraction]:
+    """The least and the largest slope of φ for every σ, exactly, and 0; limits are logarithms, (knots, clips).
+
+    In units of the way from knot to knot, limits i and j, with the differences d and e at its ends, cross at d/(d − e).
+    """
+    slopes = [Fraction(float(v)) for v in (*rise, *-fall)]
+    rows = [[Fraction(float(v)) for v in row] for row in np.concatenate([rise_limits, fall_limits], 1)]
+    found = {Fraction(0)}
+    for start, end in itertools.pairwise(rows):
+        gaps = [(start[i] - start[j], end[i] - end[j]) for i, j in itertools.combinations(range(len(slopes)), 2)]
+        places = sorted({Fraction(0), Fraction(1), *(d / (d - e) for d, e in gaps if d * e < 0)})
+        for t in (*places, *((a + b) / 2 for a, b in itertools.pairwise(places))):
+            limits = [a + t * (b - a) for a, b in zip(start, end, strict=True)]
+            found |= {sum((s for s, limit in zip(slopes, limits, strict=True) if limit >= u), Fraction(0)) for u in limits}
+    return min(found), max(found)
+
+
+def ridge_in_range(tensors: dict[str, Array], dtype: str) -> bool:
+    """Whether κ = σ exp(log_scale) and the limits, and all that is computed with them, neither overflow nor vanish.
+
+    For noise levels σ up to 1, and images with values in [−1, 1], of which S = Σ|W| bounds Wx.
+    """
+    scale, *limits = (tensors[f"activation.log_{n}"] for n in ("scale", "rise_limit", "fall_limit"))
+    top, tiny = RANGES[dtype][1], 2.0 ** RANGES[dtype][0]
+    logs = [float(scale.min()) + math.log(SIGMA_FLOOR), float(scale.max()), *(float(v) for t in limits for v in t.flat)]
+    numbers = [math.exp(min(t, 709.0)) for t in logs]
+    if not (tiny <= min(numbers) and max(numbers) <= min(top, 1 / tiny)):
+        return False
+    total, (low, high, *_) = float(np.abs(tensors["weight"]).sum()), numbers
+    steep = float(np.abs(tensors["activation.rise"]).sum() + np.abs(tensors["activation.fall"]).sum())
+    return max(high * total, total / low, steep * total / low, steep * total**2, steep * (total / low) ** 2) <= top
+
+
+def check_potential(claimed: Record, tensors: dict[str, Array], config: Record, dtype: str) -> list[str]:
+    """What is wrong with the certificate of a ridge potential."""
+    (line,), bound, curvature = claimed["layers"], claimed["bound"], claimed["curvature"]
+    low, high = slope_range(*(tensors[f"activation.{n}"] for n in ("rise", "fall", "log_rise_limit", "log_fall_limit")))
+    square = number(line["norm"]["upper"]) ** 2
+    steepest = max(-low, high) * square
+    ends = [Fraction(0)] * 2 if curvature is None else [number(curvature[end]) for end in ("lower", "upper")]
+    nothing = [line["tau"], line["margin"], line["averagedness"], bound["averagedness"], bound["box"], claimed["rounding"]]
+    claims = check_norm(line, tensors["weight"], config["padding_mode"]) | {
+        "the line is not that of a RidgePotential": line["kind"] == "RidgePotential",
+        f"the slopes are not in {line['slopes']}": Fraction(line["slopes"][0]) <= low and high <= Fraction(line["slopes"][1]),
+        "no curvature is claimed": curvature is not None,
+        f"the curvature {float(low * square):.9g} to {float(high * square):.9g} is not within the claimed one": ends[0]
+        <= low * square
+        and high * square <= ends[1],
+        "the Lipschitz constant of the gradient is understated": steepest
+        <= min(number(line["lipschitz_upper"]), number(bound["lipschitz"])),
+        "more is claimed than of a potential can be": nothing == [None] * len(nothing) and bound["proximal"] is False,
+        f"its numbers leave the range of {dtype}": ridge_in_range(tensors, dtype),
+    }
+    return [claim for claim, holds in claims.items() if not holds]
 
 
 def check_composition(alphas: list[Fraction], lipschitz: Fraction, averagedness: Fraction | None, proximal: bool) -> list[str]:
@@ -367,29 +457,45 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
     """
     tensors, hashes, metadata, dtype = read_safetensors(Path(weights))
     claimed = strict_json(Path(certificate).read_text(encoding="utf-8"))
-    if claimed["schema"] != SCHEMA or metadata.get("format") != FORMAT:
-        raise ValueError(f"expected the schema {SCHEMA!r} and weights of the format {FORMAT!r}")
+    ridge = metadata.get("format") == POTENTIAL
+    if claimed["schema"] != SCHEMA or metadata.get("format") not in (DENOISER, POTENTIAL):
+        raise ValueError(f"expected the schema {SCHEMA!r} and weights of the format {DENOISER!r} or {POTENTIAL!r}")
     fits(claimed, CERTIFICATE, "certificate")
     fits(metadata, dict.fromkeys(("format", "config"), text), "metadata")
     config = strict_json(metadata["config"])
-    fits(config, CONFIG, "config", ATTACHED)
+    fits(config, RIDGE if ridge else CONFIG, "config", {} if ridge else ATTACHED)
     names = sorted({*hashes, *claimed["weights"]})
     wrong = [f"{n}: the SHA-256 differs" for n in names if hashes.get(n) != claimed["weights"].get(n)]
     unfit = check_tensors(tensors, config, dtype)
-    expected = [f"layers.{i}" for i in range(len(config["dilations"]))]
+    expected = [""] if ridge else [f"layers.{i}" for i in range(len(config["dilations"]))]
     if unfit or [layer["path"] for layer in claimed["layers"]] != expected:
         return [*wrong, *(unfit or ["the certificate's layers are not those of the network that the weights describe"])]
-    checked = [check_layer(layer, tensors, config["padding_mode"], dtype) for layer in claimed["layers"]]
-    alphas, bound = [alpha for alpha, _ in checked], claimed["bound"]
-    alpha = None if bound["averagedness"] is None else number(bound["averagedness"])
-    wrong += [line for _, found in checked for line in found]
-    wrong += check_composition(alphas, number(bound["lipschitz"]), alpha, bound["proximal"])
-    rounding = 0.0 if claimed["rounding"] is None else rounding_upper(tensors, expected, config["in_channels"], UNITS[dtype])
+    wrong += check_whole(claimed, dtype)
+    return wrong + (check_potential if ridge else check_denoiser)(claimed, tensors, config, dtype)
+
+
+def check_whole(claimed: Record, dtype: str) -> list[str]:
+    """What is wrong with the claims that are the same for denoisers and potentials."""
     claims = {
-        "a range is claimed that the layers do not give": bound["box"] is None,
         "the smallest image is not 1 x 1, with any divisor": claimed["smallest_image"] == claimed["divisible_by"] == [1, 1],
         "something was stated by a user or not proved": not claimed["stated"] and not claimed["failures"],
         f"the weights are {dtype}, not {claimed['dtype']}": claimed["dtype"] == dtype,
+    }
+    return [claim for claim, holds in claims.items() if not holds]
+
+
+def check_denoiser(claimed: Record, tensors: dict[str, Array], config: Record, dtype: str) -> list[str]:
+    """What is wrong with the certificate of a denoiser."""
+    checked = [check_layer(layer, tensors, config["padding_mode"], dtype) for layer in claimed["layers"]]
+    alphas, bound = [alpha for alpha, _ in checked], claimed["bound"]
+    alpha = None if bound["averagedness"] is None else number(bound["averagedness"])
+    wrong = [line for _, found in checked for line in found]
+    wrong += check_composition(alphas, number(bound["lipschitz"]), alpha, bound["proximal"])
+    paths = [layer["path"] for layer in claimed["layers"]]
+    rounding = 0.0 if claimed["rounding"] is None else rounding_upper(tensors, paths, config["in_channels"], UNITS[dtype])
+    claims = {
+        "a range is claimed that the layers do not give": bound["box"] is None,
+        "a curvature is claimed of what is no potential": claimed["curvature"] is None,
         # the tolerance is for the rounding of the two evaluations of the formula
         "the rounding of the executed network is understated": not rounding
         or float(number(claimed["rounding"])) >= (1 - 1e-6) * rounding,
@@ -409,7 +515,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"could not be read: {type(error).__name__}: {str(error)!a}\n")
         return 2
     printed = [line if line.isprintable() else ascii(line) for line in wrong]  # names come from the files
-    sys.stdout.write("".join(f"NOT VERIFIED {line}\n" for line in printed) or VERIFIED)
+    ridge = read_safetensors(Path(arguments[0]))[2]["format"] == POTENTIAL
+    sys.stdout.write("".join(f"NOT VERIFIED {line}\n" for line in printed) or (VERIFIED_POTENTIAL if ridge else VERIFIED))
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""Saving and loading denoisers: weights in safetensors; what carries a certificate is certified anew at every loading."""
+"""Saving and loading denoisers and potentials in safetensors; what carries a certificate is certified anew at every loading."""
 
 import json
 import pickle
@@ -17,15 +17,18 @@ from pnp_lip.certificates import Certificate, certify
 from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.images import write_atomically
+from pnp_lip.potentials.ridge_potential import RidgePotential, potential_from_config
 
 __all__ = ["certified_names", "load_annealer", "load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
-Pretrained = GradientFlowDenoiser | AnnealingDenoiser
+Pretrained = GradientFlowDenoiser | AnnealingDenoiser | RidgePotential
 
-DENOISER, ANNEALER = "pnp-lip denoiser 1", "pnp-lip annealer 1"  # what a file says that it holds
+# What a file says that it holds.
+DENOISER, ANNEALER, POTENTIAL = "pnp-lip denoiser 1", "pnp-lip annealer 1", "pnp-lip potential 1"
 BUILDERS: dict[str, Callable[[dict[str, object]], Pretrained]] = {
     DENOISER: denoiser_from_config,
     ANNEALER: lambda held: AnnealingDenoiser(denoiser_from_config(held["first"]), held["network"]),  # type: ignore[arg-type]
+    POTENTIAL: potential_from_config,
 }
 ANNEALERS = {1: "annealer", 3: "annealer-colour"}  # by channels
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -42,13 +45,13 @@ def certified_names() -> list[str]:
     return [name for name in pretrained_names() if name not in ANNEALERS.values()]
 
 
-def load_pretrained(name: str) -> GradientFlowDenoiser | AnnealingDenoiser:
-    """A denoiser that ships with the package, by name, in evaluation mode; one with a certificate is certified anew.
+def load_pretrained(name: str) -> Pretrained:
+    """What ships with the package, by name, in evaluation mode: a denoiser or a potential; what has a certificate is proved anew.
 
     Raises InputError for an unknown name, CertificateError for weights that do not pass or are not the certificate's.
     """
     if name not in pretrained_names():
-        raise InputError(f"no pretrained denoiser is called {name!r}; there are {', '.join(pretrained_names())}.")
+        raise InputError(f"nothing pretrained is called {name!r}; there are {', '.join(pretrained_names())}.")
     with resources.as_file(WEIGHTS / f"{name}.safetensors") as path:
         return load_denoiser(path, require_certified=name in certified_names())
 
@@ -60,10 +63,11 @@ def load_annealer(channels: int = 1) -> AnnealingDenoiser:
     return cast(AnnealingDenoiser, load_pretrained(ANNEALERS[channels]))
 
 
-def load_denoiser(path: str | Path, *, require_certified: bool = True) -> GradientFlowDenoiser | AnnealingDenoiser:
-    """Load what ``save_denoiser`` wrote to a safetensors file, in evaluation mode, and certify it anew.
+def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Pretrained:
+    """Load what ``save_denoiser`` wrote to a safetensors file, in evaluation mode, and certify it anew: also a potential.
 
-    A .pt or .pth file is read with torch's ``weights_only`` and holds {"config": ..., "state_dict": ...} of a denoiser. A
+    A .pt or .pth file is read with torch's ``weights_only`` and holds {"config": ..., "state_dict": ...} of a denoiser, or
+    of what a third entry "format" says, as in the metadata of a safetensors file: "pnp-lip potential 1". A
     certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
     weights that do not certify, unless ``require_certified=False``. Raises InputError for an unreadable file and, with
     ``require_certified``, for an annealer.
@@ -73,16 +77,22 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Gradie
         raise InputError(f"{path}: no such file of weights.")
     kind, config, tensors = read(path)
     try:
-        denoiser = BUILDERS[kind](config)
-        denoiser.to(next(t.dtype for t in tensors.values() if t.is_floating_point())).load_state_dict(tensors)
+        found = BUILDERS[kind](config)
+        found.to(next(t.dtype for t in tensors.values() if t.is_floating_point())).load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration, ArithmeticError) as error:
         raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
-    denoiser.eval().requires_grad_(False)
-    if require_certified and kind == ANNEALER:
-        raise InputError(f"{path}: an annealer has no certificate; `require_certified=False` loads it.")
+    found.eval().requires_grad_(False)
     if require_certified:
-        compare(path, certify(denoiser).require_nonexpansive())
-    return denoiser
+        if isinstance(found, AnnealingDenoiser):
+            raise InputError(f"{path}: an annealer has no certificate; `require_certified=False` loads it.")
+        compare(path, proved(found))
+    return found
+
+
+def proved(model: GradientFlowDenoiser | RidgePotential) -> Certificate:
+    """The certificate of a potential, whose curvature then is bounded, or of a nonexpansive denoiser; else CertificateError."""
+    certificate = certify(model)
+    return certificate.require_nonexpansive() if certificate.curvature is None else certificate
 
 
 def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
@@ -90,7 +100,7 @@ def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
     try:
         if path.suffix in TORCH_SUFFIXES:
             data = torch.load(path, map_location="cpu", weights_only=True)
-            return DENOISER, dict(data["config"]), dict(data["state_dict"])
+            return data.get("format", DENOISER), dict(data["config"]), dict(data["state_dict"])
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -119,21 +129,24 @@ def compare(path: Path, certificate: Certificate) -> None:
         )
 
 
-def save_denoiser(denoiser: GradientFlowDenoiser | AnnealingDenoiser, path: str | Path) -> Certificate | None:
-    """Certify ``denoiser``, then write its weights to ``path`` and its certificate beside them (``.certificate.json``).
+def save_denoiser(denoiser: Pretrained, path: str | Path) -> Certificate | None:
+    """Certify ``denoiser``, or a potential, then write its weights to ``path`` and its certificate (``.certificate.json``).
 
     An annealer has no certificate: its weights are written alone. Files are written atomically. Writes nothing and raises
-    CertificateError for a denoiser that is not nonexpansive, InputError for one under ``constrain``.
+    CertificateError for a denoiser that is not nonexpansive or a potential whose curvature is not proved to be bounded,
+    InputError for one under ``constrain``.
     """
     if not isinstance(denoiser, Pretrained):
-        raise InputError(f"a GradientFlowDenoiser or an AnnealingDenoiser is saved; got a {type(denoiser).__name__}.")
+        kinds = "a GradientFlowDenoiser, an AnnealingDenoiser or a RidgePotential"
+        raise InputError(f"{kinds} is saved; got a {type(denoiser).__name__}.")
     for name, child in denoiser.named_modules():
         if parametrize.is_parametrized(child):
             raise InputError(f"`{name}` is constrained (parametrised); `layers.release` makes its weights plain.")
-    path, annealer = Path(path), isinstance(denoiser, AnnealingDenoiser)
-    certificate = None if annealer else certify(denoiser).require_nonexpansive()
+    path = Path(path)
+    certificate = None if isinstance(denoiser, AnnealingDenoiser) else proved(denoiser)
+    kind = POTENTIAL if isinstance(denoiser, RidgePotential) else DENOISER if certificate is not None else ANNEALER
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
-    metadata = {"format": ANNEALER if annealer else DENOISER, "config": json.dumps(denoiser.config)}
+    metadata = {"format": kind, "config": json.dumps(denoiser.config)}
     with write_atomically(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
     if certificate is not None:

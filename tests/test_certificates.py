@@ -211,16 +211,16 @@ def test_no_rounding_is_claimed_where_none_is_known() -> None:
     assert certify(exchanged).rounding is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 3"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "other"}', '{"schema": "pnp-lip certificate 4"}'])
 def test_what_is_not_a_certificate_is_refused(text: str) -> None:
     with pytest.raises(CertificateError):
         Certificate.from_json(text)
 
 
-@pytest.mark.parametrize("old", [1, 2])
+@pytest.mark.parametrize("old", [1, 2, 3])
 def test_certificates_of_older_schemas_are_refused(old: int) -> None:
     """Of the first, which holds padding and image size in sentences, and the second, without the sizes of the whole map."""
-    with pytest.raises(CertificateError, match=rf"'pnp-lip certificate 3'.*'pnp-lip certificate {old}'. Certify .* anew"):
+    with pytest.raises(CertificateError, match=rf"'pnp-lip certificate 4'.*'pnp-lip certificate {old}'. Certify .* anew"):
         Certificate.from_json(f'{{"schema": "pnp-lip certificate {old}"}}')
 
 

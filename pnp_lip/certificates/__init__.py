@@ -1,7 +1,7 @@
 """Certificates: what was proved of a map, by which argument, for which weights."""
 
-from pnp_lip.certificates import plain  # noqa: F401 (registers its rules)
-from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.certificates import plain, potentials  # noqa: F401 (they register their rules)
+from pnp_lip.certificates.calculus import CurvatureBound, MapBound
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.certify import Proof, certify, describe, hash_weights, rule
 from pnp_lip.certificates.enforce import Change, enforce, firm
@@ -10,6 +10,7 @@ from pnp_lip.renamed import renamed
 __all__ = [
     "Certificate",
     "Change",
+    "CurvatureBound",
     "LayerCertificate",
     "MapBound",
     "Proof",

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_up", "sqrt_up"]
+__all__ = ["CurvatureBound", "MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_up", "sqrt_up"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,29 @@ class MapBound:
     averagedness: Fraction | None
     proximal: bool = False
     box: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureBound:
+    """lower‖x − y‖² ≤ ⟨∇R(x) − ∇R(y), x − y⟩ ≤ upper‖x − y‖² for all images x, y of one size: −ρ and L, rounded outwards.
+
+    R + ρ/2‖·‖² is then convex, and ∇R is max(ρ, L)-Lipschitz. Raises CertificateError for numbers that bound nothing.
+
+    >>> CurvatureBound(-0.5, 8.0).rho
+    0.5
+    """
+
+    lower: float
+    upper: float
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.lower <= self.upper < math.inf:
+            raise CertificateError(f"expected finite numbers lower <= upper as a curvature; got [{self.lower}, {self.upper}].")
+
+    @property
+    def rho(self) -> float:
+        """ρ = −lower: R is ρ-weakly convex; negative when R is strongly convex."""
+        return 0.0 - self.lower
 
 
 IDENTITY = MapBound(Fraction(1), Fraction(0), proximal=True)  # 0-averaged, the prox of zero

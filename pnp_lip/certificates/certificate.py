@@ -6,7 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
 
-from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.certificates.calculus import CurvatureBound, MapBound
+from pnp_lip.check import CERTIFICATE, fits, strict_json
 from pnp_lip.errors import CertificateError
 from pnp_lip.images import write_atomically
 from pnp_lip.spectral import Method, NormBound, PaddingMode
@@ -15,7 +16,7 @@ from pnp_lip.version import __version__
 
 __all__ = ["SCHEMA", "Certificate", "LayerCertificate"]
 
-SCHEMA = "pnp-lip certificate 3"
+SCHEMA = "pnp-lip certificate 4"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Certificate:
     trusting a file. ``failures`` tells people what was not proved, ``stated`` what was taken from a user: the slopes of an
     activation of theirs, a rule of theirs. All this holds for images with at least ``smallest_image`` rows and columns,
     whose numbers ``divisible_by`` divides: then the size that each layer meets is one for which its norm was bounded.
+
+    ``curvature`` is that of a potential, for every noise level, and None for maps of images. A potential gives one number for
+    each image: ``bound`` then speaks of the gradient map x ↦ ∇R_σ(x), and the certificate of no denoiser.
     """
 
     layers: tuple[LayerCertificate, ...]
@@ -59,11 +63,12 @@ class Certificate:
     smallest_image: Pair = (1, 1)
     divisible_by: Pair = (1, 1)
     stated: tuple[str, ...] = ()
+    curvature: CurvatureBound | None = None
     version: str = __version__
 
     @property
     def lipschitz_upper(self) -> float:
-        """An upper bound of the Lipschitz constant."""
+        """An upper bound of the Lipschitz constant, for a potential of its gradient's."""
         return float(self.bound.lipschitz)
 
     @property
@@ -94,8 +99,8 @@ class Certificate:
 
     @property
     def nonexpansive(self) -> bool:
-        """Whether ‖Dx − Dy‖ ≤ ‖x − y‖ was proved."""
-        return self.bound.lipschitz <= 1
+        """Whether ‖Dx − Dy‖ ≤ ‖x − y‖ was proved; of a potential, which is no map of images, it is not."""
+        return self.curvature is None and self.bound.lipschitz <= 1
 
     @property
     def averaged(self) -> bool:
@@ -111,6 +116,11 @@ class Certificate:
         """Return self, or raise CertificateError with every layer that failed and its numbers."""
         if self.nonexpansive:
             return self
+        if self.curvature is not None:
+            raise CertificateError(
+                "this is a potential R, which gives one number for each image, and no denoiser; its certificate bounds R's "
+                "curvature. Use its prox, pnp_lip.solvers.ProximalDenoiser(potential), or minimise with it: Variational."
+            )
         unknown = f"its Lipschitz constant is only known to be at most {self.lipschitz_upper:.6g}"
         advice = ". Shorten the steps with pnp_lip.enforce(module), or train under constrain(module)."
         raise CertificateError(
@@ -126,10 +136,11 @@ class Certificate:
     def from_json(cls, text: str) -> "Certificate":
         """Read what ``to_json`` wrote. Raises CertificateError for anything else, files of older versions included."""
         try:
-            data = json.loads(text)
-            schema = data.pop("schema", None)
-            if schema != SCHEMA:
-                raise CertificateError(f"expected the schema {SCHEMA!r}; got {schema!r}. Certify the weights anew.")
+            data = strict_json(text)
+            if data.get("schema") != SCHEMA:
+                raise CertificateError(f"expected the schema {SCHEMA!r}; got {data.get('schema')!r}. Certify the weights anew.")
+            fits(data, CERTIFICATE, "certificate")
+            del data["schema"]
             data["layers"] = tuple(map(decode_layer, data["layers"]))
             bound = data["bound"]
             constant, alpha = Fraction(float.fromhex(bound["lipschitz"])), number(bound["averagedness"])
@@ -137,7 +148,11 @@ class Certificate:
             data["bound"] = MapBound(**{**bound, **exact, "box": None if bound["box"] is None else tuple(bound["box"])})
             texts = {name: tuple(map(str, data[name])) for name in ("failures", "stated")}
             sizes = {name: pair(data[name]) for name in ("smallest_image", "divisible_by")}
-            return cls(**{**data, **texts, **sizes, "rounding": number(data["rounding"])})
+            found, error = data["curvature"], number(data["rounding"])
+            curvature = None if found is None else CurvatureBound(*(float.fromhex(found[end]) for end in ("lower", "upper")))
+            certificate = cls(**{**data, **texts, **sizes, "rounding": error, "curvature": curvature})
+            require_possible(certificate)
+            return certificate
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             raise CertificateError(f"this is not a certificate ({error}).") from error
 
@@ -155,11 +170,36 @@ class Certificate:
             tau, margin, share = ("-" if v is None else f"{v:.6f}" for v in values)
             name, norm = layer.path or layer.kind, layer.norm
             rows.append(f"{name:<24}{norm.upper:>12.6f}{norm.lower:>12.6f}{tau:>10}{margin:>12}{share:>10}")
-        rows.append(f"Lipschitz constant ≤ {self.lipschitz_upper:.9g}; {alpha}{firm}; {self.scope}")
+        known = f"Lipschitz constant ≤ {self.lipschitz_upper:.9g}"
+        if self.curvature is None:
+            rows.append(f"{known}; {alpha}{firm}; {self.scope}")
+        else:
+            rows.append(
+                f"{self.curvature.lower:.9g} ≤ curvature ≤ {self.curvature.upper:.9g} for every noise level; {self.scope}"
+            )
+            rows.append(f"a potential, one number for each image; its gradient has a {known}")
         if self.rounding is not None:
             rows.append(f"executed in {self.dtype}, at most {self.rounding:.2g} off per pixel (root mean square)")
         rows += [f"stated by the user: {statement}" for statement in self.stated]
         return "\n".join(rows + [f"not proved: {failure}" for failure in self.failures])
+
+
+def require_possible(certificate: Certificate) -> None:
+    """Raise ValueError for numbers that no proof gives, whatever the map."""
+    bound = certificate.bound
+    constants = [bound.lipschitz, *(line.lipschitz_upper for line in certificate.layers), certificate.rounding or 0.0]
+    shares = [bound.averagedness, *(line.averagedness for line in certificate.layers)]
+    intervals = [(line.norm.lower, line.norm.upper) for line in certificate.layers]
+    intervals += [line.slopes for line in certificate.layers] + ([] if bound.box is None else [bound.box])
+    if min(constants) < 0 or any(line.norm.upper < 0 for line in certificate.layers):
+        raise ValueError("a bound of a Lipschitz constant, a norm or an error is negative")
+    if not all(share is None or 0 <= share <= 1 for share in shares):
+        raise ValueError("an averagedness lies outside of [0, 1]")
+    if not all(low <= high for low, high in intervals):
+        raise ValueError("a lower bound is above its upper bound")
+    curvature = certificate.curvature
+    if curvature is not None and bound.lipschitz < max(-curvature.lower, curvature.upper):
+        raise ValueError("the gradient's Lipschitz constant is below the curvature")
 
 
 def encode(fields: list[tuple[str, object]]) -> dict[str, object]:

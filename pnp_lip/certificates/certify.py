@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates.calculus import MapBound, clip, compose, flow_step, outwards, relax, round_up
+from pnp_lip.certificates.calculus import CurvatureBound, MapBound, clip, compose, flow_step, outwards, relax, round_up
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, text, whole
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
@@ -32,7 +32,7 @@ class Proof:
     """A map's bound with the layers that it rests on, what failed on the way, and what a user stated.
 
     ``sizes`` are the maps along the way as images see them, the first one first. ``writes`` says whether the map overwrites
-    its own input, None where it hands its input on.
+    its own input, None where it hands its input on. ``curvature`` is a potential's, whose ``bound`` is that of its gradient.
     """
 
     bound: MapBound
@@ -41,6 +41,7 @@ class Proof:
     stated: tuple[str, ...] = ()
     sizes: tuple[tuple[Axis, Axis], ...] = (UNKNOWN,)
     writes: bool | None = False
+    curvature: CurvatureBound | None = None
 
 
 Rule = Callable[..., Proof]
@@ -82,6 +83,8 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     Per layer, τ‖W‖² ≤ 2 with ‖W‖ replaced by a rigorous upper bound within ``rtol`` of the truth (tightened by itself when
     a layer would fail for the bound's slack alone); for the whole, the calculus of averaged maps in exact arithmetic.
 
+    Of a potential, whose values are numbers, the curvature is proved instead: ``Certificate.curvature``.
+
     A map that is not nonexpansive gets a certificate too, with ``failures`` that name the layers and the numbers. The
     result is kept as long as the module lives and its ``fingerprint`` stays: weights, buffers, settings. Raises
     CertificateError for a module of unknown type, naming its path, for what ``require_unmodified`` refuses (hooks, replaced
@@ -101,7 +104,7 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
     kept = PROOFS.get(module)
     if kept is not None and kept[:2] == (key, rtol) and kept[2] == kept[4]:
         return kept[2]
-    proof = describe(module, "", rtol)
+    proof = prove(module, "", rtol)
     for name, tensor in tensors_of(module).items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CertificateError(f"`{name}` holds NaN or infinite values; load intact weights.")
@@ -118,12 +121,21 @@ def certify(module: nn.Module, *, rtol: float = 1e-3) -> Certificate:
         smallest_image=smallest_image,
         divisible_by=divisible_by,
         stated=tuple(dict.fromkeys(proof.stated)),
+        curvature=proof.curvature,
     )
     PROOFS[module] = (key, rtol, certificate, proof, copy.deepcopy(certificate))
     return certificate
 
 
 def describe(module: nn.Module, path: str, rtol: float) -> Proof:
+    """The proof of a part of a map, which a potential cannot be: it gives a number, and its bound is that of its gradient."""
+    proof = prove(module, path, rtol)
+    if proof.curvature is not None:
+        raise CertificateError(f"`{path}` is a potential, which gives one number for each image: it is no part of a map.")
+    return proof
+
+
+def prove(module: nn.Module, path: str, rtol: float) -> Proof:
     """Apply the rule of the module's exact type; nothing in the module may be modified."""
     kind = type(module)
     where = f"`{path}`" if path else "the module itself"
