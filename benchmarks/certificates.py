@@ -27,7 +27,7 @@ def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) ->
     dncnn = untrained("DnCNN", config.seed, in_channels=channels, out_channels=channels, depth=7, nf=32)
     record = Record.open(to, "certificates", config, {"crops": sha256_of(crops)})
     attacked = [*priors, prior_of("DnCNN, untrained", dncnn, channels=channels)]
-    networks: dict[str, nn.Module] = {p.name: p.denoiser for p in attacked if isinstance(p.denoiser, nn.Module)}
+    networks: dict[str, nn.Module] = {p.name: p.network for p in attacked if p.network is not None}
     for prior in (p for p in attacked if p.name in networks):
         record.register(prior.name, prior.describe())
         for level in config.levels:

@@ -27,7 +27,8 @@ from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, l
 from pnp_lip.protocols import DenoiserLike
 from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
 
-__all__ = ["STRENGTHS", "THRESHOLD", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_admm", "with_guide"]
+__all__ = ["STRENGTHS", "THRESHOLD", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_admm",
+           "with_guide"]  # fmt: skip
 
 STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
 
@@ -192,7 +193,9 @@ def critical_point(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor
     return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y).x
 
 
-def prior_of(name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool = False, threshold: bool = False, channels: int = 1) -> Prior:
+def prior_of(
+    name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool = False, threshold: bool = False, channels: int = 1
+) -> Prior:
     """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:

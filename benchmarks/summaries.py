@@ -147,11 +147,12 @@ def objectives(content: Row) -> list[Table]:
         known = [r["distance"] for r in runs if r.get("distance") is not None]
         changes = [abs(r["psnr"] - r["psnr_tol10"]) for r in runs if "psnr_tol10" in r]
         stationary = [r["stationarity"] for r in runs if "stationarity" in r]
-        cells = (f"{name} ✓", f"{upwards(-ends[0])}", upwards(ends[1]), *(f"{max(v):.1e}" if v else "–" for v in (stationary, known)))
-        rows.append((*cells, f"{max(changes):.3f} dB" if changes else "–"))
+        largest = [f"{max(values):.1e}" if values else "–" for values in (stationary, known)]
+        change = f"{max(changes):.3f} dB" if changes else "–"
+        rows.append((label(content, name), upwards(-ends[0]), upwards(ends[1]), *largest, change))
     note = (
-        "Curvature in [−ρ, L]. The largest of all runs: distance of 0 from ∂J(x), distance of x from the minimiser where there is "
-        "a proof (both root mean squares per pixel), and change of the PSNR at a tenth of the tolerance."
+        "Curvature in [−ρ, L]. The largest of all runs: the distance of 0 from ∂J(x), the proved distance of x from the "
+        "minimiser (root mean squares per pixel; – without a proof), and the change of the PSNR at a tenth of the tolerance."
     )
     header = ("prior", "ρ ≤", "L ≤", "stationarity", "proved distance", "change")
     return [Table("Objectives", header, tuple(rows), note)] if rows else []

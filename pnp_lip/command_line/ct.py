@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
+from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder, solver_of
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anderson, Choice, ForwardBackward, Result, Solver, choose_by_discrepancy, refine
+from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, refine
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
@@ -49,12 +49,12 @@ def run(options: argparse.Namespace) -> int:
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
     choices: list[Choice] = []
 
-    def search(solver: Solver, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
+    def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         """The smoothest solution that fits the data; the search begins without a prior's help, hence without ``x0``."""
         choices.append(choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter))
         return choices[-1].result
 
-    solver = ForwardBackward(denoiser, box=(0, 1), scheme=Anderson(), tol=options.tol)
+    solver = solver_of(denoiser, tol=options.tol, weight=physics.norm_upper**2)
     results = refine(solver, y, physics, rounds, solve=search)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
