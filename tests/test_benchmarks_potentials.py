@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pnp_lip import save_denoiser
+from pnp_lip.benchmarks import tasks
+from pnp_lip.benchmarks.comparison import Observation, denoise, restore
+from pnp_lip.benchmarks.config import CtConfig, DeblurringConfig, DenoisingConfig, Limits, Photographs, Scans
+from pnp_lip.benchmarks.photographs import photograph
+from pnp_lip.benchmarks.priors import PotentialPrior, Prior, collect, prior_of
 from pnp_lip.benchmarks.published import load_published
+from pnp_lip.benchmarks.record import Destination
+from pnp_lip.benchmarks.report import headline, markdown
+from pnp_lip.command_line.main import main
 from pnp_lip.errors import InputError
+from pnp_lip.operators import Blur, gaussian_psf
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.solvers import ProximalDenoiser, Variational
+from pnp_lip.spectral import norm_bound
 
+PHOTOGRAPHS = Photographs(crop=24, limit=1, side=24)
+LIMITS = Limits(tol=1e-4, tuning_tol=1e-2, max_iter=500)
 KNOTS = np.linspace(-0.1, 0.1, 21)
 
 
@@ -120,3 +137,111 @@ def test_files_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             load_published(saved(tmp_path, **change))
+
+
+# Beside the other priors
+
+
+def ridge(fall: float = 0.8, channels: int = 1) -> RidgePotential:
+    """A potential of curvature in [−``fall``, 12 − ``fall``], a few filters of differences."""
+    torch.manual_seed(0)
+    potential = RidgePotential(in_channels=channels, filters=4, kernel_size=3, rising=2, falling=1)
+    potential.activation.set_profile([9.0, 3.0], [fall], [0.1, 0.3], [2.0])
+    with torch.no_grad():
+        potential.weight.div_(norm_bound(potential.weight, padding_mode="circular", rtol=1e-5).upper)
+    return potential.eval().requires_grad_(False)
+
+
+def observed(noise: float = 0.05) -> Observation:
+    """A photograph with noise, and blurred."""
+    x = photograph("camera", 24)
+    physics = Blur(gaussian_psf(1.0), (1, 24, 24), padding="circular")
+    y = physics.A(x) + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    return Observation(x, y, noise, physics)
+
+
+def test_the_prior_of_a_potential_knows_its_curvature() -> None:
+    prior = prior_of("ridge", ridge(), ours=True)
+    assert isinstance(prior, PotentialPrior) and prior.certified and not prior.nonexpansive
+    assert prior.kind == "global minimiser" and isinstance(prior.denoiser, ProximalDenoiser)
+    row = prior.describe()
+    assert row["solver"] == "Variational" and row["ours"] and row["certified"] and row["averagedness"] is None
+    assert row["curvature"] == pytest.approx((-0.8, 11.2), rel=1e-3) and 5 <= row["lipschitz_upper"] < 5.02
+    assert row["parameters"] == sum(p.numel() for p in ridge().parameters()) and len(row["weights_sha256"]) == 64
+    solver = prior.solver_at(4.0, 0.01, 1e-3)
+    assert isinstance(solver, Variational) and (solver.sigma, solver.tol, solver.box) == (0.02, 1e-3, (0.0, 1.0))
+    assert prior.strength.start == 1.0 and prior_of("median", lambda x, sigma: x).kind is None
+
+
+def test_beyond_rho_1_denoising_gives_a_critical_point() -> None:
+    prior = prior_of("steep", ridge(fall=1.2))
+    assert prior.kind == "critical point" and prior.describe()["lipschitz_upper"] is None
+    y = observed().y
+    x = prior.denoiser(y, 0.05)
+    assert float((x - y + ridge(fall=1.2).grad(x, 0.05)).square().mean().sqrt()) < 1e-3
+
+
+def test_a_potential_without_a_certificate_runs_without_a_proof() -> None:
+    potential = ridge()
+    potential.register_forward_hook(lambda *_: None)
+    prior = prior_of("hooked", potential)
+    assert not prior.certified and prior.kind is None and prior.reason and prior.describe()["curvature"] is None
+
+
+def test_one_pass_and_a_restoration_say_what_they_found() -> None:
+    prior, data = prior_of("ridge", ridge()), observed()
+    row = denoise(prior, 1.0, dataclasses.replace(data, physics=None), False)
+    assert row["kind"] == "global minimiser" and row["psnr"] > 15
+    row = restore(prior, 1.0, data, False, LIMITS)
+    assert row["status"] == "converged" and row["proved"] and row["kind"] == "critical point"
+    assert row["distance"] is None and 0 < row["stationarity"] < 0.01 and math.isfinite(row["objective"])
+    assert abs(row["psnr_tol10"] - row["psnr"]) < 0.1
+    assert "psnr_tol10" not in restore(prior, 1.0, data, True, LIMITS)
+    identity = dataclasses.replace(data, y=data.x, physics=Blur(torch.ones(1, 1), (1, 24, 24), padding="circular"))
+    row = restore(prior, 1.0, identity, False, LIMITS)
+    assert row["kind"] == "global minimiser" and 0 < row["distance"] < 0.1
+    denoiser = restore(prior_of("tiny", lambda x, sigma: x), 1.0, data, False, LIMITS)
+    assert "objective" not in denoiser and denoiser["kind"] is None
+
+
+def test_potentials_stand_in_the_tables_of_all_comparisons(tmp_path: Path) -> None:
+    priors = [prior_of("ridge", ridge(), ours=True), Prior("blur", lambda x, sigma: (x + x.mean()) / 2)]
+    records = {
+        "denoising": tasks.denoising(DenoisingConfig(PHOTOGRAPHS, (25,)), Destination(tmp_path / "denoising.json"), priors),
+        "deblurring": tasks.deblurring(
+            DeblurringConfig(PHOTOGRAPHS, None, 1, (0.01,), limits=LIMITS), Destination(tmp_path / "deblurring.json"), priors
+        ),
+        "ct": tasks.ct(
+            CtConfig(None, Scans(("parallel 60",), ("Gaussian",)), 1, 24, limits=LIMITS),
+            Destination(tmp_path / "ct.json"),
+            priors,
+        ),
+    }
+    for name, content in records.items():
+        assert not [row for row in content["rows"] if "error" in row], name
+        text = markdown(tmp_path / f"{name}.json")
+        assert "✓: proved nonexpansive, or an objective of proved curvature." in text
+        assert "| ridge ✓ | 0.8000" in text and "**Objectives**" in text and "| limit |" in text
+        assert ("global minimiser" if name == "denoising" else "critical point") in text
+    assert "ridge ✓" in headline(records) and "objective of proved curvature" in headline(records)
+
+
+def test_files_of_potentials_take_part(tmp_path: Path) -> None:
+    save_denoiser(ridge(), tmp_path / "own.safetensors")
+    entries = [f"own={tmp_path / 'own.safetensors'}", f"crr={saved(tmp_path)}"]
+    priors, skipped = collect(entries, ["own", "crr"])
+    assert [(p.name, p.ours) for p in priors] == [("own", True), ("crr", False)] and not skipped  # no guide, no ADMM
+    assert all(p.certified for p in priors)
+    assert collect(entries, ["own", "crr"], channels=3)[1].keys() == {"own", "crr"}
+    (tmp_path / "other.npz").write_text("no archive")
+    with pytest.raises(InputError, match="conv0"):
+        collect([f"a={tmp_path / 'other.npz'}"])
+    common = ["bench", "deblurring", "--quick", "--crop", "24", "--side", "24", "--priors", "own", "--tol", "1e-3"]
+    assert main([*common, "--denoiser", entries[0], "--out", str(tmp_path / "out")]) == 0
+    assert "| own ✓ |" in (tmp_path / "out" / "deblurring.md").read_text()
+
+
+def test_colour_potentials_deblur_colour(tmp_path: Path) -> None:
+    config = DeblurringConfig(dataclasses.replace(PHOTOGRAPHS, colour=True), None, 1, (0.03,), limits=LIMITS)
+    content = tasks.deblurring(config, Destination(tmp_path / "c.json"), [prior_of("ridge", ridge(channels=3), channels=3)])
+    assert content["rows"][0]["status"] == "converged"
