@@ -127,6 +127,8 @@ def judge_denoiser(certificate: Certificate | None, reason: str, guarantee: str)
     name, bound = "Lipschitz constant of the denoiser", "be at most 1, by certificate"
     if certificate is not None and certificate.nonexpansive:
         return certificate.bound, Hypothesis(name, certificate.lipschitz_upper, bound, True)
+    if certificate is not None and certificate.curvature is not None:
+        certificate.require_nonexpansive()  # a potential is no map of images, also on nobody's word
     if guarantee == "require":
         try:
             if certificate is not None:

@@ -187,7 +187,7 @@ class Certificate:
 def require_possible(certificate: Certificate) -> None:
     """Raise ValueError for numbers that no proof gives, whatever the map."""
     bound = certificate.bound
-    constants = [bound.lipschitz, *(line.lipschitz_upper for line in certificate.layers), certificate.rounding or 0.0]
+    constants = [float(bound.lipschitz), *(line.lipschitz_upper for line in certificate.layers), certificate.rounding or 0.0]
     shares = [bound.averagedness, *(line.averagedness for line in certificate.layers)]
     intervals = [(line.norm.lower, line.norm.upper) for line in certificate.layers]
     intervals += [line.slopes for line in certificate.layers] + ([] if bound.box is None else [bound.box])

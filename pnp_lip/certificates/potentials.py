@@ -92,7 +92,7 @@ def require_range(potential: RidgePotential, path: str) -> None:
     if not fits or not max(largest) <= top:
         names = ", ".join(sorted(str(t).removeprefix("torch.") for t in kinds))
         raise CertificateError(
-            f"the potential leaves the range of {names}: κ in [{low:.3g}, {high:.3g}] for noise levels from {SIGMA_FLOOR:g} to 1, "
+            f"the potential leaves the range of {names}: κ in [{low:.3g}, {high:.3g}] for noise levels {SIGMA_FLOOR:g} to 1, "
             f"limits in [{min(ends):.3g}, {max(ends):.3g}], Σ|W| = {total:.3g}, slopes {steep:.3g} in all. All of them, 1/κ, W/κ "
             "and κW must be finite and positive; load intact weights."
         )

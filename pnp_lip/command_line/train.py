@@ -100,6 +100,7 @@ def chosen_device(name: str) -> str:
 def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
     from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, add_guidance
+    from pnp_lip.potentials import RidgePotential
     from pnp_lip.pretrained import load_denoiser, load_pretrained, pretrained_names
 
     channels = 3 if options.colour else 1
@@ -112,6 +113,8 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
         return GradientFlowDenoiser(in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2])
     shipped = options.start in pretrained_names()
     found = load_pretrained(options.start) if shipped else load_denoiser(options.start, require_certified=False)
+    if isinstance(found, RidgePotential):
+        raise InputError(f"{options.start} is a potential, no denoiser to start from.")
     found.requires_grad_(True)
     if found.in_channels != channels:
         raise InputError(f"{options.start} takes {found.in_channels} channels, not {channels} (--colour).")
