@@ -5,7 +5,7 @@ from pnp_lip.certificates import Certificate, certify, enforce, firm
 from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, guided, relax
 from pnp_lip.noise import estimate_noise
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
-from pnp_lip.solvers import denoise_guided
+from pnp_lip.solvers import PotentialPrior, ProximalDenoiser, Variational, denoise_guided
 from pnp_lip.version import __version__
 
 __all__ = [
@@ -13,6 +13,9 @@ __all__ = [
     "Certificate",
     "ClippedDenoiser",
     "GradientFlowDenoiser",
+    "PotentialPrior",
+    "ProximalDenoiser",
+    "Variational",
     "Violation",
     "__version__",
     "attack",

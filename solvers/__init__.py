@@ -23,13 +23,16 @@ from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.licences import SOLVERS, licensed
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
+from pnp_lip.solvers.potential_prior import PotentialPrior
 from pnp_lip.solvers.primal_dual import PrimalDual
+from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
 from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
+from pnp_lip.solvers.variational import Variational
 
 __all__ = [
     "ADMM",
@@ -54,12 +57,15 @@ __all__ = [
     "KrasnoselskiiMann",
     "LeastSquares",
     "Maps",
+    "PotentialPrior",
     "PrimalDual",
+    "ProximalDenoiser",
     "ProximalRED",
     "Result",
     "Scheme",
     "Solver",
     "UserFidelity",
+    "Variational",
     "WeightedLeastSquares",
     "annealed",
     "choose_by_discrepancy",
@@ -71,7 +77,18 @@ __all__ = [
 ]
 
 # Their theorems are ours; those of other classes are the user's.
-recognise(*SOLVERS, Denoising, KrasnoselskiiMann, Halpern, Anderson, FISTA, LeastSquares, WeightedLeastSquares, UserFidelity)
+recognise(
+    *SOLVERS,
+    Denoising,
+    Variational,
+    KrasnoselskiiMann,
+    Halpern,
+    Anderson,
+    FISTA,
+    LeastSquares,
+    WeightedLeastSquares,
+    UserFidelity,
+)
 
 __getattr__ = renamed(
     __name__,

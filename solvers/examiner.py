@@ -62,16 +62,22 @@ class Witness:
 
     def changed(self, maps: Maps, denoiser: object) -> str | None:
         """What is no longer the same, None if nothing is."""
-        pairs = ((self.image, maps.physics.A(self.u)), (self.back, maps.physics.A_adjoint(self.v)))
-        if self.data != described(maps):
-            return "the data, the noise level or the data term changed during the run"
-        if not all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs):
-            return "the forward model changed during the run"
+        if (found := self.moved(maps)) is not None:
+            return found
         try:
             same = self.certificate is not None and certify(denoiser) == self.certificate  # type: ignore[arg-type]
         except CertificateError:
             same = False
         return None if same else "the denoiser changed during the run"
+
+    def moved(self, maps: Maps) -> str | None:
+        """What is no longer the same of data and forward model, None if nothing is."""
+        pairs = ((self.image, maps.physics.A(self.u)), (self.back, maps.physics.A_adjoint(self.v)))
+        if self.data != described(maps):
+            return "the data, the noise level or the data term changed during the run"
+        if not all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs):
+            return "the forward model changed during the run"
+        return None
 
 
 def described(maps: Maps) -> Hashable:

@@ -22,7 +22,8 @@ class Guarantee:
     """The theorem a run rests on.
 
     ``proved`` says that every hypothesis is met; ``existence`` why a fixed point exists, or that it is assumed; ``rate``
-    the speed that follows; ``failure`` the first hypothesis that failed, with its number. The theorem speaks of the map
+    the speed that follows; ``failure`` the first hypothesis that failed, with its number; ``kind`` what the images tend to:
+    a "fixed point" of a map, a "critical point" of an objective, or its "global minimiser". The theorem speaks of the map
     in real arithmetic: in floating point the residual stops falling at the size of the rounding.
     """
 
@@ -33,6 +34,7 @@ class Guarantee:
     existence: str
     rate: str
     failure: str | None = None
+    kind: str = "fixed point"
 
     @property
     def title(self) -> str:

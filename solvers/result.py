@@ -36,7 +36,8 @@ class History:
     √(‖x‖²/γ − 2⟨Ax, u⟩ + ‖u‖²/s) of v = (x, u), for all other solvers the Euclidean norm; ``relative[k]`` =
     residual[k]/‖v_k‖, which is compared with tol; ``misfit`` = f(x_k) at the iterations ``misfit_at``; ``psnr[k]`` in dB,
     empty without a reference; ``prox_error`` bounds the sum of all errors of prox_γf, each relative to its image, 0 where
-    none is used.
+    none is used. Of ``Variational``, ``residual[k]`` = dist(0, ∂J(z_k)) of the candidate z_k, in the dtype of the data,
+    ``relative[k]`` the same per pixel (root mean square), which tells when to test x, and ``objective[k]`` = J(x_k).
     """
 
     status: str
@@ -46,6 +47,7 @@ class History:
     misfit_at: tuple[int, ...]
     psnr: tuple[float, ...]
     prox_error: float = 0.0
+    objective: tuple[float, ...] = ()
 
     @property
     def iterations(self) -> int:
@@ -60,6 +62,9 @@ class Result:
     ``x`` the reconstruction, shape (B, C, H, W); ``histories`` one record per image and ``history`` the first of them;
     ``guarantee`` what was proved; ``settings`` everything that the run depended on, in plain data, and ``parameters`` the
     numbers of its map, given or derived; ``maps`` the denoiser, forward model and data term that were used.
+
+    Of ``Variational``, for each image: ``objective`` J(x), ``stationarity`` ≥ dist(0, ∂J(x))/√n and, where J is strongly
+    convex, ``distance_upper`` ≥ ‖x − x*‖/√n, x* the minimiser and n the numbers of an image. None elsewhere.
     """
 
     x: Tensor
@@ -69,6 +74,9 @@ class Result:
     parameters: Mapping[str, float]
     maps: Maps
     seconds: float = 0.0
+    objective: tuple[float, ...] | None = None
+    stationarity: tuple[float, ...] | None = None
+    distance_upper: tuple[float, ...] | None = None
 
     @property
     def history(self) -> History:
@@ -99,6 +107,9 @@ class Result:
             "advice": self.advice,
             "iterations": self.iterations,
             "seconds": self.seconds,
+            "objective": self.objective,
+            "stationarity": self.stationarity,
+            "distance_upper": self.distance_upper,
             "guarantee": dataclasses.asdict(self.guarantee),
             "settings": dict(self.settings),
             "histories": [dataclasses.asdict(h) for h in self.histories],
@@ -131,6 +142,7 @@ class Result:
 
         panels: dict[str, list[tuple[Sequence[int], Sequence[float]]]] = {
             "relative residual": [(range(h.iterations), h.relative) for h in self.histories],
+            "objective": [(range(len(h.objective)), h.objective) for h in self.histories if h.objective],
             "data misfit": [(h.misfit_at, h.misfit) for h in self.histories],
             "PSNR (dB)": [(range(len(h.psnr)), h.psnr) for h in self.histories if h.psnr],
         }
@@ -148,6 +160,10 @@ class Result:
     def __str__(self) -> str:
         last = self.history.relative[-1] if self.history.relative else math.nan
         head = f"{self.status} after {self.iterations} iterations, relative residual {last:.3g}"
+        if self.objective is not None and self.stationarity is not None:
+            head = f"{self.status} after {self.iterations} iterations, J = {max(self.objective):.6g}, "
+            head += f"stationary to {max(self.stationarity):.2g}"
+            head += "" if self.distance_upper is None else f", within {max(self.distance_upper):.2g} of the minimiser (rms)"
         return "\n".join([head, str(self.guarantee)] + ([f"advice: {self.advice}"] if self.advice else []))
 
 

@@ -122,7 +122,7 @@ class RidgeAtLevel:
             self.scale, rise, fall = clip.at(sigma.to(weight.device))
         kappa = self.scale.to(weight)[:, None, None, None]
         self.forth = blocks(weight / kappa)
-        self.back = blocks(weight * kappa).flip(-1, -2).transpose(0, 1).contiguous()
+        self.back = blocks(weight * kappa)  # transposed by conv_transpose2d: in float64 thrice as fast as conv2d
         self.margin = self.forth.shape[-1] - 1
         slopes = [*clip.rise.tolist(), *(-clip.fall.detach()).tolist()]
         self.clips = list(zip(slopes, [*rise.tolist(), *fall.tolist()], strict=True))
@@ -174,7 +174,7 @@ class RidgeAtLevel:
         channels = BLOCK**2 * x.shape[1]
         total = x.new_zeros(len(x), channels, len(rows) // BLOCK, len(columns) // BLOCK)
         for top, z in strips:
-            total[..., top : top + z.shape[-2] + self.margin, :] += F.conv2d(z, self.back, padding=self.margin)
+            total[..., top : top + z.shape[-2] + self.margin, :] += F.conv_transpose2d(z, self.back)
         total = F.pixel_shuffle(total, BLOCK)
         if self.mode != "circular":
             return total[..., self.reach : self.reach + h, self.reach : self.reach + w].contiguous()

@@ -1,0 +1,275 @@
+"""Descent with a theorem: quasi-Newton candidates, each tested before it counts, and plain projected gradient steps else.
+
+J = f + λR + ι_C with a gradient g of f + λR that is L-Lipschitz, C a box or everything. As λL_R outweighs L_f where a prior
+matters, the prox of f would not lengthen the step: both parts are met by their gradients.
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pnp_lip.solvers.checkpoint import require
+from pnp_lip.solvers.maps import Box
+
+__all__ = ["Objective", "State", "advance", "begin", "outcome", "restored", "stationary_part"]
+
+EVERY = 10  # inner steps between two tests, each of which costs one value in float64, about as much as one gradient in float32
+# (H1) J(x⁺) ≤ J(x) − a‖x⁺ − x‖², in units of L: along a valley of curvature κ the exact minimiser gains κ/2 ‖x⁺ − x‖². In
+# deblurring κ falls to 1e-5 L; below 2e-6 L a candidate fails and costs one plain step.
+DECREASE = 1e-6
+RELATIVE = 100.0  # (H2) ‖x⁺ − z‖ ≤ c‖x⁺ − x‖: any c serves the theorem; ten steps together are seldom shorter than one of them
+SHARE = 0.99  # γ in units of 1/L, below 1: the plain step then gains at least L/2 ‖x⁺ − x‖² (any γ < 2/L would descend)
+MEMORY = 5  # pairs of the quasi-Newton direction: 5, 10 and 20 differ by a tenth on blurs and photographs of 128²
+SHORTENED = 3  # times that a step is shortened before the memory is dropped
+CURVED = 1e-10  # ⟨s, y⟩/(‖s‖‖y‖) from which a pair counts as convex
+VALUE_ROUNDING = 256.0  # units of rounding of J by which two values may differ; sums are in float64
+GROWTH = 2.0  # of an unknown L by backtracking
+STATUSES = ("running", "converged", "diverged")
+LARGEST = 1e12  # times its first value: an L that grows so far belongs to no gradient
+
+
+class Objective(Protocol):
+    """g and J of one image (1, C, H, W)."""
+
+    @property
+    def box(self) -> Box:
+        """C."""
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """g(x), in the dtype of x."""
+
+    def value(self, x: Tensor) -> float:
+        """J(x) for x in C, in float64 where that can be had."""
+
+    def precise(self, x: Tensor) -> tuple[Tensor, float]:
+        """g(x) in float64 and a bound of its rounding, in the Euclidean norm."""
+
+    @property
+    def unit(self) -> float:
+        """The unit of rounding of ``value``."""
+
+
+@dataclasses.dataclass
+class State:
+    """One image on its way: the last accepted x with J(x), the candidate z with g(z), and the pairs (S, Y) of the memory.
+
+    ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` what ``finish`` last found of x. ``L`` bounds the Lipschitz constant of g, ``known`` says whether on a proof; otherwise it is raised by backtracking.
+    ``tested`` counts candidates, ``refused`` those that failed; ``broken`` is what contradicts L or g.
+    """
+
+    x: Tensor
+    J: float
+    z: Tensor
+    g: Tensor
+    sharp: Tensor
+    L: float
+    known: bool
+    goal: float
+    S: list[Tensor] = dataclasses.field(default_factory=list)
+    Y: list[Tensor] = dataclasses.field(default_factory=list)
+    since: int = 0
+    trigger: float = 0.0
+    first: float = 0.0
+    tested: int = 0
+    refused: int = 0
+    status: str = "running"
+    broken: str | None = None
+    found: float = math.inf
+
+    @property
+    def residual(self) -> float:
+        """dist(0, ∂J(z)), as computed."""
+        return float(self.sharp.norm())
+
+
+def dot(a: Tensor, b: Tensor) -> float:
+    """⟨a, b⟩."""
+    return float(torch.dot(a.flatten(), b.flatten()))
+
+
+def project(x: Tensor, box: Box) -> Tensor:
+    """P_C(x), in place."""
+    return x if box is None else x.clamp_(*box)
+
+
+def stationary_part(g: Tensor, x: Tensor, box: Box) -> Tensor:
+    """The shortest element of g + N_C(x): g inside, min(g, 0) at the lower end of the box, max(g, 0) at the upper one."""
+    if box is None:
+        return g
+    return torch.where(((x <= box[0]) & (g > 0)) | ((x >= box[1]) & (g < 0)), 0.0, g)
+
+
+def begin(o: Objective, x: Tensor, L: float | None, goal: float) -> State:
+    """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms)."""
+    g = o.gradient(x)
+    known, first = L is not None, 1.0
+    if L is None:
+        d = g * (1e-3 * max(float(x.norm()), 1.0) / max(float(g.norm()), 1e-30))
+        first = float((o.gradient(x + d) - g).norm()) / max(float(d.norm()), 1e-30)
+    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L if L is not None else max(first, 1e-6), known, goal)
+    s.trigger, s.first = goal, s.L
+    if not (math.isfinite(s.J) and math.isfinite(s.residual)):
+        s.status = "diverged"
+    elif s.residual <= goal * math.sqrt(x.numel()):
+        finish(o, s)
+    return s
+
+
+def advance(o: Objective, s: State) -> None:
+    """One step of the candidate, and every EVERY steps, or where it seems to be stationary, a test."""
+    if s.known or s.since > 0 or s.tested > 0:
+        move(o, s)
+    else:  # an L that is only guessed
+        plain(o, s)
+    s.since += 1
+    size = s.residual / math.sqrt(s.x.numel())
+    if not math.isfinite(size):
+        back(o, s)
+    elif size <= s.trigger or s.since >= EVERY:
+        test(o, s)
+        if size <= s.trigger and s.status == "running":
+            s.trigger = 0.5 * min(size, s.goal) if not finish(o, s) else s.trigger
+
+
+def move(o: Objective, s: State) -> None:
+    """z ← P_C(z − Hg), H by Nocedal's two loops (1980) on the free variables (Bertsekas 1982), shortened where J would grow.
+
+    By the trapezoidal rule J changes by ½⟨g(z) + g(z⁺), z⁺ − z⟩ along a step: this needs no value.
+    """
+    for attempt in range(SHORTENED + 1):
+        if attempt == SHORTENED:
+            s.S, s.Y = [], []
+        step = project(s.z - direction(s), o.box).sub_(s.z)
+        slope = dot(s.g, step)
+        if slope < 0:
+            break
+        s.S, s.Y = [], []
+    for attempt in range(SHORTENED + 1):
+        trial = project(s.z + step, o.box)
+        g = o.gradient(trial)
+        end = dot(g, step)
+        remember(s, step, g - s.g)
+        if not slope + end > 0 or attempt == SHORTENED:
+            break
+        share = min(max(slope / (slope - end), 0.1), 0.5)
+        step, slope = step * share, slope * share
+    s.z, s.g, s.sharp = trial, g, stationary_part(g, trial, o.box)
+
+
+def direction(s: State) -> Tensor:
+    """H g on the variables that are free to move, and g/L on the others, which the projection puts back."""
+    q, shares = s.sharp.clone(), []
+    for step, change in zip(reversed(s.S), reversed(s.Y), strict=True):
+        curvature = dot(step, change)
+        a = dot(step, q) / curvature
+        shares.append((a, curvature))
+        q.sub_(change, alpha=a)
+    q.mul_(dot(s.S[-1], s.Y[-1]) / dot(s.Y[-1], s.Y[-1]) if s.S else SHARE / s.L)
+    for step, change, (a, curvature) in zip(s.S, s.Y, reversed(shares), strict=True):
+        q.add_(step, alpha=a - dot(change, q) / curvature)
+    return q if s.sharp is s.g else torch.where(s.sharp == s.g, q, s.g / s.L)
+
+
+def remember(s: State, step: Tensor, change: Tensor) -> None:
+    """Keep the pair where it shows a positive curvature."""
+    if dot(step, change) > CURVED * math.sqrt(dot(step, step) * dot(change, change)):
+        s.S, s.Y = [*s.S[1 - MEMORY :], step], [*s.Y[1 - MEMORY :], change]
+
+
+def test(o: Objective, s: State) -> None:
+    """x⁺ = P_C(z − γg(z)) becomes x if (H1) and (H2) hold; otherwise x makes a plain step and the memory is dropped."""
+    plus = project(s.z - s.g * (SHARE / s.L), o.box)
+    J = o.value(plus)
+    moved, polished = distance(plus, s.x), distance(plus, s.z)
+    s.tested, s.since = s.tested + 1, 0
+    met = J <= s.J - DECREASE * s.L * moved**2 and polished <= RELATIVE * moved
+    if met and not s.known:  # what L would have given: ‖g(x⁺) − g(z)‖ ≤ L‖x⁺ − z‖
+        met = float((o.gradient(plus) - s.g).norm()) <= s.L * polished
+    if met:
+        s.x, s.J = plus, J
+    else:
+        back(o, s)
+
+
+def back(o: Objective, s: State) -> None:
+    """Forget the candidate and the memory, and make a plain step from x."""
+    s.refused, s.since, s.S, s.Y = s.refused + 1, 0, [], []
+    s.z, s.g = s.x, o.gradient(s.x)
+    plain(o, s)
+
+
+def plain(o: Objective, s: State) -> None:
+    """x ← P_C(x − γg(x)), held against the descent lemma J(x⁺) ≤ J(x) + ⟨g, d⟩ + L/2 ‖d‖², d = x⁺ − x.
+
+    A known L that violates it beyond the rounding of J is wrong, or g is; an unknown one is doubled. A change of J below its
+    rounding decides nothing: then the lemma, which is proved, stands for it.
+    """
+    slack = VALUE_ROUNDING * o.unit * abs(s.J)
+    while True:
+        plus = project(s.x - s.g * (SHARE / s.L), o.box)
+        d = plus - s.x
+        J, g = o.value(plus), o.gradient(plus)
+        length, slope = float(d.double().norm()), float((s.g.double() * d.double()).sum())
+        rounding = 16 * torch.finfo(d.dtype).eps * (float(s.g.norm()) + s.L * float(s.x.norm())) * length
+        fits = s.J + slope + s.L / 2 * length**2 + slack + rounding >= J
+        if s.known or (fits and float((g - s.g).norm()) <= s.L * length + rounding) or not s.L <= LARGEST * s.first:
+            break
+        s.L *= GROWTH
+    if not math.isfinite(J):
+        s.status, s.broken = "diverged", "the objective became NaN or infinite"
+        return
+    if not fits and s.broken is None:
+        excess = J - (s.J + slope + s.L / 2 * length**2)
+        wrong = "the stated Lipschitz constant or the gradient is wrong" if s.known else "the gradient is not that of the value"
+        s.broken = f"a gradient step raised the objective {excess:.3g} above the descent lemma with L = {s.L:.6g}: {wrong}"
+    s.x, s.J, s.z, s.g = plus, J, plus, g
+    s.sharp = stationary_part(g, plus, o.box)
+
+
+def finish(o: Objective, s: State) -> bool:
+    """Whether x is stationary to the goal, by its gradient in float64; then it has converged."""
+    s.found = stationarity(o, s.x)
+    s.status = "converged" if s.found <= s.goal else "running"
+    return s.status == "converged"
+
+
+def outcome(o: Objective, s: State) -> float:
+    """The stationarity of x at the end of a run."""
+    return s.found if s.status == "converged" else stationarity(o, s.x)
+
+
+def stationarity(o: Objective, x: Tensor) -> float:
+    """An upper bound of dist(0, ∂J(x))/√n, computed in float64."""
+    g, rounding = o.precise(x)
+    return (float(stationary_part(g, x.to(g), o.box).norm()) + rounding) / math.sqrt(x.numel())
+
+
+def restored(o: Objective, fresh: State, stored: dict[str, Any]) -> State:
+    """A stored state, of which x, z and the memory are taken, and all that follows from them is computed anew.
+
+    Raises InputError where it cannot be one of the run that starts at ``fresh``.
+    """
+    s = State(**stored)
+    require(
+        s.known is fresh.known and s.status in STATUSES and type(s.since) is type(s.tested) is type(s.refused) is int, "its flags"
+    )
+    require(len(s.S) == len(s.Y) <= MEMORY and 0 <= s.since <= EVERY, "its memory")
+    for t in (s.x, s.z, *s.S, *s.Y):
+        require(t.shape == fresh.x.shape and t.dtype == fresh.x.dtype and bool(t.isfinite().all()), "its images")
+    inside = o.box is None or all(bool(((t >= o.box[0]) & (t <= o.box[1])).all()) for t in (s.x, s.z))
+    require(inside and all(dot(a, b) > 0 for a, b in zip(s.S, s.Y, strict=True)), "its images")
+    require(s.known or 0 < s.L < math.inf, "its Lipschitz constant")
+    s.L, s.first, s.goal = (fresh.L, fresh.first, fresh.goal) if s.known else (s.L, fresh.first, fresh.goal)
+    s.J, s.g, s.trigger = o.value(s.x), o.gradient(s.z), min(s.trigger, fresh.goal) if 0 <= s.trigger else fresh.goal
+    s.sharp = stationary_part(s.g, s.z, o.box)
+    if s.status != "diverged":
+        finish(o, s)
+    return s
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖."""
+    return float((a - b).double().norm())

@@ -1,0 +1,221 @@
+"""The objective J = f + λR + ι_C of one image, in the dtype of the data and in float64, and how convex it is."""
+
+import copy
+import dataclasses
+from fractions import Fraction
+from typing import Protocol, TypeVar
+
+import torch
+from deepinv.physics import Denoising, Inpainting
+from torch import Tensor, nn
+
+from pnp_lip.certificates.calculus import CurvatureBound, round_up
+from pnp_lip.certificates.certificate import Certificate
+from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
+from pnp_lip.errors import ShapeError
+from pnp_lip.fingerprint import recognised
+from pnp_lip.operators import Blur
+from pnp_lip.operators.blur import fourier
+from pnp_lip.operators.norm_rules import is_known
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials.ridge_potential import RidgeAtLevel
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
+from pnp_lip.solvers.maps import Box, Maps
+
+__all__ = ["Energy", "Level", "down", "energies", "level_of", "margin_of"]
+
+# Relative to all that is added up in a gradient: 9,000 roundings of float64 for sums of some thousand products, 64 elsewhere.
+PRECISE, PLAIN = 1e-12, 64.0
+ALIKE = 1e-3  # by which an operator or a potential and its copy in float64 may differ: the rounding of float32, and no more
+SYMBOL_SLACK = 1e-12  # relative; of transforms of fewer than 2³⁰ numbers in float64
+Part = TypeVar("Part", bound=object)
+
+
+class Level(Protocol):
+    """R_σ of one noise level."""
+
+    def value(self, x: Tensor, /) -> Tensor:
+        """R_σ(x), one number per image."""
+
+    def grad(self, x: Tensor, /) -> Tensor:
+        """∇R_σ(x)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A potential by the methods that it has: value ``fn``, ``potential`` or the call; gradient ``grad``, ``potential_grad``,
+    or else the derivative of its value."""
+
+    potential: object
+    sigma: Sigma
+
+    def value(self, x: Tensor) -> Tensor:
+        name = next((n for n in ("fn", "potential") if callable(getattr(self.potential, n, None))), "__call__")
+        value: Tensor = getattr(self.potential, name)(x, self.sigma)
+        if not isinstance(value, Tensor) or value.numel() != len(x):
+            raise ShapeError(f"the potential must give one number for each of the {len(x)} images; got {value!r:.80}.")
+        return value.reshape(len(x))
+
+    def grad(self, x: Tensor) -> Tensor:
+        name = next((n for n in ("grad", "potential_grad") if callable(getattr(self.potential, n, None))), None)
+        if name is not None:
+            gradient: Tensor = getattr(self.potential, name)(x, self.sigma)
+            if gradient.shape != x.shape:
+                raise ShapeError(f"the gradient of the potential must have the image's shape; got {tuple(gradient.shape)}.")
+            return gradient.detach()
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            return torch.autograd.grad(self.value(leaf).sum(), leaf)[0]
+
+
+def level_of(potential: object, x: Tensor, sigma: Sigma) -> Level:
+    """R_σ for the one image x."""
+    return potential.levels(x, sigma)[0][0] if type(potential) is RidgePotential else Named(potential, sigma)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Energy:
+    """J of one image. ``exact`` is the same in float64, where that can be had; ``scales`` bound ‖∇f(0)‖ by ‖y‖, and the
+    Lipschitz constant of ∇f + λ∇R, to tell what rounding is relative to."""
+
+    maps: Maps
+    level: Level
+    weight: float
+    scales: tuple[float, float]
+    exact: "Energy | None" = None
+
+    @property
+    def box(self) -> Box:
+        """C."""
+        return self.maps.box
+
+    @property
+    def precision(self) -> "Energy":
+        """J in float64, or as exact as there is."""
+        return self if self.exact is None else self.exact
+
+    @property
+    def unit(self) -> float:
+        """The unit of rounding of J."""
+        return torch.finfo(self.precision.maps.y.dtype).eps
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """∇f(x) + λ∇R(x)."""
+        return self.level.grad(x).mul_(self.weight).add_(self.maps.grad(x))
+
+    def value(self, x: Tensor) -> float:
+        """f(x) + λR(x) for x in C."""
+        e = self.precision
+        x = x.to(e.maps.y)
+        return float(e.maps.misfit(x).double()) + self.weight * float(e.level.value(x).double())
+
+    def precise(self, x: Tensor) -> tuple[Tensor, float]:
+        """∇f(x) + λ∇R(x) in float64, and a bound of its rounding."""
+        e = self.precision
+        x = x.to(e.maps.y)
+        g = e.gradient(x).double()
+        size = self.scales[0] * float(e.maps.y.double().norm()) + self.scales[1] * float(x.double().norm())
+        return g, (PRECISE if self.unit < 1e-10 else PLAIN * self.unit) * size
+
+
+def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int) -> list[Energy]:
+    """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one."""
+    double = maps if maps.y.dtype == torch.float64 else in_double(maps)
+    fine = None if double is None else doubled(potential)
+    found = []
+    for i in range(count):
+        one, like = maps.part([i]), maps.y.new_zeros(1, *maps.image_shape)
+        level = level_of(potential, like, one.sigma)
+        energy = Energy(one, level, weight, scales)
+        if double is not maps and double is not None:
+            probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
+            copied = Energy(double.part([i]), level_of(fine, probe, one.sigma), weight, scales)
+            energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe) else None)
+        found.append(energy)
+    return found
+
+
+def alike(energy: Energy, copied: Energy, x: Tensor) -> bool:
+    """Whether a copy in float64 computes in it, and the same as the original."""
+    ours = isinstance(energy.level, RidgeAtLevel)  # which computes in the dtype of its weights
+    try:
+        pairs = [
+            (energy.maps.grad(x.to(energy.maps.y)), copied.maps.grad(x)),
+            (energy.maps.misfit(x.to(energy.maps.y)), copied.maps.misfit(x)),
+        ]
+        for name in () if ours else ("grad", "value"):
+            pairs.append((getattr(energy.level, name)(x.to(energy.maps.y)), getattr(copied.level, name)(x)))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return all(b.dtype == torch.float64 and float((a - b).norm()) <= ALIKE * float(b.norm()) for a, b in pairs)
+
+
+def doubled(part: Part) -> Part:
+    """A copy in float64 of a tensor, a module, or a dataclass of such; other objects as they are."""
+    if isinstance(part, Tensor):
+        return part.double() if part.is_floating_point() else part
+    if isinstance(part, nn.Module):
+        return copy.deepcopy(part).double()
+    if isinstance(part, DataTerm):
+        return dataclasses.replace(part, **{f.name: doubled(getattr(part, f.name)) for f in dataclasses.fields(part)})
+    return part
+
+
+def in_double(maps: Maps) -> Maps | None:
+    """The maps in float64, None where some part cannot be copied."""
+    try:
+        parts = {"y": maps.y.double(), "physics": doubled(maps.physics), "data_term": doubled(maps.data_term)}
+        return dataclasses.replace(maps, **parts)
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def margin_of(
+    maps: Maps, potential: object, certificate: Certificate | None, curvature: CurvatureBound, weight: float
+) -> tuple[Fraction, str]:
+    """m with J m-strongly convex (m < 0: only weakly), and how m was found.
+
+    m = μ_f − λρ, or where A is a circular blur and R_σ is circular m = min over the image's frequencies of
+    |k̂|² − λ s σ_max(Σ_c ŵ_c ŵ_c*), s the steepest fall of φ: the Hessian is at least AᵀA − λsWᵀW, which is circulant.
+    """
+    λ, how = Fraction(weight), "μ_f − λρ"
+    m = max(Fraction(maps.data_term.convexity), convexity_of(maps)) - λ * Fraction(curvature.rho)
+    physics = maps.physics
+    circular = type(potential) is RidgePotential and potential.padding_mode == "circular" and type(physics) is Blur
+    if certificate is None or not (circular and isinstance(physics, Blur) and plain_squares(maps) and physics.closed_form_prox):
+        return m, how
+    size, w = maps.image_shape[1:], potential.weight.detach().cpu().double()  # type: ignore[attr-defined]
+    fall = Fraction(-min(certificate.layers[0].slopes[0], 0.0))
+    power = fourier(physics.psf.detach().cpu().double(), (size[0], size[1]), (0, 0)).abs().square()
+    spectra = torch.fft.rfft2(wrapped(w, size))
+    gram = torch.einsum("fahw,fbhw->hwab", spectra.conj(), spectra)
+    falls = torch.linalg.eigvalsh(gram)[..., -1] if gram.shape[-1] > 1 else gram[..., 0, 0].real
+    least = float((power.amin(0) - float(λ * fall) * falls).min())
+    slack = SYMBOL_SLACK * float(physics.psf.double().abs().sum() ** 2 + float(λ * fall) * w.abs().sum((1, 2, 3)).square().sum())
+    found = Fraction(least - slack)
+    return (found, "min |k̂|² − λs‖ŵ‖² over all frequencies") if found > m else (m, how)
+
+
+def wrapped(w: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Kernels placed on a grid of this size, periodically where they are larger."""
+    rows, columns = (torch.arange(k) % n for k, n in zip(w.shape[2:], size, strict=True))
+    tall = w.new_zeros(*w.shape[:2], size[0], w.shape[3]).index_add_(2, rows, w)
+    return w.new_zeros(*w.shape[:2], *size).index_add_(3, columns, tall)
+
+
+def convexity_of(maps: Maps) -> Fraction:
+    """A lower bound of μ_f that is proved without anybody's word: the smallest entry of a diagonal A, squared; else 0."""
+    physics = maps.physics
+    if type(physics) in (Denoising, Inpainting) and is_known(physics) and plain_squares(maps):
+        return Fraction(float(torch.as_tensor(physics.mask).abs().min())) ** 2  # type: ignore[attr-defined]
+    return Fraction(0)
+
+
+def plain_squares(maps: Maps) -> bool:
+    """Whether f = ½‖Ax − y‖² with an A of this package's knowledge."""
+    return type(maps.data_term) is LeastSquares and recognised(maps.data_term) and is_known(maps.physics)
+
+
+def down(value: Fraction) -> float:
+    """The largest float that is not above."""
+    return 0.0 - round_up(-value)

@@ -1,0 +1,352 @@
+"""One objective J(x) = f(x) + λR_σ(x) on a box, minimised with a theorem, and how far its minimiser is at most."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pnp_lip.certificates import certify
+from pnp_lip.certificates.calculus import CurvatureBound, round_up
+from pnp_lip.certificates.certificate import Certificate
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import descent
+from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
+from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
+from pnp_lip.solvers.energy import Energy, Named, down, energies, margin_of
+from pnp_lip.solvers.examiner import (
+    Witness, described, examine_code, examine_operator, examine_term, find_norm, judge_certificate, norm_estimate,
+)  # fmt: skip
+from pnp_lip.solvers.guarantee import NOTHING, Guarantee
+from pnp_lip.solvers.hypothesis import Hypothesis, check_positive, is_number
+from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, psnr_of
+from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, starting_point
+from pnp_lip.solvers.potential_examiner import examine_potential, examine_smoothness
+from pnp_lip.solvers.result import History, Result
+from pnp_lip.solvers.solver import GUARANTEES, evaluating, warn_of_units
+
+__all__ = ["Variational"]
+
+V = "descent with tested candidates (Attouch, Bolte & Svaiter 2013, Theorem 2.9)"
+U = "strong convexity: ‖x − x*‖ ≤ dist(0, ∂J(x))/m"
+EQUATION = "J = f + λR_σ + ι_C"
+DIFFERENTIABLE = "have a Lipschitz gradient on the box and be definable (stated by the user)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Variational bound to data: J of each image, its L (None if unknown) and its m ≤ the convexity, and what is claimed."""
+
+    maps: Maps
+    energies: list[Energy]
+    L: float | None
+    m: float
+    goal: float
+    guarantee: Guarantee
+    x: Tensor
+    settings: Settings
+    witness: Witness
+    certificate: Certificate | None
+
+
+@dataclasses.dataclass
+class Log:
+    """What ``History`` holds of one image, as lists."""
+
+    residual: list[float] = dataclasses.field(default_factory=list)
+    relative: list[float] = dataclasses.field(default_factory=list)
+    misfit: list[float] = dataclasses.field(default_factory=list)
+    misfit_at: list[int] = dataclasses.field(default_factory=list)
+    psnr: list[float] = dataclasses.field(default_factory=list)
+    objective: list[float] = dataclasses.field(default_factory=list)
+
+    def add(self, s: descent.State, e: Energy, psnr: float | None) -> None:
+        """Append what is seen after an update."""
+        self.residual.append(s.residual)
+        self.relative.append(s.residual / math.sqrt(s.x.numel()))
+        self.objective.append(s.J)
+        self.psnr += [] if psnr is None else [psnr]
+        if len(self.residual) % MISFIT_EVERY == 1 or s.status != "running":
+            self.misfit.append(float(e.maps.misfit(s.x)))
+            self.misfit_at.append(len(self.residual) - 1)
+
+    def fits(self, k: int) -> bool:
+        """Whether a stored log can be one after k updates."""
+        lists = [self.residual, self.relative, self.misfit, self.psnr, self.objective]
+        sound = all(type(c) is list and all(type(v) is float for v in c) for c in lists)
+        n = len(self.residual)
+        places = len(self.misfit_at) == len(self.misfit) and all(type(i) is int and 0 <= i < n for i in self.misfit_at)
+        return sound and places and n <= k and n == len(self.relative) == len(self.objective) and len(self.psnr) <= n
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variational:
+    """A minimiser or critical point of J(x) = f(x) + λR_σ(x) over the box C, with the theorem that holds and its numbers.
+
+    Quasi-Newton candidates z; x⁺ = P_C(z − γ∇g(z)), g = f + λR, is accepted iff J(x⁺) ≤ J(x) − a‖x⁺ − x‖² and
+    ‖x⁺ − z‖ ≤ c‖x⁺ − x‖; otherwise x makes the plain step, γ < 1/L. The accepted x_k converge to one critical point (V).
+    With the convexity μ_f of f and a ρ-weakly convex R, λρ < μ_f: to the unique minimiser x*, and
+    ‖x − x*‖ ≤ dist(0, ∂J(x))/(μ_f − λρ) (U). A circular blur with a circular potential may have more (see ``margin_of``).
+
+    ``potential`` R: a RidgePotential, or any object with a value (``fn``, ``potential`` or the call, each of (x, σ)) and a
+    gradient (``grad``, ``potential_grad``, or by autograd), a deepinv prior among them; ``sigma`` σ on the scale of [0, 1],
+    None for the potential's default; ``weight`` λ; ``box`` = (low, high) or None; ``tol`` stops an image once
+    dist(0, ∂J(x))/√n ≤ tol, n its numbers, computed in float64; ``accuracy`` instead asks for a proved distance to the
+    minimiser (rms), and is refused where U does not hold; ``curvature`` bounds that of λ = 1, R without a certificate, on
+    your word: then L is known, otherwise it is found by backtracking.
+
+    Raises InputError for a setting out of its range.
+    """
+
+    potential: object
+    _: dataclasses.KW_ONLY
+    sigma: float | Tensor | None = None
+    weight: float = 1.0
+    box: Box = (0.0, 1.0)
+    data_term: DataTerm = dataclasses.field(default_factory=LeastSquares)
+    tol: float = 1e-5
+    accuracy: float | None = None
+    curvature: CurvatureBound | None = None
+
+    theorem: ClassVar[str] = V
+    equation: ClassVar[str] = EQUATION
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.tol) and 0 <= self.tol < 1):
+            raise InputError(f"`tol` bounds the stationarity per pixel and must lie in [0, 1); got {self.tol}.")
+        check_positive("weight", self.weight)
+        check_positive("accuracy", self.accuracy)
+        if self.sigma is not None:
+            s = torch.as_tensor(self.sigma)
+            if not bool(torch.isfinite(s).all() and (s >= 0).all()):
+                raise InputError(f"`sigma` must be finite and not negative; got {self.sigma}.")
+        check_box(self.box)
+
+    def solve(
+        self,
+        y: Tensor,
+        physics: PhysicsLike,
+        *,
+        x0: Tensor | None = None,
+        reference: Tensor | None = None,
+        max_iter: int = 1000,
+        guarantee: str = "require",
+        progress: bool = False,
+        callback: Callback | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
+    ) -> Result:
+        """Minimise for the data ``y`` (B, ...) of ``physics``; arguments as in ``Solver.solve``.
+
+        ``x0`` may come from anything, an unproved network among it: a start decides where a weakly convex J is descended,
+        and nothing else. ``guarantee`` "assume" takes the potential on your word where examples refute what V asks of it.
+        ``callback(iteration, x, stationarity)`` after every update, x the accepted images.
+
+        Raises InputError or ShapeError for unusable data, GuaranteeError where no theorem holds, unless ``guarantee`` allows.
+        """
+        from tqdm import tqdm
+
+        if type(max_iter) is not int or max_iter < 1:
+            raise InputError(f"`max_iter` must be a positive integer; got {max_iter}.")
+        with torch.no_grad(), evaluating(self.potential):
+            p = self.prepare(y, physics, x0=x0, guarantee=guarantee)
+            reference = None if reference is None else check_like("reference", reference, p.x)
+            store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+            origin = None if store is None else self.origin(p, x0)
+            started = time.perf_counter()
+            states = [descent.begin(e, p.x[i : i + 1], p.L, p.goal) for i, e in enumerate(p.energies)]
+            settings = {**p.settings, "objective_start": [s.J for s in states]}
+            logs, k, before = [Log() for _ in states], 0, 0.0
+            if store is not None and origin is not None and (stored := store.load(origin)) is not None:
+                with store.refusing():
+                    states, logs, k, before = resumed(stored, p, states)
+            started -= before
+            with tqdm(total=max_iter, initial=k, unit="it", desc="Variational", disable=not progress) as shown:
+                while k < max_iter and any(s.status == "running" for s in states):
+                    for i, (s, e, log) in enumerate(zip(states, p.energies, logs, strict=True)):
+                        if s.status == "running":
+                            descent.advance(e, s)
+                            log.add(s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
+                    k += 1
+                    shown.update(1)
+                    if callback is not None:
+                        sizes = tuple(s.residual / math.sqrt(s.x.numel()) for s in states)
+                        callback(k, torch.cat([s.x for s in states]), sizes)
+                    if store is not None and k % store.every == 0:
+                        store.save(plain(origin, states, logs, k, time.perf_counter() - started))
+            if store is not None:
+                store.save(plain(origin, states, logs, k, time.perf_counter() - started))
+            return self.result(p, states, logs, settings, started)
+
+    def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
+        """The guarantee that ``solve`` would run under; that no theorem applies is reported, and not refused."""
+        return self.require(y, physics, guarantee="report")
+
+    def require(self, y: Tensor, physics: PhysicsLike, *, guarantee: str = "require") -> Guarantee:
+        """The guarantee that ``solve`` would run under; raises what ``solve`` would at once."""
+        with torch.no_grad(), evaluating(self.potential):
+            return self.prepare(y, physics, guarantee=guarantee).guarantee
+
+    def prepare(self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require") -> Problem:
+        """Examine and judge: everything before the first update. Raises what ``solve`` raises."""
+        if guarantee not in GUARANTEES:
+            raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
+        check_data(y)
+        check_box(self.box, y.dtype)
+        self.data_term.check(y)
+        start = starting_point(y, physics)
+        x = start if x0 is None else check_like("x0", x0, start)
+        warn_of_units(self.box, start)
+        gradient = Named(self.potential, None)
+        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term, self.box,
+                    tuple(start.shape[1:]))  # fmt: skip
+        x = maps.project(x).clone()
+        certificate, curvature = self.bound_potential()
+        norm, method, asked, missing = find_norm(maps, start)
+        pairs, operator = examine_operator(physics, start, None if missing or asked[0].stated else norm)
+        L_f = None if norm is None else self.data_term.lipschitz_upper(norm)
+        scale = L_f or self.data_term.lipschitz_upper(norm_estimate(physics, start))
+        if not scale > 0:
+            raise InputError("the forward model is zero, so the data say nothing about the image.")
+        λ, L, m, how = Fraction(self.weight), None, -math.inf, "no curvature of R is known"
+        steep = None if curvature is None else max(curvature.upper, curvature.rho)
+        if steep is not None and L_f is not None:
+            L = round_up(Fraction(L_f) + λ * Fraction(steep))
+        if curvature is not None:
+            margin, how = margin_of(maps, self.potential, certificate, curvature, self.weight)
+            m = down(margin)
+        parts = energies(maps, self.potential, self.weight, (scale / max(norm or scale**0.5, 1e-30), L or scale), len(start))
+        hypotheses = [*asked, *operator, *examine_term(maps, start, L_f), *examine_code(self, self.data_term)]
+        hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
+        hypotheses += [h for h in missing if steep is not None]  # with a curvature, backtracking is not used
+        judged = self.judge(tuple(hypotheses), m, how, L)
+        refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
+        if guarantee != "report" and refused is not None:
+            raise GuaranteeError(f"Variational: {refused}")
+        goal = self.accuracy * m if self.accuracy is not None and m > 0 else self.tol
+        settings = self.describe(norm, method, L, m, curvature, x0 is not None, y)
+        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness(certificate, described(maps), *pairs), certificate)
+
+    def bound_potential(self) -> tuple[Certificate | None, CurvatureBound | None]:
+        """The potential's certificate, and its curvature, by certificate or as stated."""
+        try:
+            certificate = certify(self.potential)  # type: ignore[arg-type]  # whatever it is else, it refuses
+        except CertificateError:
+            return None, self.curvature
+        return (certificate, certificate.curvature) if certificate.curvature is not None else (None, self.curvature)
+
+    def examine_prior(
+        self, energy: Energy, x: Tensor, certificate: Certificate | None, curvature: CurvatureBound | None, guarantee: str
+    ) -> list[Hypothesis]:
+        """What is proved of R, or stated and held against examples at the start of the first image."""
+        if certificate is not None and curvature is not None:
+            text = f"[{curvature.lower:.6g}, {curvature.upper:.6g}]"
+            known = Hypothesis("curvature of the potential", text, "be bounded, by certificate", True)
+            return [known, *judge_certificate(certificate, x)]
+        one = x[:1]
+        name = type(self.potential).__name__
+        found = [
+            Hypothesis("the potential", name, DIFFERENTIABLE, True, stated=True),
+            *examine_potential(energy, one, self.potential),
+        ]
+        found += examine_smoothness(energy, one, self.curvature)
+        waived = 'guarantee="assume"' if guarantee == "assume" else None
+        return [h if h.met else dataclasses.replace(h, waived=waived) for h in found]
+
+    def judge(self, hypotheses: tuple[Hypothesis, ...], m: float, how: str, L: float | None) -> Guarantee:
+        """Theorem V, and U where J is convex."""
+        if self.accuracy is not None:
+            name, advice = f"convexity m = {how} of J", "Leave `accuracy` out, or lower the weight."
+            hypotheses += (Hypothesis(name, m, "be positive, as an `accuracy` was asked for", m > 0, advice),)
+        failed = next((h for h in hypotheses if not h.met), None)
+        unique, convex = m > 0, m >= 0
+        aim = "the unique global minimiser" if unique else "one global minimiser" if convex else "one critical point"
+        bounded = "" if unique or self.box is not None else ", if it stays bounded"
+        statement = f"x_k converges to {aim} of {EQUATION}{bounded}"
+        statement += f", and ‖x − x*‖ ≤ dist(0, ∂J(x))/{m:.6g}, m = {how}" if unique else ""
+        existence = "proved: J is continuous on a compact box (Weierstrass)"
+        if self.box is None:
+            existence = "proved: J is strongly convex" if unique else "assumed; pass box=(0, 1) to have it proved"
+        a = f"{descent.DECREASE * L:.3g}" if L is not None else f"{descent.DECREASE:g} L"
+        return Guarantee(
+            proved=failed is None,
+            theorem=f"{V}; {U}" if unique else V,
+            statement=NOTHING if failed else statement,
+            hypotheses=hypotheses,
+            existence=existence,
+            rate="none" if failed else f"min over K accepted x of ‖x_k+1 − x_k‖² ≤ (J(x_0) − min J)/(aK), a = {a}",
+            failure=None if failed is None else str(failed),
+            kind="global minimiser" if convex else "critical point",
+        )
+
+    def describe(
+        self, norm: float | None, method: str, L: float | None, m: float, curvature: CurvatureBound | None, given: bool, y: Tensor
+    ) -> Settings:
+        """Every parameter of the run in plain data."""
+        return {
+            "solver": type(self).__name__, "potential": type(self.potential).__name__,
+            "sigma": self.sigma.tolist() if isinstance(self.sigma, Tensor) else self.sigma,
+            "weight": self.weight, "box": self.box, "tol": self.tol, "accuracy": self.accuracy,
+            "data_term": type(self.data_term).__name__, "norm_upper": norm, "norm_method": method,
+            "lipschitz_upper": L, "convexity_lower": m if math.isfinite(m) else None,
+            "curvature": None if curvature is None else (curvature.lower, curvature.upper),
+            "start": "given" if given else "a scaled Aᵀy", "dtype": str(y.dtype).removeprefix("torch."),
+        }  # fmt: skip
+
+    def origin(self, p: Problem, x0: Tensor | None) -> Origin:
+        """Where a run comes from, for its checkpoint."""
+        chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        chosen |= {"solver": type(self).__name__, "denoiser": self.potential, "scheme": self.curvature}
+        return origin_of(chosen, p.maps, x0, p.x, p.settings)
+
+    def result(self, p: Problem, states: list[descent.State], logs: list[Log], settings: Settings, started: float) -> Result:
+        """The result of a finished run; what its images contradict is no longer claimed."""
+        found = [descent.outcome(e, s) for e, s in zip(p.energies, states, strict=True)]
+        broken = next((f"image {i}: {s.broken}" for i, s in enumerate(states) if s.broken is not None), None)
+        if p.guarantee.proved:
+            broken = self.changed(p, states) or broken
+        judged = p.guarantee if broken is None or not p.guarantee.proved else p.guarantee.broken(broken)
+        bounds = (
+            judged.proved
+            and p.m > 0
+            and all(e.exact is not None or s.x.dtype == torch.float64 for e, s in zip(p.energies, states, strict=True))
+        )
+        distance = tuple(v / p.m * (1 + 1e-9) for v in found) if bounds else None
+        histories = tuple(
+            History("max_iter" if s.status == "running" else s.status, tuple(log.residual), tuple(log.relative), tuple(log.misfit),
+                    tuple(log.misfit_at), tuple(log.psnr), objective=tuple(log.objective))
+            for s, log in zip(states, logs, strict=True)
+        )  # fmt: skip
+        x, J = torch.cat([s.x for s in states]), tuple(s.J for s in states)
+        parameters: Mapping[str, float] = {"lipschitz": states[0].L, "convexity": p.m}
+        seconds = time.perf_counter() - started
+        return Result(x, histories, judged, settings, parameters, p.maps, seconds, J, tuple(found), distance)
+
+    def changed(self, p: Problem, states: list[descent.State]) -> str | None:
+        """What is no longer the same as before the run, None if nothing is."""
+        if (found := p.witness.moved(p.maps)) is not None:
+            return found
+        if p.certificate is not None:
+            return None if self.bound_potential()[0] == p.certificate else "the potential changed during the run"
+        e, s = p.energies[0], states[0]
+        same = abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or s.status == "diverged"
+        return None if same else "the potential changed during the run"
+
+
+def plain(origin: Origin | None, states: list[descent.State], logs: list[Log], k: int, seconds: float) -> dict[str, object]:
+    """The whole state of a run, for a checkpoint."""
+    return {"origin": origin, "states": [vars(s) for s in states], "logs": [vars(v) for v in logs], "k": k, "seconds": seconds}
+
+
+def resumed(stored: dict[str, Any], p: Problem, fresh: list[descent.State]) -> tuple[list[descent.State], list[Log], int, float]:
+    """The stored run; J, g and whether an image has converged are computed anew. Any exception says that it cannot be one."""
+    k, seconds, logs = stored["k"], stored["seconds"], [Log(**v) for v in stored["logs"]]
+    require(type(k) is int and k >= 1 and type(seconds) is float and 0 <= seconds < math.inf, "its count of updates")
+    require(len(logs) == len(fresh) == len(stored["states"]) and all(v.fits(k) for v in logs), "its records")
+    states = [descent.restored(e, new, v) for e, new, v in zip(p.energies, fresh, stored["states"], strict=True)]
+    return states, logs, k, seconds
