@@ -172,7 +172,7 @@ class Watch:
     """A callback that keeps the last iterate and its residual, and ends the run once its ``seconds`` are used up."""
 
     def __init__(self, seconds: float) -> None:
-        self.end, self.iterations = time.process_time() + seconds, 0
+        self.end, self.iterations, self.residual = time.process_time() + seconds, 0, math.nan
 
     def __call__(self, k: int, x: Tensor, relative: tuple[float, ...]) -> None:
         self.x, self.residual, self.iterations = x, relative[0], self.iterations + 1

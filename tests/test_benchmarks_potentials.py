@@ -80,7 +80,7 @@ def test_the_gradient_is_the_published_one(level: float, tmp_path: Path) -> None
     inside = (..., slice(9, -9), slice(9, -9))
     larger = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(1))
     wanted = as_published(network(), larger.double(), level, pad=1)[inside]  # padded between its three convolutions
-    assert (load_published(saved(tmp_path)).grad(larger, level / 255)[inside] - wanted).abs().max() < 3e-3 * wanted.abs().max()
+    assert (load_published(saved(tmp_path)).grad(larger, level / 255)[inside] - wanted).abs().max() < 1e-2 * wanted.abs().max()
 
 
 def test_the_profile_is_a_sum_of_clips(tmp_path: Path) -> None:

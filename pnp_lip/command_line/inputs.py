@@ -53,10 +53,8 @@ def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, 
     return denoiser, rounds
 
 
-def solver_of(
-    prior: Learned, *, tol: float, sigma: float | None = None, step: float | None = None, weight: float = 1.0
-) -> Solver | Variational:
-    """Forward-backward with a denoiser, or the objective f + λR_σ of a potential with its ``weight`` λ, for images in [0, 1].
+def solver_of(prior: Learned, *, tol: float, sigma: float | None = None, step: float | None = None) -> Solver | Variational:
+    """Forward-backward with a denoiser, or the objective f + R_σ of a potential, for images in [0, 1].
 
     Raises InputError for a step with a potential.
     """
@@ -64,7 +62,7 @@ def solver_of(
         return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=tol)
     if step is not None:
         raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
-    return Variational(prior, sigma=sigma, weight=weight, box=(0.0, 1.0), tol=tol)
+    return Variational(prior, sigma=sigma, box=(0.0, 1.0), tol=tol)
 
 
 def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
