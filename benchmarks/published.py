@@ -44,7 +44,7 @@ def load_published(path: str | Path, *, padding_mode: str = "zeros") -> RidgePot
     levels, scaling = arrays["scaling_levels"], arrays["scaling"]
     if scaling.shape != (len(levels), filters) or (np.diff(levels) <= 0).any() or levels[0] < 0 or (scaling <= 0).any():
         raise InputError(
-            f"{path}: `scaling` must hold a positive number for each level, increasing, and each of {filters} filters."
+            f"{path}: `scaling` must hold a positive number for each increasing level and each of {filters} filters."
         )
     potential = RidgePotential(
         in_channels=channels, filters=filters, kernel_size=size, rising=len(rise), falling=len(fall), knots=KNOTS,
