@@ -17,7 +17,7 @@ from pnp_lip.benchmarks.record import Record, Row, attempted, timed
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, ssim
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anneal, Result, Variational, denoise_guided, refine
+from pnp_lip.solvers import Anneal, Result, Solver, Variational, denoise_guided, refine
 
 __all__ = ["Case", "Comparison", "Measure", "Observation", "climb", "denoise", "quality", "restore", "seeded"]
 
@@ -199,7 +199,7 @@ def restore(prior: Prior, strength: float, observation: Observation, tuning: boo
 
     def reconstruct() -> tuple[Result, ...]:
         try:
-            if prior.guide is None:
+            if prior.guide is None or not isinstance(solver, Solver):
                 return (solve(solver, y, physics),)
             first = dataclasses.replace(solver, sigma=prior.guide.prior.at(prior.guide.strength, observation.noise)[1])
             improve = None if prior.guide.annealer is None else Anneal(prior.guide.annealer)
@@ -209,6 +209,7 @@ def restore(prior: Prior, strength: float, observation: Observation, tuning: boo
 
     results, times = timed(reconstruct)
     guarantee = results[-1].guarantee if results else solver.check(y, physics)
+    more = minimum(solver, results[-1], observation, solve) if isinstance(solver, Variational) and results and not tuning else {}
     unfinished = [result.status for result in results if result.status != "converged"]
     return {
         **quality((results[-1].x if results else watch.x).clamp(0, 1), observation),
@@ -220,18 +221,17 @@ def restore(prior: Prior, strength: float, observation: Observation, tuning: boo
         "existence": guarantee.existence if guarantee.proved else None,
         "failure": guarantee.failure,
         **times,
-        **(minimum(solver, results[-1], observation, solve) if prior.kind and results and not tuning else {}),
+        **more,
     }
 
 
 def minimum(solver: Variational, result: Result, observation: Observation, solve: Callable[..., Result]) -> Row:
-    """Figures of an objective's value, how stationary it is, how far at most from the minimiser, and the PSNR at tol/10."""
+    """The objective's value, how stationary it is, how far at most the minimiser is, and the PSNR at a tenth of ``tol``."""
     finer = dataclasses.replace(solver, tol=solver.tol / 10)
     x_hat = solve(finer, observation.y, observation.physics, x0=result.x, callback=None).x
+    found = {"objective": result.objective, "stationarity": result.stationarity, "distance": result.distance_upper}
     return {
-        "objective": result.objective[0],
-        "stationarity": result.stationarity[0],
-        "distance": None if result.distance_upper is None else result.distance_upper[0],
+        **{name: None if values is None else values[0] for name, values in found.items()},
         "psnr_tol10": psnr(x_hat.clamp(0, 1), observation.x),
     }
 

@@ -72,7 +72,7 @@ class Prior:
     denoiser: DenoiserLike
     strength: Strength = Strength()
     ours: bool = False
-    solver: type[Solver] | type[Variational] = ForwardBackward
+    solver: type[Solver] = ForwardBackward
     guide: Guide | None = None
     certificate: Certificate | None = None
     reason: str = ""
@@ -163,15 +163,16 @@ class PotentialPrior(Prior):
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
         _, sigma = self.at(strength, noise)
-        return Variational(self.potential, sigma=sigma, box=(0.0, 1.0), tol=tol)  # type: ignore[arg-type]
+        return Variational(self.potential, sigma=sigma, box=(0.0, 1.0), tol=tol)
 
     def describe(self) -> Row:
-        row, curvature = super().describe(), self.certificate.curvature if self.certificate is not None else None
+        row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}
+        curvature = None if self.certificate is None else self.certificate.curvature
         if curvature is None:
-            return {**row, "curvature": None}
+            return row
         rho = max(Fraction(curvature.rho), Fraction(0))
         prox = round_up(1 / (1 - rho)) if rho < 1 else None
-        return {**row, "lipschitz_upper": prox, "averagedness": None, "curvature": (curvature.lower, curvature.upper)}
+        return {**row, "lipschitz_upper": prox, "curvature": (curvature.lower, curvature.upper)}
 
 
 def potential_prior(name: str, potential: RidgePotential, *, ours: bool = False) -> Prior:
@@ -180,10 +181,8 @@ def potential_prior(name: str, potential: RidgePotential, *, ours: bool = False)
         certificate, reason = certify(potential), ""
     except CertificateError as error:
         certificate, reason = None, str(error)
-    prior = PotentialPrior(
-        name, partial(critical_point, potential), Strength(start=1.0), ours, Variational,
-        certificate=certificate, reason=reason, potential=potential,
-    )  # fmt: skip
+    denoiser, strength = partial(critical_point, potential), Strength(start=1.0)
+    prior = PotentialPrior(name, denoiser, strength, ours, certificate=certificate, reason=reason, potential=potential)
     unique = prior.kind == "global minimiser"
     return dataclasses.replace(prior, denoiser=ProximalDenoiser(potential)) if unique else prior
 

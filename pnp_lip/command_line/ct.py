@@ -57,7 +57,10 @@ def run(options: argparse.Namespace) -> int:
         return choices[-1].result
 
     solver = solver_of(denoiser, tol=options.tol)
-    results = refine(solver, y, physics, rounds, solve=search)
+    results: tuple[Result, ...]
+    results = (
+        refine(solver, y, physics, rounds, solve=search) if isinstance(solver, Solver) else (search(solver, y, physics, x0=None),)
+    )
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     record = {

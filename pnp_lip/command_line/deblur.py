@@ -52,7 +52,11 @@ def run(options: argparse.Namespace) -> int:
     def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         return solver.solve(y, physics, x0=x0, max_iter=options.max_iter, progress=not options.quiet)
 
-    results = refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+    results: tuple[Result, ...]
+    if isinstance(solver, Solver):
+        results = refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+    else:
+        results = (solve(solver, y, physics, x0=None),)
     x_hat = results[-1].x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
     say_results(results)

@@ -17,7 +17,7 @@ from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder, solver_of
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
-from pnp_lip.solvers import Anderson, ForwardBackward, Result, choose_by_reference, licensed, refine
+from pnp_lip.solvers import Anderson, ForwardBackward, Result, Solver, choose_by_reference, licensed, refine
 
 __all__ = ["run"]
 
@@ -55,7 +55,10 @@ def run(options: argparse.Namespace) -> int:
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         tell(f"{name}: restoring ...")
         solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee, progress=not options.quiet)
-        results[name] = refine(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
+        if isinstance(choice.solver, Solver):
+            results[name] = refine(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
+        else:
+            results[name] = (solve(choice.solver, y, physics),)
     seconds = time.perf_counter() - start
     images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
     quality = {name: psnr(image, x) for name, image in images.items()}
