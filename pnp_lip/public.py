@@ -2,6 +2,7 @@
 
 from pnp_lip.attacker import Violation, attack
 from pnp_lip.certificates import Certificate, certify, enforce, firm
+from pnp_lip.curvature_attack import CurvatureViolation, attack_curvature
 from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, guided, relax
 from pnp_lip.noise import estimate_noise
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
@@ -12,6 +13,7 @@ __all__ = [
     "AnnealingDenoiser",
     "Certificate",
     "ClippedDenoiser",
+    "CurvatureViolation",
     "GradientFlowDenoiser",
     "PotentialPrior",
     "ProximalDenoiser",
@@ -19,6 +21,7 @@ __all__ = [
     "Violation",
     "__version__",
     "attack",
+    "attack_curvature",
     "certified_names",
     "certify",
     "denoise_guided",

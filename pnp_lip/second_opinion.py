@@ -1,4 +1,4 @@
-"""A second opinion on a denoiser's certificate: ball arithmetic of python-flint, and nothing of our floating-point proofs.
+"""A second opinion on certificates of denoisers and potentials: ball arithmetic of python-flint, not our floating-point proofs.
 
 ‖W‖ ≤ U is proved as ‖K̂(p)‖ ≤ U on the torus. A cell with centre c and half-widths h holds no maximiser of a norm above U
 when U² cos²φ I − K̂(c)ᴴK̂(c) is positive definite, φ = π Σ (k_i − 1) h_i (docs/certificates.md, Lemma 1). Stored weights
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from pnp_lip.certificates import Certificate
 from pnp_lip.certificates.certify import hash_weights
-from pnp_lip.check import check_composition
+from pnp_lip.check import check_composition, slope_range
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.layers import NoiseClip
 from pnp_lip.layers.constraints import gradient_flow_layers
+from pnp_lip.potentials import RidgePotential
 
 try:
     import flint
@@ -37,13 +38,17 @@ MOST_CELLS = 400_000  # the shipped layers need at most 9,800
 CHUNK = 1024  # cells whose symbols one product of matrices gives
 
 
-def disputed(denoiser: GradientFlowDenoiser, certificate: Certificate) -> list[str]:
+def disputed(denoiser: GradientFlowDenoiser | RidgePotential, certificate: Certificate) -> list[str]:
     """What ball arithmetic could not verify of the certificate: hashes, each ‖W‖ ≤ U, each α = τU²/2, the composition.
+
+    Of a potential ‖W‖ ≤ U and, by the checker's exact range of the slopes, the curvature.
 
     Empty: all is verified. Lower bounds, rounding and the code that runs are left to ``certify``. Raises InputError without
     python-flint, CertificateError for a certificate with other layers.
     Source: Baillon & Haddad (1977); Combettes & Yamada (2015), Proposition 2.5.
     """
+    if isinstance(denoiser, RidgePotential):
+        return disputed_curvature(denoiser, certificate)
     layers = dict(gradient_flow_layers(denoiser))
     if [line.path for line in certificate.layers] != list(layers):
         raise CertificateError("the certificate does not list the layers of this denoiser.")
@@ -61,6 +66,26 @@ def disputed(denoiser: GradientFlowDenoiser, certificate: Certificate) -> list[s
         wrong += [f"{path}: {claim}" for claim, holds in claims.items() if not holds]
     bound = certificate.bound
     return wrong + check_composition(alphas, bound.lipschitz, bound.averagedness, bound.proximal)
+
+
+def disputed_curvature(potential: RidgePotential, certificate: Certificate) -> list[str]:
+    """The same for a potential: hashes, ‖W‖ ≤ U, slopes·U² within the curvature, the gradient's Lipschitz constant."""
+    curvature, clip = certificate.curvature, potential.activation
+    if curvature is None or [line.path for line in certificate.layers] != [""]:
+        raise CertificateError("the certificate is not that of a potential.")
+    parts = (clip.rise, clip.fall, clip.log_rise_limit, clip.log_fall_limit)
+    low, high = slope_range(*(part.detach().cpu().double().numpy() for part in parts))
+    upper = certificate.layers[0].norm.upper
+    least, most = low * Fraction(upper) ** 2, high * Fraction(upper) ** 2
+    claims = {
+        "the certificate belongs to other weights": certificate.weights == hash_weights(potential),
+        f"‖W‖ ≤ {upper:.9g} is not verified": norm_is_below(potential.weight, upper),
+        f"a curvature of [{float(least):.9g}, {float(most):.9g}] exceeds [{curvature.lower:.9g}, {curvature.upper:.9g}]": (
+            curvature.lower <= least and most <= curvature.upper
+        ),
+        "the Lipschitz constant of the gradient is understated": max(-least, most) <= certificate.bound.lipschitz,
+    }
+    return [claim for claim, holds in claims.items() if not holds]
 
 
 def norm_is_below(weight: Tensor, upper: float) -> bool:

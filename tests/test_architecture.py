@@ -24,7 +24,7 @@ LEVELS = {
     **dict.fromkeys(("denoisers",), 3),
     "potentials": 4,
     "certificates": 5,
-    **dict.fromkeys(("attacker", "operators", "pretrained", "second_opinion", "theory"), 6),
+    **dict.fromkeys(("attacker", "curvature_attack", "operators", "pretrained", "second_opinion", "theory"), 6),
     "solvers": 7,
     **dict.fromkeys(("training",), 8),
     "benchmarks": 9,

@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from pnp_lip.certificates.calculus import CurvatureBound, MapBound, round_up
 from pnp_lip.certificates.certificate import LayerCertificate
@@ -31,15 +32,13 @@ def certify_ridge(potential: RidgePotential, path: str, rtol: float) -> Proof:
     For all x, y: φ_σ(Wx) − φ_σ(Wy) = Σ(Wx − Wy), Σ diagonal with entries in [low, high], so that
     ⟨∇R(x) − ∇R(y), x − y⟩ = ⟨ΣW(x − y), W(x − y)⟩ lies between low‖W(x − y)‖² and high‖W(x − y)‖².
     """
-    clip, weight = potential.activation, potential.weight.detach().cpu()
+    clip = potential.activation
     if type(clip) is not RedescendingClip:
         raise CertificateError(f"`{join(path, 'activation')}` is a {type(clip).__qualname__}, no RedescendingClip.")
     for kind in (RidgeAtLevel, Value):
         if (name := patched(kind)) is not None:
             raise CertificateError(f"a class has a replaced `{name}`; undo what changes the potential.")
-    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[3] % 2 == 0:
-        raise CertificateError(f"`{join(path, 'weight')}` must hold square kernels of an odd side; got {tuple(weight.shape)}.")
-    require_fitting(potential, path)
+    weight = fitting_weight(potential, path)
     norm = norm_bound(weight, padding_mode=text(potential.padding_mode, join(path, "padding_mode")), rtol=min(rtol, TIGHT))
     require_range(potential, path)
     low, high = clip.slope_bounds()
@@ -51,25 +50,30 @@ def certify_ridge(potential: RidgePotential, path: str, rtol: float) -> Proof:
     return Proof(bound, (line,), sizes=(SAME,), curvature=curvature)
 
 
-def require_fitting(potential: RidgePotential, path: str) -> None:
-    """Raise CertificateError unless all tensors are finite, of the shapes with which ``RidgePotential`` computes."""
-    clip = potential.activation
-    real(potential.default_sigma, join(path, "default_sigma"))
+def fitting_weight(potential: RidgePotential, path: str) -> Tensor:
+    """W; raises CertificateError unless all tensors are finite and of the shapes with which ``RidgePotential`` computes."""
+    held = {"weight": potential.weight, **{f"activation.{name}": part for name, part in potential.activation._parameters.items()}}
+    for name, tensor in held.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise CertificateError(f"`{join(path, name)}` must hold finite real numbers; load intact weights.")
+    weight, clip = potential.weight.detach().cpu(), potential.activation
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[3] % 2 == 0:
+        raise CertificateError(f"`{join(path, 'weight')}` must hold square kernels of an odd side; got {tuple(weight.shape)}.")
     rising, falling, knots = clip.rise.numel(), clip.fall.numel(), len(clip.log_scale) if clip.log_scale.ndim else 0
     asked = {
         "rise": (rising,), "fall": (falling,), "log_rise_limit": (knots, rising), "log_fall_limit": (knots, falling),
-        "log_scale": (knots, len(potential.weight)),
+        "log_scale": (knots, len(weight)),
     }  # fmt: skip
     for name, shape in asked.items():
-        found, where = getattr(clip, name), join(path, f"activation.{name}")
-        if tuple(found.shape) != shape or not found.is_floating_point():
-            raise CertificateError(f"`{where}` must be of the shape {shape}; got {tuple(found.shape)} {found.dtype}.")
-        if not bool(torch.isfinite(found).all()):
-            raise CertificateError(f"`{where}` holds NaN or infinite values; load intact weights.")
+        found = tuple(getattr(clip, name).shape)
+        if found != shape:
+            raise CertificateError(f"`{join(path, f'activation.{name}')}` must be of the shape {shape}; got {found}.")
+    real(potential.default_sigma, join(path, "default_sigma"))
     ends = clip.log_range
     if knots < 2 or rising < 1 or type(ends) is not tuple or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
         why = "needs two knots and one rising clip at least, and a `log_range` of two increasing finite numbers"
         raise CertificateError(f"`{join(path, 'activation')}` {why}.")
+    return weight
 
 
 def require_range(potential: RidgePotential, path: str) -> None:

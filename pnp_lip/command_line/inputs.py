@@ -15,13 +15,13 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.solvers import Anderson, Anneal, Choice, ForwardBackward, Solver, Variational
 
-__all__ = ["Learned", "by_channel", "by_sigma", "check_noise", "get_annealing", "get_denoiser", "get_noise", "get_prior",
+__all__ = ["Learned", "by_channel", "by_sigma", "check_noise", "get_annealing", "get_certified", "get_noise", "get_prior",
            "make_folder", "solver_of"]  # fmt: skip
 
 Learned: TypeAlias = GradientFlowDenoiser | RidgePotential
 
 
-def get_denoiser(name: str, *, require_certified: bool = True) -> Learned:
+def get_certified(name: str, *, require_certified: bool = True) -> Learned:
     """A denoiser or a potential by its name or from a file.
 
     Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
@@ -40,7 +40,7 @@ def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, 
 
     Raises InputError for rounds that it cannot do.
     """
-    denoiser = get_denoiser(options.denoiser or ("grey" if channels == 1 else "colour"))
+    denoiser = get_certified(options.denoiser or ("grey" if channels == 1 else "colour"))
     if isinstance(denoiser, RidgePotential):
         if options.rounds:
             raise InputError(f"--rounds {options.rounds} guides a denoiser; the objective of a potential is solved once.")

@@ -90,13 +90,15 @@ def add_commands(commands: Commands) -> None:
     add_stopping(add, 500)
     add_prior(add, "grey")
 
-    add = new(commands, "certify", "prove a denoiser's Lipschitz constant; exit status 1 if that fails")
+    add = new(
+        commands, "certify", "prove a denoiser's Lipschitz constant, or a potential's curvature; exit status 1 if that fails"
+    )
     add("weights", metavar="NAME|FILE", help="grey, colour, tiny, or a .safetensors, .pt or .pth file")
     add("--json", metavar="FILE", help="also write the certificate")
     add("--rtol", type=float, default=1e-3, help="tightness of the norm bounds (default: 1e-3)")
     add("--verify", choices=["flint"], help="a second proof of the norms by ball arithmetic (needs python-flint)")
     attack = f"try to refute the bound near the central {ATTACKED_SIDE} x {ATTACKED_SIDE} pixels of these images"
-    add("--attack", nargs="+", metavar="IMAGE", help=attack)
+    add("--attack", nargs="*", metavar="IMAGE", help=f"{attack}; a potential is attacked without any")
     add("--attack-steps", type=int, default=10, metavar="N", help="effort of the attack (default: 10)")
 
 
