@@ -77,18 +77,8 @@ __all__ = [
 ]
 
 # Their theorems are ours; those of other classes are the user's.
-recognise(
-    *SOLVERS,
-    Denoising,
-    Variational,
-    KrasnoselskiiMann,
-    Halpern,
-    Anderson,
-    FISTA,
-    LeastSquares,
-    WeightedLeastSquares,
-    UserFidelity,
-)
+recognise(*SOLVERS, Denoising, Variational, KrasnoselskiiMann, Halpern, Anderson, FISTA)
+recognise(LeastSquares, WeightedLeastSquares, UserFidelity)
 
 __getattr__ = renamed(
     __name__,

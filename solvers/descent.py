@@ -56,8 +56,9 @@ class Objective(Protocol):
 class State:
     """One image on its way: the last accepted x with J(x), the candidate z with g(z), and the pairs (S, Y) of the memory.
 
-    ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` what ``finish`` last found of x. ``L`` bounds the Lipschitz constant of g, ``known`` says whether on a proof; otherwise it is raised by backtracking.
-    ``tested`` counts candidates, ``refused`` those that failed; ``broken`` is what contradicts L or g.
+    ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` the stationarity of x that ``finish`` found, ``trigger`` that
+    of z at which x is looked at next. ``L`` bounds the Lipschitz constant of g; it is ``known``, or raised from ``first`` on by
+    backtracking. ``tested`` counts candidates, ``refused`` those that failed; ``broken`` is what contradicts L or g.
     """
 
     x: Tensor
@@ -185,7 +186,7 @@ def test(o: Objective, s: State) -> None:
     J = o.value(plus)
     moved, polished = distance(plus, s.x), distance(plus, s.z)
     s.tested, s.since = s.tested + 1, 0
-    met = J <= s.J - DECREASE * s.L * moved**2 and polished <= RELATIVE * moved
+    met = s.J - DECREASE * s.L * moved**2 >= J and polished <= RELATIVE * moved
     if met and not s.known:  # what L would have given: ‖g(x⁺) − g(z)‖ ≤ L‖x⁺ − z‖
         met = float((o.gradient(plus) - s.g).norm()) <= s.L * polished
     if met:
@@ -215,7 +216,7 @@ def plain(o: Objective, s: State) -> None:
         length, slope = float(d.double().norm()), float((s.g.double() * d.double()).sum())
         rounding = 16 * torch.finfo(d.dtype).eps * (float(s.g.norm()) + s.L * float(s.x.norm())) * length
         fits = s.J + slope + s.L / 2 * length**2 + slack + rounding >= J
-        if s.known or (fits and float((g - s.g).norm()) <= s.L * length + rounding) or not s.L <= LARGEST * s.first:
+        if s.known or (fits and float((g - s.g).norm()) <= s.L * length + rounding) or not LARGEST * s.first >= s.L:
             break
         s.L *= GROWTH
     if not math.isfinite(J):
@@ -253,19 +254,17 @@ def restored(o: Objective, fresh: State, stored: dict[str, Any]) -> State:
     Raises InputError where it cannot be one of the run that starts at ``fresh``.
     """
     s = State(**stored)
-    require(
-        s.known is fresh.known and s.status in STATUSES and type(s.since) is type(s.tested) is type(s.refused) is int, "its flags"
-    )
-    require(len(s.S) == len(s.Y) <= MEMORY and 0 <= s.since <= EVERY, "its memory")
+    counts = all(type(n) is int and n >= 0 for n in (s.since, s.tested, s.refused))
+    require(s.known is fresh.known and s.status in STATUSES and counts and len(s.S) == len(s.Y) <= MEMORY, "its numbers")
     for t in (s.x, s.z, *s.S, *s.Y):
         require(t.shape == fresh.x.shape and t.dtype == fresh.x.dtype and bool(t.isfinite().all()), "its images")
     inside = o.box is None or all(bool(((t >= o.box[0]) & (t <= o.box[1])).all()) for t in (s.x, s.z))
     require(inside and all(dot(a, b) > 0 for a, b in zip(s.S, s.Y, strict=True)), "its images")
     require(s.known or 0 < s.L < math.inf, "its Lipschitz constant")
-    s.L, s.first, s.goal = (fresh.L, fresh.first, fresh.goal) if s.known else (s.L, fresh.first, fresh.goal)
-    s.J, s.g, s.trigger = o.value(s.x), o.gradient(s.z), min(s.trigger, fresh.goal) if 0 <= s.trigger else fresh.goal
+    s.L, s.first, s.goal = fresh.L if s.known else s.L, fresh.first, fresh.goal
+    s.J, s.g, s.trigger = o.value(s.x), o.gradient(s.z), s.trigger if 0 <= s.trigger <= s.goal else s.goal
     s.sharp = stationary_part(s.g, s.z, o.box)
-    if s.status != "diverged":
+    if s.status == "converged":
         finish(o, s)
     return s
 

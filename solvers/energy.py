@@ -1,9 +1,10 @@
 """The objective J = f + λR + ι_C of one image, in the dtype of the data and in float64, and how convex it is."""
 
+import contextlib
 import copy
 import dataclasses
 from fractions import Fraction
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from deepinv.physics import Denoising, Inpainting
@@ -28,7 +29,6 @@ __all__ = ["Energy", "Level", "down", "energies", "level_of", "margin_of"]
 PRECISE, PLAIN = 1e-12, 64.0
 ALIKE = 1e-3  # by which an operator or a potential and its copy in float64 may differ: the rounding of float32, and no more
 SYMBOL_SLACK = 1e-12  # relative; of transforms of fewer than 2³⁰ numbers in float64
-Part = TypeVar("Part", bound=object)
 
 
 class Level(Protocol):
@@ -120,14 +120,17 @@ class Energy:
 
 def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int) -> list[Energy]:
     """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one."""
-    double = maps if maps.y.dtype == torch.float64 else in_double(maps)
-    fine = None if double is None else doubled(potential)
+    double, fine = None, None
+    if maps.y.dtype != torch.float64:
+        with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError):  # of what cannot be copied
+            y, physics, term = (doubled(part) for part in (maps.y, maps.physics, maps.data_term))
+            fine, double = doubled(potential), dataclasses.replace(maps, y=y, physics=physics, data_term=term)
     found = []
     for i in range(count):
         one, like = maps.part([i]), maps.y.new_zeros(1, *maps.image_shape)
         level = level_of(potential, like, one.sigma)
         energy = Energy(one, level, weight, scales)
-        if double is not maps and double is not None:
+        if double is not None:
             probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
             copied = Energy(double.part([i]), level_of(fine, probe, one.sigma), weight, scales)
             energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe) else None)
@@ -137,21 +140,18 @@ def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, 
 
 def alike(energy: Energy, copied: Energy, x: Tensor) -> bool:
     """Whether a copy in float64 computes in it, and the same as the original."""
-    ours = isinstance(energy.level, RidgeAtLevel)  # which computes in the dtype of its weights
     try:
-        pairs = [
-            (energy.maps.grad(x.to(energy.maps.y)), copied.maps.grad(x)),
-            (energy.maps.misfit(x.to(energy.maps.y)), copied.maps.misfit(x)),
-        ]
-        for name in () if ours else ("grad", "value"):
-            pairs.append((getattr(energy.level, name)(x.to(energy.maps.y)), getattr(copied.level, name)(x)))
+        near = x.to(energy.maps.y)
+        pairs = [(energy.maps.grad(near), copied.maps.grad(x)), (energy.maps.misfit(near), copied.maps.misfit(x))]
+        if not isinstance(energy.level, RidgeAtLevel):  # which computes in the dtype of its weights
+            pairs += [(energy.level.grad(near), copied.level.grad(x)), (energy.level.value(near), copied.level.value(x))]
     except (RuntimeError, TypeError, ValueError):
         return False
     return all(b.dtype == torch.float64 and float((a - b).norm()) <= ALIKE * float(b.norm()) for a, b in pairs)
 
 
-def doubled(part: Part) -> Part:
-    """A copy in float64 of a tensor, a module, or a dataclass of such; other objects as they are."""
+def doubled(part: object) -> Any:
+    """A copy in float64 of a tensor, a module, or a data term of such; other objects as they are."""
     if isinstance(part, Tensor):
         return part.double() if part.is_floating_point() else part
     if isinstance(part, nn.Module):
@@ -159,15 +159,6 @@ def doubled(part: Part) -> Part:
     if isinstance(part, DataTerm):
         return dataclasses.replace(part, **{f.name: doubled(getattr(part, f.name)) for f in dataclasses.fields(part)})
     return part
-
-
-def in_double(maps: Maps) -> Maps | None:
-    """The maps in float64, None where some part cannot be copied."""
-    try:
-        parts = {"y": maps.y.double(), "physics": doubled(maps.physics), "data_term": doubled(maps.data_term)}
-        return dataclasses.replace(maps, **parts)
-    except (RuntimeError, TypeError, ValueError, AttributeError):
-        return None
 
 
 def margin_of(

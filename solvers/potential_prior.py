@@ -17,8 +17,8 @@ __all__ = ["PotentialPrior"]
 class PotentialPrior(Prior):  # type: ignore[misc]
     """R_σ as an explicit prior of deepinv: ``fn`` = R_σ(x), ``grad`` = ∇R_σ(x), ``prox`` = prox_γR_σ(x) to ``accuracy``.
 
-    The prox is one map where γρ < 1, γ deepinv's step times its λ; it raises CertificateError elsewhere. deepinv takes any step, and
-    its loops prove nothing: its proximal gradient descent with step < 2/‖A‖² descends for γρ < 1. ``Variational`` proves.
+    The prox is one map where γρ < 1, γ deepinv's step times its λ, and raises CertificateError elsewhere. deepinv's loops
+    take any step and prove nothing; ``Variational`` minimises the same objective with a theorem.
 
     σ, deepinv's ``g_param``, is a noise level on the scale of [0, 1], None for the potential's own.
 

@@ -57,7 +57,7 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
         z, distance = prox(self.potential, x, sigma, self.weight, self.accuracy, self.max_iter)
         if not max(distance) <= self.accuracy:
             warnings.warn(
-                f"the prox of the potential was found to a distance of {max(distance):.3g} only, and {self.accuracy:g} was asked: "
+                f"the prox of the potential was found to a distance of {max(distance):.3g}, and {self.accuracy:g} was asked: "
                 f"raise `max_iter` = {self.max_iter}, or loosen `accuracy` (float32 ends near 1e-6).",
                 RuntimeWarning,
                 stacklevel=2,

@@ -21,7 +21,14 @@ from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.energy import Energy, Named, down, energies, margin_of
 from pnp_lip.solvers.examiner import (
-    Witness, described, examine_code, examine_operator, examine_term, find_norm, judge_certificate, norm_estimate,
+    Witness,
+    described,
+    examine_code,
+    examine_operator,
+    examine_term,
+    find_norm,
+    judge_certificate,
+    norm_estimate,
 )  # fmt: skip
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive, is_number
@@ -75,6 +82,12 @@ class Log:
         if len(self.residual) % MISFIT_EVERY == 1 or s.status != "running":
             self.misfit.append(float(e.maps.misfit(s.x)))
             self.misfit_at.append(len(self.residual) - 1)
+
+    def close(self, s: descent.State) -> History:
+        """The finished record; an image that is still running has used up its iterations."""
+        status, at = "max_iter" if s.status == "running" else s.status, tuple(self.misfit_at)
+        residual, relative, misfit, psnr, J = map(tuple, (self.residual, self.relative, self.misfit, self.psnr, self.objective))
+        return History(status, residual, relative, misfit, at, psnr, objective=J)
 
     def fits(self, k: int) -> bool:
         """Whether a stored log can be one after k updates."""
@@ -311,17 +324,8 @@ class Variational:
         if p.guarantee.proved:
             broken = self.changed(p, states) or broken
         judged = p.guarantee if broken is None or not p.guarantee.proved else p.guarantee.broken(broken)
-        bounds = (
-            judged.proved
-            and p.m > 0
-            and all(e.exact is not None or s.x.dtype == torch.float64 for e, s in zip(p.energies, states, strict=True))
-        )
-        distance = tuple(v / p.m * (1 + 1e-9) for v in found) if bounds else None
-        histories = tuple(
-            History("max_iter" if s.status == "running" else s.status, tuple(log.residual), tuple(log.relative), tuple(log.misfit),
-                    tuple(log.misfit_at), tuple(log.psnr), objective=tuple(log.objective))
-            for s, log in zip(states, logs, strict=True)
-        )  # fmt: skip
+        distance = tuple(v / p.m * (1 + 1e-9) for v in found) if judged.proved and p.m > 0 else None
+        histories = tuple(log.close(s) for s, log in zip(states, logs, strict=True))
         x, J = torch.cat([s.x for s in states]), tuple(s.J for s in states)
         parameters: Mapping[str, float] = {"lipschitz": states[0].L, "convexity": p.m}
         seconds = time.perf_counter() - started
