@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip import save_denoiser
-from pnp_lip.benchmarks import tasks
+from pnp_lip.benchmarks import certificates, tasks
 from pnp_lip.benchmarks.comparison import Observation, denoise, restore
-from pnp_lip.benchmarks.config import CtConfig, DeblurringConfig, DenoisingConfig, Limits, Photographs, Scans
+from pnp_lip.benchmarks.config import CertificatesConfig, CtConfig, DeblurringConfig, DenoisingConfig, Limits, Photographs, Scans
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.benchmarks.priors import PotentialPrior, Prior, collect, prior_of
 from pnp_lip.benchmarks.published import load_published
@@ -225,6 +225,15 @@ def test_potentials_stand_in_the_tables_of_all_comparisons(tmp_path: Path) -> No
         kinds = {row["kind"] for row in content["rows"] if row["prior"] == "ridge"}
         assert kinds == {"global minimiser" if name == "denoising" else "critical point"} and kinds.pop() in text
     assert "ridge ✓" in headline(records) and "objective of proved curvature" in headline(records)
+
+
+def test_the_curvature_of_potentials_is_attacked(tmp_path: Path) -> None:
+    config = CertificatesConfig((25,), steps=0, side=8, layers=1, channels=2)
+    content = certificates.run(config, Destination(tmp_path / "certificates.json"), [prior_of("ridge", ridge())])
+    row = next(r for r in content["rows"] if r.get("prior") == "ridge" and "sigma" in r)
+    (lower, upper), (least, largest) = row["curvature"], row["found"]
+    assert lower <= least < 0 < largest <= upper and largest > 0.9 * upper and not row["refuted"]
+    assert "| ridge | 25 | -0.8" in markdown(tmp_path / "certificates.json")
 
 
 def test_files_of_potentials_take_part(tmp_path: Path) -> None:
