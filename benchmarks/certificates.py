@@ -30,7 +30,7 @@ def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) ->
     dncnn = untrained("DnCNN", config.seed, in_channels=channels, out_channels=channels, depth=7, nf=32)
     record = Record.open(to, "certificates", config, {"crops": sha256_of(crops)})
     attacked = [*priors, prior_of("DnCNN, untrained", dncnn, channels=channels)]
-    networks: dict[str, nn.Module] = {p.name: p.network for p in attacked if p.network is not None}
+    networks: dict[str, nn.Module] = {p.name: p.denoiser for p in attacked if isinstance(p.denoiser, nn.Module)}
     for prior in (p for p in attacked if p.name in networks):
         record.register(prior.name, prior.describe())
         for level in config.levels:
@@ -67,7 +67,7 @@ def attacked_figures(network: nn.Module, prior: Prior, crops: Tensor, level: flo
 def curvature_figures(prior: PotentialPrior, level: float, config: CertificatesConfig) -> Row:
     """The bounds of a potential's curvature beside the extreme curvatures that the attack found."""
     bound = None if prior.certificate is None else prior.certificate.curvature
-    search = functools.partial(attack_curvature, prior.potential, sigma=level / 255, steps=config.steps, bound=bound)  # type: ignore[arg-type]
+    search = functools.partial(attack_curvature, prior.potential, sigma=level / 255, steps=config.steps, bound=bound)
     (least, largest), times = timed(search)
     return {
         "curvature": None if bound is None else (bound.lower, bound.upper),

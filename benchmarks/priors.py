@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from deepinv.physics import Denoising
@@ -92,11 +92,6 @@ class Prior:
         """What the denoiser of a potential is proved to give; None for maps that minimise nothing known."""
         return None
 
-    @property
-    def network(self) -> nn.Module | None:
-        """What has weights and a certificate."""
-        return self.denoiser if isinstance(self.denoiser, nn.Module) else None
-
     def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
         """The denoiser and the noise level that ``strength`` means for data of this noise."""
         acts_as, theta = self.strength.acts_as, self.strength.theta_upper
@@ -120,7 +115,7 @@ class Prior:
 
     def describe(self) -> Row:
         """What a record says of it; tensors for guidance count only with a guide."""
-        network = self.network or nn.Identity()
+        network = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Identity()
         unused = () if self.guide is not None else ("guidance.", "guide_network.")
         weights = [tensor for name, tensor in network.state_dict().items() if not name.startswith(unused)]
         guide: Row = {} if self.guide is None else {"before": self.guide.prior.name}
@@ -145,25 +140,27 @@ class Prior:
 
 @dataclasses.dataclass(frozen=True)
 class PotentialPrior(Prior):
-    """A ``potential`` R: a restoration minimises f + R_σ on [0, 1], a denoiser ½‖x − y‖² + R_σ, with σ = √s·noise.
+    """A potential R: a restoration minimises f + R_σ on [0, 1], denoising ½‖x − y‖² + R_σ, with σ = √s·noise.
 
-    The denoiser is 1/(1 − ρ)-Lipschitz where R is ρ-weakly convex with ρ < 1; elsewhere it gives a critical point.
+    Denoising is 1/(1 − ρ)-Lipschitz where R is ρ-weakly convex with ρ < 1; elsewhere it gives a critical point.
     """
 
-    potential: RidgePotential | None = None
+    @property
+    def potential(self) -> RidgePotential:
+        """R, which stands in the place of the denoiser."""
+        return cast(RidgePotential, self.denoiser)
 
     @property
     def kind(self) -> str | None:
         rho = self.certificate.curvature.rho if self.certificate and self.certificate.curvature else math.inf
         return "global minimiser" if rho < 1 else "critical point" if rho < math.inf else None
 
-    @property
-    def network(self) -> nn.Module | None:
-        return self.potential
+    def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
+        unique, sigma = self.kind == "global minimiser", math.sqrt(strength) * noise
+        return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
-        _, sigma = self.at(strength, noise)
-        return Variational(self.potential, sigma=sigma, box=(0.0, 1.0), tol=tol)
+        return Variational(self.potential, sigma=math.sqrt(strength) * noise, box=(0.0, 1.0), tol=tol)
 
     def describe(self) -> Row:
         row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}
@@ -175,21 +172,9 @@ class PotentialPrior(Prior):
         return {**row, "lipschitz_upper": prox, "curvature": (curvature.lower, curvature.upper)}
 
 
-def potential_prior(name: str, potential: RidgePotential, *, ours: bool = False) -> Prior:
-    """The prior of a potential with its certificate, or with the reason why there is none."""
-    try:
-        certificate, reason = certify(potential), ""
-    except CertificateError as error:
-        certificate, reason = None, str(error)
-    denoiser, strength = partial(critical_point, potential), Strength(start=1.0)
-    prior = PotentialPrior(name, denoiser, strength, ours, certificate=certificate, reason=reason, potential=potential)
-    unique = prior.kind == "global minimiser"
-    return dataclasses.replace(prior, denoiser=ProximalDenoiser(potential)) if unique else prior
-
-
 def critical_point(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor:
     """One of ½‖x − y‖² + R_σ, found from y."""
-    return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y).x
+    return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y, guarantee="report").x
 
 
 def prior_of(
@@ -199,12 +184,12 @@ def prior_of(
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:
         raise InputError(f"it takes {expected} channels, and the benchmark's images have {channels}")
-    if isinstance(denoiser, RidgePotential):
-        return potential_prior(name, denoiser, ours=ours)
     try:
         certificate, reason = certify(denoiser), ""  # type: ignore[arg-type]  # it refuses what is no network
     except CertificateError as error:
         certificate, reason = None, str(error)
+    if isinstance(denoiser, RidgePotential):
+        return PotentialPrior(name, denoiser, Strength(start=1.0), ours, certificate=certificate, reason=reason)
     strength = THRESHOLD if threshold else Strength()
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

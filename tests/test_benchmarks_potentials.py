@@ -163,7 +163,7 @@ def observed(noise: float = 0.05) -> Observation:
 def test_the_prior_of_a_potential_knows_its_curvature() -> None:
     prior = prior_of("ridge", ridge(), ours=True)
     assert isinstance(prior, PotentialPrior) and prior.certified and not prior.nonexpansive
-    assert prior.kind == "global minimiser" and isinstance(prior.denoiser, ProximalDenoiser)
+    assert prior.kind == "global minimiser" and isinstance(prior.at(1.0, 0.1)[0], ProximalDenoiser)
     row = prior.describe()
     assert row["solver"] == "Variational" and row["ours"] and row["certified"] and row["averagedness"] is None
     assert row["curvature"] == pytest.approx((-0.8, 11.2), rel=1e-3) and 5 <= row["lipschitz_upper"] < 5.02
@@ -177,7 +177,8 @@ def test_beyond_rho_1_denoising_gives_a_critical_point() -> None:
     prior = prior_of("steep", ridge(fall=1.2))
     assert prior.kind == "critical point" and prior.describe()["lipschitz_upper"] is None
     y = observed().y
-    x = prior.denoiser(y, 0.05)
+    denoiser, sigma = prior.at(4.0, 0.025)
+    x = denoiser(y, sigma)
     assert float((x - y + ridge(fall=1.2).grad(x, 0.05)).square().mean().sqrt()) < 1e-3
 
 

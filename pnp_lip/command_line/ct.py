@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder, solver_of
+from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, refine
+from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
@@ -57,10 +57,7 @@ def run(options: argparse.Namespace) -> int:
         return choices[-1].result
 
     solver = solver_of(denoiser, tol=options.tol)
-    results: tuple[Result, ...]
-    results = (
-        refine(solver, y, physics, rounds, solve=search) if isinstance(solver, Solver) else (search(solver, y, physics, x0=None),)
-    )
+    results = solutions(solver, y, physics, rounds, solve=search)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     record = {

@@ -8,13 +8,13 @@ from pathlib import Path
 from torch import Tensor
 
 from pnp_lip.command_line.common import PSF, say, say_results, write_result
-from pnp_lip.command_line.inputs import by_channel, get_annealing, get_noise, get_prior, solver_of
+from pnp_lip.command_line.inputs import by_channel, get_annealing, get_noise, get_prior, solutions, solver_of
 from pnp_lip.errors import InputError
 from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Result, Solver, Variational, refine
+from pnp_lip.solvers import Result, Solver, Variational
 
 __all__ = ["parse_psf", "run"]
 
@@ -52,11 +52,7 @@ def run(options: argparse.Namespace) -> int:
     def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         return solver.solve(y, physics, x0=x0, max_iter=options.max_iter, progress=not options.quiet)
 
-    results: tuple[Result, ...]
-    if isinstance(solver, Solver):
-        results = refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
-    else:
-        results = (solve(solver, y, physics, x0=None),)
+    results = solutions(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
     x_hat = results[-1].x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
     say_results(results)

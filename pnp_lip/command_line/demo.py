@@ -14,10 +14,10 @@ from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder, solver_of
+from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder, solutions, solver_of
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
-from pnp_lip.solvers import Anderson, ForwardBackward, Result, Solver, choose_by_reference, licensed, refine
+from pnp_lip.solvers import Anderson, ForwardBackward, Result, choose_by_reference, licensed
 
 __all__ = ["run"]
 
@@ -55,10 +55,7 @@ def run(options: argparse.Namespace) -> int:
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         tell(f"{name}: restoring ...")
         solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee, progress=not options.quiet)
-        if isinstance(choice.solver, Solver):
-            results[name] = refine(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
-        else:
-            results[name] = (solve(choice.solver, y, physics),)
+        results[name] = solutions(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
     seconds = time.perf_counter() - start
     images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
     quality = {name: psnr(image, x) for name, image in images.items()}

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,10 +14,12 @@ from pnp_lip.errors import InputError
 from pnp_lip.noise import estimate_noise
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
-from pnp_lip.solvers import Anderson, Anneal, Choice, ForwardBackward, Solver, Variational
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import Anderson, Anneal, Choice, ForwardBackward, Result, Solver, Variational, refine
+from pnp_lip.solvers.refine import Improve
 
 __all__ = ["Learned", "by_channel", "by_sigma", "check_noise", "get_annealing", "get_certified", "get_noise", "get_prior",
-           "make_folder", "solver_of"]  # fmt: skip
+           "make_folder", "solutions", "solver_of"]  # fmt: skip
 
 Learned: TypeAlias = GradientFlowDenoiser | RidgePotential
 
@@ -63,6 +66,16 @@ def solver_of(prior: Learned, *, tol: float, sigma: float | None = None, step: f
     if step is not None:
         raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
     return Variational(prior, sigma=sigma, box=(0.0, 1.0), tol=tol)
+
+
+def solutions(
+    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, rounds: int = 0, improve: Improve | None = None, *,
+    sigma: float | None = None, solve: Callable[..., Result],
+) -> tuple[Result, ...]:  # fmt: skip
+    """All that ``refine`` finds with a denoiser; the one solution of an objective."""
+    if isinstance(solver, Solver):
+        return refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+    return (solve(solver, y, physics, x0=None),)
 
 
 def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
