@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from torch.nn import functional as F
 
 from pnp_lip.certificates.calculus import CurvatureBound
 from pnp_lip.errors import InputError
+from pnp_lip.potentials import RidgePotential
 
 __all__ = ["CurvatureViolation", "attack_curvature"]
 
 Gradient = Callable[[Tensor], Tensor]
+At = Callable[[float, Tensor], Tensor]  # ∇R by σ and x
 LEVELS = tuple(s / 255 for s in (0.5, 1.5, 5.0, 15.0, 55.0))  # noise levels that are tried where none is given
 STEP = 1e-6  # of a secant, root mean square in units of σ: kinks lie at 1e-3 σ and more, and rounding is 1e-10 of it
 AMPLITUDES = [0.0, *np.geomspace(0.03, 300, 33).tolist()]  # of the waves, in units of σ
@@ -96,30 +99,31 @@ def attack_curvature(
     channels = getattr(potential, "in_channels", None) if channels is None else channels
     levels = LEVELS if sigma is None else (float(sigma),)
     if type(channels) is not int or channels < 1 or size < LEAST_SIDE or steps < 0 or not all(0 < s < math.inf for s in levels):
-        expected = f"channels >= 1, size >= {LEAST_SIDE}, steps >= 0 and sigma > 0"
-        raise InputError(f"expected {expected}; got {channels}, {size}, {steps}, {sigma}.")
+        raise InputError(f"expected channels >= 1, size >= 24, steps >= 0, sigma > 0; got {channels}, {size}, {steps}, {sigma}.")
     exact, rough = (evaluation_copy(potential, dtype) for dtype in (torch.float64, torch.float32))
+    lower, upper = (None, None) if bound is None else (bound.lower, bound.upper)
     found: list[tuple[float, float, Tensor, Tensor]] = []
     for s in levels:
-        for v in steep_waves(lambda x, s=s: exact(x, s), channels, size, s):  # type: ignore[misc]
-            pairs = [(a * s * v, v) for a in AMPLITUDES]
-            found += [(secant(lambda x, s=s: exact(x, s), x, v, s), s, x, v) for x, v in pairs]  # type: ignore[misc]
-    results = []
-    for sign, end in ((1.0, "lower"), (-1.0, "upper")):
-        _, s, x, v = min(found, key=lambda f: sign * f[0])
-        grad: Gradient = lambda x, s=s, sign=sign: sign * exact(x, s)  # type: ignore[misc]  # noqa: E731
-        x, v = descend(grad, x, v, s, steps if sign > 0 else 0)
-        results.append(evaluate(exact, rough, x, v, s, None if bound is None else getattr(bound, end), sign))
-    return results[0], results[1]
+        for v in steep_waves(partial(exact, s), channels, size, s):
+            x = s * torch.tensor(AMPLITUDES, dtype=torch.float64)[:, None, None, None] * v
+            found += [(value, s, x[i : i + 1], v) for i, value in enumerate(secant(partial(exact, s), x, v, s).tolist())]
+    _, s, x, v = min(found, key=lambda pair: pair[0])
+    least = evaluate(exact, rough, *descend(partial(exact, s), x, v, s, steps), s, lower, 1.0)
+    _, s, x, v = max(found, key=lambda pair: pair[0])
+    largest = evaluate(exact, rough, *descend(lambda x: -exact(s, x), x, v, s, 0), s, upper, -1.0)
+    return least, largest
 
 
-def evaluation_copy(potential: nn.Module, dtype: torch.dtype) -> Callable[[Tensor, float], Tensor]:
-    """∇R of a copy in ``dtype`` as a function of the image and σ; parameters are constants."""
+def evaluation_copy(potential: nn.Module, dtype: torch.dtype) -> At:
+    """∇R of a copy in ``dtype`` as a function of σ and images; parameters are constants."""
     model = copy.deepcopy(potential).to(dtype).eval().requires_grad_(False)
     like = next(iter((*model.parameters(), *model.buffers())), torch.zeros(1, dtype=dtype))
+    blank = torch.zeros(1, getattr(model, "in_channels", 1), 1, 1)
+    prepared = cache(lambda sigma: model.levels(blank, sigma)[0][0]) if type(model) is RidgePotential else None
 
-    def grad(x: Tensor, sigma: float) -> Tensor:
-        value = model.grad(x.to(like.device, dtype), sigma)
+    def grad(sigma: float, x: Tensor) -> Tensor:
+        x = x.to(like.device, dtype)
+        value = prepared(sigma).grad(x) if prepared else model.grad(x, sigma)  # type: ignore[operator]
         if not isinstance(value, Tensor) or value.shape != x.shape or not bool(torch.isfinite(value).all()):
             raise InputError("`grad(x, sigma)` must return finite numbers in the shape of x.")
         return value.cpu().double()
@@ -157,16 +161,16 @@ def unit(v: Tensor) -> Tensor:
     return v / v.square().mean().sqrt().clamp_min(1e-300)
 
 
-def secant(grad: Gradient, x: Tensor, v: Tensor, sigma: float) -> float:
-    """The curvature along v at x."""
+def secant(grad: Gradient, x: Tensor, v: Tensor, sigma: float) -> Tensor:
+    """The curvature along v at each image."""
     h = STEP * sigma
-    return float(((grad(x + h * v) - grad(x - h * v)) * v).mean() / (2 * h))
+    return ((grad(x + h * v) - grad(x - h * v)) * v).flatten(1).mean(1) / (2 * h)
 
 
 def descend(grad: Gradient, x: Tensor, v: Tensor, sigma: float, steps: int) -> tuple[Tensor, Tensor]:
     """x and v of less curvature: rounds of steps in x with momentum, after each of which v is turned; the best is kept."""
     v = turned(grad, x, v, sigma)
-    best, kept = secant(grad, x, v, sigma), (x, v)
+    best, kept = float(secant(grad, x, v, sigma)), (x, v)
     generator, size = np.random.default_rng(0), float(x.square().mean().sqrt()) or sigma
     momentum, power = torch.zeros_like(x), 0.0
     for k in range(ROUND * steps):
@@ -177,7 +181,7 @@ def descend(grad: Gradient, x: Tensor, v: Tensor, sigma: float, steps: int) -> t
         scale = math.sqrt(power / (1 - 0.99 ** (k + 1))) * (1 - 0.9 ** (k + 1))
         x = x - RATE * (1 - k / (ROUND * steps)) * size * momentum / max(scale, 1e-300)
         v = turned(grad, x, v, sigma) if k % ROUND == ROUND - 1 else v
-        value = secant(grad, x, v, sigma)
+        value = float(secant(grad, x, v, sigma))
         if value < best:
             best, kept = value, (x, v)
     return kept
@@ -186,7 +190,8 @@ def descend(grad: Gradient, x: Tensor, v: Tensor, sigma: float, steps: int) -> t
 def turned(grad: Gradient, x: Tensor, v: Tensor, sigma: float) -> Tensor:
     """The direction of least curvature at x in the Krylov space of the Hessian and v."""
     h, n = STEP * sigma, math.sqrt(v.numel())
-    basis, images = [v / v.norm()], []
+    images: list[Tensor] = []
+    basis = [v / v.norm()]
     while len(images) < TURN:
         e = n * basis[-1]
         images.append((grad(x + h * e) - grad(x - h * e)) / (2 * h * n))
@@ -202,22 +207,14 @@ def turned(grad: Gradient, x: Tensor, v: Tensor, sigma: float) -> Tensor:
     return unit((weights @ q).reshape(v.shape))
 
 
-def evaluate(
-    exact: Callable[[Tensor, float], Tensor],
-    rough: Callable[[Tensor, float], Tensor],
-    centre: Tensor,
-    v: Tensor,
-    sigma: float,
-    end: float | None,
-    sign: float,
-) -> CurvatureViolation:
+def evaluate(exact: At, rough: At, centre: Tensor, v: Tensor, sigma: float, end: float | None, sign: float) -> CurvatureViolation:
     """The pair about ``centre`` along v, and whether its curvature is below (sign 1) or above (−1) ``end``."""
     x, y = centre - STEP * sigma * v, centre + STEP * sigma * v
-    gx, gy = exact(x, sigma), exact(y, sigma)
+    gx, gy = exact(sigma, x), exact(sigma, y)
     distance = float((y - x).norm())
     curvature = float(((gy - gx) * (y - x)).sum()) / distance**2
     # Numbers on the way may be larger than the gradients: float32 shows by how much, as its rounding is 2²⁹ times as coarse.
-    coarse = sum(float((rough(at.float(), sigma) - value).norm()) for at, value in ((x, gx), (y, gy)))
+    coarse = sum(float((rough(sigma, at) - value).norm()) for at, value in ((x, gx), (y, gy)))
     rounding = (1e-13 * float(gx.norm() + gy.norm()) + 2.0**-25 * coarse) / max(distance, 1e-300)
     exceeds = end is not None and sign * (end - curvature) > rounding
     return CurvatureViolation(x, y, gx, gy, sigma, curvature, curvature / end if end else None, exceeds)

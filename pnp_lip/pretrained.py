@@ -109,7 +109,7 @@ def read(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
         raise InputError(
             f"{path}: this pickle is damaged or holds more than tensors and plain values, so that loading it could run code."
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a safetensors file in the format of pnp_lip.save_denoiser, nor a file by torch.save of two "
             f'dictionaries {{"config": ..., "state_dict": ...}} ({type(error).__name__}).'
@@ -137,8 +137,9 @@ def save_denoiser(denoiser: Pretrained, path: str | Path) -> Certificate | None:
     InputError for one under ``constrain``.
     """
     if not isinstance(denoiser, Pretrained):
-        kinds = "a GradientFlowDenoiser, an AnnealingDenoiser or a RidgePotential"
-        raise InputError(f"{kinds} is saved; got a {type(denoiser).__name__}.")
+        raise InputError(
+            f"a GradientFlowDenoiser, AnnealingDenoiser or RidgePotential is saved; got a {type(denoiser).__name__}."
+        )
     for name, child in denoiser.named_modules():
         if parametrize.is_parametrized(child):
             raise InputError(f"`{name}` is constrained (parametrised); `layers.release` makes its weights plain.")

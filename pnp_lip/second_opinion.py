@@ -80,9 +80,7 @@ def disputed_curvature(potential: RidgePotential, certificate: Certificate) -> l
     claims = {
         "the certificate belongs to other weights": certificate.weights == hash_weights(potential),
         f"‖W‖ ≤ {upper:.9g} is not verified": norm_is_below(potential.weight, upper),
-        f"a curvature of [{float(least):.9g}, {float(most):.9g}] exceeds [{curvature.lower:.9g}, {curvature.upper:.9g}]": (
-            curvature.lower <= least and most <= curvature.upper
-        ),
+        f"[{float(least):.9g}, {float(most):.9g}] exceeds the curvature": curvature.lower <= least and most <= curvature.upper,
         "the Lipschitz constant of the gradient is understated": max(-least, most) <= certificate.bound.lipschitz,
     }
     return [claim for claim, holds in claims.items() if not holds]
