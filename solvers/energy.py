@@ -23,10 +23,11 @@ from pnp_lip.potentials.ridge_potential import RidgeAtLevel
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["Energy", "Level", "down", "energies", "level_of", "margin_of"]
+__all__ = ["VALUES", "Energy", "Level", "down", "energies", "level_of", "margin_of"]
 
 # Relative to all that is added up in a gradient: 9,000 roundings of float64 for sums of some thousand products, 64 elsewhere.
 PRECISE, PLAIN = 1e-12, 64.0
+VALUES = ("fn", "potential")  # names under which potentials offer their value, before their call
 ALIKE = 1e-3  # by which an operator or a potential and its copy in float64 may differ: the rounding of float32, and no more
 SYMBOL_SLACK = 1e-12  # relative; of transforms of fewer than 2³⁰ numbers in float64
 
@@ -50,7 +51,7 @@ class Named:
     sigma: Sigma
 
     def value(self, x: Tensor) -> Tensor:
-        name = next((n for n in ("fn", "potential") if callable(getattr(self.potential, n, None))), "__call__")
+        name = next((n for n in VALUES if callable(getattr(self.potential, n, None))), "__call__")
         value: Tensor = getattr(self.potential, name)(x, self.sigma)
         if not isinstance(value, Tensor) or value.numel() != len(x):
             raise ShapeError(f"the potential must give one number for each of the {len(x)} images; got {value!r:.80}.")
@@ -121,7 +122,9 @@ class Energy:
 def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int) -> list[Energy]:
     """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one."""
     double, fine = None, None
-    if maps.y.dtype != torch.float64:
+    if maps.y.dtype == torch.float64:
+        potential = doubled(potential)  # exact, whatever the weights' dtype
+    else:
         with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError):  # of what cannot be copied
             y, physics, term = (doubled(part) for part in (maps.y, maps.physics, maps.data_term))
             fine, double = doubled(potential), dataclasses.replace(maps, y=y, physics=physics, data_term=term)

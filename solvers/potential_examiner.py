@@ -14,7 +14,7 @@ from pnp_lip.solvers.hypothesis import Hypothesis
 __all__ = ["examine_potential", "examine_smoothness"]
 
 DIRECTIONS = 3
-REACH = 1e-3  # of the image's size: the step of differences of values
+REACH = {torch.float64: 1e-5, torch.float32: 1e-2}  # of the image's size: the step of differences of values
 LIMITS = {torch.float64: 1e-4, torch.float32: 3e-3}  # of them against the gradient, relative to all that enters
 HALVINGS = 30  # of a segment: the quotient of a smooth map stays bounded, across one kink of N it grows 2³⁰/N-fold
 SMOOTH = 1e3  # times the difference quotient of the whole segment, beyond which a part of it holds a kink
@@ -29,9 +29,9 @@ Hypotheses = tuple[Hypothesis, ...]
 
 
 def examine_potential(energy: Energy, x: Tensor, potential: object) -> Hypotheses:
-    """Finite, repeatable, each image on its own, and ⟨∇R(x), d⟩ = (R(x + td) − R(x − td))/2t to the order t².
+    """Finite, repeatable, each image on its own, and (R(x + td) − R(x − td))/2t = ⟨∇R, d⟩ by Simpson's rule.
 
-    In the box; x (1, C, H, W). Raises InputError where the value is not finite.
+    x (1, C, H, W) lies in the box. Raises InputError where the value is not finite.
     """
     level, e = energy.level, energy.precision
     first, again = level.value(x), level.value(x)
@@ -47,16 +47,16 @@ def examine_potential(energy: Energy, x: Tensor, potential: object) -> Hypothese
     why = "The potential mixes the images of a batch, and is no sum over them."
     found.append(Hypothesis("change of R(x) by the other images of a batch", mixed, "be at most 1e-3", mixed <= 1e-3, why))
     fine, generator, worst = x.to(e.maps.y), torch.Generator().manual_seed(3), 0.0
-    slope = e.level.grad(fine)
-    t = REACH * max(float(fine.double().square().mean().sqrt()), 1e-2)
-    directions = [signs(fine, generator) for _ in range(DIRECTIONS)]
-    directions.append(slope / slope.square().mean().sqrt().clamp_min(1e-30))
+    slope, value = e.level.grad(fine), float(e.level.value(fine))
+    t = REACH[fine.dtype] * max(float(fine.double().square().mean().sqrt()), 1e-2)
+    size = float(slope.norm())
+    directions = [*(signs(fine, generator) for _ in range(DIRECTIONS)), slope * (math.sqrt(x.numel()) / max(size, 1e-30))]
     for d in directions:
-        across = float((e.level.value(fine + t * d) - e.level.value(fine - t * d)).double().sum()) / (2 * t)
-        along = 0.5 * float(((e.level.grad(fine + t * d) + e.level.grad(fine - t * d)).double() * d.double()).sum())
-        rounding = torch.finfo(fine.dtype).eps * float(e.level.value(fine).abs().sum()) / t
-        size = max(abs(along), abs(across), 1e-30)
-        worst = max(worst, max(0.0, abs(across - along) - 4 * rounding) / size)
+        values = [float(e.level.value(fine + s * t * d).double()) for s in (-1, 1)]
+        slopes = [float((e.level.grad(fine + s * t * d) * d).double().sum()) for s in (-1, 0, 1)]
+        across, along = (values[1] - values[0]) / (2 * t), (slopes[0] + 4 * slopes[1] + slopes[2]) / 6
+        rounding = 4 * torch.finfo(fine.dtype).eps * abs(value) / t
+        worst = max(worst, (abs(across - along) - rounding) / max(abs(along), abs(across), size, 1e-30))
     limit = LIMITS.get(fine.dtype, 3e-3)
     why = f"The gradient is not that of the value. {ASSUME}"
     name = "relative difference of <grad R, d> from the change of R along d"
@@ -99,14 +99,14 @@ def examine_smoothness(energy: Energy, x: Tensor, curvature: CurvatureBound | No
     found = [Hypothesis(name, steep, f"be at most {SMOOTH:g}", steep <= SMOOTH, why)]
     if curvature is None:
         return tuple(found)
-    most, least, s = 0.0, math.inf, 1e-2 * t
-    base = e.level.grad(fine)
-    for _ in range(POWER_STEPS + 1):
-        d = d / d.double().square().mean().sqrt().clamp_min(1e-30).to(d)
-        change = (e.level.grad(fine + s * d) - base) / s
-        bend = float((change * d).double().sum() / d.double().square().sum())
-        most, least = max(most, float(change.norm() / d.norm())), min(least, bend)
-        d = change if float(change.norm()) > 0 else d
+    most, least, step, base = 0.0, math.inf, 1e-2 * t, e.level.grad(fine)
+    for flatter in (0.0, 1.0):  # power steps with ∇²R, and with upper − ∇²R
+        for _ in range(POWER_STEPS):
+            d = d / d.double().square().mean().sqrt().clamp_min(1e-30).to(d)
+            change = (e.level.grad(fine + step * d) - base) / step
+            bend = float((change * d).double().sum() / d.double().square().sum())
+            most, least = max(most, float(change.norm() / d.norm())), min(least, bend)
+            d = change + flatter * (curvature.upper * d - 2 * change)
     stated = max(curvature.upper, curvature.rho)
     fits = most <= stated * (1 + SLACK) and least >= curvature.lower - SLACK * stated
     bound = "hold for the secants that were tried (stated by the user)"

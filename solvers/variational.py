@@ -19,7 +19,7 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.energy import Energy, Named, down, energies, margin_of
+from pnp_lip.solvers.energy import VALUES, Energy, Named, down, energies, margin_of
 from pnp_lip.solvers.examiner import (
     Witness,
     described,
@@ -131,6 +131,8 @@ class Variational:
     equation: ClassVar[str] = EQUATION
 
     def __post_init__(self) -> None:
+        if not any(callable(getattr(self.potential, name, None)) for name in (*VALUES, "__call__")):
+            raise InputError(f"`potential` needs a value: `fn`, `potential` or a call; got {type(self.potential).__name__}.")
         if not (is_number(self.tol) and 0 <= self.tol < 1):
             raise InputError(f"`tol` bounds the stationarity per pixel and must lie in [0, 1); got {self.tol}.")
         check_positive("weight", self.weight)
