@@ -11,12 +11,15 @@ from pnp_lip.attacker import attack
 from pnp_lip.benchmarks.config import CertificatesConfig
 from pnp_lip.benchmarks.networks import untrained
 from pnp_lip.benchmarks.photographs import central_crop, photograph, sha256_of
-from pnp_lip.benchmarks.priors import Prior, prior_of
+from pnp_lip.benchmarks.priors import PotentialPrior, Prior, prior_of
 from pnp_lip.benchmarks.record import Destination, Record, Row, Table, timed
 from pnp_lip.certificates import certify
+from pnp_lip.curvature_attack import attack_curvature
 from pnp_lip.denoisers import GradientFlowDenoiser
 
 __all__ = ["run", "tables"]
+
+CURVATURE = ("potential", "σ·255", "curvature ≥", "curvature ≤", "found least", "found largest", "CPU s")
 
 
 def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) -> Row:
@@ -31,7 +34,10 @@ def run(config: CertificatesConfig, to: Destination, priors: Sequence[Prior]) ->
     for prior in (p for p in attacked if p.name in networks):
         record.register(prior.name, prior.describe())
         for level in config.levels:
-            work = functools.partial(attacked_figures, networks[prior.name], prior, crops, level, config)
+            if isinstance(prior, PotentialPrior):
+                work = functools.partial(curvature_figures, prior, level, config)
+            else:
+                work = functools.partial(attacked_figures, networks[prior.name], prior, crops, level, config)
             record.measure({"prior": prior.name, "sigma": level}, work)
     with torch.random.fork_rng(devices=[]):  # torch's own generator stays as it was
         torch.manual_seed(config.seed)
@@ -58,6 +64,19 @@ def attacked_figures(network: nn.Module, prior: Prior, crops: Tensor, level: flo
     }
 
 
+def curvature_figures(prior: PotentialPrior, level: float, config: CertificatesConfig) -> Row:
+    """The bounds of a potential's curvature beside the extreme curvatures that the attack found."""
+    bound = None if prior.certificate is None else prior.certificate.curvature
+    search = functools.partial(attack_curvature, prior.potential, sigma=level / 255, steps=config.steps, bound=bound)
+    (least, largest), times = timed(search)
+    return {
+        "curvature": None if bound is None else (bound.lower, bound.upper),
+        "found": (least.curvature, largest.curvature),
+        "refuted": least.exceeds or largest.exceeds,
+        "cpu_seconds": times["cpu_seconds"],
+    }
+
+
 def certification(network: nn.Module, rtol: float) -> Row:
     """The bound and the times of a certification without a cache."""
     fresh = copy.deepcopy(network)
@@ -67,11 +86,15 @@ def certification(network: nn.Module, rtol: float) -> Row:
 
 def tables(content: Row) -> list[Table]:
     """Bounds beside violations, and the times."""
-    attacks, times, errors = [], [], []
+    attacks, curvatures, times, errors = [], [], [], []
     for r in content["rows"]:
         bound = r.get("lipschitz_upper")
         if "error" in r:
             errors.append((r["prior"], r["error"]))
+        elif "found" in r:
+            ends = ("none", "none") if r["curvature"] is None else (f"{v:.6g}" for v in r["curvature"])
+            (least, largest), seconds = (f"{v:.6g}" for v in r["found"]), f"{r['cpu_seconds']:.1f}"
+            curvatures.append((r["prior"], f"{r['sigma']:g}", *ends, least, largest, seconds))
         elif "found_lower" in r:
             found = r["found_lower"]
             known, share = ("none", "–") if bound is None else (f"{bound:.6g}", f"{found / bound:.1%}")
@@ -83,6 +106,7 @@ def tables(content: Row) -> list[Table]:
     header = ("network", "σ·255", "Lipschitz ≤", "found ≥", "found / bound", "above 1", "CPU s")
     made = [
         Table("Proved bound and strongest violation found", header, tuple(attacks), note),
+        Table("Proved bounds of curvature and extremes found", CURVATURE, tuple(curvatures)),
         Table("Time of a certification", ("network", "Lipschitz ≤", "CPU s", "s"), tuple(times)),
         Table("No result", ("network", "why"), tuple(errors)),
     ]

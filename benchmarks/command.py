@@ -80,7 +80,7 @@ def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
     if compares:
         command.add_argument("--priors", nargs="+", metavar="NAME", help="these only (default: all)")
-        text = "also: weights of ours, or a network by benchmarks.networks.save_rival"
+        text = "also: weights of ours, a network by benchmarks.networks.save_rival, a published ridge regulariser (npz)"
         command.add_argument("--denoiser", action="append", default=[], metavar="NAME=FILE", help=text)
 
 

@@ -17,11 +17,10 @@ from pnp_lip.benchmarks.record import Record, Row, attempted, timed
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, ssim
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anderson, Anneal, Result, Solver, denoise_guided, refine
+from pnp_lip.solvers import Anneal, Result, Solver, Variational, denoise_guided, refine
 
 __all__ = ["Case", "Comparison", "Measure", "Observation", "climb", "denoise", "quality", "restore", "seeded"]
 
-START = 0.5  # the strength from which the search starts
 STRIDE = 2  # points of the grid in the search's first steps, so factors of 2
 
 
@@ -94,7 +93,8 @@ class Comparison:
         key = {"prior": prior.name, "group": group}
         entry = self.record.find("tuning", key)
         if entry is None:
-            cases, grid = [case for case in self.validation if case.group == group], prior.strength.grid
+            cases = [case for case in self.validation if case.group == group]
+            grid, start = prior.strength.grid, prior.strength.start
             observations = [case.make() for case in cases]
 
             def score(strength: float) -> float:
@@ -102,7 +102,7 @@ class Comparison:
                 diverged = any(figures.get("status") == "diverged" for figures in found)
                 return -math.inf if diverged else sum(float(figures["psnr"]) for figures in found) / len(found)
 
-            best, curve = climb(score, grid, START if START in grid else grid[0], stride=STRIDE)
+            best, curve = climb(score, grid, start if start in grid else grid[0], stride=STRIDE)
             seen = {f"{s:g}": round(v, 3) for s, v in curve.items()}
             entry = self.record.add("tuning", key, {"strength": best, "psnr": seen, "on": [dict(c.key) for c in cases]})
         return float(entry["strength"])
@@ -160,7 +160,8 @@ def denoise(prior: Prior, strength: float, observation: Observation, tuning: boo
     work = denoiser if prior.guide is None else functools.partial(denoise_guided, denoiser)
     with torch.no_grad():
         x_hat, times = timed(lambda: work(observation.y, sigma))
-    return {**quality(x_hat, observation), **times}
+    proved = {} if prior.kind is None else {"kind": prior.kind}
+    return {**quality(x_hat, observation), **proved, **times}
 
 
 class OutOfTimeError(Exception):
@@ -171,7 +172,7 @@ class Watch:
     """A callback that keeps the last iterate and its residual, and ends the run once its ``seconds`` are used up."""
 
     def __init__(self, seconds: float) -> None:
-        self.end, self.iterations = time.process_time() + seconds, 0
+        self.end, self.iterations, self.residual = time.process_time() + seconds, 0, math.nan
 
     def __call__(self, k: int, x: Tensor, relative: tuple[float, ...]) -> None:
         self.x, self.residual, self.iterations = x, relative[0], self.iterations + 1
@@ -182,19 +183,15 @@ class Watch:
 def restore(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
     """Figures of the solver's reconstruction; certified priors must satisfy their theorem, others run without a proof.
 
-    The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of other priors behind an
-    image of zeros and ones, so they run without it. Every result is clipped before it is judged.
+    Every result is clipped before it is judged.
     """
     y, physics = observation.y, observation.physics
     if physics is None:
         raise InputError("a restoration needs a forward model.")
-    denoiser, sigma = prior.at(strength, observation.noise)
-    boxed = prior.solver.takes_box and (prior.certified or prior.strength.acts_as == "threshold")
-    tol = limits.tuning_tol if tuning else limits.tol
-    solver = prior.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
+    solver = prior.solver_at(strength, observation.noise, limits.tuning_tol if tuning else limits.tol)
     watch = Watch(math.inf if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
     solve = functools.partial(
-        Solver.solve,
+        type(solver).solve,
         max_iter=limits.max_iter if prior.certified else limits.uncertified_max_iter,
         guarantee="require" if prior.certified else "report",
         callback=watch,
@@ -202,16 +199,17 @@ def restore(prior: Prior, strength: float, observation: Observation, tuning: boo
 
     def reconstruct() -> tuple[Result, ...]:
         try:
-            if prior.guide is None:
+            if prior.guide is None or not isinstance(solver, Solver):
                 return (solve(solver, y, physics),)
             first = dataclasses.replace(solver, sigma=prior.guide.prior.at(prior.guide.strength, observation.noise)[1])
             improve = None if prior.guide.annealer is None else Anneal(prior.guide.annealer)
-            return refine(first, y, physics, improve=improve, sigma=sigma, solve=solve)
+            return refine(first, y, physics, improve=improve, sigma=solver.sigma, solve=solve)
         except OutOfTimeError:
             return ()
 
     results, times = timed(reconstruct)
     guarantee = results[-1].guarantee if results else solver.check(y, physics)
+    more = minimum(solver, results[-1], observation, solve) if isinstance(solver, Variational) and results and not tuning else {}
     unfinished = [result.status for result in results if result.status != "converged"]
     return {
         **quality((results[-1].x if results else watch.x).clamp(0, 1), observation),
@@ -219,9 +217,22 @@ def restore(prior: Prior, strength: float, observation: Observation, tuning: boo
         "iterations": watch.iterations,
         "residual": watch.residual,
         "proved": guarantee.proved and all(result.guarantee.proved for result in results),
+        "kind": guarantee.kind if guarantee.proved else None,
         "existence": guarantee.existence if guarantee.proved else None,
         "failure": guarantee.failure,
         **times,
+        **more,
+    }
+
+
+def minimum(solver: Variational, result: Result, observation: Observation, solve: Callable[..., Result]) -> Row:
+    """The objective's value, how stationary it is, how far at most the minimiser is, and the PSNR at a tenth of ``tol``."""
+    finer = dataclasses.replace(solver, tol=solver.tol / 10)
+    x_hat = solve(finer, observation.y, observation.physics, x0=result.x, callback=None).x
+    found = {"objective": result.objective, "stationarity": result.stationarity, "distance": result.distance_upper}
+    return {
+        **{name: None if values is None else values[0] for name, values in found.items()},
+        "psnr_tol10": psnr(x_hat.clamp(0, 1), observation.x),
     }
 
 

@@ -4,25 +4,31 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import nn
+from deepinv.physics import Denoising
+from torch import Tensor, nn
 
 from pnp_lip.benchmarks.baselines import BASELINES
 from pnp_lip.benchmarks.networks import load_rival
 from pnp_lip.benchmarks.photographs import sha256_of
+from pnp_lip.benchmarks.published import load_published
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify, firm
+from pnp_lip.certificates.calculus import round_up
 from pnp_lip.denoisers import RelaxedDenoiser, can_be_guided, relax
 from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.protocols import DenoiserLike
-from pnp_lip.solvers import ADMM, ForwardBackward, Solver
+from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
 
-__all__ = ["STRENGTHS", "THRESHOLD", "Guide", "Prior", "Strength", "collect", "prior_of", "with_admm", "with_guide"]
+__all__ = ["STRENGTHS", "THRESHOLD", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_admm",
+           "with_guide"]  # fmt: skip
 
 STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
 
@@ -34,12 +40,13 @@ class Strength:
     At a fixed point a prior weighs as much as its threshold, or as the square of its noise level. So s acts as a
     "threshold", D(·, s·noise), or as "noise level squared", D(·, √s·noise). A denoiser that ignores its noise level is
     relaxed instead: s acts as a "relaxation" θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
-    nonexpansive for a solver that needs this; the noise level then is √(s/θ)·noise.
+    nonexpansive for a solver that needs this; the noise level then is √(s/θ)·noise. The search begins at ``start``.
     """
 
     acts_as: Literal["noise level squared", "threshold", "relaxation"] = "noise level squared"
     theta_upper: float = 1.0
     grid: tuple[float, ...] = STRENGTHS
+    start: float = 0.5
 
 
 THRESHOLD = Strength("threshold")
@@ -71,9 +78,19 @@ class Prior:
     reason: str = ""
 
     @property
-    def certified(self) -> bool:
+    def nonexpansive(self) -> bool:
         """Whether D is proved nonexpansive."""
         return self.certificate is not None and self.certificate.nonexpansive
+
+    @property
+    def certified(self) -> bool:
+        """Whether D is proved nonexpansive, or the curvature of a potential is proved to be bounded."""
+        return self.certificate is not None and (self.nonexpansive or self.certificate.curvature is not None)
+
+    @property
+    def kind(self) -> str | None:
+        """What the denoiser of a potential is proved to give; None for maps that minimise nothing known."""
+        return None
 
     def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
         """The denoiser and the noise level that ``strength`` means for data of this noise."""
@@ -85,6 +102,16 @@ class Prior:
         else:
             sigma = math.sqrt(strength / theta) * noise
         return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma  # type: ignore[arg-type]
+
+    def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
+        """The solver of a restoration at this strength.
+
+        The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of other priors behind an
+        image of zeros and ones, so they run without it.
+        """
+        denoiser, sigma = self.at(strength, noise)
+        boxed = self.solver.takes_box and (self.certified or self.strength.acts_as == "threshold")
+        return self.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
 
     def describe(self) -> Row:
         """What a record says of it; tensors for guidance count only with a guide."""
@@ -111,7 +138,48 @@ class Prior:
         }
 
 
-def prior_of(name: str, denoiser: DenoiserLike, *, ours: bool = False, threshold: bool = False, channels: int = 1) -> Prior:
+@dataclasses.dataclass(frozen=True)
+class PotentialPrior(Prior):
+    """A potential R: a restoration minimises f + R_σ on [0, 1], denoising ½‖x − y‖² + R_σ, with σ = √s·noise.
+
+    Denoising is 1/(1 − ρ)-Lipschitz where R is ρ-weakly convex with ρ < 1; elsewhere it gives a critical point.
+    """
+
+    @property
+    def potential(self) -> RidgePotential:
+        """R, which stands in the place of the denoiser."""
+        return cast(RidgePotential, self.denoiser)
+
+    @property
+    def kind(self) -> str | None:
+        rho = self.certificate.curvature.rho if self.certificate and self.certificate.curvature else math.inf
+        return "global minimiser" if rho < 1 else "critical point" if rho < math.inf else None
+
+    def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
+        unique, sigma = self.kind == "global minimiser", math.sqrt(strength) * noise
+        return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
+
+    def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
+        return Variational(self.potential, sigma=math.sqrt(strength) * noise, box=(0.0, 1.0), tol=tol)
+
+    def describe(self) -> Row:
+        row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}
+        curvature = None if self.certificate is None else self.certificate.curvature
+        if curvature is None:
+            return row
+        rho = max(Fraction(curvature.rho), Fraction(0))
+        prox = round_up(1 / (1 - rho)) if rho < 1 else None
+        return {**row, "lipschitz_upper": prox, "curvature": (curvature.lower, curvature.upper)}
+
+
+def critical_point(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor:
+    """One of ½‖x − y‖² + R_σ, found from y."""
+    return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y, guarantee="report").x
+
+
+def prior_of(
+    name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool = False, threshold: bool = False, channels: int = 1
+) -> Prior:
     """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:
@@ -120,6 +188,8 @@ def prior_of(name: str, denoiser: DenoiserLike, *, ours: bool = False, threshold
         certificate, reason = certify(denoiser), ""  # type: ignore[arg-type]  # it refuses what is no network
     except CertificateError as error:
         certificate, reason = None, str(error)
+    if isinstance(denoiser, RidgePotential):
+        return PotentialPrior(name, denoiser, Strength(start=1.0), ours, certificate=certificate, reason=reason)
     strength = THRESHOLD if threshold else Strength()
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -177,15 +247,15 @@ def collect(
             skipped[name] = str(error)
             continue
         priors.append(prior)
-        if prior.certified and can_be_guided(prior.denoiser):
+        if prior.nonexpansive and can_be_guided(prior.denoiser):
             priors.append(with_guide(prior, annealer))
-        if admm and prior.certified:
+        if admm and prior.nonexpansive:
             priors.append(with_admm(prior))
     return [p for p in priors if wanted is None or p.name.lower() in kept], skipped
 
 
 def user_prior(entry: str, channels: int) -> Prior:
-    """A denoiser of the user's, NAME=FILE: our weights, or a network by ``save_rival``.
+    """A prior of the user's, NAME=FILE: our weights, a network by ``save_rival``, or a published ridge regulariser (.npz).
 
     Raises InputError for a missing or unreadable file, CertificateError for weights that contradict their certificate.
     """
@@ -195,6 +265,8 @@ def user_prior(entry: str, channels: int) -> Prior:
     path = Path(source)
     if not path.is_file():
         raise InputError(f"{source}: no such file.")
+    if path.suffix == ".npz":
+        return prior_of(name, load_published(path), channels=channels)
     plain = path.suffix in TORCH_SUFFIXES
     rival = load_rival(path) if plain else None
     if rival is not None:

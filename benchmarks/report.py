@@ -104,7 +104,8 @@ def headline(records: Mapping[str, Row]) -> str:
                 order[name] = value if kind == "deblurring" else value - BELOW
     rows = tuple(headline_cells(records, name) for name in sorted(order, key=lambda n: -order[n]))
     header = ("prior", *(TITLES[kind] for kind in records), "converged", "proved")
-    note = ["Mean PSNR in dB; ✓: proved nonexpansive.", summaries.about_guides(records["deblurring"])]
+    ticks = max((summaries.about_ticks(content) for content in records.values()), key=len)
+    note = [f"Mean PSNR in dB; {ticks}", summaries.about_guides(records["deblurring"])]
     note += [f"{TITLES[kind]}: {describe_data(content)}" for kind, content in records.items()]
     return Table("", header, rows).markdown() + "\n" + textwrap.fill(" ".join(filter(None, note)), PROSE) + "\n"
 

@@ -36,7 +36,7 @@ def run(config: SpeedConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     names = {p.name for p in priors}
     rivals = {kind: untrained(kind, config.seed, in_channels=1, out_channels=1) for kind in RIVALS if kind not in names}
     for prior in [*priors, *(Prior(*rival, reason="random weights, to measure its speed") for rival in rivals.items())]:
-        network = prior.denoiser
+        network, _ = prior.at(1.0, config.level / 255)
         if isinstance(network, nn.Module) and any(True for _ in network.parameters()):
             record.register(prior.name, prior.describe())
             passes |= {(prior.name, way): work for way, work in ways(network, y, config.level / 255).items()}

@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 
 from pnp_lip.benchmarks.record import Row, Table
 
-__all__ = ["about_guides", "describe_data", "gain", "label", "mean_psnr", "measured", "settled", "tables"]
+__all__ = ["about_guides", "about_ticks", "describe_data", "gain", "label", "mean_psnr", "measured", "settled", "tables"]
 
 AXES = {"denoising": ("sigma",), "deblurring": ("noise",), "ct": ("geometry", "noise")}
 UNITS = {"denoising": "σ·255 = {}", "deblurring": "noise {}", "ct": "{}, {}"}
@@ -25,7 +25,7 @@ def tables(content: Row) -> list[Table]:
     compared = [] if content["benchmark"] == "denoising" else [margins(content)]
     optional = [Table("Skipped", ("prior", "why"), tuple(content["skipped"].items())),
                 Table("Failed", ("prior", "error"), failed)]  # fmt: skip
-    made = [quality(content), behaviour(content), *compared, strengths(content), *bars(content)]
+    made = [quality(content), behaviour(content), *objectives(content), *compared, strengths(content), *bars(content)]
     return made + [table for table in optional if table.rows]
 
 
@@ -86,8 +86,14 @@ def quality(content: Row) -> Table:
             return lost or "–"
         return f"{average:.2f} / {similarity:.3f}" + (f" ({lost})" if lost else "")
 
-    note = "✓: proved nonexpansive. " + describe_data(content)
+    note = f"{about_ticks(content)} {describe_data(content)}"
     return per_group(content, cell, "Quality: mean PSNR (dB) / SSIM", note)
+
+
+def about_ticks(content: Row) -> str:
+    """What a tick says."""
+    potentials = any(about.get("curvature") for about in content["priors"].values())
+    return f"✓: proved nonexpansive{', or an objective of proved curvature' if potentials else ''}."
 
 
 def describe_data(content: Row) -> str:
@@ -103,6 +109,7 @@ def behaviour(content: Row) -> Table:
     """Size, bound, convergence, proof and cost of each prior."""
     one_pass = content["benchmark"] == "denoising"
     iterates = () if one_pass else ("solver", "converged", "proved", "iterations", "diverged")
+    kinds = any(r.get("kind") for r in content["rows"])  # older records have none
     rows = []
     for name in ordered(content):
         about, runs = content["priors"][name], measured(content, name)
@@ -115,6 +122,8 @@ def behaviour(content: Row) -> Table:
             cells += [about["solver"], done, proved, f"{statistics.median(r['iterations'] for r in runs):.0f}", lost]
         elif not one_pass:
             cells += ["none", "–", "–", "–", "–"]
+        if kinds:
+            cells += [", ".join(dict.fromkeys(r["kind"] for r in runs if r.get("kind"))) or "–"]
         rows.append((*cells, f"{statistics.fmean(r['cpu_seconds'] for r in runs):.2f}"))
     note = about_guides(content)
     if not one_pass:
@@ -124,8 +133,29 @@ def behaviour(content: Row) -> Table:
             f"{limits['uncertified_max_iter']} iterations and {limits['uncertified_seconds']:g} s of processor time. {note}"
         ).strip()
     title = "Size, bound and cost" if one_pass else "Convergence, proof and cost"
-    header = ("prior", "parameters", "Lipschitz ≤", "α ≤", *iterates, "CPU s")
+    header = ("prior", "parameters", "Lipschitz ≤", "α ≤", *iterates, *(["limit"] if kinds else []), "CPU s")
     return Table(title, header, tuple(rows), note)
+
+
+def objectives(content: Row) -> list[Table]:
+    """Of each potential its curvature, and of its solutions how stationary they are, and how far from the minimiser."""
+    rows = []
+    for name in ordered(content):
+        ends, runs = content["priors"][name].get("curvature"), measured(content, name)
+        if ends is None:
+            continue
+        known = [r["distance"] for r in runs if r.get("distance") is not None]
+        changes = [abs(r["psnr"] - r["psnr_tol10"]) for r in runs if "psnr_tol10" in r]
+        stationary = [r["stationarity"] for r in runs if "stationarity" in r]
+        largest = [f"{max(values):.1e}" if values else "–" for values in (stationary, known)]
+        change = f"{max(changes):.3f} dB" if changes else "–"
+        rows.append((label(content, name), upwards(-ends[0]), upwards(ends[1]), *largest, change))
+    note = (
+        "Curvature in [−ρ, L]. The largest of all runs: the distance of 0 from ∂J(x), the proved distance of x from the "
+        "minimiser (root mean squares per pixel; – without a proof), and the change of the PSNR at a tenth of the tolerance."
+    )
+    header = ("prior", "ρ ≤", "L ≤", "stationarity", "proved distance", "change")
+    return [Table("Objectives", header, tuple(rows), note)] if rows else []
 
 
 def about_guides(content: Row) -> str:

@@ -13,6 +13,7 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.maps import check_like, starting_point
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
+from pnp_lip.solvers.variational import Variational
 
 __all__ = ["Choice", "choose_by_discrepancy", "choose_by_reference"]
 
@@ -27,7 +28,7 @@ class Choice:
     score is.
     """
 
-    solver: Solver
+    solver: Solver | Variational
     result: Result
     best: dict[str, float]
     candidates: tuple[dict[str, float], ...]
@@ -37,7 +38,7 @@ class Choice:
 
 
 def choose_by_discrepancy(
-    solver: Solver,
+    solver: Solver | Variational,
     y: Tensor,
     physics: PhysicsLike,
     *,
@@ -50,9 +51,9 @@ def choose_by_discrepancy(
     """The largest value whose reconstruction fits the data to the noise: ‖Ax − y‖ ≤ ``noise``·√m, m data per batch.
 
     ``noise`` is the standard deviation of white noise in y; ``parameter`` a setting of which more means smoother, "sigma" or
-    RED's "weight". The score is ‖Ax − y‖/(noise √m). If no value fits, the one that comes closest. The first run starts at
-    ``x0``, each later one at the result before, and ``max_iter`` bounds each. Raises InputError for noise ≤ 0, no values, or
-    an unknown parameter.
+    the "weight" of RED or Variational. The score is ‖Ax − y‖/(noise √m). If no value fits, the one that comes closest. The
+    first run starts at ``x0``, each later one at the result before, and ``max_iter`` bounds each. Raises InputError for
+    noise ≤ 0, no values, or an unknown parameter.
 
     Source: Morozov (1966).
     """
@@ -71,7 +72,7 @@ def choose_by_discrepancy(
 
 
 def choose_by_reference(
-    solver: Solver,
+    solver: Solver | Variational,
     y: Tensor,
     physics: PhysicsLike,
     reference: Tensor,
@@ -97,7 +98,7 @@ def choose_by_reference(
 
 
 def search(
-    solver: Solver,
+    solver: Solver | Variational,
     y: Tensor,
     physics: PhysicsLike,
     candidates: Sequence[dict[str, float]],

@@ -3,9 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-__all__ = ["ANGLES", "ATTACKED_SIDE", "PSF", "Commands", "say", "say_results"]
+if TYPE_CHECKING:
+    from pnp_lip.solvers import Result
+
+__all__ = ["ANGLES", "ATTACKED_SIDE", "PSF", "Commands", "say", "say_results", "write_result"]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -18,6 +22,16 @@ def say(text: str = "") -> None:
     """One line to standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def write_result(image: Path, result: "Result") -> Path:
+    """Write the result to the .json file beside the image, which is returned."""
+    from pnp_lip.images import write_atomically
+
+    beside = image.with_suffix(".json")
+    with write_atomically(beside) as path:
+        path.write_text(result.to_json() + "\n")
+    return beside
 
 
 def say_results(results: Sequence[object]) -> None:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
+from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
+from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anderson, Choice, ForwardBackward, Result, Solver, choose_by_discrepancy, refine
+from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
@@ -34,14 +35,15 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
     values = SIGMAS if options.sigma is None else (check_noise(options.sigma, "--sigma"),)
     sinogram = read_sinogram(options.sinogram, options.angles)
-    physics = projector(sinogram, options)
     denoiser, rounds = get_prior(options)
+    physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
+    measured = float(physics.unit) * sinogram.y
     out = make_folder(options.out)
-    fbp = physics.fbp(sinogram.y, filter="hann")
+    fbp = physics.fbp(measured, filter="hann")
     scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT
     if not (scale > 0 and sinogram.y.mean() > 0):
         raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
-    y = sinogram.y / scale
+    y = measured / scale
     gamma = TIKHONOV / physics.norm_upper**2
     tikhonov = physics.solve_prox(torch.zeros_like(fbp), y, gamma, tol=1e-3 * math.sqrt(fbp.numel())).x
     if not options.quiet:
@@ -49,13 +51,13 @@ def run(options: argparse.Namespace) -> int:
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
     choices: list[Choice] = []
 
-    def search(solver: Solver, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
+    def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         """The smoothest solution that fits the data; the search begins without a prior's help, hence without ``x0``."""
         choices.append(choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter))
         return choices[-1].result
 
-    solver = ForwardBackward(denoiser, box=(0, 1), scheme=Anderson(), tol=options.tol)
-    results = refine(solver, y, physics, rounds, solve=search)
+    solver = solver_of(denoiser, tol=options.tol)
+    results = solutions(solver, y, physics, rounds, solve=search)
     images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     record = {
@@ -146,17 +148,19 @@ def parse_angles(text: str) -> np.ndarray:
     return start + step * np.arange(count)
 
 
-def projector(sinogram: Sinogram, options: argparse.Namespace) -> ParallelBeamTomography | FanBeamTomography:
-    """The geometry that the options describe, lengths in pixels."""
+def projector(
+    sinogram: Sinogram, options: argparse.Namespace, normalize: bool = False
+) -> ParallelBeamTomography | FanBeamTomography:
+    """The geometry that the options describe, lengths in pixels; ``normalize`` scales it to a norm of 1."""
     bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
     side = bins if options.size is None else options.size
     if options.fan is None:
         parallel = ParallelBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset)
-        return ParallelBeamTomography(parallel, (1, side, side))
+        return ParallelBeamTomography(parallel, (1, side, side), normalize=normalize)
     try:
         source, detector = (float(part) for part in options.fan.split(":"))
     except ValueError as error:
         raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
     fan = FanBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
                   source_distance=source, detector_distance=detector)  # fmt: skip
-    return FanBeamTomography(fan, (1, side, side))
+    return FanBeamTomography(fan, (1, side, side), normalize=normalize)

@@ -1,19 +1,20 @@
 """``pnp-lip deblur``: restore the user's own blurred image, with the guarantee written beside it."""
 
 import argparse
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-from pnp_lip.command_line.common import PSF, say, say_results
-from pnp_lip.command_line.inputs import by_channel, get_annealing, get_noise, get_prior
+from pnp_lip.command_line.common import PSF, say, say_results, write_result
+from pnp_lip.command_line.inputs import by_channel, get_annealing, get_noise, get_prior, solutions, solver_of
 from pnp_lip.errors import InputError
-from pnp_lip.images import NOISE_REACH, check_output, read_image, write_atomically, write_image
+from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
-from pnp_lip.solvers import Anderson, ForwardBackward, Solver, refine
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import Result, Solver, Variational
 
 __all__ = ["parse_psf", "run"]
 
@@ -22,11 +23,13 @@ __all__ = ["parse_psf", "run"]
 # loses nothing (deblurring of held-out photographs). Annealing raises the level itself, so that its first solution needs less.
 GUIDE_FACTOR = 2**0.5
 ANNEALED_GUIDE_FACTOR = 2**0.25
+STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
+POTENTIAL_STRENGTH = 1.0  # the same of a potential
 
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, solve, write the image and the result."""
-    if not 0 < options.strength < math.inf:
+    if options.strength is not None and not 0 < options.strength < math.inf:
         raise InputError(f"--strength must be a positive number; got {options.strength}.")
     output = check_output(options.output)
     if output.exists() and output.samefile(options.image):
@@ -38,20 +41,22 @@ def run(options: argparse.Namespace) -> int:
     if psf.shape[0] > y.shape[2] or psf.shape[1] > y.shape[3]:
         sizes = f"({psf.shape[0]} x {psf.shape[1]}) is larger than the image ({y.shape[2]} x {y.shape[3]})"
         raise InputError(f"the PSF {sizes}; crop it to where it is not zero.")
-    sigma = math.sqrt(options.strength) * get_noise(options.noise, image)
+    default = POTENTIAL_STRENGTH if isinstance(denoiser, RidgePotential) else STRENGTH
+    sigma = math.sqrt(default if options.strength is None else options.strength) * get_noise(options.noise, image)
     improve = get_annealing(denoiser, rounds)
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     h, w = psf.shape if options.padding == "valid" else (1, 1)  # a photograph ends before its blur does
     physics = Blur(psf, (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1), padding=options.padding)
-    solver = ForwardBackward(denoiser, sigma=first, step=options.step, box=(0, 1), scheme=Anderson(), tol=options.tol)
-    solve = functools.partial(Solver.solve, max_iter=options.max_iter, progress=not options.quiet)
-    results = refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+    solver = solver_of(denoiser, sigma=first, step=options.step, tol=options.tol)
+
+    def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
+        return solver.solve(y, physics, x0=x0, max_iter=options.max_iter, progress=not options.quiet)
+
+    results = solutions(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
     x_hat = results[-1].x[..., h // 2 : h // 2 + y.shape[2], w // 2 : w // 2 + y.shape[3]]
     write_image(output, x_hat.reshape(image.shape))
-    with write_atomically(output.with_suffix(".json")) as path:
-        path.write_text(results[-1].to_json() + "\n")
     say_results(results)
-    say(f"wrote {output} and {output.with_suffix('.json')}")
+    say(f"wrote {output} and {write_result(output, results[-1])}")
     return 0
 
 

@@ -14,16 +14,17 @@ from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder
+from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder, solutions, solver_of
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
-from pnp_lip.solvers import Anderson, ForwardBackward, Result, Solver, choose_by_reference, licensed, refine
+from pnp_lip.solvers import Anderson, ForwardBackward, Result, choose_by_reference, licensed
 
 __all__ = ["run"]
 
 NOISE = 0.01  # standard deviation, for images on [0, 1]
 SIDE = 96  # of the photographs on which strengths are chosen, in pixels
 STRENGTHS = tuple(2.0**k for k in range(-3, 1))  # weights that are tried of each prior; the best ones lie inside
+TOL = 1e-4  # of every solution
 TV, OURS = "total variation", "pnp-lip"
 
 
@@ -34,23 +35,27 @@ def run(options: argparse.Namespace) -> int:
     denoiser, rounds = get_prior(options)
     certificate = certify(denoiser)
     certificate.save(out / "certificate.json")
-    tell(f"certified: the denoiser's Lipschitz constant is at most {certificate.lipschitz_upper:.6g}")
-    tell(f"licensed solvers: {', '.join(licensed(certificate)) or 'none'}")
+    if certificate.curvature is not None:
+        low, high = certificate.curvature.lower, certificate.curvature.upper
+        tell(f"certified: the potential's curvature lies in [{low:.6g}, {high:.6g}]")
+    else:
+        tell(f"certified: the denoiser's Lipschitz constant is at most {certificate.lipschitz_upper:.6g}")
+        tell(f"licensed solvers: {', '.join(licensed(certificate)) or 'none'}")
     x, others = photograph("camera", 256), torch.cat([image.x for image in validation_images(SIDE)])
     (physics, y), (other_physics, other_y) = blurred(x, seed=0), blurred(others, seed=1)
     tuning: dict[str, dict[str, object]] = {}
     results: dict[str, tuple[Result, ...]] = {}
-    for name, prior, levels, guarantee, again in (
-        (TV, total_variation(), [s * NOISE for s in STRENGTHS], "report", 0),
-        (OURS, denoiser, [math.sqrt(s) * NOISE for s in STRENGTHS], "require", rounds),
+    rival = ForwardBackward(total_variation(), box=(0, 1), tol=TOL, scheme=Anderson())
+    for name, solver, levels, guarantee, again in (
+        (TV, rival, [s * NOISE for s in STRENGTHS], "report", 0),
+        (OURS, solver_of(denoiser, tol=TOL), [math.sqrt(s) * NOISE for s in STRENGTHS], "require", rounds),
     ):
         tell(f"{name}: choosing the strength on other photographs ...")
-        solver = ForwardBackward(prior, box=(0, 1), tol=1e-4, scheme=Anderson())
         choice = choose_by_reference(solver, other_y, other_physics, others, {"sigma": levels}, guarantee=guarantee)
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         tell(f"{name}: restoring ...")
-        solve = functools.partial(Solver.solve, reference=x, guarantee=guarantee, progress=not options.quiet)
-        results[name] = refine(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
+        solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee, progress=not options.quiet)
+        results[name] = solutions(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
     seconds = time.perf_counter() - start
     images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
     quality = {name: psnr(image, x) for name, image in images.items()}

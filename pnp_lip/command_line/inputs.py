@@ -1,8 +1,10 @@
-"""What the commands share: from the user's options to a checked denoiser, noise level and folder; a search's scores."""
+"""What the commands share: from the user's options to a checked prior, its solver, noise level and folder; a search's scores."""
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -12,13 +14,17 @@ from pnp_lip.errors import InputError
 from pnp_lip.noise import estimate_noise
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
-from pnp_lip.solvers import Anneal, Choice
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import Anderson, Anneal, Choice, ForwardBackward, Result, Solver, Variational, refine
+from pnp_lip.solvers.refine import Improve
 
-__all__ = ["by_channel", "by_sigma", "check_noise", "get_annealing", "get_certified", "get_denoiser", "get_noise", "get_prior",
-           "make_folder"]  # fmt: skip
+__all__ = ["Learned", "by_channel", "by_sigma", "check_noise", "get_annealing", "get_certified", "get_noise", "get_prior",
+           "make_folder", "solutions", "solver_of"]  # fmt: skip
+
+Learned: TypeAlias = GradientFlowDenoiser | RidgePotential
 
 
-def get_certified(name: str, *, require_certified: bool = True) -> GradientFlowDenoiser | RidgePotential:
+def get_certified(name: str, *, require_certified: bool = True) -> Learned:
     """A denoiser or a potential by its name or from a file.
 
     Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
@@ -27,25 +33,21 @@ def get_certified(name: str, *, require_certified: bool = True) -> GradientFlowD
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
         return load_denoiser(name, require_certified=require_certified)
     found = load_pretrained(name)
-    if not isinstance(found, GradientFlowDenoiser | RidgePotential):
+    if not isinstance(found, Learned):
         raise InputError(f"{name} has no certificate; these have one: {', '.join(certified_names())}.")
     return found
 
 
-def get_denoiser(name: str) -> GradientFlowDenoiser:
-    """The same, where only a denoiser will do: InputError for a potential."""
-    found = get_certified(name)
-    if isinstance(found, RidgePotential):
-        raise InputError(f"{name} is a potential, no denoiser: it gives one number for each image.")
-    return found
-
-
-def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[GradientFlowDenoiser, int]:
-    """The denoiser, by default the shipped one for so many channels, and how often to solve again.
+def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, int]:
+    """The denoiser or potential, by default the shipped one for so many channels, and how often to solve again.
 
     Raises InputError for rounds that it cannot do.
     """
-    denoiser = get_denoiser(options.denoiser or ("grey" if channels == 1 else "colour"))
+    denoiser = get_certified(options.denoiser or ("grey" if channels == 1 else "colour"))
+    if isinstance(denoiser, RidgePotential):
+        if options.rounds:
+            raise InputError(f"--rounds {options.rounds} guides a denoiser; the objective of a potential is solved once.")
+        return denoiser, 0
     rounds: int = int(can_be_guided(denoiser)) if options.rounds is None else options.rounds
     if rounds < 0:
         raise InputError(f"--rounds must not be negative; got {rounds}.")
@@ -54,7 +56,29 @@ def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[GradientF
     return denoiser, rounds
 
 
-def get_annealing(denoiser: GradientFlowDenoiser, rounds: int) -> Anneal | None:
+def solver_of(prior: Learned, *, tol: float, sigma: float | None = None, step: float | None = None) -> Solver | Variational:
+    """Forward-backward with a denoiser, or the objective f + R_σ of a potential, for images in [0, 1].
+
+    Raises InputError for a step with a potential.
+    """
+    if isinstance(prior, GradientFlowDenoiser):
+        return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=tol)
+    if step is not None:
+        raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
+    return Variational(prior, sigma=sigma, box=(0.0, 1.0), tol=tol)
+
+
+def solutions(
+    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, rounds: int = 0, improve: Improve | None = None, *,
+    sigma: float | None = None, solve: Callable[..., Result],
+) -> tuple[Result, ...]:  # fmt: skip
+    """All that ``refine`` finds with a denoiser; the one solution of an objective."""
+    if isinstance(solver, Solver):
+        return refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+    return (solve(solver, y, physics, x0=None),)
+
+
+def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
     """What improves the guides of blurred images; None without guides, or where no annealer ships for the channels."""
     return Anneal(load_annealer(denoiser.in_channels)) if rounds and denoiser.in_channels in ANNEALERS else None
 
@@ -77,8 +101,8 @@ def check_noise(value: float, name: str = "--noise") -> float:
     return value
 
 
-def by_channel(x: Tensor, denoiser: GradientFlowDenoiser) -> Tensor:
-    """(1, C, H, W) as C images of one channel when the denoiser is grey; as it is when the channels agree."""
+def by_channel(x: Tensor, denoiser: Learned) -> Tensor:
+    """(1, C, H, W) as C images of one channel when the prior is grey; as it is when the channels agree."""
     channels = denoiser.in_channels
     if channels not in (1, x.shape[1]):
         raise InputError(f"this denoiser takes {channels} channels; the image has {x.shape[1]}. Use --denoiser grey.")

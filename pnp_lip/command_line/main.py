@@ -60,16 +60,16 @@ def add_commands(commands: Commands) -> None:
 
     add = new(commands, "denoise", "remove Gaussian noise from an image")
     add_image(add)
-    tile = "with --rounds 0: save memory by windows of N x N pixels (default: 2048)"
-    add("--tile", type=int, default=2048, metavar="N", help=tile)
+    tile = "of a denoiser with --rounds 0: save memory by windows of N x N pixels (default: 2048)"
+    add("--tile", type=int, metavar="N", help=tile)
     add_prior(add, "grey; colour for colour images")
 
     add = new(commands, "deblur", "restore a blurred image whose blur is known")
     add_image(add)
     blur = f"the blur, as a point spread function: {PSF} (--kernel is the former name)"
     add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
-    strength = "weight of the prior, larger is smoother: it assumes a noise level of sqrt(S) x noise (default: 0.25)"
-    add("--strength", type=float, default=0.25, metavar="S", help=strength)
+    strength = "weight of the prior, larger is smoother: it assumes a noise level of sqrt(S) x noise"
+    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.25; for a potential 1)")
     borders = '"valid" (unknown, the default), "circular", "zeros", "replicate" or "reflect"'
     add("--padding", default="valid", help=f"what lies beyond the border: {borders}")
     add("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")
@@ -123,14 +123,15 @@ def add_image(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    add("--tol", type=float, default=1e-4, help="relative residual to stop at (default: 1e-4)")
+    tol = "where to stop: the relative residual, of a potential the gradient per pixel (default: 1e-4)"
+    add("--tol", type=float, default=1e-4, help=tol)
     add("--max-iter", type=int, default=max_iter, metavar="N", help=f"iterations at most (default: {max_iter})")
     add("--quiet", action="store_true", help="no progress")
 
 
 def add_prior(add: Add, default: str) -> None:
-    """The denoiser, and how often to solve again."""
-    known = f"grey, colour, tiny, or a .safetensors, .pt or .pth file (default: {default})"
+    """The denoiser or potential, and how often to solve again."""
+    known = f"grey, colour, tiny, or a .safetensors, .pt or .pth file of a denoiser or a potential (default: {default})"
     add("--denoiser", metavar="NAME|FILE", help=known)
     again = "solve N more times, each guided by the last result; 0 is faster (default: 1 if the denoiser can be guided)"
     add("--rounds", type=int, metavar="N", help=again)
