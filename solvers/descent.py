@@ -71,6 +71,7 @@ class State:
     goal: float
     S: list[Tensor] = dataclasses.field(default_factory=list)
     Y: list[Tensor] = dataclasses.field(default_factory=list)
+    every: int = EVERY
     since: int = 0
     trigger: float = 0.0
     first: float = 0.0
@@ -103,14 +104,17 @@ def stationary_part(g: Tensor, x: Tensor, box: Box) -> Tensor:
     return torch.where(((x <= box[0]) & (g > 0)) | ((x >= box[1]) & (g < 0)), 0.0, g)
 
 
-def begin(o: Objective, x: Tensor, L: float | None, goal: float) -> State:
-    """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms)."""
+def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
+    """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms).
+
+    Where J is strongly convex, how near x is follows from its gradient alone, and tests may be ``every`` so many steps only.
+    """
     g = o.gradient(x)
     known, first = L is not None, 1.0
     if L is None:
         d = g * (1e-3 * max(float(x.norm()), 1.0) / max(float(g.norm()), 1e-30))
         first = float((o.gradient(x + d) - g).norm()) / max(float(d.norm()), 1e-30)
-    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L if L is not None else max(first, 1e-6), known, goal)
+    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L if L is not None else max(first, 1e-6), known, goal, every=every)
     s.trigger, s.first = goal, s.L
     if not (math.isfinite(s.J) and math.isfinite(s.residual)):
         s.status = "diverged"
@@ -129,7 +133,7 @@ def advance(o: Objective, s: State) -> None:
     size = s.residual / math.sqrt(s.x.numel())
     if not math.isfinite(size):
         back(o, s)
-    elif size <= s.trigger or s.since >= EVERY:
+    elif size <= s.trigger or s.since >= s.every:
         test(o, s)
         if size <= s.trigger and s.status == "running":
             s.trigger = 0.5 * min(size, s.goal) if not finish(o, s) else s.trigger

@@ -43,7 +43,7 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
     tensor(0.)
     """
 
-    def __init__(self, potential: RidgePotential, *, accuracy: float = 1e-4, weight: float = 1.0, max_iter: int = 1000) -> None:
+    def __init__(self, potential: RidgePotential, *, accuracy: float = 1e-3, weight: float = 1.0, max_iter: int = 1000) -> None:
         super().__init__()
         check_positive("accuracy", accuracy)
         check_positive("weight", weight)
@@ -77,7 +77,7 @@ def prox(
     maps = Maps(x.detach(), Denoising(), copy.copy, levels, LeastSquares(), None, tuple(x.shape[1:]))  # type: ignore[arg-type]
     found, distances = [], []
     for i, energy in enumerate(energies(maps, potential, weight, (1.0, L), len(x))):
-        s = descent.begin(energy, x[i : i + 1].detach().clone(), L, accuracy * m)
+        s = descent.begin(energy, x[i : i + 1].detach().clone(), L, accuracy * m, every=max_iter)
         for _ in range(max_iter):
             if s.status != "running":
                 break

@@ -15,7 +15,9 @@ from pnp_lip.layers.gradient_flow_conv2d import PADDING_MODES
 
 __all__ = ["RidgeAtLevel", "RidgePotential", "potential_from_config"]
 
-BLOCK = 4  # pixels a side of the blocks that become channels: convolutions to and from one channel are ten times slower
+# Rows and columns of the blocks of pixels that become channels: convolutions to and from one channel are ten times slower, and
+# blocks of 4 x 4 a quarter.
+BLOCK = (4, 2)
 LEAST_ROWS = 4  # of blocks in a strip, as the rows around it are computed twice
 STRIP = 2**19  # numbers of Wx that are held at once: 2 MB in float32, which a processor's cache keeps
 
@@ -123,7 +125,7 @@ class RidgeAtLevel:
         kappa = self.scale.to(weight)[:, None, None, None]
         self.forth = blocks(weight / kappa)
         self.back = blocks(weight * kappa)  # transposed by conv_transpose2d: in float64 thrice as fast as conv2d
-        self.margin = self.forth.shape[-1] - 1
+        self.margin = (self.forth.shape[2] - 1, self.forth.shape[3] - 1)
         slopes = [*clip.rise.tolist(), *(-clip.fall.detach()).tolist()]
         self.clips = list(zip(slopes, [*rise.tolist(), *fall.tolist()], strict=True))
 
@@ -137,11 +139,7 @@ class RidgeAtLevel:
 
     def hessian_product(self, x: Tensor, v: Tensor) -> Tensor:
         """Wᵀ(φ'(Wx) ⊙ Wv)."""
-        found = []
-        for part, w in zip(self.parts(x), self.parts(v), strict=True):
-            pairs = zip(self.strips(part), self.strips(w), strict=True)
-            found.append(self.gather(part, ((top, self.slope(t).mul_(u)) for (top, t), (_, u) in pairs)))
-        return torch.cat(found)
+        return self.hessian(x)(v)
 
     def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """v ↦ Wᵀ(φ'(Wx) ⊙ Wv) for many v: φ'(Wx) is computed once and held, C numbers for each pixel."""
@@ -161,47 +159,49 @@ class RidgeAtLevel:
         return x.split(max(1, STRIP // (len(self.scale) * x[0, 0].numel())))
 
     def strips(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Wx/κ, (B, C·16, rows, columns) of blocks, strip by strip with its first row; zero outside of the image."""
-        h, w = x.shape[-2:]
-        rows, columns = (self.places(n, x) for n in (h, w))
+        """Wx/κ, (B, 8 C, rows, columns) of blocks, strip by strip with its first row; zero outside of the image."""
+        (by, bx), (h, w) = BLOCK, x.shape[-2:]
+        rows, columns = self.places(x)
         if self.mode == "circular":
             x = x[..., rows[:, None] % h, columns % w]
         else:
             x = F.pad(x, (self.reach, len(columns) - w - self.reach, self.reach, len(rows) - h - self.reach))
-        x = F.pixel_unshuffle(x, BLOCK)
-        count, across = x.shape[-2] - self.margin, x.shape[-1] - self.margin
+        x = x.unflatten(3, (-1, bx)).unflatten(2, (-1, by)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        count, across = x.shape[-2] - self.margin[0], x.shape[-1] - self.margin[1]
         step = max(LEAST_ROWS, STRIP // (len(x) * len(self.forth) * across))
         for top in range(0, count, step):
-            t = F.conv2d(x[..., top : top + step + self.margin, :], self.forth)
-            pixels = t.unflatten(1, (-1, BLOCK, BLOCK))
-            if w % BLOCK:
-                pixels[..., w % BLOCK :, :, -1] = 0
-            if h % BLOCK and top + step >= count:
-                pixels[:, :, h % BLOCK :, :, -1] = 0
+            t = F.conv2d(x[..., top : top + step + self.margin[0], :], self.forth)
+            pixels = t.unflatten(1, (-1, by, bx))
+            if w % bx:
+                pixels[..., w % bx :, :, -1] = 0
+            if h % by and top + step >= count:
+                pixels[:, :, h % by :, :, -1] = 0
             yield top, t
 
     def gather(self, x: Tensor, strips: Iterable[tuple[int, Tensor]]) -> Tensor:
         """The transpose of ``strips``: κWᵀ of the strips, of the shape of x."""
-        h, w = x.shape[-2:]
-        rows, columns = (self.places(n, x) for n in (h, w))
-        channels = BLOCK**2 * x.shape[1]
-        total = x.new_zeros(len(x), channels, len(rows) // BLOCK, len(columns) // BLOCK)
+        (by, bx), (h, w) = BLOCK, x.shape[-2:]
+        rows, columns = self.places(x)
+        total = x.new_zeros(len(x), by * bx * x.shape[1], len(rows) // by, len(columns) // bx)
         for top, z in strips:
-            total[..., top : top + z.shape[-2] + self.margin, :] += F.conv_transpose2d(z, self.back)
-        total = F.pixel_shuffle(total, BLOCK)
+            total[..., top : top + z.shape[-2] + self.margin[0], :] += F.conv_transpose2d(z, self.back)
+        total = total.unflatten(1, (-1, by, bx)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
         if self.mode != "circular":
             return total[..., self.reach : self.reach + h, self.reach : self.reach + w].contiguous()
         total = total.new_zeros(*total.shape[:2], h, total.shape[-1]).index_add_(2, rows % h, total)
         return total.new_zeros(x.shape).index_add_(3, columns % w, total)
 
-    def places(self, n: int, like: Tensor) -> Tensor:
-        """The places −r, ... of all pixels that the blocks along an axis of n pixels read."""
-        return torch.arange(BLOCK * (-(-n // BLOCK) + self.margin), device=like.device) - self.reach
+    def places(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows −r, ... and the columns of all pixels that the blocks read."""
+        ends = zip(BLOCK, x.shape[-2:], self.margin, strict=True)
+        rows, columns = (torch.arange(b * (-(-n // b) + m), device=x.device) - self.reach for b, n, m in ends)
+        return rows, columns
 
     def clip(self, u: Tensor) -> Tensor:
         """φ(u)."""
-        total, clipped = torch.zeros_like(u), torch.empty_like(u)
-        for slope, limit in self.clips:
+        (slope, limit), *others = self.clips
+        total, clipped = u.clamp(-limit, limit).mul_(slope), torch.empty_like(u)
+        for slope, limit in others:
             total.add_(torch.clamp(u, -limit, limit, out=clipped), alpha=slope)
         return total
 
@@ -230,15 +230,15 @@ def sum_of(terms: Iterable[Tensor]) -> Tensor:
 
 
 def blocks(weight: Tensor) -> Tensor:
-    """The convolution (C, c, k, k) of pixels as one of blocks of them, (16 C, 16 c, m, m): a copy for each pixel of a block."""
+    """The convolution (C, c, k, k) of pixels as one of blocks of them, (8 C, 8 c, my, mx): a copy for each pixel of a block."""
     filters, channels, k, _ = weight.shape
-    m = -(-(BLOCK + k - 1) // BLOCK)
-    spread = weight.new_zeros(filters, BLOCK, BLOCK, channels, BLOCK * m, BLOCK * m)
-    for i in range(BLOCK):
-        for j in range(BLOCK):
+    (by, bx), (my, mx) = BLOCK, (-(-(b + k - 1) // b) for b in BLOCK)
+    spread = weight.new_zeros(filters, by, bx, channels, by * my, bx * mx)
+    for i in range(by):
+        for j in range(bx):
             spread[:, i, j, :, i : i + k, j : j + k] = weight
-    taps = spread.unflatten(5, (m, BLOCK)).unflatten(4, (m, BLOCK)).permute(0, 1, 2, 3, 5, 7, 4, 6)
-    return taps.reshape(BLOCK**2 * filters, BLOCK**2 * channels, m, m)
+    taps = spread.unflatten(5, (mx, bx)).unflatten(4, (my, by)).permute(0, 1, 2, 3, 5, 7, 4, 6)
+    return taps.reshape(by * bx * filters, by * bx * channels, my, mx)
 
 
 class Value(torch.autograd.Function):
