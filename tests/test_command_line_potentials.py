@@ -13,7 +13,6 @@ from pnp_lip import save_denoiser
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
 from pnp_lip.command_line.ct import SIGMAS
-from pnp_lip.command_line.deblur import POTENTIAL_STRENGTH
 from pnp_lip.images import psnr, read_image, write_image
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.operators.phantoms import ellipse_image
@@ -87,10 +86,10 @@ def test_deblur_solves_one_objective(folder: Path) -> None:
         assert psnr(read_image("out.png"), read_image("x.png")) > psnr(read_image("blurred.png"), read_image("x.png")) + 0.5
         record = json.loads(Path("out.json").read_text())
         assert record["guarantee"]["proved"] and record["guarantee"]["kind"] == "critical point"
-        assert record["settings"]["sigma"] == pytest.approx(0.01 * POTENTIAL_STRENGTH**0.5) and record["distance_upper"] is None
+        assert record["settings"]["sigma"] == pytest.approx(0.01 * 2**0.5) and record["distance_upper"] is None
         assert record["objective"] and record["stationarity"]
     assert main([*common, "--denoiser", "ridge.safetensors", "-o", "out.png", "--strength", "4", "--rounds", "0"]) == 0
-    assert json.loads(Path("out.json").read_text())["settings"]["sigma"] == pytest.approx(0.02)
+    assert json.loads(Path("out.json").read_text())["settings"]["weight"] == 2
 
 
 def test_ct_chooses_the_noise_level_by_the_misfit(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """``pnp-lip deblur``: restore the user's own blurred image, with the guarantee written beside it."""
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,8 @@ from pnp_lip.command_line.inputs import by_channel, get_annealing, get_noise, ge
 from pnp_lip.errors import InputError
 from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
-from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Result, Solver, Variational
+from pnp_lip.solvers import Result, Solver, Variational, for_noise
 
 __all__ = ["parse_psf", "run"]
 
@@ -23,8 +23,7 @@ __all__ = ["parse_psf", "run"]
 # loses nothing (deblurring of held-out photographs). Annealing raises the level itself, so that its first solution needs less.
 GUIDE_FACTOR = 2**0.5
 ANNEALED_GUIDE_FACTOR = 2**0.25
-STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
-POTENTIAL_STRENGTH = 1.0  # the same of a potential
+STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise; of a potential see for_noise
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,13 +40,16 @@ def run(options: argparse.Namespace) -> int:
     if psf.shape[0] > y.shape[2] or psf.shape[1] > y.shape[3]:
         sizes = f"({psf.shape[0]} x {psf.shape[1]}) is larger than the image ({y.shape[2]} x {y.shape[3]})"
         raise InputError(f"the PSF {sizes}; crop it to where it is not zero.")
-    default = POTENTIAL_STRENGTH if isinstance(denoiser, RidgePotential) else STRENGTH
-    sigma = math.sqrt(default if options.strength is None else options.strength) * get_noise(options.noise, image)
+    noise = get_noise(options.noise, image)
+    sigma = math.sqrt(STRENGTH if options.strength is None else options.strength) * noise
     improve = get_annealing(denoiser, rounds)
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     h, w = psf.shape if options.padding == "valid" else (1, 1)  # a photograph ends before its blur does
     physics = Blur(psf, (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1), padding=options.padding)
     solver = solver_of(denoiser, sigma=first, step=options.step, tol=options.tol)
+    if isinstance(solver, Variational):
+        sigma, weight = for_noise(noise) if options.strength is None else for_noise(noise, options.strength)
+        solver = dataclasses.replace(solver, sigma=sigma, weight=weight)
 
     def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         return solver.solve(y, physics, x0=x0, max_iter=options.max_iter, progress=not options.quiet)
