@@ -15,9 +15,11 @@ from pnp_lip.check import main as check
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
-from pnp_lip.solvers import Anderson, ForwardBackward, refine
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Variational, for_noise, refine
 
-NAMES = certified_names()
+POTENTIALS = ["ridge"]
+NAMES = [name for name in certified_names() if name not in POTENTIALS]
 FOLDER = Path(pnp_lip.__file__).parent / "weights"
 LEVELS = (5, 15, 25, 50)
 
@@ -29,7 +31,8 @@ def noisy(x: torch.Tensor, level: int) -> torch.Tensor:
 
 def denoised(name: str, x: torch.Tensor, factor: float = 1.0) -> list[float]:
     """PSNR at each level, the network told ``factor`` times the noise level."""
-    denoiser = load_pretrained(name)
+    network = load_pretrained(name)
+    denoiser = ProximalDenoiser(network) if isinstance(network, RidgePotential) else network
     with torch.no_grad():
         return [psnr(denoiser(noisy(x, level), factor * level / 255), x) for level in LEVELS]
 
@@ -52,15 +55,36 @@ def test_weights_are_small_documented_and_proved_averaged_with_a_margin(name: st
     assert certificate.nonexpansive and certificate.averagedness < 1
 
 
+@pytest.mark.parametrize("name", POTENTIALS)
+def test_potentials_are_small_documented_and_proved_to_have_one_prox(name: str) -> None:
+    path = FOLDER / f"{name}.safetensors"
+    assert path.stat().st_size < 1_000_000
+    assert (FOLDER / f"{name}.md").read_text().startswith(f"# Model card: {name}\n")
+    assert check([str(path), str(FOLDER / f"{name}.certificate.json")]) == 0
+    curvature = certify(load_pretrained(name)).curvature
+    assert curvature is not None and curvature.rho <= 0.8 and curvature.upper <= 32
+
+
+def test_a_potential_deblurs_better_than_one_solve_of_a_denoiser_and_says_what_it_found() -> None:
+    x = photograph("clock", 96)
+    physics = Blur(gaussian_psf(1.2), (1, 96, 96))
+    y = physics(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    sigma, weight = for_noise(0.01)
+    result = Variational(load_pretrained("ridge"), sigma=sigma, weight=weight).solve(y, physics)
+    other = ForwardBackward(load_pretrained("tiny"), sigma=0.005, box=(0, 1), scheme=Anderson(), tol=1e-4).solve(y, physics)
+    assert result.status == "converged" and result.guarantee.proved and result.guarantee.kind == "critical point"
+    assert psnr(result.x, x) > psnr(other.x, x)
+
+
 def test_all_that_ships_is_certified_or_an_annealer() -> None:
-    assert certified_names() == ["colour", "grey", "tiny"]
+    assert certified_names() == ["colour", "grey", "ridge", "tiny"]
     assert pretrained_names() == sorted([*certified_names(), *ANNEALERS.values()])
     for name in ANNEALERS.values():
         assert (FOLDER / f"{name}.safetensors").stat().st_size < 4_000_000
         assert (FOLDER / f"{name}.md").read_text().startswith(f"# Model card: {name}\n")
 
 
-@pytest.mark.parametrize("name", pretrained_names())
+@pytest.mark.parametrize("name", [n for n in pretrained_names() if n not in POTENTIALS])
 def test_without_noise_the_image_comes_back(name: str) -> None:
     denoiser = load_pretrained(name)
     x = torch.rand(1, denoiser.in_channels, 40, 36, generator=torch.Generator().manual_seed(0))
