@@ -77,8 +77,8 @@ class RedescendingClip(nn.Module):
     def slope_bounds(self) -> tuple[Fraction, Fraction]:
         """Bounds (−s, μ) of the slopes of φ for every σ, exact where the limits keep their order from knot to knot.
 
-        At |u| just below a limit, those clips rise or fall on whose limits are not smaller. Interpolation keeps the order of
-        two limits that both ends of an interval of log σ have in common; where they disagree, either order is allowed for.
+        Just below a limit those clips act whose limits are not smaller. Two limits that have the same order at both ends of an
+        interval of log σ keep it in between; where the ends disagree, either order is allowed for.
         """
         limits = torch.cat([self.log_rise_limit, self.log_fall_limit], 1).detach().double()
         slopes = [*(Fraction(v) for v in self.rise.tolist()), *(-Fraction(v) for v in self.fall.tolist())]
