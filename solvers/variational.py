@@ -120,10 +120,11 @@ class Log:
 class Variational:
     """A minimiser or critical point of J(x) = f(x) + λR_σ(x) over the box C, with the theorem that holds and its numbers.
 
-    Quasi-Newton candidates z; x⁺ = P_C(z − γ∇g(z)), g = f + λR, is accepted iff J(x⁺) ≤ J(x) − a‖x⁺ − x‖² and
-    ‖x⁺ − z‖ ≤ c‖x⁺ − x‖; otherwise x makes the plain step, γ < 1/L. The accepted x_k converge to one critical point (V).
-    With the convexity μ_f of f and a ρ-weakly convex R, λρ < μ_f: to the unique minimiser x*, and
-    ‖x − x*‖ ≤ dist(0, ∂J(x))/(μ_f − λρ) (U). A circular blur with a circular potential may have more (see ``margin_of``).
+    Quasi-Newton steps give candidates z. x⁺ = P_C(z − γ∇g(z)), g = f + λR, is accepted iff J(x⁺) ≤ J(x) − a‖x⁺ − x‖² and
+    ‖x⁺ − z‖ ≤ c‖x⁺ − x‖; otherwise x makes the plain step x⁺ = P_C(x − γ∇g(x)), γ < 1/L. The accepted x_k converge to one
+    critical point (V). If f is μ_f-strongly convex, R ρ-weakly convex and m = μ_f − λρ > 0, it is the unique minimiser x*, and
+    ‖x − x*‖ ≤ dist(0, ∂J(x))/m (U). A circular blur with a circular potential may have a larger m (see ``margin_of``).
+    docs/guarantees.md has the proofs.
 
     Parameters: ``potential`` R is a RidgePotential, or any object with a value (``fn``, ``potential`` or the call, each of
     (x, σ)) and a gradient (``grad``, ``potential_grad``, or by autograd), such as a deepinv prior. ``sigma`` is σ on the
