@@ -81,9 +81,8 @@ def attack_curvature(
 
     Both begin with waves v that the Hessian at x = 0 stretches most, or least. Their frequencies are read from the response
     of ∇R to one bright pixel; the sides of the image are chosen so that its grid comes close to them. x is a multiple of v,
-    tried from zero to 300 σ. For the least curvature ``steps`` rounds follow. Each makes 20 steps in x that lower the
-    curvature along v, smoothed by a random width h: its gradient is (∇R(x + hv) − 2∇R(x) + ∇R(x − hv))/h². Then Lanczos'
-    method on the Hessian at x turns v.
+    tried from zero to 300 σ. For the least curvature ``steps`` rounds follow: 20 steps in x lower the curvature along v, its
+    gradient smoothed by a random width h, (∇R(x + hv) − 2∇R(x) + ∇R(x − hv))/h²; then Lanczos' method at x turns v.
 
     Parameters: ``potential``, any module with ``grad(x, sigma)`` for images (1, ``channels``, H, W) of 24 to ``size`` pixels
     a side; ``channels`` by default its ``in_channels``. ``sigma``: one noise level, None for several. ``bound``: the claimed

@@ -58,8 +58,7 @@ class State:
 
     ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` the stationarity of x as ``finish`` computed it. Once that of
     z is at most ``trigger``, z is tested and x is examined. ``L`` bounds the Lipschitz constant of g; it is ``known``, or raised
-    from ``first`` on by backtracking. ``tested`` counts candidates, ``refused`` those that failed; ``broken`` is what contradicts
-    L or g.
+    from ``first`` on by backtracking. ``tested`` candidates, ``refused`` of them failed; ``broken`` is what contradicts L or g.
     """
 
     x: Tensor
@@ -108,8 +107,7 @@ def stationary_part(g: Tensor, x: Tensor, box: Box) -> Tensor:
 def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
     """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms).
 
-    A test comes after ``every`` steps at the latest. Where J is strongly convex tests may be rare, because the gradient alone
-    says how near x is.
+    A test comes after at most ``every`` steps. Where J is strongly convex it may be rare: the gradient says how near x is.
     """
     g = o.gradient(x)
     known, first = L is not None, 1.0

@@ -123,15 +123,13 @@ class Variational:
     Quasi-Newton steps give candidates z. x⁺ = P_C(z − γ∇g(z)), g = f + λR, is accepted iff J(x⁺) ≤ J(x) − a‖x⁺ − x‖² and
     ‖x⁺ − z‖ ≤ c‖x⁺ − x‖; otherwise x makes the plain step x⁺ = P_C(x − γ∇g(x)), γ < 1/L. The accepted x_k converge to one
     critical point (V). If f is μ_f-strongly convex, R ρ-weakly convex and m = μ_f − λρ > 0, it is the unique minimiser x*, and
-    ‖x − x*‖ ≤ dist(0, ∂J(x))/m (U). A circular blur with a circular potential may have a larger m (see ``margin_of``).
-    docs/guarantees.md has the proofs.
+    ‖x − x*‖ ≤ dist(0, ∂J(x))/m (U). Circular blurs may have a larger m (see ``margin_of``). Proofs: docs/guarantees.md.
 
     Parameters: ``potential`` R is a RidgePotential, or any object with a value (``fn``, ``potential`` or the call, each of
     (x, σ)) and a gradient (``grad``, ``potential_grad``, or by autograd), such as a deepinv prior. ``sigma`` is σ on the
     scale of [0, 1], None for the potential's default; ``weight`` is λ; ``box`` = (low, high) or None. An image stops once
-    dist(0, ∂J(x))/√n ≤ ``tol``, n its numbers, computed in float64. ``accuracy`` asks for a proved distance to the minimiser
-    instead (rms), and is refused where U does not hold. ``curvature`` states that of an R without a certificate, for λ = 1;
-    if it is None, backtracking finds L.
+    dist(0, ∂J(x))/√n ≤ ``tol``, n its numbers, in float64. ``accuracy`` asks for a proved distance to the minimiser instead
+    (rms), and is refused where U fails. ``curvature`` states that of an R without a certificate; else backtracking finds L.
 
     Raises InputError for a setting out of its range.
     """
