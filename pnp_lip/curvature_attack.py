@@ -28,8 +28,8 @@ STEP = 1e-6  # of a secant, root mean square in units of σ: kinks lie at 1e-3 �
 AMPLITUDES = [0.0, *np.geomspace(0.03, 300, 33).tolist()]  # of the waves, in units of σ
 LEAST_SIDE = 24  # of the images, in pixels
 FINE = 256  # frequencies an axis among which the steepest are looked for
-NEARLY = 2e-3  # how much less than the steepest wave another may answer
-WAVES = 6  # so many of them are tried
+NEARLY = 0.05  # how much less than the steepest wave another may answer
+WAVES = 24  # so many of them are tried: of the steepest, some filters may answer too little or too much
 ROUND = 20  # steps in x before v is turned
 RATE = 0.05  # of the first steps in x, in units of its size
 TURN = 8  # steps of Lanczos' method
@@ -142,8 +142,9 @@ def steep_waves(grad: Gradient, channels: int, size: int, sigma: float) -> list[
     symbol = torch.fft.fft2(F.pad(answers, (0, side - size, 0, side - size)).roll((-m, -m), (2, 3))).permute(2, 3, 1, 0)
     symbol = (symbol + symbol.mH) / 2
     values = torch.linalg.eigvalsh(symbol)[: side // 2 + 1]  # a frequency and its negative are one wave
-    order = values[..., -1].flatten().topk(WAVES)
-    kept = [(k, -1) for k in order.indices[order.values >= (1 - NEARLY) * order.values[0]].tolist()]
+    order = values[..., -1].flatten().sort(descending=True)
+    steep = order.indices[order.values >= (1 - NEARLY) * order.values[0]]
+    kept = [(k, -1) for k in steep[torch.linspace(0, len(steep) - 1, WAVES).long().unique()].tolist()]
     waves = []
     for (i, j), which in ((divmod(k, side), end) for k, end in (*kept, (int(values[..., 0].argmin()), 0))):
         rows, columns = (
