@@ -27,15 +27,14 @@ class RidgePotential(nn.Module):
 
     With slopes of φ in [−s, μ] the curvature of R_σ lies in [−ρ, L], ρ = s‖W‖², L = μ‖W‖², for every σ and every image
     size: R_σ + ρ/2‖·‖² is convex and ∇R_σ is max(ρ, L)-Lipschitz. ``pnp_lip.certify`` proves both numbers. A gradient
-    step on ½‖x − y‖² + R_σ(x) is a gradient-flow layer whose slopes may be negative; a critical point is its equilibrium.
+    step on R_σ is a gradient-flow layer whose slopes may be negative.
 
     Parameters: ``in_channels`` of the image, ``filters`` their number, ``kernel_size`` odd, ``rising`` and ``falling`` clips
     of φ, whose limits are given at ``knots`` noise levels, ``padding_mode`` "circular" or "zeros", ``default_sigma``.
 
     Shapes: x (B, in_channels, H, W) on [0, 1]; σ, on the same scale, None, a number, or a tensor of shape (), (1,), (B,) or
     (1, 1). Raises InputError for settings out of their range, ShapeError for a wrong shape.
-    Source: Goujon, Neumayer & Unser (2024), "Learning weakly convex regularizers for convergent image-reconstruction
-    algorithms".
+    Source: Goujon, Neumayer & Unser (2024), "Learning weakly convex regularizers for convergent image-reconstruction algorithms".
 
     >>> potential = RidgePotential(filters=2, kernel_size=3)
     >>> potential(torch.zeros(1, 1, 8, 8), 0.1)
