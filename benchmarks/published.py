@@ -26,11 +26,11 @@ ODD = 1e-4  # of the largest value: how far φ may be from odd, and from the int
 def load_published(path: str | Path, *, padding_mode: str = "zeros") -> RidgePotential:
     """The regulariser in an .npz file, ∇R_σ(x) = Wᵀ φ(s(σ) Wx)/s(σ), as a ``RidgePotential`` in evaluation mode.
 
-    The file holds ``conv0``, ``conv1``, ``conv2``, whose composition over √``conv_norm`` is W, here one convolution: the
-    published one pads between the three, which differs near the borders only. φ is piecewise linear and odd, constant beyond
-    its ``knots``, hence a sum of clips. s of each channel is given at ``scaling_levels`` (255σ); between them log(s·255σ) is
-    linear, as in the publication, here between 128 levels from 0.5 to 55. Beyond the file's last level it says nothing; the
-    potential then is the one of that level, scaled: R_σ(x) = c² R_{σ/c}(x/c).
+    W is the composition of ``conv0``, ``conv1`` and ``conv2`` over √``conv_norm``. Here it is one convolution; the published
+    network pads between the three, so that the two differ near the borders only. φ is piecewise linear, odd, and constant
+    beyond its ``knots``, hence a sum of clips. The file gives s of each channel at ``scaling_levels`` (255σ). Between them
+    log(s·255σ) is linear, here between 128 levels from 0.5 to 55. Beyond the file's last level the potential is that of the
+    last level, scaled: R_σ(x) = c² R_{σ/c}(x/c).
 
     Raises InputError for a file of another layout. Source: Goujon, Neumayer & Unser (2024), whose code is at
     github.com/axgoujon/weakly_convex_ridge_regularizer; of their convex regularisers, Goujon et al. (2022).

@@ -40,7 +40,7 @@ class CurvatureViolation:
     """x and y, gx = ∇R(x) and gy = ∇R(y), at the noise level ``sigma``, all in float64 and of batch size one.
 
     ``curvature`` = ⟨gy − gx, y − x⟩/‖y − x‖²; ``exceeds`` says whether it is outside of the attacked bound by more than the
-    rounding of its evaluation, and ``share`` which part of the bound's end it reaches (None without a bound).
+    rounding of its evaluation; ``share`` is the curvature divided by that end of the bound (None without a bound).
     """
 
     x: Tensor
@@ -79,10 +79,10 @@ def attack_curvature(
 ) -> tuple[CurvatureViolation, CurvatureViolation]:
     """The pairs x, y found with the least and the largest ⟨∇R(x) − ∇R(y), x − y⟩/‖x − y‖², in float64.
 
-    Both begin with waves v that ∇R answers most, or least, at x = 0; their frequencies are read from its response to one bright
-    pixel, and the sides of the image are those whose grid comes closest. x is a multiple of v, tried from zero to 300 σ.
-    Then, for the least one, ``steps`` rounds of 20 steps in x down the curvature along v, smoothed by a random width h,
-    whose gradient is (∇R(x + hv) − 2∇R(x) + ∇R(x − hv))/h², and Lanczos' method on the Hessian at x for v.
+    Both begin with waves v that the Hessian at x = 0 stretches most, or least. Their frequencies are read from the response
+    of ∇R to one bright pixel; the sides of the image are chosen so that its grid comes close to them. x is a multiple of v,
+    tried from zero to 300 σ. For the least curvature ``steps`` rounds follow: 20 steps in x lower the curvature along v, its
+    gradient smoothed by a random width h, (∇R(x + hv) − 2∇R(x) + ∇R(x − hv))/h²; then Lanczos' method at x turns v.
 
     Parameters: ``potential``, any module with ``grad(x, sigma)`` for images (1, ``channels``, H, W) of 24 to ``size`` pixels
     a side; ``channels`` by default its ``in_channels``. ``sigma``: one noise level, None for several. ``bound``: the claimed

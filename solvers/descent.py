@@ -1,7 +1,7 @@
-"""Descent with a theorem: quasi-Newton candidates, each tested before it counts, and plain projected gradient steps else.
+"""Descent with a theorem: quasi-Newton candidates, each tested before it is accepted, and otherwise plain gradient steps.
 
-J = f + λR + ι_C with a gradient g of f + λR that is L-Lipschitz, C a box or everything. As λL_R outweighs L_f where a prior
-matters, the prox of f would not lengthen the step: both parts are met by their gradients.
+J = f + λR + ι_C with a gradient g of f + λR that is L-Lipschitz, C a box or everything. Both parts enter by
+their gradients: where a prior matters λL_R outweighs L_f, so that the prox of f would not allow longer steps.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ class Objective(Protocol):
 
 @dataclasses.dataclass
 class State:
-    """One image on its way: the last accepted x with J(x), the candidate z with g(z), and the pairs (S, Y) of the memory.
+    """The run of one image: the last accepted x with J(x), the candidate z with g(z), and the pairs (S, Y) of the memory.
 
-    ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` the stationarity of x that ``finish`` found, ``trigger`` that
-    of z at which x is looked at next. ``L`` bounds the Lipschitz constant of g; it is ``known``, or raised from ``first`` on by
-    backtracking. ``tested`` counts candidates, ``refused`` those that failed; ``broken`` is what contradicts L or g.
+    ``sharp`` is the shortest element of g(z) + N_C(z), ``found`` the stationarity of x as ``finish`` computed it. Once that of
+    z is at most ``trigger``, z is tested and x is examined. ``L`` bounds the Lipschitz constant of g; it is ``known``, or raised
+    from ``first`` on by backtracking. ``tested`` candidates, ``refused`` of them failed; ``broken`` is what contradicts L or g.
     """
 
     x: Tensor
@@ -107,7 +107,7 @@ def stationary_part(g: Tensor, x: Tensor, box: Box) -> Tensor:
 def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
     """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms).
 
-    Where J is strongly convex, how near x is follows from its gradient alone, and tests may be ``every`` so many steps only.
+    A test comes after at most ``every`` steps. Where J is strongly convex it may be rare: the gradient says how near x is.
     """
     g = o.gradient(x)
     known, first = L is not None, 1.0
@@ -126,7 +126,7 @@ def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EV
 
 
 def advance(o: Objective, s: State) -> None:
-    """One step of the candidate, and every EVERY steps, or where it seems to be stationary, a test."""
+    """Move the candidate once; test it after ``every`` moves, or earlier where it seems to be stationary."""
     if s.known or s.since > 0 or s.tested > 0:
         move(o, s)
     else:  # an L that is only guessed
@@ -255,7 +255,7 @@ def stationarity(o: Objective, x: Tensor) -> float:
 
 
 def restored(o: Objective, fresh: State, stored: dict[str, Any]) -> State:
-    """A stored state, of which x, z and the memory are taken, and all that follows from them is computed anew.
+    """The state of a checkpoint: x, z and the memory are taken from it, and what follows from them is computed anew.
 
     Raises InputError where it cannot be one of the run that starts at ``fresh``.
     """

@@ -76,8 +76,8 @@ def level_of(potential: object, x: Tensor, sigma: Sigma) -> Level:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Energy:
-    """J of one image. ``exact`` is the same in float64, where that can be had; ``scales`` bound ‖∇f(0)‖ by ‖y‖, and the
-    Lipschitz constant of ∇f + λ∇R, to tell what rounding is relative to."""
+    """J of one image. ``exact`` is the same in float64, if there is such a copy. ``scales`` = (c, L), ‖∇f(0)‖ ≤ c‖y‖ and
+    ∇f + λ∇R L-Lipschitz: the rounding of the gradient is relative to c‖y‖ + L‖x‖."""
 
     maps: Maps
     level: Level

@@ -29,7 +29,7 @@ Hypotheses = tuple[Hypothesis, ...]
 
 
 def examine_potential(energy: Energy, x: Tensor, potential: object) -> Hypotheses:
-    """Finite, repeatable, each image on its own, and (R(x + td) − R(x − td))/2t = ⟨∇R, d⟩ by Simpson's rule.
+    """R is finite and repeatable, takes each image on its own, and changes along d as the mean of ⟨∇R, d⟩ (Simpson's rule) says.
 
     x (1, C, H, W) lies in the box. Raises InputError where the value is not finite.
     """
@@ -73,9 +73,9 @@ def gap(a: Tensor, b: Tensor) -> float:
 
 
 def examine_smoothness(energy: Energy, x: Tensor, curvature: CurvatureBound | None) -> Hypotheses:
-    """∇R along a segment, halved towards where it changes most: behind a kink the difference quotient doubles each time.
+    """The difference quotient of ∇R on a segment that is halved towards where ∇R changes most: at a kink it doubles each time.
 
-    And secants, turned towards steep directions, against a stated ``curvature``.
+    A stated ``curvature`` is held against secants, turned towards steep and towards flat directions.
     """
     e = energy.precision
     fine = x.to(e.maps.y)

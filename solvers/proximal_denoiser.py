@@ -31,7 +31,7 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
 
     For a potential with curvature in [−ρ, L] and λρ < 1 the minimiser is unique and D is 1/(1 − λρ)-Lipschitz; for ρ = 0 it
     is firmly nonexpansive, the prox of a convex function. Of any z, ‖z − D(x, σ)‖ ≤ ‖z − x + λ∇R(z)‖/(1 − λρ), which is
-    evaluated in float64 at the end. A call that ``max_iter`` steps end before warns, with the distance reached.
+    evaluated in float64 at the end. Where ``max_iter`` steps do not suffice, the call warns and names the distance reached.
 
     ``weight`` is λ. Shapes: x (B, C, H, W) on [0, 1]; σ as for the potential. Raises CertificateError at construction and at
     each call for a potential without a certified λρ < 1, InputError for settings out of their range.

@@ -1,4 +1,4 @@
-"""One objective J(x) = f(x) + λR_σ(x) on a box, minimised with a theorem, and how far its minimiser is at most."""
+"""One objective J(x) = f(x) + λR_σ(x) on a box, minimised with a theorem; a proved distance where J is strongly convex."""
 
 import dataclasses
 import math
@@ -120,17 +120,16 @@ class Log:
 class Variational:
     """A minimiser or critical point of J(x) = f(x) + λR_σ(x) over the box C, with the theorem that holds and its numbers.
 
-    Quasi-Newton candidates z; x⁺ = P_C(z − γ∇g(z)), g = f + λR, is accepted iff J(x⁺) ≤ J(x) − a‖x⁺ − x‖² and
-    ‖x⁺ − z‖ ≤ c‖x⁺ − x‖; otherwise x makes the plain step, γ < 1/L. The accepted x_k converge to one critical point (V).
-    With the convexity μ_f of f and a ρ-weakly convex R, λρ < μ_f: to the unique minimiser x*, and
-    ‖x − x*‖ ≤ dist(0, ∂J(x))/(μ_f − λρ) (U). A circular blur with a circular potential may have more (see ``margin_of``).
+    Quasi-Newton steps give candidates z. x⁺ = P_C(z − γ∇g(z)), g = f + λR, is accepted iff J(x⁺) ≤ J(x) − a‖x⁺ − x‖² and
+    ‖x⁺ − z‖ ≤ c‖x⁺ − x‖; otherwise x makes the plain step x⁺ = P_C(x − γ∇g(x)), γ < 1/L. The accepted x_k converge to one
+    critical point (V). If f is μ_f-strongly convex, R ρ-weakly convex and m = μ_f − λρ > 0, it is the unique minimiser x*, and
+    ‖x − x*‖ ≤ dist(0, ∂J(x))/m (U). Circular blurs may have a larger m (see ``margin_of``). Proofs: docs/guarantees.md.
 
-    ``potential`` R: a RidgePotential, or any object with a value (``fn``, ``potential`` or the call, each of (x, σ)) and a
-    gradient (``grad``, ``potential_grad``, or by autograd), a deepinv prior among them; ``sigma`` σ on the scale of [0, 1],
-    None for the potential's default; ``weight`` λ; ``box`` = (low, high) or None; ``tol`` stops an image once
-    dist(0, ∂J(x))/√n ≤ tol, n its numbers, computed in float64; ``accuracy`` instead asks for a proved distance to the
-    minimiser (rms), and is refused where U does not hold; ``curvature`` bounds that of λ = 1, R without a certificate, on
-    your word: then L is known, otherwise it is found by backtracking.
+    Parameters: ``potential`` R is a RidgePotential, or any object with a value (``fn``, ``potential`` or the call, each of
+    (x, σ)) and a gradient (``grad``, ``potential_grad``, or by autograd), such as a deepinv prior. ``sigma`` is σ on the
+    scale of [0, 1], None for the potential's default; ``weight`` is λ; ``box`` = (low, high) or None. An image stops once
+    dist(0, ∂J(x))/√n ≤ ``tol``, n its numbers, in float64. ``accuracy`` asks for a proved distance to the minimiser instead
+    (rms), and is refused where U fails. ``curvature`` states that of an R without a certificate; else backtracking finds L.
 
     Raises InputError for a setting out of its range.
     """
@@ -176,9 +175,9 @@ class Variational:
     ) -> Result:
         """Minimise for the data ``y`` (B, ...) of ``physics``; arguments as in ``Solver.solve``.
 
-        ``x0`` may come from anything, an unproved network among it: a start decides where a weakly convex J is descended,
-        and nothing else. ``guarantee`` "assume" takes the potential on your word where examples refute what V asks of it.
-        ``callback(iteration, x, stationarity)`` after every update, x the accepted images.
+        ``x0`` may come from anything, also from an unproved network. It decides which critical point of a weakly convex J
+        is found, and nothing else. ``guarantee="assume"`` runs on your word where examples refute what V asks of the
+        potential. ``callback(iteration, x, stationarity)`` is called after every update, x the accepted images.
 
         Raises InputError or ShapeError for unusable data, GuaranteeError where no theorem holds, unless ``guarantee`` allows.
         """
@@ -217,7 +216,7 @@ class Variational:
             return self.result(p, states, logs, settings, started)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
-        """The guarantee that ``solve`` would run under; that no theorem applies is reported, and not refused."""
+        """The guarantee that ``solve`` would run under; if no theorem applies, it says so and raises nothing."""
         return self.require(y, physics, guarantee="report")
 
     def require(self, y: Tensor, physics: PhysicsLike, *, guarantee: str = "require") -> Guarantee:

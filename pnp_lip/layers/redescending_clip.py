@@ -1,4 +1,4 @@
-"""A clip that falls back to zero: the derivative of a potential that stops growing, with slopes in [−s, μ]."""
+"""A clip that falls again beyond its limit: the derivative of a weakly convex potential, with slopes in [−s, μ]."""
 
 import itertools
 import math
@@ -16,10 +16,9 @@ __all__ = ["RedescendingClip"]
 class RedescendingClip(nn.Module):
     """φ_c(t, σ) = κ_c φ(t/κ_c), φ(u) = Σ_j μ_j clip(u, ±λ_j) − Σ_j s_j clip(u, ±Λ_j), with μ_j, s_j ≥ 0.
 
-    The scale κ_c(σ) = σ exp(p_c(log σ)) of each channel and the limits λ_j(σ), Λ_j(σ) are interpolated, in their logarithms
-    and log σ, between ``knots`` noise levels from 0.5/255 to 55/255, and p and the limits are constant beyond. φ_c is the
-    derivative in t of κ_c² ψ(t/κ_c), ψ a sum of Huber functions; its slopes are those of φ, whatever the scales, and
-    ``slope_bounds`` holds them for every σ.
+    Each channel has the scale κ_c(σ) = σ exp(p_c(σ)). p_c, log λ_j and log Λ_j are linear in log σ between ``knots`` noise
+    levels from 0.5/255 to 55/255, and constant beyond. φ_c is the derivative in t of κ_c² ψ(t/κ_c), ψ a combination of Huber
+    functions. Its slopes are those of φ, whatever the scales; ``slope_bounds`` bounds them for every σ.
 
     ``channels``, ``rising``, ``falling`` and ``knots`` ≥ 2 are numbers. Raises InputError for one that is too small.
 
@@ -77,8 +76,8 @@ class RedescendingClip(nn.Module):
     def slope_bounds(self) -> tuple[Fraction, Fraction]:
         """Bounds (−s, μ) of the slopes of φ for every σ, exact where the limits keep their order from knot to knot.
 
-        At |u| just below a limit, those clips rise or fall on whose limits are not smaller. Interpolation keeps the order of
-        two limits that both ends of an interval of log σ have in common; where they disagree, either order is allowed for.
+        Just below a limit those clips act whose limits are not smaller. Two limits that have the same order at both ends of an
+        interval of log σ keep it in between; where the ends disagree, either order is allowed for.
         """
         limits = torch.cat([self.log_rise_limit, self.log_fall_limit], 1).detach().double()
         slopes = [*(Fraction(v) for v in self.rise.tolist()), *(-Fraction(v) for v in self.fall.tolist())]

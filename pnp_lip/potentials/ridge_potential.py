@@ -26,16 +26,15 @@ class RidgePotential(nn.Module):
     """R_σ(x) = Σ_c Σ_p κ_c² ψ((w_c ∗ x)(p)/κ_c), so that ∇R_σ(x) = Wᵀ φ_σ(Wx), W one convolution, φ a redescending clip.
 
     With slopes of φ in [−s, μ] the curvature of R_σ lies in [−ρ, L], ρ = s‖W‖², L = μ‖W‖², for every σ and every image
-    size: R_σ + ρ/2‖·‖² is convex and ∇R_σ is max(ρ, L)-Lipschitz. ``pnp_lip.certify`` proves both numbers. It is the layer
-    x − τWᵀσ(Wx) with slopes that may be negative, its weights tied and its input injected, run to equilibrium.
+    size: R_σ + ρ/2‖·‖² is convex and ∇R_σ is max(ρ, L)-Lipschitz. ``pnp_lip.certify`` proves both numbers. A gradient
+    step on R_σ is a gradient-flow layer whose slopes may be negative.
 
     Parameters: ``in_channels`` of the image, ``filters`` their number, ``kernel_size`` odd, ``rising`` and ``falling`` clips
     of φ, whose limits are given at ``knots`` noise levels, ``padding_mode`` "circular" or "zeros", ``default_sigma``.
 
     Shapes: x (B, in_channels, H, W) on [0, 1]; σ, on the same scale, None, a number, or a tensor of shape (), (1,), (B,) or
     (1, 1). Raises InputError for settings out of their range, ShapeError for a wrong shape.
-    Source: Goujon, Neumayer & Unser (2024), "Learning weakly convex regularizers for convergent image-reconstruction
-    algorithms".
+    Source: Goujon, Neumayer & Unser (2024), "Learning weakly convex regularizers for convergent image-reconstruction algorithms".
 
     >>> potential = RidgePotential(filters=2, kernel_size=3)
     >>> potential(torch.zeros(1, 1, 8, 8), 0.1)
@@ -101,7 +100,7 @@ class RidgePotential(nn.Module):
         return torch.cat([level.hessian_product(part, w) for (level, part), w in zip(levels, parts, strict=True)])
 
     def levels(self, x: Tensor, sigma: Sigma = None) -> list[tuple["RidgeAtLevel", Tensor]]:
-        """The potential at each noise level with the images that it concerns, in order."""
+        """Pairs, in the order of the batch: R_σ at one noise level, and the images that have this level."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ShapeError(f"this potential takes (B, {self.in_channels}, H, W) images; got {tuple(x.shape)}.")
         s = noise_level(self.default_sigma if sigma is None else sigma, len(x))
@@ -155,11 +154,11 @@ class RidgeAtLevel:
         return product
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The batch in parts whose responses a cache keeps."""
+        """The batch in parts so small that their responses fit into the cache."""
         return x.split(max(1, STRIP // (len(self.scale) * x[0, 0].numel())))
 
     def strips(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Wx/κ, (B, 8 C, rows, columns) of blocks, strip by strip with its first row; zero outside of the image."""
+        """Wx/κ in strips: the first row of blocks, and (B, 8 C, rows, columns), zero at pixels outside of the image."""
         (by, bx), (h, w) = BLOCK, x.shape[-2:]
         rows, columns = self.places(x)
         if self.mode == "circular":
@@ -206,7 +205,7 @@ class RidgeAtLevel:
         return total
 
     def slope(self, u: Tensor) -> Tensor:
-        """φ'(u), of the steeper side at a kink."""
+        """φ'(u); at a limit, the slope beyond it."""
         u, total = u.abs(), torch.zeros_like(u)
         for slope, limit in self.clips:
             total.add_(u < limit, alpha=slope)
