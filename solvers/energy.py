@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pnp_lip.certificates.calculus import CurvatureBound, round_up
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
-from pnp_lip.errors import ShapeError
+from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.fingerprint import recognised
 from pnp_lip.operators import Blur
 from pnp_lip.operators.blur import fourier
@@ -52,7 +52,10 @@ class Named:
 
     def value(self, x: Tensor) -> Tensor:
         name = next((n for n in VALUES if callable(getattr(self.potential, n, None))), "__call__")
-        value: Tensor = getattr(self.potential, name)(x, self.sigma)
+        try:
+            value: Tensor = getattr(self.potential, name)(x, self.sigma)
+        except TypeError as error:
+            raise InputError(f"the potential has no value that can be called as {name}(x, sigma) ({error}).") from error
         if not isinstance(value, Tensor) or value.numel() != len(x):
             raise ShapeError(f"the potential must give one number for each of the {len(x)} images; got {value!r:.80}.")
         return value.reshape(len(x))

@@ -346,7 +346,7 @@ class Variational:
         distance = tuple(v / p.m * (1 + 1e-9) for v in found) if judged.proved and p.m > 0 else None
         histories = tuple(log.close(s) for s, log in zip(states, logs, strict=True))
         x, J = torch.cat([s.x for s in states]), tuple(s.J for s in states)
-        parameters: Mapping[str, float] = {"lipschitz": states[0].L, "convexity": p.m}
+        parameters: Mapping[str, float] = {"lipschitz": states[0].L, "convexity": p.m, "weight": self.weight}
         seconds = time.perf_counter() - started
         return Result(x, histories, judged, settings, parameters, p.maps, seconds, J, tuple(found), distance)
 
