@@ -114,7 +114,8 @@ def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EV
     if L is None:
         d = g * (1e-3 * max(float(x.norm()), 1.0) / max(float(g.norm()), 1e-30))
         first = float((o.gradient(x + d) - g).norm()) / max(float(d.norm()), 1e-30)
-    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L if L is not None else max(first, 1e-6), known, goal, every=every)
+    L = max(first, 1e-6) if L is None else L
+    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L, known, goal, every=every)
     s.trigger, s.first = goal, s.L
     if not (math.isfinite(s.J) and math.isfinite(s.residual)):
         s.status = "diverged"
