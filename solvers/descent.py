@@ -86,6 +86,11 @@ class State:
         """dist(0, ∂J(z)), as computed."""
         return float(self.sharp.norm())
 
+    @property
+    def size(self) -> float:
+        """The same per pixel (root mean square)."""
+        return self.residual / math.sqrt(self.x.numel())
+
 
 def dot(a: Tensor, b: Tensor) -> float:
     """⟨a, b⟩."""
@@ -119,7 +124,7 @@ def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EV
     s.trigger, s.first = goal, s.L
     if not (math.isfinite(s.J) and math.isfinite(s.residual)):
         s.status = "diverged"
-    elif s.residual <= goal * math.sqrt(x.numel()):
+    elif s.size <= goal:
         finish(o, s)
     return s
 
@@ -131,7 +136,7 @@ def advance(o: Objective, s: State) -> None:
     else:  # an L that is only guessed
         plain(o, s)
     s.since += 1
-    size = s.residual / math.sqrt(s.x.numel())
+    size = s.size
     if not math.isfinite(size):
         back(o, s)
     elif size <= s.trigger or s.since >= s.every:
