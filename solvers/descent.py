@@ -6,15 +6,16 @@ matters, the prox of f would not lengthen the step: both parts are met by their 
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pnp_lip.solvers.checkpoint import require
+from pnp_lip.solvers.energy import Energy
 from pnp_lip.solvers.maps import Box
 
-__all__ = ["Objective", "State", "advance", "begin", "outcome", "restored", "stationary_part"]
+__all__ = ["State", "advance", "begin", "outcome", "restored", "stationary_part"]
 
 EVERY = 10  # inner steps between two tests, each of which costs one value in float64, about as much as one gradient in float32
 # (H1) J(x⁺) ≤ J(x) − a‖x⁺ − x‖², in units of L: along a valley of curvature κ the exact minimiser gains κ/2 ‖x⁺ − x‖². In
@@ -29,27 +30,6 @@ VALUE_ROUNDING = 256.0  # units of rounding of J by which two values may differ;
 GROWTH = 2.0  # of an unknown L by backtracking
 STATUSES = ("running", "converged", "diverged")
 LARGEST = 1e12  # times its first value: an L that grows so far belongs to no gradient
-
-
-class Objective(Protocol):
-    """g and J of one image (1, C, H, W)."""
-
-    @property
-    def box(self) -> Box:
-        """C."""
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """g(x), in the dtype of x."""
-
-    def value(self, x: Tensor) -> float:
-        """J(x) for x in C, in float64 where that can be had."""
-
-    def precise(self, x: Tensor) -> tuple[Tensor, float]:
-        """g(x) in float64 and a bound of its rounding, in the Euclidean norm."""
-
-    @property
-    def unit(self) -> float:
-        """The unit of rounding of ``value``."""
 
 
 @dataclasses.dataclass
@@ -109,7 +89,7 @@ def stationary_part(g: Tensor, x: Tensor, box: Box) -> Tensor:
     return torch.where(((x <= box[0]) & (g > 0)) | ((x >= box[1]) & (g < 0)), 0.0, g)
 
 
-def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
+def begin(o: Energy, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
     """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms).
 
     Where J is strongly convex, how near x is follows from its gradient alone, and tests may be ``every`` so many steps only.
@@ -129,7 +109,7 @@ def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EV
     return s
 
 
-def advance(o: Objective, s: State) -> None:
+def advance(o: Energy, s: State) -> None:
     """One step of the candidate, and every EVERY steps, or where it seems to be stationary, a test."""
     if s.known or s.since > 0 or s.tested > 0:
         move(o, s)
@@ -145,7 +125,7 @@ def advance(o: Objective, s: State) -> None:
             s.trigger = 0.5 * min(size, s.goal) if not finish(o, s) else s.trigger
 
 
-def move(o: Objective, s: State) -> None:
+def move(o: Energy, s: State) -> None:
     """z ← P_C(z − Hg), H by Nocedal's two loops (1980) on the free variables (Bertsekas 1982), shortened where J would grow.
 
     By the trapezoidal rule J changes by ½⟨g(z) + g(z⁺), z⁺ − z⟩ along a step: this needs no value.
@@ -190,7 +170,7 @@ def remember(s: State, step: Tensor, change: Tensor) -> None:
         s.S, s.Y = [*s.S[1 - MEMORY :], step], [*s.Y[1 - MEMORY :], change]
 
 
-def test(o: Objective, s: State) -> None:
+def test(o: Energy, s: State) -> None:
     """x⁺ = P_C(z − γg(z)) becomes x if (H1) and (H2) hold; otherwise x makes a plain step and the memory is dropped."""
     plus = project(s.z - s.g * (SHARE / s.L), o.box)
     J = o.value(plus)
@@ -205,14 +185,14 @@ def test(o: Objective, s: State) -> None:
         back(o, s)
 
 
-def back(o: Objective, s: State) -> None:
+def back(o: Energy, s: State) -> None:
     """Forget the candidate and the memory, and make a plain step from x."""
     s.refused, s.since, s.S, s.Y = s.refused + 1, 0, [], []
     s.z, s.g = s.x, o.gradient(s.x)
     plain(o, s)
 
 
-def plain(o: Objective, s: State) -> None:
+def plain(o: Energy, s: State) -> None:
     """x ← P_C(x − γg(x)), held against the descent lemma J(x⁺) ≤ J(x) + ⟨g, d⟩ + L/2 ‖d‖², d = x⁺ − x.
 
     A known L that violates it beyond the rounding of J is wrong, or g is; an unknown one is doubled. A change of J below its
@@ -240,25 +220,25 @@ def plain(o: Objective, s: State) -> None:
     s.sharp = stationary_part(g, plus, o.box)
 
 
-def finish(o: Objective, s: State) -> bool:
+def finish(o: Energy, s: State) -> bool:
     """Whether x is stationary to the goal, by its gradient in float64; then it has converged."""
     s.found = stationarity(o, s.x)
     s.status = "converged" if s.found <= s.goal else "running"
     return s.status == "converged"
 
 
-def outcome(o: Objective, s: State) -> float:
+def outcome(o: Energy, s: State) -> float:
     """The stationarity of x at the end of a run."""
     return s.found if s.status == "converged" else stationarity(o, s.x)
 
 
-def stationarity(o: Objective, x: Tensor) -> float:
+def stationarity(o: Energy, x: Tensor) -> float:
     """An upper bound of dist(0, ∂J(x))/√n, computed in float64."""
     g, rounding = o.precise(x)
     return (float(stationary_part(g, x.to(g), o.box).norm()) + rounding) / math.sqrt(x.numel())
 
 
-def restored(o: Objective, fresh: State, stored: dict[str, Any]) -> State:
+def restored(o: Energy, fresh: State, stored: dict[str, Any]) -> State:
     """A stored state, of which x, z and the memory are taken, and all that follows from them is computed anew.
 
     Raises InputError where it cannot be one of the run that starts at ``fresh``.

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from deepinv.physics import Denoising, Inpainting
@@ -32,16 +32,6 @@ ALIKE = 1e-3  # by which an operator or a potential and its copy in float64 may 
 SYMBOL_SLACK = 1e-12  # relative; of transforms of fewer than 2³⁰ numbers in float64
 
 
-class Level(Protocol):
-    """R_σ of one noise level."""
-
-    def value(self, x: Tensor, /) -> Tensor:
-        """R_σ(x), one number per image."""
-
-    def grad(self, x: Tensor, /) -> Tensor:
-        """∇R_σ(x)."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Named:
     """A potential by the methods that it has: value ``fn``, ``potential`` or the call; gradient ``grad``, ``potential_grad``,
@@ -67,6 +57,9 @@ class Named:
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             return torch.autograd.grad(self.value(leaf).sum(), leaf)[0]
+
+
+Level: TypeAlias = RidgeAtLevel | Named  # R_σ of one noise level
 
 
 def level_of(potential: object, x: Tensor, sigma: Sigma) -> Level:

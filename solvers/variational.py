@@ -51,7 +51,6 @@ class Problem:
     x: Tensor
     settings: Settings
     witness: Witness
-    certificate: Certificate | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,7 +180,7 @@ class Variational:
         refuse(self, judged, guarantee)
         goal = self.accuracy * m if self.accuracy is not None and m > 0 else self.tol
         settings = self.describe(known, L, m, curvature, x0 is not None, y)
-        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness(certificate, described(maps), *pairs), certificate)
+        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness(certificate, described(maps), *pairs))
 
     def bound_potential(self) -> tuple[Certificate | None, CurvatureBound | None]:
         """The potential's certificate, and its curvature, by certificate or as stated."""
@@ -275,8 +274,8 @@ class Variational:
         """What is no longer the same as before the run, None if nothing is."""
         if (found := p.witness.moved(p.maps)) is not None:
             return found
-        if p.certificate is not None:
-            return None if self.bound_potential()[0] == p.certificate else "the potential changed during the run"
+        if p.witness.certificate is not None:
+            return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
         e, s = p.energies[0], states[0]
         same = abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or s.status == "diverged"
         return None if same else "the potential changed during the run"
