@@ -113,8 +113,9 @@ def conjugate_gradient(
     """d with ‖r − H d‖ ≤ goal for each image (as far as the recurrence can tell), from d = 0, and the number of steps.
 
     H is symmetric positive definite. An image that has met its goal is frozen by a zero step length, so that it does not
-    depend on its neighbours; with ``patience`` so is one whose residual has not halved in that many steps. Source:
-    Hestenes & Stiefel (1952); no constant is added to the denominators, which would set an error floor.
+    depend on its neighbours; with ``patience`` so is one whose residual has not halved in that many steps. Of another H an
+    image is frozen where it meets a direction without positive curvature. Source: Hestenes & Stiefel (1952), Steihaug
+    (1983) without his last step; no constant is added to the denominators, which would set an error floor.
 
     >>> conjugate_gradient(lambda d: 4 * d, torch.ones(1, 2), torch.tensor([1e-6]), 10)
     (tensor([[0.2500, 0.2500]]), 1)
@@ -131,8 +132,9 @@ def conjugate_gradient(
         if not bool(active.any()):
             return d, step
         hp = hessian(p)
-        alpha = torch.where(active.reshape(rs.shape), rs / inner(p, hp), 0.0)
-        d, r = d + alpha * p, r - alpha * hp
+        curvature = inner(p, hp)
+        alpha = torch.where(active.reshape(rs.shape) & (curvature > 0), rs / curvature, 0.0)
+        d, r = d + alpha * p, torch.where(curvature > 0, r - alpha * hp, 0.0)
         s = r if preconditioner is None else preconditioner(r)
         rs, rs_old = inner(r, s), rs
         p = s + torch.where(rs_old > 0, rs / rs_old, 0.0) * p

@@ -6,15 +6,16 @@ their gradients: where a prior matters λL_R outweighs L_f, so that the prox of 
 
 import dataclasses
 import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pnp_lip.solvers.checkpoint import require
+from pnp_lip.solvers.energy import Energy
 from pnp_lip.solvers.maps import Box
 
-__all__ = ["Objective", "State", "advance", "begin", "outcome", "restored", "stationary_part"]
+__all__ = ["State", "advance", "begin", "outcome", "restored", "stationary_part"]
 
 EVERY = 10  # inner steps between two tests, each of which costs one value in float64, about as much as one gradient in float32
 # (H1) J(x⁺) ≤ J(x) − a‖x⁺ − x‖², in units of L: along a valley of curvature κ the exact minimiser gains κ/2 ‖x⁺ − x‖². In
@@ -29,27 +30,6 @@ VALUE_ROUNDING = 256.0  # units of rounding of J by which two values may differ;
 GROWTH = 2.0  # of an unknown L by backtracking
 STATUSES = ("running", "converged", "diverged")
 LARGEST = 1e12  # times its first value: an L that grows so far belongs to no gradient
-
-
-class Objective(Protocol):
-    """g and J of one image (1, C, H, W)."""
-
-    @property
-    def box(self) -> Box:
-        """C."""
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """g(x), in the dtype of x."""
-
-    def value(self, x: Tensor) -> float:
-        """J(x) for x in C, in float64 where that can be had."""
-
-    def precise(self, x: Tensor) -> tuple[Tensor, float]:
-        """g(x) in float64 and a bound of its rounding, in the Euclidean norm."""
-
-    @property
-    def unit(self) -> float:
-        """The unit of rounding of ``value``."""
 
 
 @dataclasses.dataclass
@@ -86,6 +66,11 @@ class State:
         """dist(0, ∂J(z)), as computed."""
         return float(self.sharp.norm())
 
+    @property
+    def size(self) -> float:
+        """The same per pixel (root mean square)."""
+        return self.residual / math.sqrt(self.x.numel())
+
 
 def dot(a: Tensor, b: Tensor) -> float:
     """⟨a, b⟩."""
@@ -104,7 +89,7 @@ def stationary_part(g: Tensor, x: Tensor, box: Box) -> Tensor:
     return torch.where(((x <= box[0]) & (g > 0)) | ((x >= box[1]) & (g < 0)), 0.0, g)
 
 
-def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
+def begin(o: Energy, x: Tensor, L: float | None, goal: float, every: int = EVERY) -> State:
     """The state at x in C, with L the Lipschitz constant of g, None if unknown; ``goal`` bounds the stationarity (rms).
 
     A test comes after at most ``every`` steps. Where J is strongly convex it may be rare: the gradient says how near x is.
@@ -114,25 +99,24 @@ def begin(o: Objective, x: Tensor, L: float | None, goal: float, every: int = EV
     if L is None:
         d = g * (1e-3 * max(float(x.norm()), 1.0) / max(float(g.norm()), 1e-30))
         first = float((o.gradient(x + d) - g).norm()) / max(float(d.norm()), 1e-30)
-    s = State(
-        x, o.value(x), x, g, stationary_part(g, x, o.box), L if L is not None else max(first, 1e-6), known, goal, every=every
-    )
+    L = max(first, 1e-6) if L is None else L
+    s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L, known, goal, every=every)
     s.trigger, s.first = goal, s.L
     if not (math.isfinite(s.J) and math.isfinite(s.residual)):
         s.status = "diverged"
-    elif s.residual <= goal * math.sqrt(x.numel()):
+    elif s.size <= goal:
         finish(o, s)
     return s
 
 
-def advance(o: Objective, s: State) -> None:
+def advance(o: Energy, s: State) -> None:
     """Move the candidate once; test it after ``every`` moves, or earlier where it seems to be stationary."""
     if s.known or s.since > 0 or s.tested > 0:
         move(o, s)
     else:  # an L that is only guessed
         plain(o, s)
     s.since += 1
-    size = s.residual / math.sqrt(s.x.numel())
+    size = s.size
     if not math.isfinite(size):
         back(o, s)
     elif size <= s.trigger or s.since >= s.every:
@@ -141,7 +125,7 @@ def advance(o: Objective, s: State) -> None:
             s.trigger = 0.5 * min(size, s.goal) if not finish(o, s) else s.trigger
 
 
-def move(o: Objective, s: State) -> None:
+def move(o: Energy, s: State) -> None:
     """z ← P_C(z − Hg), H by Nocedal's two loops (1980) on the free variables (Bertsekas 1982), shortened where J would grow.
 
     By the trapezoidal rule J changes by ½⟨g(z) + g(z⁺), z⁺ − z⟩ along a step: this needs no value.
@@ -186,7 +170,7 @@ def remember(s: State, step: Tensor, change: Tensor) -> None:
         s.S, s.Y = [*s.S[1 - MEMORY :], step], [*s.Y[1 - MEMORY :], change]
 
 
-def test(o: Objective, s: State) -> None:
+def test(o: Energy, s: State) -> None:
     """x⁺ = P_C(z − γg(z)) becomes x if (H1) and (H2) hold; otherwise x makes a plain step and the memory is dropped."""
     plus = project(s.z - s.g * (SHARE / s.L), o.box)
     J = o.value(plus)
@@ -201,14 +185,14 @@ def test(o: Objective, s: State) -> None:
         back(o, s)
 
 
-def back(o: Objective, s: State) -> None:
+def back(o: Energy, s: State) -> None:
     """Forget the candidate and the memory, and make a plain step from x."""
     s.refused, s.since, s.S, s.Y = s.refused + 1, 0, [], []
     s.z, s.g = s.x, o.gradient(s.x)
     plain(o, s)
 
 
-def plain(o: Objective, s: State) -> None:
+def plain(o: Energy, s: State) -> None:
     """x ← P_C(x − γg(x)), held against the descent lemma J(x⁺) ≤ J(x) + ⟨g, d⟩ + L/2 ‖d‖², d = x⁺ − x.
 
     A known L that violates it beyond the rounding of J is wrong, or g is; an unknown one is doubled. A change of J below its
@@ -236,25 +220,25 @@ def plain(o: Objective, s: State) -> None:
     s.sharp = stationary_part(g, plus, o.box)
 
 
-def finish(o: Objective, s: State) -> bool:
+def finish(o: Energy, s: State) -> bool:
     """Whether x is stationary to the goal, by its gradient in float64; then it has converged."""
     s.found = stationarity(o, s.x)
     s.status = "converged" if s.found <= s.goal else "running"
     return s.status == "converged"
 
 
-def outcome(o: Objective, s: State) -> float:
+def outcome(o: Energy, s: State) -> float:
     """The stationarity of x at the end of a run."""
     return s.found if s.status == "converged" else stationarity(o, s.x)
 
 
-def stationarity(o: Objective, x: Tensor) -> float:
+def stationarity(o: Energy, x: Tensor) -> float:
     """An upper bound of dist(0, ∂J(x))/√n, computed in float64."""
     g, rounding = o.precise(x)
     return (float(stationary_part(g, x.to(g), o.box).norm()) + rounding) / math.sqrt(x.numel())
 
 
-def restored(o: Objective, fresh: State, stored: dict[str, Any]) -> State:
+def restored(o: Energy, fresh: State, stored: dict[str, Any]) -> State:
     """The state of a checkpoint: x, z and the memory are taken from it, and what follows from them is computed anew.
 
     Raises InputError where it cannot be one of the run that starts at ``fresh``.

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from deepinv.physics import Denoising, Inpainting
@@ -30,16 +30,6 @@ PRECISE, PLAIN = 1e-12, 64.0
 VALUES = ("fn", "potential")  # names under which potentials offer their value, before their call
 ALIKE = 1e-3  # by which an operator or a potential and its copy in float64 may differ: the rounding of float32, and no more
 SYMBOL_SLACK = 1e-12  # relative; of transforms of fewer than 2³⁰ numbers in float64
-
-
-class Level(Protocol):
-    """R_σ of one noise level."""
-
-    def value(self, x: Tensor, /) -> Tensor:
-        """R_σ(x), one number per image."""
-
-    def grad(self, x: Tensor, /) -> Tensor:
-        """∇R_σ(x)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +60,9 @@ class Named:
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             return torch.autograd.grad(self.value(leaf).sum(), leaf)[0]
+
+
+Level: TypeAlias = RidgeAtLevel | Named  # R_σ of one noise level
 
 
 def level_of(potential: object, x: Tensor, sigma: Sigma) -> Level:

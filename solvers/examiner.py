@@ -24,7 +24,7 @@ from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.spectral import norm_lower
 
-__all__ = ["Witness", "examine", "examine_code", "verify_dual_prox", "verify_prox"]
+__all__ = ["Witness", "examine", "examine_code", "examine_data", "verify_dual_prox", "verify_prox"]
 
 MAGNITUDE = 1e3  # between the inputs on which A is compared with itself: noise, offsets, limits show at one end or the other
 PROX_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}  # of the error of a prox, relative to its image
@@ -96,6 +96,21 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
     except CertificateError as error:
         certificate, reason = None, str(error)
     bound, nonexpansive = judge_denoiser(certificate, reason, guarantee)
+    known, pairs = examine_data(maps, start)
+    shared = (nonexpansive, *judge_certificate(certificate, start), *known.hypotheses)
+    if certificate is None:  # a certified map is a fixed one by its structure
+        shared += (examine_repeatability(maps, start),)
+    record = {
+        **known.record,
+        "denoiser_lipschitz_upper": None if certificate is None else certificate.lipschitz_upper,
+        "denoiser_averagedness": None if certificate is None else certificate.averagedness,
+    }
+    known = dataclasses.replace(known, denoiser=bound, hypotheses=shared, record=record)
+    return known, Witness(certificate, described(maps), *pairs)
+
+
+def examine_data(maps: Maps, start: Tensor) -> tuple[Known, Pairs]:
+    """The same of A and f alone, and (u, A u, v, A*v) of ``examine_operator``."""
     norm, method, asked, missing = find_norm(maps, start)
     term = maps.data_term
     L = None if norm is None else term.lipschitz_upper(norm)
@@ -103,26 +118,17 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
     if not scale > 0:
         raise InputError("the forward model is zero, so the data say nothing about the image.")
     pairs, operator = examine_operator(maps.physics, start, None if missing or asked[0].stated else norm)
-    shared = [nonexpansive, *judge_certificate(certificate, start), *operator, *asked, *examine_term(maps, start, L)]
-    if certificate is None:  # a certified map is a fixed one by its structure
-        shared.append(examine_repeatability(maps, start))
     known = Known(
-        denoiser=bound,
+        denoiser=None,
         L=None if L is None else Fraction(L),
         μ=Fraction(term.convexity),
         scale=scale,
         norm_upper=norm,
-        hypotheses=tuple(shared),
+        hypotheses=(*operator, *asked, *examine_term(maps, start, L)),
         needs_norm=missing,
-        record={
-            "norm_upper": norm,
-            "norm_method": method,
-            "lipschitz_upper": L,
-            "denoiser_lipschitz_upper": None if certificate is None else certificate.lipschitz_upper,
-            "denoiser_averagedness": None if certificate is None else certificate.averagedness,
-        },
+        record={"norm_upper": norm, "norm_method": method, "lipschitz_upper": L},
     )
-    return known, Witness(certificate, described(maps), *pairs)
+    return known, pairs
 
 
 def judge_denoiser(certificate: Certificate | None, reason: str, guarantee: str) -> tuple[MapBound | None, Hypothesis]:

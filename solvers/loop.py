@@ -60,6 +60,7 @@ class Track:
     misfit: list[float] = dataclasses.field(default_factory=list)
     misfit_at: list[int] = dataclasses.field(default_factory=list)
     psnr: list[float] = dataclasses.field(default_factory=list)
+    objective: list[float] = dataclasses.field(default_factory=list)
     scale: float = 0.0
     error: float = 0.0
     prox_error: float = 0.0
@@ -88,19 +89,21 @@ class Track:
         """The finished record; an image that is still running has used up its iterations."""
         if self.status == "running":
             self.status = "max_iter"
-        self.add_misfit(misfit, len(self.residual) - 1)
+        self.add_misfit(misfit, max(len(self.residual) - 1, 0))
         return History(
             self.status, tuple(self.residual), tuple(self.relative), tuple(self.misfit), tuple(self.misfit_at),
-            tuple(self.psnr), self.prox_error,
+            tuple(self.psnr), self.prox_error, tuple(self.objective),
         )  # fmt: skip
 
-    def fits(self, k: int) -> bool:
-        """Whether a stored record can be one after k updates."""
-        columns = (self.residual, self.relative, self.misfit, self.psnr, [self.scale, self.error, self.prox_error])
+    def fits(self, k: int, least: int = 1) -> bool:
+        """Whether a stored record can be one after k updates, ``least`` of them of this image."""
+        lists = (self.residual, self.relative, self.misfit, self.psnr, self.objective)
+        columns = (*lists, [self.scale, self.error, self.prox_error])
         if not all(type(c) is list and all(type(number) is float for number in c) for c in columns):
             return False
         positive = all(0 <= number < math.inf for number in (*self.residual, *self.relative, *columns[-1]))
-        lengths = 1 <= len(self.residual) == len(self.relative) <= k and len(self.psnr) <= len(self.residual)
+        lengths = least <= len(self.residual) == len(self.relative) <= k
+        lengths = lengths and max(len(self.psnr), len(self.objective)) <= len(self.residual)
         places = len(self.misfit_at) == len(self.misfit) and all(type(i) is int and 0 <= i < k for i in self.misfit_at)
         return self.status in STATUSES and lengths and places and (positive or self.status == "diverged")
 

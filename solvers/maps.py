@@ -12,8 +12,9 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, HasProx, is_ours
+from pnp_lip.solvers.hypothesis import is_number
 
-__all__ = ["Box", "Maps", "Settings", "check_box", "check_data", "check_like", "starting_point"]
+__all__ = ["Box", "Maps", "Settings", "check_box", "check_data", "check_like", "check_settings", "starting_point"]
 
 Box = tuple[float, float] | None
 PASSED_ON = 3.0  # how often T can pass on an error of prox_γf: v + D(2x − v) − x of Douglas-Rachford does so three times
@@ -91,6 +92,17 @@ def check_box(box: Box, dtype: torch.dtype = torch.float64) -> None:
     fits = isinstance(box, (tuple, list)) and len(box) == 2 and -float("inf") < box[0] < box[1] < float("inf")
     if box is not None and not (fits and max(map(abs, box)) <= torch.finfo(dtype).max):
         raise InputError(f"`box` must be None or (low, high) with finite low < high (in {dtype}); got {box}.")
+
+
+def check_settings(tol: float, sigma: float | Tensor | None, box: Box) -> None:
+    """What every solver asks of its tolerance, noise level and box."""
+    if not (is_number(tol) and 0 <= tol < 1):
+        raise InputError(f"`tol` ends a run and must lie in [0, 1); got {tol}.")
+    if sigma is not None:
+        s = torch.as_tensor(sigma)
+        if not bool(torch.isfinite(s).all() and (s >= 0).all()):
+            raise InputError(f"`sigma` must be finite and not negative; got {sigma}.")
+    check_box(box)
 
 
 def check_data(y: Tensor) -> None:

@@ -18,12 +18,12 @@ from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
 from pnp_lip.solvers.examiner import Witness, examine, examine_code, verify_dual_prox, verify_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
-from pnp_lip.solvers.hypothesis import check_positive, is_number
+from pnp_lip.solvers.hypothesis import check_positive
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.loop import Callback, Monitor, iterate
-from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, starting_point
+from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, check_settings, starting_point
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.scheme import Scheme, averagedness_of
 
@@ -78,14 +78,8 @@ class Solver(abc.ABC):
             raise InputError(f"`denoiser` must be callable as denoiser(x, sigma); got {type(self.denoiser).__name__}.")
         if not isinstance(self.scheme, Scheme):
             raise InputError(f"`scheme` must be a scheme such as Anderson(); got {self.scheme!r}.")
-        if not (is_number(self.tol) and 0 <= self.tol < 1):
-            raise InputError(f"`tol` bounds the relative residual and must lie in [0, 1); got {self.tol}.")
         check_positive("step", self.step)
-        if self.sigma is not None:
-            s = torch.as_tensor(self.sigma)
-            if not bool(torch.isfinite(s).all() and (s >= 0).all()):
-                raise InputError(f"`sigma` must be finite and not negative; got {self.sigma}.")
-        check_box(self.box)
+        check_settings(self.tol, self.sigma, self.box)
         if self.box is not None and not self.takes_box:
             raise InputError(
                 f"{type(self).__name__} takes no box, because clipping would cost the denoiser its firmness. Use DavisYin."
@@ -151,14 +145,7 @@ class Solver(abc.ABC):
 
     def prepare(self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require") -> Prepared:
         """Examine, bind and judge: everything before the first update. Raises what ``solve`` raises."""
-        if guarantee not in GUARANTEES:
-            raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
-        check_data(y)
-        check_box(self.box, y.dtype)
-        self.data_term.check(y)
-        start = starting_point(y, physics)
-        x = start if x0 is None else check_like("x0", x0, start)
-        warn_of_units(self.box, start)
+        start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
         prior = fixed_map(self.denoiser)
         maps = Maps(y, physics, prior, self.sigma, self.data_term, self.box, tuple(x.shape[1:]))
         known, witness = examine(maps, start, self.denoiser, guarantee)
@@ -172,10 +159,28 @@ class Solver(abc.ABC):
             iteration, self.scheme, (*known.hypotheses, *tested),
             theorem=self.theorem, equation=self.equation, box_advice=advice, maps=maps, x=start,
         )  # fmt: skip
-        refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
-        if guarantee != "report" and refused is not None:
-            raise GuaranteeError(f"{type(self).__name__}: {refused}")
+        refuse(self, judged, guarantee)
         return Prepared(maps, iteration, judged, maps.project(x), describe(self, known, iteration, y), witness)
+
+
+def starts(y: Tensor, physics: PhysicsLike, x0: Tensor | None, guarantee: str, box: Box, term: DataTerm) -> tuple[Tensor, Tensor]:
+    """The default start and the one of this run, after everything that can be said of the arguments at once."""
+    if guarantee not in GUARANTEES:
+        raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
+    check_data(y)
+    check_box(box, y.dtype)
+    term.check(y)
+    start = starting_point(y, physics)
+    x = start if x0 is None else check_like("x0", x0, start)
+    warn_of_units(box, start)
+    return start, x
+
+
+def refuse(solver: object, judged: Guarantee, guarantee: str) -> None:
+    """Raise GuaranteeError for the first hypothesis without which ``guarantee`` does not allow to run."""
+    refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
+    if guarantee != "report" and refused is not None:
+        raise GuaranteeError(f"{type(solver).__name__}: {refused}")
 
 
 def warn_of_units(box: Box, start: Tensor) -> None:
@@ -187,7 +192,7 @@ def warn_of_units(box: Box, start: Tensor) -> None:
         warnings.warn(
             f"the data are those of images of about {size:.3g}, far outside of box={box}: divide them and the noise level "
             "by 255 if they are 8-bit levels, or rescale them otherwise.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

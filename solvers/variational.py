@@ -14,29 +14,21 @@ from torch import Tensor
 from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import CurvatureBound, round_up
 from pnp_lip.certificates.certificate import Certificate
-from pnp_lip.errors import CertificateError, GuaranteeError, InputError
+from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.energy import VALUES, Energy, Named, down, energies, margin_of
-from pnp_lip.solvers.examiner import (
-    Witness,
-    described,
-    examine_code,
-    examine_operator,
-    examine_term,
-    find_norm,
-    judge_certificate,
-    norm_estimate,
-)  # fmt: skip
+from pnp_lip.solvers.examiner import Witness, described, examine_code, examine_data, judge_certificate
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee
-from pnp_lip.solvers.hypothesis import Hypothesis, check_positive, is_number
-from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, psnr_of
-from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, starting_point
+from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
+from pnp_lip.solvers.known import Known
+from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
+from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings
 from pnp_lip.solvers.potential_examiner import examine_potential, examine_smoothness
-from pnp_lip.solvers.result import History, Result
-from pnp_lip.solvers.solver import GUARANTEES, evaluating, warn_of_units
+from pnp_lip.solvers.result import Result
+from pnp_lip.solvers.solver import evaluating, refuse, starts
 
 __all__ = ["STRENGTH", "Variational", "for_noise"]
 
@@ -77,43 +69,6 @@ class Problem:
     x: Tensor
     settings: Settings
     witness: Witness
-    certificate: Certificate | None
-
-
-@dataclasses.dataclass
-class Log:
-    """What ``History`` holds of one image, as lists."""
-
-    residual: list[float] = dataclasses.field(default_factory=list)
-    relative: list[float] = dataclasses.field(default_factory=list)
-    misfit: list[float] = dataclasses.field(default_factory=list)
-    misfit_at: list[int] = dataclasses.field(default_factory=list)
-    psnr: list[float] = dataclasses.field(default_factory=list)
-    objective: list[float] = dataclasses.field(default_factory=list)
-
-    def add(self, s: descent.State, e: Energy, psnr: float | None) -> None:
-        """Append what is seen after an update."""
-        self.residual.append(s.residual)
-        self.relative.append(s.residual / math.sqrt(s.x.numel()))
-        self.objective.append(s.J)
-        self.psnr += [] if psnr is None else [psnr]
-        if len(self.residual) % MISFIT_EVERY == 1 or s.status != "running":
-            self.misfit.append(float(e.maps.misfit(s.x)))
-            self.misfit_at.append(len(self.residual) - 1)
-
-    def close(self, s: descent.State) -> History:
-        """The finished record; an image that is still running has used up its iterations."""
-        status, at = "max_iter" if s.status == "running" else s.status, tuple(self.misfit_at)
-        residual, relative, misfit, psnr, J = map(tuple, (self.residual, self.relative, self.misfit, self.psnr, self.objective))
-        return History(status, residual, relative, misfit, at, psnr, objective=J)
-
-    def fits(self, k: int) -> bool:
-        """Whether a stored log can be one after k updates."""
-        lists = [self.residual, self.relative, self.misfit, self.psnr, self.objective]
-        sound = all(type(c) is list and all(type(v) is float for v in c) for c in lists)
-        n = len(self.residual)
-        places = len(self.misfit_at) == len(self.misfit) and all(type(i) is int and 0 <= i < n for i in self.misfit_at)
-        return sound and places and n <= k and n == len(self.relative) == len(self.objective) and len(self.psnr) <= n
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,15 +105,9 @@ class Variational:
     def __post_init__(self) -> None:
         if not any(callable(getattr(self.potential, name, None)) for name in (*VALUES, "__call__")):
             raise InputError(f"`potential` needs a value: `fn`, `potential` or a call; got {type(self.potential).__name__}.")
-        if not (is_number(self.tol) and 0 <= self.tol < 1):
-            raise InputError(f"`tol` bounds the stationarity per pixel and must lie in [0, 1); got {self.tol}.")
         check_positive("weight", self.weight)
         check_positive("accuracy", self.accuracy)
-        if self.sigma is not None:
-            s = torch.as_tensor(self.sigma)
-            if not bool(torch.isfinite(s).all() and (s >= 0).all()):
-                raise InputError(f"`sigma` must be finite and not negative; got {self.sigma}.")
-        check_box(self.box)
+        check_settings(self.tol, self.sigma, self.box)
 
     def solve(
         self,
@@ -193,27 +142,26 @@ class Variational:
             started = time.perf_counter()
             states = [descent.begin(e, p.x[i : i + 1], p.L, p.goal) for i, e in enumerate(p.energies)]
             settings = {**p.settings, "objective_start": [s.J for s in states]}
-            logs, k, before = [Log() for _ in states], 0, 0.0
+            tracks, k, before = [Track() for _ in states], 0, 0.0
             if store is not None and origin is not None and (stored := store.load(origin)) is not None:
                 with store.refusing():
-                    states, logs, k, before = resumed(stored, p, states)
+                    states, tracks, k, before = resumed(stored, p, states)
             started -= before
             with tqdm(total=max_iter, initial=k, unit="it", desc="Variational", disable=not progress) as shown:
                 while k < max_iter and any(s.status == "running" for s in states):
-                    for i, (s, e, log) in enumerate(zip(states, p.energies, logs, strict=True)):
+                    for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
                         if s.status == "running":
                             descent.advance(e, s)
-                            log.add(s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
+                            record(track, s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
                     k += 1
                     shown.update(1)
                     if callback is not None:
-                        sizes = tuple(s.residual / math.sqrt(s.x.numel()) for s in states)
-                        callback(k, torch.cat([s.x for s in states]), sizes)
+                        callback(k, torch.cat([s.x for s in states]), tuple(s.size for s in states))
                     if store is not None and k % store.every == 0:
-                        store.save(plain(origin, states, logs, k, time.perf_counter() - started))
+                        store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
             if store is not None:
-                store.save(plain(origin, states, logs, k, time.perf_counter() - started))
-            return self.result(p, states, logs, settings, started)
+                store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
+            return self.result(p, states, tracks, settings, started)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
         """The guarantee that ``solve`` would run under; if no theorem applies, it says so and raises nothing."""
@@ -226,43 +174,30 @@ class Variational:
 
     def prepare(self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require") -> Problem:
         """Examine and judge: everything before the first update. Raises what ``solve`` raises."""
-        if guarantee not in GUARANTEES:
-            raise InputError(f"`guarantee` must be one of {GUARANTEES}; got {guarantee!r}.")
-        check_data(y)
-        check_box(self.box, y.dtype)
-        self.data_term.check(y)
-        start = starting_point(y, physics)
-        x = start if x0 is None else check_like("x0", x0, start)
-        warn_of_units(self.box, start)
+        start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
         gradient = Named(self.potential, None)
         maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term, self.box,
                     tuple(start.shape[1:]))  # fmt: skip
         x = maps.project(x).clone()
         certificate, curvature = self.bound_potential()
-        norm, method, asked, missing = find_norm(maps, start)
-        pairs, operator = examine_operator(physics, start, None if missing or asked[0].stated else norm)
-        L_f = None if norm is None else self.data_term.lipschitz_upper(norm)
-        scale = L_f or self.data_term.lipschitz_upper(norm_estimate(physics, start))
-        if not scale > 0:
-            raise InputError("the forward model is zero, so the data say nothing about the image.")
+        known, pairs = examine_data(maps, start)
         λ, L, m, how = Fraction(self.weight), None, -math.inf, "no curvature of R is known"
         steep = None if curvature is None else max(curvature.upper, curvature.rho)
-        if steep is not None and L_f is not None:
-            L = round_up(Fraction(L_f) + λ * Fraction(steep))
+        if steep is not None and known.L is not None:
+            L = round_up(known.L + λ * Fraction(steep))
         if curvature is not None:
             margin, how = margin_of(maps, self.potential, certificate, curvature, self.weight)
             m = down(margin)
-        parts = energies(maps, self.potential, self.weight, (scale / max(norm or scale**0.5, 1e-30), L or scale), len(start))
-        hypotheses = [*asked, *operator, *examine_term(maps, start, L_f), *examine_code(self, self.data_term)]
+        scales = known.scale / max(known.norm_upper or known.scale**0.5, 1e-30), L or known.scale
+        parts = energies(maps, self.potential, self.weight, scales, len(start))
+        hypotheses = [*known.hypotheses, *examine_code(self, self.data_term)]
         hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
-        hypotheses += [h for h in missing if steep is not None]  # with a curvature, backtracking is not used
+        hypotheses += known.needs_norm if steep is not None else ()  # with a curvature, backtracking is not used
         judged = self.judge(tuple(hypotheses), m, how, L)
-        refused = next((h for h in judged.hypotheses if not h.allows_to_run), None)
-        if guarantee != "report" and refused is not None:
-            raise GuaranteeError(f"Variational: {refused}")
+        refuse(self, judged, guarantee)
         goal = self.accuracy * m if self.accuracy is not None and m > 0 else self.tol
-        settings = self.describe(norm, method, L, m, curvature, x0 is not None, y)
-        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness(certificate, described(maps), *pairs), certificate)
+        settings = self.describe(known, L, m, curvature, x0 is not None, y)
+        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness(certificate, described(maps), *pairs))
 
     def bound_potential(self) -> tuple[Certificate | None, CurvatureBound | None]:
         """The potential's certificate, and its curvature, by certificate or as stated."""
@@ -317,15 +252,15 @@ class Variational:
         )
 
     def describe(
-        self, norm: float | None, method: str, L: float | None, m: float, curvature: CurvatureBound | None, given: bool, y: Tensor
+        self, known: Known, L: float | None, m: float, curvature: CurvatureBound | None, given: bool, y: Tensor
     ) -> Settings:
         """Every parameter of the run in plain data."""
         return {
             "solver": type(self).__name__, "potential": type(self.potential).__name__,
             "sigma": self.sigma.tolist() if isinstance(self.sigma, Tensor) else self.sigma,
             "weight": self.weight, "box": self.box, "tol": self.tol, "accuracy": self.accuracy,
-            "data_term": type(self.data_term).__name__, "norm_upper": norm, "norm_method": method,
-            "lipschitz_upper": L, "convexity_lower": m if math.isfinite(m) else None,
+            "data_term": type(self.data_term).__name__, **known.record, "lipschitz_upper": L,
+            "convexity_lower": m if math.isfinite(m) else None,
             "curvature": None if curvature is None else (curvature.lower, curvature.upper),
             "start": "given" if given else "a scaled Aᵀy", "dtype": str(y.dtype).removeprefix("torch."),
         }  # fmt: skip
@@ -336,7 +271,7 @@ class Variational:
         chosen |= {"solver": type(self).__name__, "denoiser": self.potential, "scheme": self.curvature}
         return origin_of(chosen, p.maps, x0, p.x, p.settings)
 
-    def result(self, p: Problem, states: list[descent.State], logs: list[Log], settings: Settings, started: float) -> Result:
+    def result(self, p: Problem, states: list[descent.State], tracks: list[Track], settings: Settings, started: float) -> Result:
         """The result of a finished run; what its images contradict is no longer claimed."""
         found = [descent.outcome(e, s) for e, s in zip(p.energies, states, strict=True)]
         broken = next((f"image {i}: {s.broken}" for i, s in enumerate(states) if s.broken is not None), None)
@@ -344,8 +279,10 @@ class Variational:
             broken = self.changed(p, states) or broken
         judged = p.guarantee if broken is None or not p.guarantee.proved else p.guarantee.broken(broken)
         distance = tuple(v / p.m * (1 + 1e-9) for v in found) if judged.proved and p.m > 0 else None
-        histories = tuple(log.close(s) for s, log in zip(states, logs, strict=True))
         x, J = torch.cat([s.x for s in states]), tuple(s.J for s in states)
+        for s, track in zip(states, tracks, strict=True):
+            track.status = s.status
+        histories = tuple(t.close(float(e.maps.misfit(s.x))) for s, e, t in zip(states, p.energies, tracks, strict=True))
         parameters: Mapping[str, float] = {"lipschitz": states[0].L, "convexity": p.m, "weight": self.weight}
         seconds = time.perf_counter() - started
         return Result(x, histories, judged, settings, parameters, p.maps, seconds, J, tuple(found), distance)
@@ -354,22 +291,36 @@ class Variational:
         """What is no longer the same as before the run, None if nothing is."""
         if (found := p.witness.moved(p.maps)) is not None:
             return found
-        if p.certificate is not None:
-            return None if self.bound_potential()[0] == p.certificate else "the potential changed during the run"
+        if p.witness.certificate is not None:
+            return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
         e, s = p.energies[0], states[0]
         same = abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or s.status == "diverged"
         return None if same else "the potential changed during the run"
 
 
-def plain(origin: Origin | None, states: list[descent.State], logs: list[Log], k: int, seconds: float) -> dict[str, object]:
+def record(track: Track, s: descent.State, e: Energy, psnr: float | None) -> None:
+    """Append what is seen after an update."""
+    track.residual.append(s.residual)
+    track.relative.append(s.size)
+    track.status = s.status
+    track.objective.append(s.J)
+    track.psnr += [] if psnr is None else [psnr]
+    if len(track.residual) % MISFIT_EVERY == 1:
+        track.add_misfit(float(e.maps.misfit(s.x)), len(track.residual) - 1)
+
+
+def plain(origin: Origin | None, states: list[descent.State], tracks: list[Track], k: int, seconds: float) -> dict[str, object]:
     """The whole state of a run, for a checkpoint."""
-    return {"origin": origin, "states": [vars(s) for s in states], "logs": [vars(v) for v in logs], "k": k, "seconds": seconds}
+    stored = {"states": [vars(s) for s in states], "tracks": [vars(t) for t in tracks]}
+    return {"origin": origin, "k": k, "seconds": seconds, **stored}
 
 
-def resumed(stored: dict[str, Any], p: Problem, fresh: list[descent.State]) -> tuple[list[descent.State], list[Log], int, float]:
+def resumed(
+    stored: dict[str, Any], p: Problem, fresh: list[descent.State]
+) -> tuple[list[descent.State], list[Track], int, float]:
     """The stored run; J, g and whether an image has converged are computed anew. Any exception says that it cannot be one."""
-    k, seconds, logs = stored["k"], stored["seconds"], [Log(**v) for v in stored["logs"]]
+    k, seconds, tracks = stored["k"], stored["seconds"], [Track(**v) for v in stored["tracks"]]
     require(type(k) is int and k >= 1 and type(seconds) is float and 0 <= seconds < math.inf, "its count of updates")
-    require(len(logs) == len(fresh) == len(stored["states"]) and all(v.fits(k) for v in logs), "its records")
+    require(len(tracks) == len(fresh) == len(stored["states"]) and all(t.fits(k, least=0) for t in tracks), "its records")
     states = [descent.restored(e, new, v) for e, new, v in zip(p.energies, fresh, stored["states"], strict=True)]
-    return states, logs, k, seconds
+    return states, tracks, k, seconds

@@ -75,7 +75,7 @@ def test_dense_hessians_lie_within_the_bounds(padding: str, channels: int, size:
     assert bound is not None and bound.rho == -bound.lower > 0
     exact, generator = copy.deepcopy(potential).double(), torch.Generator().manual_seed(0)
     found = []
-    for size_of_x in (0.0, 0.1, 0.5, 1.0, 3.0, 10.0):
+    for size_of_x in (0.0, 0.1, 0.5, 1.0, 3.0):
         x = size_of_x * max(sigma, 1e-6) * torch.randn(1, channels, *size, generator=generator, dtype=torch.float64)
         for h in (1e-6, 1.0):
             values = torch.linalg.eigvalsh(hessian(exact, x, sigma, h * max(sigma, 1e-6)))
@@ -496,10 +496,3 @@ def test_the_command(files: tuple[Path, Path], tmp_path: Path, capsys: pytest.Ca
     assert command(["certify", weights, "--attack", "image.png"]) == 2
     assert "without images" in capsys.readouterr().err
     assert command(["certify", "tiny", "--attack"]) == 2
-    image = tmp_path / "x.npy"
-    import numpy as np
-
-    np.save(image, np.full((16, 16), 0.5))
-    arguments = ["denoise", str(image), "-o", str(tmp_path / "o.png"), "--noise", "0.1", "--denoiser", weights]
-    assert command(arguments) == 2
-    assert "is a potential, no denoiser" in capsys.readouterr().err

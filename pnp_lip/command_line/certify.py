@@ -10,7 +10,6 @@ from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import ATTACKED_SIDE, say
 from pnp_lip.command_line.inputs import by_channel, get_certified
 from pnp_lip.curvature_attack import attack_curvature
-from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import read_image
 from pnp_lip.potentials import RidgePotential
@@ -29,44 +28,27 @@ def run(options: argparse.Namespace) -> int:
     1 when that is not proved or an attack or a second opinion objects.
     """
     model = get_certified(options.weights, require_certified=False)
-    if isinstance(model, RidgePotential):
-        return certify_potential(model, options)
-    if options.attack == []:
-        raise InputError("--attack needs images, near which a denoiser is attacked.")
-    return certify_denoiser(model, options)
-
-
-def certify_denoiser(denoiser: GradientFlowDenoiser, options: argparse.Namespace) -> int:
-    """Of a denoiser."""
-    images = {path: read_image(path, grey=denoiser.in_channels == 1) for path in options.attack or ()}
-    crops = [central_crop(by_channel(x, denoiser), ATTACKED_SIDE, path) for path, x in images.items()]
-    certificate = certify(denoiser, rtol=options.rtol)
-    say(f"{certificate}\nlicensed solvers: {', '.join(licensed(certificate)) or 'none'}")
+    potential = isinstance(model, RidgePotential)
+    if options.attack is not None and potential == bool(options.attack):
+        without = "a potential is attacked without images: leave out what follows --attack."
+        raise InputError(without if potential else "--attack needs images, near which a denoiser is attacked.")
+    images = {path: read_image(path, grey=model.in_channels == 1) for path in options.attack or ()}
+    crops = [central_crop(by_channel(x, model), ATTACKED_SIDE, path) for path, x in images.items()]
+    certificate = certify(model, rtol=options.rtol)
+    say(str(certificate) if potential else f"{certificate}\nlicensed solvers: {', '.join(licensed(certificate)) or 'none'}")
     if options.json:
         certificate.save(options.json)
-    wrong = disputed(denoiser, certificate) if options.verify else []
+    wrong = disputed(model, certificate) if options.verify else []
     if options.verify:
-        say("".join(f"NOT VERIFIED by ball arithmetic: {line}\n" for line in wrong).rstrip() or VERIFIED)
-    if not crops:
-        return int(bool(wrong) or not certificate.nonexpansive)
-    found = attack(denoiser, torch.cat(crops), steps=options.attack_steps, bound=certificate.lipschitz_upper)
-    say(f"attack: {found.note}")
-    return int(bool(wrong) or found.exceeds or not certificate.nonexpansive)
-
-
-def certify_potential(potential: RidgePotential, options: argparse.Namespace) -> int:
-    """Of a potential."""
-    if options.attack:
-        raise InputError("a potential is attacked without images: leave out what follows --attack.")
-    certificate = certify(potential, rtol=options.rtol)
-    say(str(certificate))
-    if options.json:
-        certificate.save(options.json)
-    wrong = disputed(potential, certificate) if options.verify else []
-    if options.verify:
-        say("".join(f"NOT VERIFIED by ball arithmetic: {line}\n" for line in wrong).rstrip() or VERIFIED_POTENTIAL)
-    attacked = options.attack is not None
-    found = attack_curvature(potential, steps=options.attack_steps, bound=certificate.curvature) if attacked else ()
-    for pair in found:
-        say(f"attack: {pair}")
-    return int(bool(wrong) or any(pair.exceeds for pair in found))
+        verified = VERIFIED_POTENTIAL if potential else VERIFIED
+        say("".join(f"NOT VERIFIED by ball arithmetic: {line}\n" for line in wrong).rstrip() or verified)
+    refuted = False
+    if crops:
+        found = attack(model, torch.cat(crops), steps=options.attack_steps, bound=certificate.lipschitz_upper)
+        say(f"attack: {found.note}")
+        refuted = found.exceeds
+    elif options.attack is not None:
+        pairs = attack_curvature(model, steps=options.attack_steps, bound=certificate.curvature)
+        say("\n".join(f"attack: {pair}" for pair in pairs))
+        refuted = any(pair.exceeds for pair in pairs)
+    return int(bool(wrong) or refuted or not (potential or certificate.nonexpansive))

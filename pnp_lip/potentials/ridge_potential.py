@@ -96,7 +96,7 @@ class RidgePotential(nn.Module):
         if v.shape != x.shape:
             raise ShapeError(f"`v` must have the shape of x, {tuple(x.shape)}; got {tuple(v.shape)}.")
         levels = self.levels(x, sigma)
-        parts = v.split([len(part) for _, part in levels])
+        parts = torch.split(v, [len(part) for _, part in levels])
         return torch.cat([level.hessian_product(part, w) for (level, part), w in zip(levels, parts, strict=True)])
 
     def levels(self, x: Tensor, sigma: Sigma = None) -> list[tuple["RidgeAtLevel", Tensor]]:
@@ -105,7 +105,7 @@ class RidgePotential(nn.Module):
             raise ShapeError(f"this potential takes (B, {self.in_channels}, H, W) images; got {tuple(x.shape)}.")
         s = noise_level(self.default_sigma if sigma is None else sigma, len(x))
         s = torch.as_tensor(s, dtype=torch.float64).reshape(-1)
-        parts = [x] if len(s) == 1 else list(x.split(1))
+        parts = [x] if len(s) == 1 else list(torch.split(x, 1))
         return [(RidgeAtLevel(self, level), part) for level, part in zip(s, parts, strict=True)]
 
     def at(self, sigma: float | Tensor) -> "RidgeAtLevel":
@@ -155,7 +155,7 @@ class RidgeAtLevel:
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """The batch in parts so small that their responses fit into the cache."""
-        return x.split(max(1, STRIP // (len(self.scale) * x[0, 0].numel())))
+        return torch.split(x, max(1, STRIP // (len(self.scale) * x[0, 0].numel())))
 
     def strips(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Wx/κ in strips: the first row of blocks, and (B, 8 C, rows, columns), zero at pixels outside of the image."""
@@ -165,12 +165,12 @@ class RidgeAtLevel:
             x = x[..., rows[:, None] % h, columns % w]
         else:
             x = F.pad(x, (self.reach, len(columns) - w - self.reach, self.reach, len(rows) - h - self.reach))
-        x = x.unflatten(3, (-1, bx)).unflatten(2, (-1, by)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+        x = torch.unflatten(torch.unflatten(x, 3, (-1, bx)), 2, (-1, by)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
         count, across = x.shape[-2] - self.margin[0], x.shape[-1] - self.margin[1]
         step = max(LEAST_ROWS, STRIP // (len(x) * len(self.forth) * across))
         for top in range(0, count, step):
             t = F.conv2d(x[..., top : top + step + self.margin[0], :], self.forth)
-            pixels = t.unflatten(1, (-1, by, bx))
+            pixels = torch.unflatten(t, 1, (-1, by, bx))
             if w % bx:
                 pixels[..., w % bx :, :, -1] = 0
             if h % by and top + step >= count:
@@ -184,7 +184,7 @@ class RidgeAtLevel:
         total = x.new_zeros(len(x), by * bx * x.shape[1], len(rows) // by, len(columns) // bx)
         for top, z in strips:
             total[..., top : top + z.shape[-2] + self.margin[0], :] += F.conv_transpose2d(z, self.back)
-        total = total.unflatten(1, (-1, by, bx)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        total = torch.unflatten(total, 1, (-1, by, bx)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
         if self.mode != "circular":
             return total[..., self.reach : self.reach + h, self.reach : self.reach + w].contiguous()
         total = total.new_zeros(*total.shape[:2], h, total.shape[-1]).index_add_(2, rows % h, total)
@@ -218,7 +218,7 @@ class RidgeAtLevel:
         for slope, limit in self.clips:
             torch.clamp(u, max=limit, out=m)
             total.addcmul_(m, u, value=slope).addcmul_(m, m, value=-slope / 2)
-        sums = total.unflatten(1, (len(self.scale), -1)).flatten(2).sum(2, dtype=torch.float64)
+        sums = torch.unflatten(total, 1, (len(self.scale), -1)).flatten(2).sum(2, dtype=torch.float64)
         return sums @ self.scale.to(sums).square()
 
 
@@ -236,7 +236,7 @@ def blocks(weight: Tensor) -> Tensor:
     for i in range(by):
         for j in range(bx):
             spread[:, i, j, :, i : i + k, j : j + k] = weight
-    taps = spread.unflatten(5, (mx, bx)).unflatten(4, (my, by)).permute(0, 1, 2, 3, 5, 7, 4, 6)
+    taps = torch.unflatten(torch.unflatten(spread, 5, (mx, bx)), 4, (my, by)).permute(0, 1, 2, 3, 5, 7, 4, 6)
     return taps.reshape(by * bx * filters, by * bx * channels, my, mx)
 
 
@@ -244,13 +244,13 @@ class Value(torch.autograd.Function):
     """R_σ(x) with the derivative ∇R_σ(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, level: RidgeAtLevel) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, level: RidgeAtLevel) -> Tensor:
         ctx.save_for_backward(x)
         ctx.level = level
         return level.value(x)
 
     @staticmethod
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return weights.to(x).reshape(-1, 1, 1, 1) * ctx.level.grad(x), None
 

@@ -22,18 +22,8 @@ from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.protocols import PhysicsLike
 
-__all__ = [
-    "LARGEST_PSF",
-    "Equilibrium",
-    "ProblemSettings",
-    "TrainingProblem",
-    "draw",
-    "noisy_guide",
-    "random_phantoms",
-    "random_psf",
-    "random_reconstruction",
-    "taken",
-]
+__all__ = ["LARGEST_PSF", "Equilibrium", "ProblemSettings", "TrainingProblem", "draw", "noisy_guide", "random_phantoms",
+           "random_psf", "random_reconstruction", "taken"]  # fmt: skip
 
 STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 POOL = 60  # problems that are solved on from where the last visit left them

@@ -16,9 +16,11 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from pnp_lip.errors import InputError
+from pnp_lip.operators.conjugate_gradient import conjugate_gradient
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel
 from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers.examiner import Identity
 from pnp_lip.training.curvature import CappedRise, FixedFall, constrain_curvature, release_curvature
 from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import Penalty, TrainingRun, TrainingSettings, log_error
@@ -33,20 +35,6 @@ DENOISING: Effort = (40, 20, 12)
 RECONSTRUCTION: Effort = (80, 40, 20)
 PRIOR = (1.0, 1.0)  # of a reconstruction: σ in units of the data's noise, and the weight of R_σ
 VALIDATION = 60  # iterations
-
-
-class Identity:
-    """The forward model of denoising."""
-
-    def A(self, x: Tensor, /) -> Tensor:
-        """x."""
-        return x
-
-    def A_adjoint(self, y: Tensor, /) -> Tensor:
-        """y."""
-        return y
-
-
 IDENTITY = Identity()
 
 
@@ -154,28 +142,9 @@ def minimise(level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor
 
 @torch.no_grad()
 def solve_adjoint(level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tensor, steps: int) -> Tensor:
-    """v with (AᵀA + R''_σ(x)) v ≈ g by conjugate gradients; an image stops where it meets a direction without curvature.
-
-    For blurs the matrix need not be positive. Source: Steihaug (1983), without its last step.
-    """
+    """v with (AᵀA + R''_σ(x)) v ≈ g by conjugate gradients; for blurs the matrix need not be positive."""
     hessian = level.hessian(x)
-    v, r, p = torch.zeros_like(g), g, g
-    squared = dot(r, r)
-    for _ in range(steps):
-        q = physics.A_adjoint(physics.A(p)) + hessian(p)
-        curvature = dot(p, q)
-        good = curvature > 1e-12 * squared
-        step = torch.where(good, squared / curvature, 0.0)
-        v = v + step * p
-        r = torch.where(good, r - step * q, 0.0)
-        squared, before = dot(r, r), squared
-        p = r + squared / before.clamp_min(1e-30) * p
-    return v
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """⟨a, b⟩ of each image, (B, 1, 1, 1)."""
-    return (a * b).sum((1, 2, 3), keepdim=True)
+    return conjugate_gradient(lambda v: physics.A_adjoint(physics.A(v)) + hessian(v), g, g.new_zeros(len(g)), steps)[0]
 
 
 def new_potential(*, in_channels: int = 1, filters: int = 48, kernel_size: int = 9) -> RidgePotential:
