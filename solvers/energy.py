@@ -10,7 +10,7 @@ import torch
 from deepinv.physics import Denoising, Inpainting
 from torch import Tensor, nn
 
-from pnp_lip.certificates.calculus import CurvatureBound, round_up
+from pnp_lip.certificates.calculus import CurvatureBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
 from pnp_lip.errors import InputError, ShapeError
@@ -23,7 +23,7 @@ from pnp_lip.potentials.ridge_potential import RidgeAtLevel
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["VALUES", "Energy", "Level", "down", "energies", "level_of", "margin_of"]
+__all__ = ["VALUES", "Energy", "Level", "energies", "level_of", "margin_of"]
 
 # Relative to all that is added up in a gradient: 9,000 roundings of float64 for sums of some thousand products, 64 elsewhere.
 PRECISE, PLAIN = 1e-12, 64.0
@@ -204,8 +204,3 @@ def convexity_of(maps: Maps) -> Fraction:
 def plain_squares(maps: Maps) -> bool:
     """Whether f = ½‖Ax − y‖² with an A of this package's knowledge."""
     return type(maps.data_term) is LeastSquares and recognised(maps.data_term) and is_known(maps.physics)
-
-
-def down(value: Fraction) -> float:
-    """The largest float that is not above."""
-    return 0.0 - round_up(-value)

@@ -11,7 +11,7 @@ from deepinv.physics import Denoising
 from torch import Tensor
 
 from pnp_lip.certificates import certify
-from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.certificates.calculus import MapBound, round_down, round_up
 from pnp_lip.certificates.certify import Proof, join, own_rule, prove
 from pnp_lip.certificates.settings import real, whole
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma, noise_level
@@ -19,7 +19,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.data_terms import LeastSquares
-from pnp_lip.solvers.energy import down, energies
+from pnp_lip.solvers.energy import energies
 from pnp_lip.solvers.hypothesis import check_positive
 from pnp_lip.solvers.maps import Maps
 
@@ -93,13 +93,13 @@ def margin_of_prox(potential: object, weight: float) -> tuple[float, float]:
     if curvature is None:
         raise CertificateError(f"{type(potential).__name__} is no potential with a certified curvature.")
     λ = Fraction(weight)
-    m = down(1 - λ * Fraction(curvature.rho))
+    m = round_down(1 - λ * Fraction(curvature.rho))
     if not m > 0:
         raise CertificateError(
             f"the prox needs λρ < 1, so that it is one map; got λ = {weight:g}, ρ = {curvature.rho:.6g}. Lower the weight, or "
             "scale the falling slopes of the potential."
         )
-    return -down(-(1 + λ * max(Fraction(curvature.upper), Fraction(curvature.rho)))), m
+    return round_up(1 + λ * Fraction(max(curvature.upper, curvature.rho))), m
 
 
 @own_rule(ProximalDenoiser)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from pnp_lip.certificates import certify
-from pnp_lip.certificates.calculus import CurvatureBound, round_up
+from pnp_lip.certificates.calculus import CurvatureBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.energy import VALUES, Energy, Named, down, energies, margin_of
+from pnp_lip.solvers.energy import VALUES, Energy, Named, energies, margin_of
 from pnp_lip.solvers.examiner import Witness, described, examine_code, examine_data, judge_certificate
 from pnp_lip.solvers.guarantee import NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
@@ -187,7 +187,7 @@ class Variational:
             L = round_up(known.L + λ * Fraction(steep))
         if curvature is not None:
             margin, how = margin_of(maps, self.potential, certificate, curvature, self.weight)
-            m = down(margin)
+            m = round_down(margin)
         scales = known.scale / max(known.norm_upper or known.scale**0.5, 1e-30), L or known.scale
         parts = energies(maps, self.potential, self.weight, scales, len(start))
         hypotheses = [*known.hypotheses, *examine_code(self, self.data_term)]

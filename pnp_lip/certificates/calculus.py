@@ -11,7 +11,8 @@ from fractions import Fraction
 
 from pnp_lip.errors import CertificateError
 
-__all__ = ["CurvatureBound", "MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_up", "sqrt_up"]
+__all__ = ["CurvatureBound", "MapBound", "clip", "compose", "flow_step", "outwards", "relax", "round_down",
+           "round_up", "sqrt_up"]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ def outwards(m: MapBound) -> MapBound:
 
 
 def round_up(value: Fraction) -> float:
-    """The smallest float that is not below ``value``; −round_up(−value) is the largest that is not above it.
+    """The smallest float that is not below ``value``.
 
     Raises CertificateError where that is infinite.
     """
@@ -124,6 +125,11 @@ def round_up(value: Fraction) -> float:
     except OverflowError as error:
         raise CertificateError("a bound exceeds the range of float64; scale the weights down.") from error
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
+
+
+def round_down(value: Fraction) -> float:
+    """The largest float that is not above ``value``; zero is positive."""
+    return 0.0 - round_up(-value)
 
 
 def sqrt_up(square: Fraction) -> Fraction:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from pnp_lip.certificates.calculus import CurvatureBound, MapBound, clip, compose, flow_step, outwards, relax, round_up
+from pnp_lip.certificates.calculus import CurvatureBound, MapBound, clip, compose, flow_step, outwards, relax, round_down
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, text, whole
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
@@ -205,7 +205,7 @@ def certify_gradient_flow(layer: GradientFlowConv2d | GradientFlowLinear, path: 
     require_range(layer, path)
     bound = flow_step(curvature)
     line = layer_line(layer, path, norm, bound)
-    line = dataclasses.replace(line, tau=tau, margin=0.0 - round_up(curvature - 2), slopes=(low, high))
+    line = dataclasses.replace(line, tau=tau, margin=round_down(2 - curvature), slopes=(low, high))
     proof = Proof(bound, (line,), stated=statement(layer.activation, path), sizes=(SAME,))
     if bound.lipschitz <= 1:
         return proof

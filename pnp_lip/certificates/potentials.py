@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from pnp_lip.certificates.calculus import CurvatureBound, MapBound, round_up
+from pnp_lip.certificates.calculus import CurvatureBound, MapBound, round_down, round_up
 from pnp_lip.certificates.certificate import LayerCertificate
 from pnp_lip.certificates.certify import Proof, join, own_rule
 from pnp_lip.certificates.settings import real, text
@@ -43,9 +43,9 @@ def certify_ridge(potential: RidgePotential, path: str, rtol: float) -> Proof:
     require_range(potential, path)
     low, high = clip.slope_bounds()
     square = Fraction(norm.upper) ** 2
-    curvature = CurvatureBound(0.0 - round_up(-low * square), round_up(high * square))
+    curvature = CurvatureBound(round_down(low * square), round_up(high * square))
     bound = MapBound(max(-low, high) * square, None)
-    slopes = (0.0 - round_up(-low), round_up(high))
+    slopes = (round_down(low), round_up(high))
     line = LayerCertificate(path, "RidgePotential", norm, None, None, slopes, round_up(bound.lipschitz), None)
     return Proof(bound, (line,), sizes=(SAME,), curvature=curvature)
 

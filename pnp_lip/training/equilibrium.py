@@ -70,7 +70,6 @@ class TrainingProblem:
     guide: Tensor | None
     x_hat: Tensor
     visited: bool = False
-    weight: float = 1.0  # of a potential
 
 
 @dataclasses.dataclass

@@ -5,7 +5,6 @@ R''(x̂). With g the derivative of the loss in x̂ and H v = g, the derivative i
 fixed. No iteration of the solver is kept.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -33,7 +32,6 @@ BETAS = (0.9, 0.98)  # of Adam
 Effort = tuple[int, int, int]  # iterations of a problem's first visit and of a later one, steps of its adjoint equation
 DENOISING: Effort = (40, 20, 12)
 RECONSTRUCTION: Effort = (80, 40, 20)
-PRIOR = (1.0, 1.0)  # of a reconstruction: σ in units of the data's noise, and the weight of R_σ
 VALIDATION = 60  # iterations
 IDENTITY = Identity()
 
@@ -75,8 +73,7 @@ class PotentialRun(TrainingRun[RidgePotential]):
         """A new problem with these images."""
         problems = self.settings.problems
         if draw(0, 1, self.generator) < problems.equilibrium:
-            found = random_reconstruction(x.to(self.device), self.generator, problems.scans)
-            return dataclasses.replace(found, sigma=PRIOR[0] * found.sigma, weight=PRIOR[1])
+            return random_reconstruction(x.to(self.device), self.generator, problems.scans)
         sigma, y = self.corrupt(x)
         return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, None, y)
 
@@ -99,7 +96,6 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
     first, again, steps = effort or (DENOISING if physics is IDENTITY else RECONSTRUCTION)
     with parametrize.cached():
         level = potential.at(sigma)
-        level.clips = [(problem.weight * slope, limit) for slope, limit in level.clips]  # λR_σ
         found = minimise(level, physics, problem.y, problem.x_hat, again if problem.visited else first)
         problem.x_hat, problem.visited = found, True
         x_hat = found.clone().requires_grad_()
@@ -107,7 +103,7 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
         loss = log_error(x_hat[inner], problem.x[inner])
         (g,) = torch.autograd.grad(loss, x_hat)
         v = solve_adjoint(level, physics, found, g, steps)
-        product = problem.weight * gradient_product(potential, found, v, sigma)
+        product = gradient_product(potential, found, v, sigma)
     return loss.detach() - (product - product.detach())
 
 
