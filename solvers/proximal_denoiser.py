@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 from fractions import Fraction
 
 import torch
@@ -15,7 +14,7 @@ from pnp_lip.certificates.calculus import MapBound, round_down, round_up
 from pnp_lip.certificates.certify import Proof, join, own_rule, prove
 from pnp_lip.certificates.settings import real, whole
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma, noise_level
-from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.data_terms import LeastSquares
@@ -31,7 +30,8 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
 
     For a potential with curvature in [−ρ, L] and λρ < 1 the minimiser is unique and D is 1/(1 − λρ)-Lipschitz; for ρ = 0 it
     is firmly nonexpansive, the prox of a convex function. Of any z, ‖z − D(x, σ)‖ ≤ ‖z − x + λ∇R(z)‖/(1 − λρ), which is
-    evaluated in float64 at the end. Where ``max_iter`` steps do not suffice, the call warns and names the distance reached.
+    evaluated in float64 at the end. Raises GuaranteeError, with the distance reached, where ``max_iter`` steps
+    do not suffice.
 
     ``weight`` is λ. Shapes: x (B, C, H, W) on [0, 1]; σ as for the potential. Raises CertificateError at construction and at
     each call for a potential without a certified λρ < 1, InputError for settings out of their range.
@@ -56,11 +56,9 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
         """D(x, σ); not differentiable."""
         z, distance = prox(self.potential, x, sigma, self.weight, self.accuracy, self.max_iter)
         if not max(distance) <= self.accuracy:
-            warnings.warn(
+            raise GuaranteeError(
                 f"the prox of the potential was found to a distance of {max(distance):.3g}, and {self.accuracy:g} was asked: "
-                f"raise `max_iter` = {self.max_iter}, or loosen `accuracy` (float32 ends near 1e-6).",
-                RuntimeWarning,
-                stacklevel=2,
+                f"raise `max_iter` = {self.max_iter}, or loosen `accuracy` (float32 ends near 1e-6). Variational returns what it found."
             )
         return z
 
@@ -106,7 +104,7 @@ def margin_of_prox(potential: object, weight: float) -> tuple[float, float]:
 def certify_prox(denoiser: ProximalDenoiser, path: str, rtol: float) -> Proof:
     """prox_λR of a λρ-weakly convex λR is 1/(1 − λρ)-Lipschitz, and the prox of a convex function for ρ = 0.
 
-    This is the exact prox; what is executed is at most ``accuracy`` off, which the certificate says.
+    This is the exact prox. That the executed one is near enough is a statement of the user, who chose ``accuracy``.
     """
     inner = prove(denoiser.potential, join(path, "potential"), rtol)
     if inner.curvature is None:
@@ -122,4 +120,6 @@ def certify_prox(denoiser: ProximalDenoiser, path: str, rtol: float) -> Proof:
         f"firm nonexpansiveness: the potential is {float(fall):.6g}-weakly convex, so its prox is only "
         f"{float(bound.lipschitz):.6g}-Lipschitz. Minimise with it instead: pnp_lip.solvers.Variational(potential, ...)"
     )
-    return Proof(bound, inner.layers, inner.failures + (() if firm else (failure,)), inner.stated, inner.sizes)
+    where = f"`{path}`" if path else "the module itself"
+    stated = f"{where}: the prox is executed to a distance of {float(accuracy):g} per pixel, which stands for the exact one"
+    return Proof(bound, inner.layers, inner.failures + (() if firm else (failure,)), (*inner.stated, stated), inner.sizes)

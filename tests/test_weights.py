@@ -14,8 +14,8 @@ from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.check import main as check
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
-from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
 from pnp_lip.potentials import RidgePotential
+from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
 from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Variational, for_noise, refine
 
 POTENTIALS = ["ridge"]
