@@ -25,7 +25,7 @@ from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.protocols import DenoiserLike
-from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational, for_noise
+from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
 
 __all__ = ["STRENGTHS", "THRESHOLD", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_admm",
            "with_guide"]  # fmt: skip
@@ -140,8 +140,8 @@ class Prior:
 
 @dataclasses.dataclass(frozen=True)
 class PotentialPrior(Prior):
-    """A potential R: a restoration minimises f + λR_σ on [0, 1], σ and λ by ``for_noise`` with the strength s; denoising
-    ½‖x − y‖² + R_σ, σ = √s·noise.
+    """A potential R: a restoration minimises f + sR_σ on [0, 1], σ the noise level; denoising ½‖x − y‖² + R_σ,
+    σ = √s·noise.
 
     Denoising is 1/(1 − ρ)-Lipschitz where R is ρ-weakly convex with ρ < 1; elsewhere it gives a critical point.
     """
@@ -161,8 +161,7 @@ class PotentialPrior(Prior):
         return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
-        sigma, weight = for_noise(noise, strength)
-        return Variational(self.potential, sigma=sigma, weight=weight, box=(0.0, 1.0), tol=tol)
+        return Variational(self.potential, sigma=noise, weight=strength, box=(0.0, 1.0), tol=tol)
 
     def describe(self) -> Row:
         row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}

@@ -32,7 +32,7 @@ from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
-from pnp_lip.solvers.variational import Variational, for_noise
+from pnp_lip.solvers.variational import Variational
 
 __all__ = [
     "ADMM",
@@ -72,7 +72,6 @@ __all__ = [
     "choose_by_reference",
     "denoise_guided",
     "fixed_map",
-    "for_noise",
     "licensed",
     "refine",
 ]

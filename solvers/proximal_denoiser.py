@@ -58,7 +58,8 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
         if not max(distance) <= self.accuracy:
             raise GuaranteeError(
                 f"the prox of the potential was found to a distance of {max(distance):.3g}, and {self.accuracy:g} was asked: "
-                f"raise `max_iter` = {self.max_iter}, or loosen `accuracy` (float32 ends near 1e-6). Variational returns what it found."
+                f"raise `max_iter` = {self.max_iter}, or loosen `accuracy` (float32 ends near 1e-6). "
+                "Variational returns what it found."
             )
         return z
 

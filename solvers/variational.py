@@ -30,30 +30,12 @@ from pnp_lip.solvers.potential_examiner import examine_potential, examine_smooth
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
 
-__all__ = ["STRENGTH", "Variational", "for_noise"]
-
-# In reconstructions the prior assumes ASSUMED times the noise level and has less weight: λσ² = STRENGTH·noise². The shipped
-# potentials learned so; on photographs of scikit-image neither 1 nor 2 in place of √2 was better.
-ASSUMED = 2**0.5
-STRENGTH = 0.35
+__all__ = ["Variational"]
 
 V = "descent with tested candidates (Attouch, Bolte & Svaiter 2013, Theorem 2.9)"
 U = "strong convexity: ‖x − x*‖ ≤ dist(0, ∂J(x))/m"
 EQUATION = "J = f + λR_σ + ι_C"
 DIFFERENTIABLE = "have a Lipschitz gradient on the box and be definable (stated by the user)"
-
-
-def for_noise(noise: float, strength: float = STRENGTH) -> tuple[float, float]:
-    """σ and λ of ``Variational`` for data with this noise level, on the scale of [0, 1]: σ = √2·noise, λ = strength/2.
-
-    ``strength`` > 0 weighs the prior: more is smoother. Raises InputError for numbers that are not positive.
-
-    >>> for_noise(0.01, 0.5)[1]
-    0.25
-    """
-    check_positive("noise", noise)
-    check_positive("strength", strength)
-    return ASSUMED * noise, strength / 2
 
 
 @dataclasses.dataclass(frozen=True)

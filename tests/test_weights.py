@@ -16,7 +16,7 @@ from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
-from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Variational, for_noise, refine
+from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Variational, refine
 
 POTENTIALS = ["ridge"]
 NAMES = [name for name in certified_names() if name not in POTENTIALS]
@@ -69,8 +69,7 @@ def test_a_potential_deblurs_better_than_one_solve_of_a_denoiser_and_says_what_i
     x = photograph("clock", 96)
     physics = Blur(gaussian_psf(1.2), (1, 96, 96))
     y = physics(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    sigma, weight = for_noise(0.01)
-    result = Variational(load_pretrained("ridge"), sigma=sigma, weight=weight).solve(y, physics)
+    result = Variational(load_pretrained("ridge"), sigma=0.01, weight=0.35).solve(y, physics)
     other = ForwardBackward(load_pretrained("tiny"), sigma=0.005, box=(0, 1), scheme=Anderson(), tol=1e-4).solve(y, physics)
     assert result.status == "converged" and result.guarantee.proved and result.guarantee.kind == "critical point"
     assert psnr(result.x, x) > psnr(other.x, x)
