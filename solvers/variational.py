@@ -25,8 +25,8 @@ from pnp_lip.solvers.guarantee import NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
-from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings
-from pnp_lip.solvers.potential_examiner import examine_potential, examine_smoothness
+from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings, rounded_inwards
+from pnp_lip.solvers.potential_examiner import examine_convexity, examine_gradient, examine_potential, examine_smoothness
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
 
@@ -176,8 +176,8 @@ class Variational:
         """Examine and judge: everything before the first update. Raises what ``solve`` raises."""
         start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
         gradient = Named(self.potential, None)
-        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term, self.box,
-                    tuple(start.shape[1:]))  # fmt: skip
+        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term,
+                    rounded_inwards(self.box, y.dtype), tuple(start.shape[1:]))  # fmt: skip
         x = maps.project(x).clone()
         certificate, curvature = self.bound_potential()
         known, pairs = examine_data(maps, start)
@@ -190,7 +190,7 @@ class Variational:
             m = down(margin)
         scales = known.scale / max(known.norm_upper or known.scale**0.5, 1e-30), L or known.scale
         parts = energies(maps, self.potential, self.weight, scales, len(start))
-        hypotheses = [*known.hypotheses, *examine_code(self, self.data_term)]
+        hypotheses = [*known.hypotheses, *examine_convexity(maps), *examine_code(self, self.data_term)]
         hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
         hypotheses += known.needs_norm if steep is not None else ()  # with a curvature, backtracking is not used
         judged = self.judge(tuple(hypotheses), m, how, L)
@@ -274,7 +274,8 @@ class Variational:
     def result(self, p: Problem, states: list[descent.State], tracks: list[Track], settings: Settings, started: float) -> Result:
         """The result of a finished run; what its images contradict is no longer claimed."""
         found = [descent.outcome(e, s) for e, s in zip(p.energies, states, strict=True)]
-        broken = next((f"image {i}: {s.broken}" for i, s in enumerate(states) if s.broken is not None), None)
+        reasons = [s.broken or ("it diverged" if s.status == "diverged" else None) for s in states]
+        broken = next((f"image {i}: {why}" for i, why in enumerate(reasons) if why is not None), None)
         if p.guarantee.proved:
             broken = self.changed(p, states) or broken
         judged = p.guarantee if broken is None or not p.guarantee.proved else p.guarantee.broken(broken)
@@ -293,9 +294,19 @@ class Variational:
             return found
         if p.witness.certificate is not None:
             return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
-        e, s = p.energies[0], states[0]
-        same = abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or s.status == "diverged"
-        return None if same else "the potential changed during the run"
+        return next(
+            (f"image {i}: {why}" for i, (e, s) in enumerate(zip(p.energies, states, strict=True)) if (why := refuted(e, s))), None
+        )
+
+
+def refuted(e: Energy, s: descent.State) -> str | None:
+    """What the final x says against a potential without a certificate: its value, its copy in float64, its gradient."""
+    if s.status == "diverged":
+        return s.broken
+    if not abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or not e.agrees(s.x, s.L):
+        return "the potential changed during the run"
+    gradient = examine_gradient(e, s.x)
+    return s.broken or (None if gradient.met else str(gradient))
 
 
 def record(track: Track, s: descent.State, e: Energy, psnr: float | None) -> None:

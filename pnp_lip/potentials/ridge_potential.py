@@ -103,8 +103,9 @@ class RidgePotential(nn.Module):
         """Pairs, in the order of the batch: R_σ at one noise level, and the images that have this level."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ShapeError(f"this potential takes (B, {self.in_channels}, H, W) images; got {tuple(x.shape)}.")
-        s = noise_level(self.default_sigma if sigma is None else sigma, len(x))
-        s = torch.as_tensor(s, dtype=torch.float64).reshape(-1)
+        given = self.default_sigma if sigma is None else sigma
+        noise_level(given, len(x))  # which checks it, and rounds a plain number
+        s = torch.as_tensor(given, dtype=torch.float64).reshape(-1)
         parts = [x] if len(s) == 1 else list(torch.split(x, 1))
         return [(RidgeAtLevel(self, level), part) for level, part in zip(s, parts, strict=True)]
 
