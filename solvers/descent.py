@@ -258,6 +258,7 @@ def restored(o: Energy, fresh: State, stored: dict[str, Any]) -> State:
         require(t.shape == fresh.x.shape and t.dtype == fresh.x.dtype and bool(t.isfinite().all()), "its images")
     inside = o.box is None or all(bool(((t >= o.box[0]) & (t <= o.box[1])).all()) for t in (s.x, s.z))
     require(inside and all(dot(a, b) > 0 for a, b in zip(s.S, s.Y, strict=True)), "its images")
+    require(s.every == fresh.every and (s.broken is None or type(s.broken) is str), "its tests")
     require(s.known or 0 < s.L < math.inf, "its Lipschitz constant")
     s.L, s.first, s.goal = fresh.L if s.known else s.L, fresh.first, fresh.goal
     s.J, s.g, s.trigger = o.value(s.x), o.gradient(s.z), s.trigger if 0 <= s.trigger <= s.goal else s.goal

@@ -20,10 +20,11 @@ from pnp_lip.operators.blur import fourier
 from pnp_lip.operators.norm_rules import is_known
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel
+from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["VALUES", "Energy", "Level", "down", "energies", "least_of", "level_of", "margin_of"]
+__all__ = ["VALUES", "Energy", "Level", "doubled", "down", "energies", "least_of", "level_of", "margin_of"]
 
 # Relative to all that is added up in a gradient: 9,000 roundings of float64 for sums of some thousand products, 64 elsewhere.
 PRECISE, PLAIN = 1e-12, 64.0
@@ -59,7 +60,12 @@ class Named:
             return gradient.detach().clone()  # the user's own tensor, maybe
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
-            return torch.autograd.grad(self.value(leaf).sum(), leaf)[0]
+            value = self.value(leaf).sum()
+            if not value.requires_grad:
+                raise InputError(
+                    "the potential has neither a gradient nor a value that torch can differentiate by x; give a `grad`."
+                )
+            return torch.autograd.grad(value, leaf)[0]
 
 
 Level: TypeAlias = RidgeAtLevel | Named  # R_σ of one noise level
@@ -133,17 +139,58 @@ def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, 
         with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError):  # of what cannot be copied
             y, physics, term = (doubled(part) for part in (maps.y, maps.physics, maps.data_term))
             fine, double = doubled(potential), dataclasses.replace(maps, y=y, physics=physics, data_term=term)
-    found = []
+    found, apart = [], count == 1 or takes_images_alone(maps, count)
     for i in range(count):
-        one, like = maps.part([i]), maps.y.new_zeros(1, *maps.image_shape)
+        one, like = part_of(maps, i, apart), maps.y.new_zeros(1, *maps.image_shape)
         level = level_of(potential, like, one.sigma)
         energy = Energy(one, level, weight, scales)
         if double is not None:
             probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
-            copied = Energy(double.part([i]), level_of(fine, probe, one.sigma), weight, scales)
+            copied = Energy(part_of(double, i, apart), level_of(fine, probe, one.sigma), weight, scales)
             energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe) else None)
         found.append(energy)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """The forward model of one image of a batch, where it differs from image to image: all others are zero."""
+
+    physics: PhysicsLike
+    image: int
+    count: int
+
+    def A(self, x: Tensor) -> Tensor:
+        """A x for the one image."""
+        return self.physics.A(self.among(x))[self.image : self.image + 1]
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """A*y for the data of the one image."""
+        return self.physics.A_adjoint(self.among(y))[self.image : self.image + 1]
+
+    def among(self, t: Tensor) -> Tensor:
+        """The batch with t at its place."""
+        batch = t.new_zeros(self.count, *t.shape[1:])
+        batch[self.image] = t[0]
+        return batch
+
+
+def part_of(maps: Maps, image: int, apart: bool) -> Maps:
+    """The maps of one image of a batch; ``apart``: the physics treats all images alike."""
+    one = maps.part([image])
+    return one if apart else dataclasses.replace(one, physics=Member(maps.physics, image, len(maps.y)))
+
+
+def takes_images_alone(maps: Maps, count: int) -> bool:
+    """Whether A of each image alone is what A makes of it in the batch."""
+    noise = torch.rand((1, *maps.image_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(maps.y)
+    whole = maps.physics.A(noise.expand(count, *maps.image_shape).contiguous())
+    try:
+        alone = maps.physics.A(noise)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    gaps = (whole - alone).flatten(1).norm(dim=1) if alone.shape == whole[:1].shape else None
+    return gaps is not None and float(gaps.max()) <= ALIKE * float(whole.norm())
 
 
 def alike(energy: Energy, copied: Energy, x: Tensor) -> bool:

@@ -121,8 +121,11 @@ def check_settings(tol: float, sigma: float | Tensor | None, box: Box) -> None:
     if not (is_number(tol) and 0 <= tol < 1):
         raise InputError(f"`tol` ends a run and must lie in [0, 1); got {tol}.")
     if sigma is not None:
-        s = torch.as_tensor(sigma)
-        if not bool(torch.isfinite(s).all() and (s >= 0).all()):
+        try:
+            s = torch.as_tensor(sigma)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"`sigma` must be a number, a tensor or None; got {sigma!r:.80}.") from error
+        if s.is_complex() or not bool(torch.isfinite(s).all() and (s >= 0).all()):
             raise InputError(f"`sigma` must be finite and not negative; got {sigma}.")
     check_box(box)
 

@@ -71,8 +71,8 @@ def prox(
 ) -> tuple[Tensor, list[float]]:
     """argmin_z ½‖z − x‖² + λR_σ(z), and for each image a proved bound of the distance to it, root mean square."""
     L, m = margin_of_prox(potential, weight)
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ShapeError("a denoiser takes a floating-point tensor (B, C, H, W).")
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.numel() == 0 or x.dtype not in (torch.float32, torch.float64):
+        raise ShapeError("this denoiser takes a tensor (B, C, H, W) of float32 or float64 with one image at least.")
     given = potential.default_sigma if sigma is None else sigma
     noise_level(given, len(x))  # which checks it, and rounds a plain number
     levels = torch.as_tensor(given, dtype=torch.float64).reshape(-1)

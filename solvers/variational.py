@@ -19,9 +19,9 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.energy import VALUES, Energy, Named, down, energies, margin_of
+from pnp_lip.solvers.energy import VALUES, Energy, Named, doubled, down, energies, margin_of
 from pnp_lip.solvers.examiner import Witness, described, examine_code, examine_data, judge_certificate
-from pnp_lip.solvers.guarantee import NOTHING, Guarantee
+from pnp_lip.solvers.guarantee import NOT_GIVEN, NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
@@ -105,6 +105,10 @@ class Variational:
     def __post_init__(self) -> None:
         if not any(callable(getattr(self.potential, name, None)) for name in (*VALUES, "__call__")):
             raise InputError(f"`potential` needs a value: `fn`, `potential` or a call; got {type(self.potential).__name__}.")
+        if not isinstance(self.data_term, DataTerm):
+            raise InputError(f"`data_term` must be a data term such as LeastSquares(); got {self.data_term!r:.80}.")
+        if not isinstance(self.curvature, CurvatureBound | None):
+            raise InputError(f"`curvature` must be a CurvatureBound(lower, upper) or None; got {self.curvature!r:.80}.")
         check_positive("weight", self.weight)
         check_positive("accuracy", self.accuracy)
         check_settings(self.tol, self.sigma, self.box)
@@ -174,8 +178,10 @@ class Variational:
 
     def prepare(self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require") -> Problem:
         """Examine and judge: everything before the first update. Raises what ``solve`` raises."""
+        if isinstance(y, Tensor) and y.is_floating_point() and y.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"`y` must be of float32 or float64; got {str(y.dtype).removeprefix('torch.')}: use y.float().")
         start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
-        gradient = Named(self.potential, None)
+        gradient = Named(doubled(self.potential) if y.dtype == torch.float64 else self.potential, None)
         maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term,
                     rounded_inwards(self.box, y.dtype), tuple(start.shape[1:]))  # fmt: skip
         x = maps.project(x).clone()
@@ -242,10 +248,10 @@ class Variational:
         a = f"{descent.DECREASE * L:.3g}" if L is not None else f"{descent.DECREASE:g} L"
         return Guarantee(
             proved=failed is None,
-            theorem=f"{V}; {U}" if unique else V,
+            theorem=f"{V}; {U}" if unique and not failed else V,
             statement=NOTHING if failed else statement,
             hypotheses=hypotheses,
-            existence=existence,
+            existence=NOT_GIVEN if failed else existence,
             rate="none" if failed else f"min over K accepted x of ‖x_k+1 − x_k‖² ≤ (J(x_0) − min J)/(aK), a = {a}",
             failure=None if failed is None else str(failed),
             kind="global minimiser" if convex else "critical point",

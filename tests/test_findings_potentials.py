@@ -12,10 +12,11 @@ from deepinv.physics import Denoising, Inpainting
 from torch import Tensor
 from torch.nn import functional as F
 
-from pnp_lip.errors import GuaranteeError
+from pnp_lip.certificates import certify
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError
 from pnp_lip.operators import Blur
 from pnp_lip.potentials import RidgePotential
-from pnp_lip.solvers import LeastSquares, Variational, descent
+from pnp_lip.solvers import LeastSquares, ProximalDenoiser, Variational
 from pnp_lip.solvers.maps import rounded_inwards
 from pnp_lip.spectral import norm_bound
 
@@ -155,4 +156,71 @@ def test_nothing_is_proved_of_a_run_that_diverged(small: RidgePotential, y: Tens
     torch.save(state, file)
     result = solver.solve(y, Denoising(), checkpoint=file)
     assert result.status == "diverged" and not result.guarantee.proved
-    assert math.isfinite(result.objective[0] if result.objective else math.nan) and descent.STATUSES
+    assert math.isfinite(result.objective[0] if result.objective else math.nan)
+
+
+def test_checkpoints_of_double_data_with_single_weights(small: RidgePotential, y: Tensor, tmp_path: Path) -> None:
+    solver, file = Variational(small, sigma=0.1, weight=0.5), tmp_path / "run.pt"
+    whole = solver.solve(y.double(), Denoising())
+    solver.solve(y.double(), Denoising(), checkpoint=file, max_iter=3)
+    assert torch.equal(solver.solve(y.double(), Denoising(), checkpoint=file).x, whole.x)
+    state = torch.load(file, weights_only=True)
+    state["states"][0]["every"] = "a"
+    torch.save(state, file)
+    with pytest.raises(InputError, match="cannot be the state"):
+        solver.solve(y.double(), Denoising(), checkpoint=file)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_that_differ_from_image_to_image(small: RidgePotential, y: Tensor, dtype: torch.dtype) -> None:
+    two = torch.cat([y, y.flip(2)]).to(dtype)
+    mask = 0.9 + 0.1 * torch.rand(two.shape, generator=torch.Generator().manual_seed(5))
+    mask = mask.to(dtype)
+    solver = Variational(small, sigma=0.1, weight=0.5)
+    both = solver.solve(mask * two, Inpainting((1, 16, 16), mask=mask))
+    assert both.guarantee.proved and both.status == "converged" and both.distance_upper is not None
+    for i in range(2):
+        alone = solver.solve((mask * two)[i : i + 1], Inpainting((1, 16, 16), mask=mask[i : i + 1]))
+        assert alone.distance_upper is not None
+        gap = float((both.x[i] - alone.x[0]).double().square().mean().sqrt())
+        assert gap <= both.distance_upper[i] + alone.distance_upper[0]
+
+
+BAD: dict[str, Callable[[RidgePotential, Tensor], object]] = {
+    "half": lambda p, y: Variational(p).solve(y.half(), Denoising()),
+    "bfloat16": lambda p, y: Variational(p).solve(y.bfloat16(), Denoising()),
+    "curvature": lambda p, y: Variational(p, curvature=5.0),  # type: ignore[arg-type]
+    "sigma": lambda p, y: Variational(p, sigma="a"),  # type: ignore[arg-type]
+    "data term": lambda p, y: Variational(p, data_term=None),  # type: ignore[arg-type]
+    "layer": lambda p, y: Variational(torch.nn.Conv2d(1, 1, 3)).solve(y, Denoising()),
+    "one argument": lambda p, y: Variational(lambda x: x.sum()).solve(y, Denoising()),
+    "no batch": lambda p, y: Variational(lambda x, s: x.sum()).solve(y, Denoising()),
+    "no derivative": lambda p, y: Variational(lambda x, s: torch.ones(len(x))).solve(y, Denoising()),
+    "no image": lambda p, y: ProximalDenoiser(p)(y[:0]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_unusable_arguments_are_named(small: RidgePotential, y: Tensor, case: str) -> None:
+    with pytest.raises(InputError):
+        BAD[case](small, y)
+
+
+def test_gradients_take_images_that_require_gradients(small: RidgePotential, y: Tensor) -> None:
+    leaf = y.clone().requires_grad_()
+    torch.testing.assert_close(small.grad(leaf), small.grad(y))
+    torch.testing.assert_close(small.hessian_product(leaf, y), small.hessian_product(y, y))
+
+
+def test_advice_and_broken_guarantees_claim_nothing(small: RidgePotential, y: Tensor) -> None:
+    result = Variational(small, sigma=0.1, tol=0.0).solve(y, Denoising(), max_iter=2)
+    assert result.status == "max_iter" and "Anderson" not in result.advice and "float64" in result.advice
+    text = str(result.guarantee.broken("it was seen"))
+    assert result.guarantee.kind == "global minimiser" and not any(w in text for w in ("minimiser", "existence: proved"))
+
+
+def test_a_replaced_range_of_noise_levels_is_refused(small: RidgePotential) -> None:
+    p = copy.deepcopy(small)
+    p.activation.log_range = (-3.0, 0.0)
+    with pytest.raises(CertificateError, match="log_range"):
+        certify(p)

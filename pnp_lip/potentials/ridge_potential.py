@@ -88,15 +88,15 @@ class RidgePotential(nn.Module):
         return torch.cat([Value.apply(part, level) for level, part in self.levels(x, sigma)])
 
     def grad(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """∇R_σ(x), of the shape of x."""
-        return torch.cat([level.grad(part) for level, part in self.levels(x, sigma)])
+        """∇R_σ(x), of the shape of x; not differentiable."""
+        return torch.cat([level.grad(part) for level, part in self.levels(x.detach(), sigma)])
 
     def hessian_product(self, x: Tensor, v: Tensor, sigma: Sigma = None) -> Tensor:
-        """Wᵀ(φ'(Wx) ⊙ Wv), the product of the generalised Hessian at x with v."""
+        """Wᵀ(φ'(Wx) ⊙ Wv), the product of the generalised Hessian at x with v; not differentiable."""
         if v.shape != x.shape:
             raise ShapeError(f"`v` must have the shape of x, {tuple(x.shape)}; got {tuple(v.shape)}.")
-        levels = self.levels(x, sigma)
-        parts = torch.split(v, [len(part) for _, part in levels])
+        levels = self.levels(x.detach(), sigma)
+        parts = torch.split(v.detach(), [len(part) for _, part in levels])
         return torch.cat([level.hessian_product(part, w) for (level, part), w in zip(levels, parts, strict=True)])
 
     def levels(self, x: Tensor, sigma: Sigma = None) -> list[tuple["RidgeAtLevel", Tensor]]:
