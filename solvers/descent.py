@@ -29,6 +29,7 @@ CURVED = 1e-10  # ⟨s, y⟩/(‖s‖‖y‖) from which a pair counts as convex
 VALUE_ROUNDING = 256.0  # units of rounding of J by which two values may differ; sums are in float64
 GROWTH = 2.0  # of an unknown L by backtracking
 STATUSES = ("running", "converged", "diverged")
+KINK = 1e3  # times its first value and that of f: an L by backtracking that grows so far shows a kink
 LARGEST = 1e12  # times its first value: an L that grows so far belongs to no gradient
 
 
@@ -103,7 +104,7 @@ def begin(o: Energy, x: Tensor, L: float | None, goal: float, every: int = EVERY
     s = State(x, o.value(x), x, g, stationary_part(g, x, o.box), L, known, goal, every=every)
     s.trigger, s.first = goal, s.L
     if not (math.isfinite(s.J) and math.isfinite(s.residual)):
-        s.status = "diverged"
+        s.status, s.broken = "diverged", "the objective or its gradient overflows at the start"
     elif s.size <= goal:
         finish(o, s)
     return s
@@ -212,12 +213,19 @@ def plain(o: Energy, s: State) -> None:
     if not math.isfinite(J):
         s.status, s.broken = "diverged", "the objective became NaN or infinite"
         return
+    seek_kink(o, s)
     if not fits and s.broken is None:
         excess = J - (s.J + slope + s.L / 2 * length**2)
         wrong = "the stated Lipschitz constant or the gradient is wrong" if s.known else "the gradient is not that of the value"
         s.broken = f"a gradient step raised the objective {excess:.3g} above the descent lemma with L = {s.L:.6g}: {wrong}"
     s.x, s.J, s.z, s.g = plus, J, plus, g
     s.sharp = stationary_part(g, plus, o.box)
+
+
+def seek_kink(o: Energy, s: State) -> None:
+    """An L by backtracking far above its first value, and above that of f, contradicts a Lipschitz gradient."""
+    if not s.known and KINK * max(s.first, o.scales[1]) < s.L and s.broken is None:
+        s.broken = f"the gradient looks kinked: its Lipschitz constant grew from {s.first:.3g} to {s.L:.3g}"
 
 
 def finish(o: Energy, s: State) -> bool:
@@ -250,10 +258,12 @@ def restored(o: Energy, fresh: State, stored: dict[str, Any]) -> State:
         require(t.shape == fresh.x.shape and t.dtype == fresh.x.dtype and bool(t.isfinite().all()), "its images")
     inside = o.box is None or all(bool(((t >= o.box[0]) & (t <= o.box[1])).all()) for t in (s.x, s.z))
     require(inside and all(dot(a, b) > 0 for a, b in zip(s.S, s.Y, strict=True)), "its images")
+    require(s.every == fresh.every and (s.broken is None or type(s.broken) is str), "its tests")
     require(s.known or 0 < s.L < math.inf, "its Lipschitz constant")
     s.L, s.first, s.goal = fresh.L if s.known else s.L, fresh.first, fresh.goal
     s.J, s.g, s.trigger = o.value(s.x), o.gradient(s.z), s.trigger if 0 <= s.trigger <= s.goal else s.goal
     s.sharp = stationary_part(s.g, s.z, o.box)
+    seek_kink(o, s)
     if s.status == "converged":
         finish(o, s)
     return s

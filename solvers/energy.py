@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from pnp_lip.certificates.calculus import CurvatureBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
-from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import recognised
-from pnp_lip.operators import Blur
+from pnp_lip.operators import Blur, certify_norm
 from pnp_lip.operators.blur import fourier
 from pnp_lip.operators.norm_rules import is_known
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel
+from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["VALUES", "Energy", "Level", "energies", "level_of", "margin_of"]
+__all__ = ["VALUES", "Energy", "Level", "doubled", "energies", "least_of", "level_of", "margin_of"]
 
 # Relative to all that is added up in a gradient: 9,000 roundings of float64 for sums of some thousand products, 64 elsewhere.
 PRECISE, PLAIN = 1e-12, 64.0
@@ -56,10 +57,15 @@ class Named:
             gradient: Tensor = getattr(self.potential, name)(x, self.sigma)
             if gradient.shape != x.shape:
                 raise ShapeError(f"the gradient of the potential must have the image's shape; got {tuple(gradient.shape)}.")
-            return gradient.detach()
+            return gradient.detach().clone()  # the user's own tensor, maybe
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
-            return torch.autograd.grad(self.value(leaf).sum(), leaf)[0]
+            value = self.value(leaf).sum()
+            if not value.requires_grad:
+                raise InputError(
+                    "the potential has neither a gradient nor a value that torch can differentiate by x; give a `grad`."
+                )
+            return torch.autograd.grad(value, leaf)[0]
 
 
 Level: TypeAlias = RidgeAtLevel | Named  # R_σ of one noise level
@@ -114,6 +120,15 @@ class Energy:
         size = self.scales[0] * float(e.maps.y.double().norm()) + self.scales[1] * float(x.double().norm())
         return g, (PRECISE if self.unit < 1e-10 else PLAIN * self.unit) * size
 
+    def agrees(self, x: Tensor, L: float) -> bool:
+        """Whether the gradient at x is still that of the copy in float64, to the rounding of x's dtype."""
+        if self.exact is None:
+            return True
+        prior = self.exact.level.grad(x.to(self.exact.maps.y)).double()
+        size = self.scales[0] * float(self.maps.y.double().norm()) + max(self.scales[1], L) * float(x.double().norm())
+        rounding = PLAIN * torch.finfo(x.dtype).eps * size / self.weight
+        return float((self.level.grad(x).double() - prior).norm()) <= ALIKE * float(prior.norm()) + rounding
+
 
 def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int) -> list[Energy]:
     """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one."""
@@ -124,17 +139,58 @@ def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, 
         with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError):  # of what cannot be copied
             y, physics, term = (doubled(part) for part in (maps.y, maps.physics, maps.data_term))
             fine, double = doubled(potential), dataclasses.replace(maps, y=y, physics=physics, data_term=term)
-    found = []
+    found, apart = [], count == 1 or takes_images_alone(maps, count)
     for i in range(count):
-        one, like = maps.part([i]), maps.y.new_zeros(1, *maps.image_shape)
+        one, like = part_of(maps, i, apart), maps.y.new_zeros(1, *maps.image_shape)
         level = level_of(potential, like, one.sigma)
         energy = Energy(one, level, weight, scales)
         if double is not None:
             probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
-            copied = Energy(double.part([i]), level_of(fine, probe, one.sigma), weight, scales)
+            copied = Energy(part_of(double, i, apart), level_of(fine, probe, one.sigma), weight, scales)
             energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe) else None)
         found.append(energy)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """The forward model of one image of a batch, where it differs from image to image: all others are zero."""
+
+    physics: PhysicsLike
+    image: int
+    count: int
+
+    def A(self, x: Tensor) -> Tensor:
+        """A x for the one image."""
+        return self.physics.A(self.among(x))[self.image : self.image + 1]
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """A*y for the data of the one image."""
+        return self.physics.A_adjoint(self.among(y))[self.image : self.image + 1]
+
+    def among(self, t: Tensor) -> Tensor:
+        """The batch with t at its place."""
+        batch = t.new_zeros(self.count, *t.shape[1:])
+        batch[self.image] = t[0]
+        return batch
+
+
+def part_of(maps: Maps, image: int, apart: bool) -> Maps:
+    """The maps of one image of a batch; ``apart``: the physics treats all images alike."""
+    one = maps.part([image])
+    return one if apart else dataclasses.replace(one, physics=Member(maps.physics, image, len(maps.y)))
+
+
+def takes_images_alone(maps: Maps, count: int) -> bool:
+    """Whether A of each image alone is what A makes of it in the batch."""
+    noise = torch.rand((1, *maps.image_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(maps.y)
+    whole = maps.physics.A(noise.expand(count, *maps.image_shape).contiguous())
+    try:
+        alone = maps.physics.A(noise)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    gaps = (whole - alone).flatten(1).norm(dim=1) if alone.shape == whole[:1].shape else None
+    return gaps is not None and float(gaps.max()) <= ALIKE * float(whole.norm())
 
 
 def alike(energy: Energy, copied: Energy, x: Tensor) -> bool:
@@ -170,20 +226,38 @@ def margin_of(
     """
     λ, how = Fraction(weight), "μ_f − λρ"
     m = max(Fraction(maps.data_term.convexity), convexity_of(maps)) - λ * Fraction(curvature.rho)
-    physics = maps.physics
-    circular = type(potential) is RidgePotential and potential.padding_mode == "circular" and type(physics) is Blur
-    if certificate is None or not (circular and isinstance(physics, Blur) and plain_squares(maps) and physics.closed_form_prox):
+    circular = type(potential) is RidgePotential and potential.padding_mode == "circular"
+    symbol = power_of(maps) if circular and certificate is not None else None
+    if symbol is None or certificate is None:
         return m, how
+    power, rounding = symbol
     size, w = maps.image_shape[1:], potential.weight.detach().cpu().double()  # type: ignore[attr-defined]
     fall = Fraction(-min(certificate.layers[0].slopes[0], 0.0))
-    power = fourier(physics.psf.detach().cpu().double(), (size[0], size[1]), (0, 0)).abs().square()
     spectra = torch.fft.rfft2(wrapped(w, size))
     gram = torch.einsum("fahw,fbhw->hwab", spectra.conj(), spectra)
     falls = torch.linalg.eigvalsh(gram)[..., -1] if gram.shape[-1] > 1 else gram[..., 0, 0].real
     least = float((power.amin(0) - float(λ * fall) * falls).min())
-    slack = SYMBOL_SLACK * float(physics.psf.double().abs().sum() ** 2 + float(λ * fall) * w.abs().sum((1, 2, 3)).square().sum())
+    slack = rounding + SYMBOL_SLACK * float(float(λ * fall) * w.abs().sum((1, 2, 3)).square().sum())
     found = Fraction(least - slack)
     return (found, "min |k̂|² − λs‖ŵ‖² over all frequencies") if found > m else (m, how)
+
+
+def power_of(maps: Maps) -> tuple[Tensor, float] | None:
+    """|k̂|² over the image's frequencies and a bound of its rounding, where f = ½‖k ∗ x − y‖² with a circular blur."""
+    physics = maps.physics
+    if not (type(physics) is Blur and isinstance(physics, Blur) and plain_squares(maps) and physics.closed_form_prox):
+        return None
+    psf, size = physics.psf.detach().cpu().double(), maps.image_shape[1:]
+    power = fourier(psf, (size[0], size[1]), (0, 0)).abs().square()
+    return power, SYMBOL_SLACK * float(psf.abs().sum() ** 2)
+
+
+def least_of(maps: Maps) -> float | None:
+    """The smallest eigenvalue of AᵀA or a little more, where the structure of A gives it."""
+    if diagonal(maps):
+        return float(convexity_of(maps))
+    symbol = power_of(maps)
+    return None if symbol is None else float(symbol[0].min()) + symbol[1]
 
 
 def wrapped(w: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -195,12 +269,22 @@ def wrapped(w: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def convexity_of(maps: Maps) -> Fraction:
     """A lower bound of μ_f that is proved without anybody's word: the smallest entry of a diagonal A, squared; else 0."""
-    physics = maps.physics
-    if type(physics) in (Denoising, Inpainting) and is_known(physics) and plain_squares(maps):
-        return Fraction(float(torch.as_tensor(physics.mask).abs().min())) ** 2  # type: ignore[attr-defined]
+    if diagonal(maps):
+        return Fraction(float(torch.as_tensor(maps.physics.mask).abs().min())) ** 2  # type: ignore[attr-defined]
     return Fraction(0)
 
 
+def diagonal(maps: Maps) -> bool:
+    """Whether f = ½‖m ⊙ x − y‖² with a mask m."""
+    return type(maps.physics) in (Denoising, Inpainting) and plain_squares(maps)
+
+
 def plain_squares(maps: Maps) -> bool:
-    """Whether f = ½‖Ax − y‖² with an A of this package's knowledge."""
-    return type(maps.data_term) is LeastSquares and recognised(maps.data_term) and is_known(maps.physics)
+    """Whether f = ½‖Ax − y‖² with an A of this package's knowledge, whose parts are all as its rule asks."""
+    if not (type(maps.data_term) is LeastSquares and recognised(maps.data_term) and is_known(maps.physics)):
+        return False
+    try:
+        certify_norm(maps.physics, img_size=maps.image_shape)  # type: ignore[arg-type]  # known ones are linear
+    except CertificateError:
+        return False
+    return True

@@ -23,8 +23,8 @@ class Guarantee:
 
     ``proved`` says that every hypothesis is met; ``existence`` why a fixed point exists, or that it is assumed; ``rate``
     the speed that follows; ``failure`` the first hypothesis that failed, with its number; ``kind`` what the images tend to:
-    a "fixed point" of a map, a "critical point" of an objective, or its "global minimiser". The theorem speaks of the map
-    in real arithmetic: in floating point the residual stops falling at the size of the rounding.
+    if ``proved``, a "fixed point" of a map, a "critical point" of an objective, or its "global minimiser". The theorem speaks of
+    the map in real arithmetic: in floating point the residual stops falling at the size of the rounding.
     """
 
     proved: bool
@@ -45,7 +45,7 @@ class Guarantee:
 
     def broken(self, failure: str) -> "Guarantee":
         """The same claim withdrawn, because the run contradicted it."""
-        return dataclasses.replace(self, proved=False, failure=failure, statement=NOTHING)
+        return dataclasses.replace(self, proved=False, failure=failure, statement=NOTHING, existence=NOT_GIVEN, rate="none")
 
     def __str__(self) -> str:
         rows = [f"{self.title}: {self.theorem}", self.statement]

@@ -14,7 +14,17 @@ from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, HasProx, is_ours
 from pnp_lip.solvers.hypothesis import is_number
 
-__all__ = ["Box", "Maps", "Settings", "check_box", "check_data", "check_like", "check_settings", "starting_point"]
+__all__ = [
+    "Box",
+    "Maps",
+    "Settings",
+    "check_box",
+    "check_data",
+    "check_like",
+    "check_settings",
+    "rounded_inwards",
+    "starting_point",
+]
 
 Box = tuple[float, float] | None
 PASSED_ON = 3.0  # how often T can pass on an error of prox_γf: v + D(2x − v) − x of Douglas-Rachford does so three times
@@ -94,13 +104,28 @@ def check_box(box: Box, dtype: torch.dtype = torch.float64) -> None:
         raise InputError(f"`box` must be None or (low, high) with finite low < high (in {dtype}); got {box}.")
 
 
+def rounded_inwards(box: Box, dtype: torch.dtype) -> Box:
+    """The largest box inside of ``box`` whose ends are numbers of this dtype; InputError where there is none."""
+    check_box(box, dtype)
+    if box is None:
+        return None
+    low, high = (torch.tensor(float(v), dtype=dtype) for v in box)
+    low = low if float(low) >= box[0] else torch.nextafter(low, torch.tensor(math.inf, dtype=dtype))
+    high = high if float(high) <= box[1] else torch.nextafter(high, torch.tensor(-math.inf, dtype=dtype))
+    check_box((float(low), float(high)), dtype)
+    return float(low), float(high)
+
+
 def check_settings(tol: float, sigma: float | Tensor | None, box: Box) -> None:
     """What every solver asks of its tolerance, noise level and box."""
     if not (is_number(tol) and 0 <= tol < 1):
         raise InputError(f"`tol` ends a run and must lie in [0, 1); got {tol}.")
     if sigma is not None:
-        s = torch.as_tensor(sigma)
-        if not bool(torch.isfinite(s).all() and (s >= 0).all()):
+        try:
+            s = torch.as_tensor(sigma)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"`sigma` must be a number, a tensor or None; got {sigma!r:.80}.") from error
+        if s.is_complex() or not bool(torch.isfinite(s).all() and (s >= 0).all()):
             raise InputError(f"`sigma` must be finite and not negative; got {sigma}.")
     check_box(box)
 

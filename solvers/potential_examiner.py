@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from pnp_lip.certificates.calculus import CurvatureBound
 from pnp_lip.errors import InputError
-from pnp_lip.solvers.energy import Energy
-from pnp_lip.solvers.examiner import SLACK, signs
+from pnp_lip.solvers.energy import Energy, least_of
+from pnp_lip.solvers.examiner import CONVEXITY, SLACK, WRONG_CONVEXITY, signs
 from pnp_lip.solvers.hypothesis import Hypothesis
+from pnp_lip.solvers.maps import Maps
 
-__all__ = ["examine_potential", "examine_smoothness"]
+__all__ = ["examine_convexity", "examine_gradient", "examine_potential", "examine_smoothness"]
 
 DIRECTIONS = 3
 REACH = {torch.float64: 1e-5, torch.float32: 1e-2}  # of the image's size: the step of differences of values
@@ -29,11 +30,11 @@ Hypotheses = tuple[Hypothesis, ...]
 
 
 def examine_potential(energy: Energy, x: Tensor, potential: object) -> Hypotheses:
-    """R is finite and repeatable, takes each image on its own, and changes along d as the mean of ⟨∇R, d⟩ (Simpson's rule) says.
+    """R is finite and repeatable, takes each image on its own, and has the gradient of its value.
 
     x (1, C, H, W) lies in the box. Raises InputError where the value is not finite.
     """
-    level, e = energy.level, energy.precision
+    level = energy.level
     first, again = level.value(x), level.value(x)
     g, repeated = level.grad(x), level.grad(x)
     if not bool(torch.isfinite(first).all() and torch.isfinite(g).all()):
@@ -46,6 +47,16 @@ def examine_potential(energy: Energy, x: Tensor, potential: object) -> Hypothese
     mixed = max(gap(level.value(two)[:1], first), gap(level.grad(two)[:1], g))
     why = "The potential mixes the images of a batch, and is no sum over them."
     found.append(Hypothesis("change of R(x) by the other images of a batch", mixed, "be at most 1e-3", mixed <= 1e-3, why))
+    found.append(examine_gradient(energy, x))
+    kinked = [] if not isinstance(potential, nn.Module) else [n for n, m in potential.named_modules() if isinstance(m, KINKED)]
+    what = f"`{kinked[0] or 'itself'}`, a {type(potential.get_submodule(kinked[0])).__name__}" if kinked else "none"  # type: ignore[attr-defined]
+    found.append(Hypothesis("a layer with a kink", what, "be absent: use smooth activations", not kinked, ASSUME))
+    return tuple(found)
+
+
+def examine_gradient(energy: Energy, x: Tensor) -> Hypothesis:
+    """R changes along d as the mean of ⟨∇R, d⟩ (Simpson's rule) says, for random d and for d = ∇R(x)."""
+    e = energy.precision
     fine, generator, worst = x.to(e.maps.y), torch.Generator().manual_seed(3), 0.0
     slope, value = e.level.grad(fine), float(e.level.value(fine))
     t = REACH[fine.dtype] * max(float(fine.double().square().mean().sqrt()), 1e-2)
@@ -56,15 +67,20 @@ def examine_potential(energy: Energy, x: Tensor, potential: object) -> Hypothese
         slopes = [float((e.level.grad(fine + s * t * d) * d).double().sum()) for s in (-1, 0, 1)]
         across, along = (values[1] - values[0]) / (2 * t), (slopes[0] + 4 * slopes[1] + slopes[2]) / 6
         rounding = 4 * torch.finfo(fine.dtype).eps * abs(value) / t
-        worst = max(worst, (abs(across - along) - rounding) / max(abs(along), abs(across), size, 1e-30))
+        worst = max(worst, (abs(across - along) - rounding) / max(*map(abs, slopes), abs(across), size, 1e-30))
     limit = LIMITS.get(fine.dtype, 3e-3)
     why = f"The gradient is not that of the value. {ASSUME}"
     name = "relative difference of <grad R, d> from the change of R along d"
-    found.append(Hypothesis(name, worst, f"be at most {limit:.0e}", worst <= limit, why))
-    kinked = [] if not isinstance(potential, nn.Module) else [n for n, m in potential.named_modules() if isinstance(m, KINKED)]
-    what = f"`{kinked[0] or 'itself'}`, a {type(potential.get_submodule(kinked[0])).__name__}" if kinked else "none"  # type: ignore[attr-defined]
-    found.append(Hypothesis("a layer with a kink", what, "be absent: use smooth activations", not kinked, ASSUME))
-    return tuple(found)
+    return Hypothesis(name, worst, f"be at most {limit:.0e}", worst <= limit, why)
+
+
+def examine_convexity(maps: Maps) -> Hypotheses:
+    """A stated convexity of f held against the smallest eigenvalue of AᵀA, where that is known: masks and circular blurs."""
+    stated, least = maps.data_term.convexity, least_of(maps) if maps.data_term.convexity else None
+    if least is None or stated <= least:
+        return ()
+    bound = f"be at most {least:.6g}, the smallest eigenvalue of AᵀA"
+    return (Hypothesis(CONVEXITY, stated, bound, False, WRONG_CONVEXITY),)
 
 
 def gap(a: Tensor, b: Tensor) -> float:

@@ -70,9 +70,11 @@ def prox(
 ) -> tuple[Tensor, list[float]]:
     """argmin_z ½‖z − x‖² + λR_σ(z), and for each image a proved bound of the distance to it, root mean square."""
     L, m = margin_of_prox(potential, weight)
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point():
-        raise ShapeError("a denoiser takes a floating-point tensor (B, C, H, W).")
-    levels = noise_level(potential.default_sigma if sigma is None else sigma, len(x))
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.numel() == 0 or x.dtype not in (torch.float32, torch.float64):
+        raise ShapeError("this denoiser takes a tensor (B, C, H, W) of float32 or float64 with one image at least.")
+    given = potential.default_sigma if sigma is None else sigma
+    noise_level(given, len(x))  # which checks it, and rounds a plain number
+    levels = torch.as_tensor(given, dtype=torch.float64).reshape(-1)
     maps = Maps(x.detach(), Denoising(), copy.copy, levels, LeastSquares(), None, tuple(x.shape[1:]))  # type: ignore[arg-type]
     found, distances = [], []
     for i, energy in enumerate(energies(maps, potential, weight, (1.0, L), len(x))):

@@ -26,6 +26,11 @@ ADVICE = {
     "max_iter": "the residual is still above tol: raise max_iter or loosen tol; scheme=Anderson() is the fastest.",
     "diverged": "the iteration left every bound; x is its last finite iterate. Use a certified denoiser and step=None.",
 }
+ADVICE_FOR_OBJECTIVES = {
+    "converged": "",
+    "max_iter": "the stationarity is still above tol: raise max_iter or loosen tol; float32 may end above it: use float64.",
+    "diverged": "the objective overflowed; x is its last finite iterate. Start from an image on the scale of the data.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Result:
     @property
     def advice(self) -> str:
         """What to do when it did not converge."""
-        return ADVICE[self.status]
+        return (ADVICE if self.objective is None else ADVICE_FOR_OBJECTIVES)[self.status]
 
     @property
     def iterations(self) -> int:

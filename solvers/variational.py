@@ -19,14 +19,14 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.energy import VALUES, Energy, Named, energies, margin_of
+from pnp_lip.solvers.energy import VALUES, Energy, Named, doubled, energies, margin_of
 from pnp_lip.solvers.examiner import Witness, described, examine_code, examine_data, judge_certificate
-from pnp_lip.solvers.guarantee import NOTHING, Guarantee
+from pnp_lip.solvers.guarantee import NOT_GIVEN, NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
-from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings
-from pnp_lip.solvers.potential_examiner import examine_potential, examine_smoothness
+from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings, rounded_inwards
+from pnp_lip.solvers.potential_examiner import examine_convexity, examine_gradient, examine_potential, examine_smoothness
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
 
@@ -87,6 +87,10 @@ class Variational:
     def __post_init__(self) -> None:
         if not any(callable(getattr(self.potential, name, None)) for name in (*VALUES, "__call__")):
             raise InputError(f"`potential` needs a value: `fn`, `potential` or a call; got {type(self.potential).__name__}.")
+        if not isinstance(self.data_term, DataTerm):
+            raise InputError(f"`data_term` must be a data term such as LeastSquares(); got {self.data_term!r:.80}.")
+        if not isinstance(self.curvature, CurvatureBound | None):
+            raise InputError(f"`curvature` must be a CurvatureBound(lower, upper) or None; got {self.curvature!r:.80}.")
         check_positive("weight", self.weight)
         check_positive("accuracy", self.accuracy)
         check_settings(self.tol, self.sigma, self.box)
@@ -156,10 +160,12 @@ class Variational:
 
     def prepare(self, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None = None, guarantee: str = "require") -> Problem:
         """Examine and judge: everything before the first update. Raises what ``solve`` raises."""
+        if isinstance(y, Tensor) and y.is_floating_point() and y.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"`y` must be of float32 or float64; got {str(y.dtype).removeprefix('torch.')}: use y.float().")
         start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
-        gradient = Named(self.potential, None)
-        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term, self.box,
-                    tuple(start.shape[1:]))  # fmt: skip
+        gradient = Named(doubled(self.potential) if y.dtype == torch.float64 else self.potential, None)
+        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term,
+                    rounded_inwards(self.box, y.dtype), tuple(start.shape[1:]))  # fmt: skip
         x = maps.project(x).clone()
         certificate, curvature = self.bound_potential()
         known, pairs = examine_data(maps, start)
@@ -172,7 +178,7 @@ class Variational:
             m = round_down(margin)
         scales = known.scale / max(known.norm_upper or known.scale**0.5, 1e-30), L or known.scale
         parts = energies(maps, self.potential, self.weight, scales, len(start))
-        hypotheses = [*known.hypotheses, *examine_code(self, self.data_term)]
+        hypotheses = [*known.hypotheses, *examine_convexity(maps), *examine_code(self, self.data_term)]
         hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
         hypotheses += known.needs_norm if steep is not None else ()  # with a curvature, backtracking is not used
         judged = self.judge(tuple(hypotheses), m, how, L)
@@ -224,10 +230,10 @@ class Variational:
         a = f"{descent.DECREASE * L:.3g}" if L is not None else f"{descent.DECREASE:g} L"
         return Guarantee(
             proved=failed is None,
-            theorem=f"{V}; {U}" if unique else V,
+            theorem=f"{V}; {U}" if unique and not failed else V,
             statement=NOTHING if failed else statement,
             hypotheses=hypotheses,
-            existence=existence,
+            existence=NOT_GIVEN if failed else existence,
             rate="none" if failed else f"min over K accepted x of ‖x_k+1 − x_k‖² ≤ (J(x_0) − min J)/(aK), a = {a}",
             failure=None if failed is None else str(failed),
             kind="global minimiser" if convex else "critical point",
@@ -256,7 +262,8 @@ class Variational:
     def result(self, p: Problem, states: list[descent.State], tracks: list[Track], settings: Settings, started: float) -> Result:
         """The result of a finished run; what its images contradict is no longer claimed."""
         found = [descent.outcome(e, s) for e, s in zip(p.energies, states, strict=True)]
-        broken = next((f"image {i}: {s.broken}" for i, s in enumerate(states) if s.broken is not None), None)
+        reasons = [s.broken or ("it diverged" if s.status == "diverged" else None) for s in states]
+        broken = next((f"image {i}: {why}" for i, why in enumerate(reasons) if why is not None), None)
         if p.guarantee.proved:
             broken = self.changed(p, states) or broken
         judged = p.guarantee if broken is None or not p.guarantee.proved else p.guarantee.broken(broken)
@@ -275,9 +282,19 @@ class Variational:
             return found
         if p.witness.certificate is not None:
             return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
-        e, s = p.energies[0], states[0]
-        same = abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or s.status == "diverged"
-        return None if same else "the potential changed during the run"
+        return next(
+            (f"image {i}: {why}" for i, (e, s) in enumerate(zip(p.energies, states, strict=True)) if (why := refuted(e, s))), None
+        )
+
+
+def refuted(e: Energy, s: descent.State) -> str | None:
+    """What the final x says against a potential without a certificate: its value, its copy in float64, its gradient."""
+    if s.status == "diverged":
+        return s.broken
+    if not abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or not e.agrees(s.x, s.L):
+        return "the potential changed during the run"
+    gradient = examine_gradient(e, s.x)
+    return s.broken or (None if gradient.met else str(gradient))
 
 
 def record(track: Track, s: descent.State, e: Energy, psnr: float | None) -> None:

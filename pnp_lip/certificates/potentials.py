@@ -73,6 +73,9 @@ def fitting_weight(potential: RidgePotential, path: str) -> Tensor:
     if knots < 2 or rising < 1 or type(ends) is not tuple or len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
         why = "needs two knots and one rising clip at least, and a `log_range` of two increasing finite numbers"
         raise CertificateError(f"`{join(path, 'activation')}` {why}.")
+    if ends != RedescendingClip.log_range:
+        where = join(path, "activation.log_range")
+        raise CertificateError(f"`{where}` must be that of its class, as it is not saved; got {ends}: remove it.")
     return weight
 
 

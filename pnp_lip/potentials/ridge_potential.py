@@ -88,23 +88,24 @@ class RidgePotential(nn.Module):
         return torch.cat([Value.apply(part, level) for level, part in self.levels(x, sigma)])
 
     def grad(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """∇R_σ(x), of the shape of x."""
-        return torch.cat([level.grad(part) for level, part in self.levels(x, sigma)])
+        """∇R_σ(x), of the shape of x; not differentiable."""
+        return torch.cat([level.grad(part) for level, part in self.levels(x.detach(), sigma)])
 
     def hessian_product(self, x: Tensor, v: Tensor, sigma: Sigma = None) -> Tensor:
-        """Wᵀ(φ'(Wx) ⊙ Wv), the product of the generalised Hessian at x with v."""
+        """Wᵀ(φ'(Wx) ⊙ Wv), the product of the generalised Hessian at x with v; not differentiable."""
         if v.shape != x.shape:
             raise ShapeError(f"`v` must have the shape of x, {tuple(x.shape)}; got {tuple(v.shape)}.")
-        levels = self.levels(x, sigma)
-        parts = torch.split(v, [len(part) for _, part in levels])
+        levels = self.levels(x.detach(), sigma)
+        parts = torch.split(v.detach(), [len(part) for _, part in levels])
         return torch.cat([level.hessian_product(part, w) for (level, part), w in zip(levels, parts, strict=True)])
 
     def levels(self, x: Tensor, sigma: Sigma = None) -> list[tuple["RidgeAtLevel", Tensor]]:
         """Pairs, in the order of the batch: R_σ at one noise level, and the images that have this level."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ShapeError(f"this potential takes (B, {self.in_channels}, H, W) images; got {tuple(x.shape)}.")
-        s = noise_level(self.default_sigma if sigma is None else sigma, len(x))
-        s = torch.as_tensor(s, dtype=torch.float64).reshape(-1)
+        given = self.default_sigma if sigma is None else sigma
+        noise_level(given, len(x))  # which checks it, and rounds a plain number
+        s = torch.as_tensor(given, dtype=torch.float64).reshape(-1)
         parts = [x] if len(s) == 1 else list(torch.split(x, 1))
         return [(RidgeAtLevel(self, level), part) for level, part in zip(s, parts, strict=True)]
 
