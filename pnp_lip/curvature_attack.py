@@ -144,7 +144,7 @@ def steep_waves(grad: Gradient, channels: int, size: int, sigma: float) -> list[
     values = torch.linalg.eigvalsh(symbol)[: side // 2 + 1]  # a frequency and its negative are one wave
     order = values[..., -1].flatten().sort(descending=True)
     steep = order.indices[order.values >= (1 - NEARLY) * order.values[0]]
-    kept = [(k, -1) for k in steep[torch.linspace(0, len(steep) - 1, WAVES).long().unique()].tolist()]
+    kept = [(k, -1) for k in steep[torch.unique(torch.linspace(0, len(steep) - 1, WAVES).long())].tolist()]
     waves = []
     for (i, j), which in ((divmod(k, side), end) for k, end in (*kept, (int(values[..., 0].argmin()), 0))):
         rows, columns = (

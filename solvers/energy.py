@@ -284,7 +284,7 @@ def plain_squares(maps: Maps) -> bool:
     if not (type(maps.data_term) is LeastSquares and recognised(maps.data_term) and is_known(maps.physics)):
         return False
     try:
-        certify_norm(maps.physics, img_size=maps.image_shape)  # type: ignore[arg-type]  # known ones are linear
+        certify_norm(maps.physics, img_size=maps.image_shape)
     except CertificateError:
         return False
     return True
