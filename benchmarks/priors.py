@@ -25,7 +25,7 @@ from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.protocols import DenoiserLike
-from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
+from pnp_lip.solvers import ADMM, NOISE_FACTOR, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
 
 __all__ = ["STRENGTHS", "THRESHOLD", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_admm",
            "with_guide"]  # fmt: skip
@@ -140,7 +140,7 @@ class Prior:
 
 @dataclasses.dataclass(frozen=True)
 class PotentialPrior(Prior):
-    """A potential R: a restoration minimises f + sR_σ on [0, 1], σ the noise level; denoising ½‖x − y‖² + R_σ,
+    """A potential R: a restoration minimises f + sR_σ on [0, 1], σ twice the noise level; denoising ½‖x − y‖² + R_σ,
     σ = √s·noise.
 
     Denoising is 1/(1 − ρ)-Lipschitz where R is ρ-weakly convex with ρ < 1; elsewhere it gives a critical point.
@@ -161,7 +161,7 @@ class PotentialPrior(Prior):
         return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
-        return Variational(self.potential, sigma=noise, weight=strength, box=(0.0, 1.0), tol=tol)
+        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0), tol=tol)
 
     def describe(self) -> Row:
         row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}
@@ -190,7 +190,7 @@ def prior_of(
     except CertificateError as error:
         certificate, reason = None, str(error)
     if isinstance(denoiser, RidgePotential):
-        return PotentialPrior(name, denoiser, Strength(start=1.0), ours, certificate=certificate, reason=reason)
+        return PotentialPrior(name, denoiser, Strength(start=0.125), ours, certificate=certificate, reason=reason)
     strength = THRESHOLD if threshold else Strength()
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -32,11 +32,12 @@ from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
-from pnp_lip.solvers.variational import Variational
+from pnp_lip.solvers.variational import NOISE_FACTOR, Variational
 
 __all__ = [
     "ADMM",
     "FISTA",
+    "NOISE_FACTOR",
     "RED",
     "Anderson",
     "Anneal",

@@ -14,7 +14,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Result, Solver, Variational
+from pnp_lip.solvers import NOISE_FACTOR, Result, Solver, Variational
 
 __all__ = ["parse_psf", "run"]
 
@@ -23,7 +23,7 @@ __all__ = ["parse_psf", "run"]
 # loses nothing (deblurring of held-out photographs). Annealing raises the level itself, so that its first solution needs less.
 GUIDE_FACTOR = 2**0.5
 ANNEALED_GUIDE_FACTOR = 2**0.25
-POTENTIAL_WEIGHT = 0.35  # λ of a potential, which assumes the noise level itself (blurs of photographs of scikit-image)
+POTENTIAL_WEIGHT = 0.15  # λ of a potential, which assumes twice the noise level (blurs of photographs of scikit-image)
 STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
 
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     solver = solver_of(denoiser, sigma=first, step=options.step, tol=options.tol)
     if isinstance(solver, Variational):
         weight = POTENTIAL_WEIGHT if options.strength is None else options.strength
-        solver = dataclasses.replace(solver, sigma=noise, weight=weight)
+        solver = dataclasses.replace(solver, sigma=NOISE_FACTOR * noise, weight=weight)
 
     def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         return solver.solve(y, physics, x0=x0, max_iter=options.max_iter, progress=not options.quiet)

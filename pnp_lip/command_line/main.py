@@ -69,7 +69,7 @@ def add_commands(commands: Commands) -> None:
     blur = f"the blur, as a point spread function: {PSF} (--kernel is the former name)"
     add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
     strength = "weight of the prior, larger is smoother: it assumes a noise level of sqrt(S) x noise"
-    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.25; for a potential 0.35)")
+    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.25; for a potential 0.15)")
     borders = '"valid" (unknown, the default), "circular", "zeros", "replicate" or "reflect"'
     add("--padding", default="valid", help=f"what lies beyond the border: {borders}")
     add("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")
