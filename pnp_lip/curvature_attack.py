@@ -29,7 +29,8 @@ AMPLITUDES = [0.0, *np.geomspace(0.03, 300, 33).tolist()]  # of the waves, in un
 LEAST_SIDE = 24  # of the images, in pixels
 FINE = 256  # frequencies an axis among which the steepest are looked for
 NEARLY = 0.05  # how much less than the steepest wave another may answer
-WAVES = 24  # so many of them are tried: of the steepest, some filters may answer too little or too much
+WAVES = 24  # so many of them are tried, besides the STEEPEST: of these, some filters may answer too little or too much
+STEEPEST = 6
 ROUND = 20  # steps in x before v is turned
 RATE = 0.05  # of the first steps in x, in units of its size
 TURN = 8  # steps of Lanczos' method
@@ -144,7 +145,8 @@ def steep_waves(grad: Gradient, channels: int, size: int, sigma: float) -> list[
     values = torch.linalg.eigvalsh(symbol)[: side // 2 + 1]  # a frequency and its negative are one wave
     order = values[..., -1].flatten().sort(descending=True)
     steep = order.indices[order.values >= (1 - NEARLY) * order.values[0]]
-    kept = [(k, -1) for k in steep[torch.unique(torch.linspace(0, len(steep) - 1, WAVES).long())].tolist()]
+    spread = torch.linspace(0, len(steep) - 1, WAVES).long()
+    kept = [(k, -1) for k in steep[torch.unique(torch.cat([torch.arange(len(steep))[:STEEPEST], spread]))].tolist()]
     waves = []
     for (i, j), which in ((divmod(k, side), end) for k, end in (*kept, (int(values[..., 0].argmin()), 0))):
         rows, columns = (

@@ -170,7 +170,7 @@ def test_the_prior_of_a_potential_knows_its_curvature() -> None:
     assert row["parameters"] == sum(p.numel() for p in ridge().parameters()) and len(row["weights_sha256"]) == 64
     solver = prior.solver_at(4.0, 0.01, 1e-3)
     assert isinstance(solver, Variational) and (solver.sigma, solver.tol, solver.box) == (0.02, 1e-3, (0.0, 1.0))
-    assert prior.strength.start == 1.0 and prior_of("median", lambda x, sigma: x).kind is None
+    assert prior.strength.start == 0.125 and prior_of("median", lambda x, sigma: x).kind is None
 
 
 def test_beyond_rho_1_denoising_gives_a_critical_point() -> None:
@@ -193,7 +193,7 @@ def test_one_pass_and_a_restoration_say_what_they_found() -> None:
     prior, data = prior_of("ridge", ridge()), observed()
     row = denoise(prior, 1.0, dataclasses.replace(data, physics=None), False)
     assert row["kind"] == "global minimiser" and row["psnr"] > 15
-    row = restore(prior, 1.0, data, False, LIMITS)
+    row = restore(prior, 0.25, data, False, LIMITS)
     assert row["status"] == "converged" and row["proved"] and row["kind"] == "critical point"
     assert row["distance"] is None and 0 < row["stationarity"] < 0.01 and math.isfinite(row["objective"])
     assert abs(row["psnr_tol10"] - row["psnr"]) < 0.1
