@@ -7,7 +7,7 @@ from fractions import Fraction
 from pnp_lip.errors import InputError
 from pnp_lip.fingerprint import is_plain
 
-__all__ = ["Hypothesis", "check_positive", "interval", "is_number", "positive", "show"]
+__all__ = ["Hypothesis", "check_max_iter", "check_positive", "interval", "is_number", "positive", "show"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,12 @@ def check_positive(name: str, value: float | None) -> None:
     if value is not None and not (is_number(value) and 0 < value < math.inf):
         advice = "Pass None to derive it, or float(...)."
         raise InputError(f"`{name}` must be a plain number, positive and finite; got {value!r}. {advice}")
+
+
+def check_max_iter(value: object) -> None:
+    """Raise InputError unless a number of updates is a positive integer."""
+    if type(value) is not int or value < 1:
+        raise InputError(f"`max_iter` must be a positive integer; got {value}.")
 
 
 def positive(name: str, value: float) -> Hypothesis:

@@ -19,7 +19,7 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.data_terms import LeastSquares
 from pnp_lip.solvers.energy import energies
-from pnp_lip.solvers.hypothesis import check_positive
+from pnp_lip.solvers.hypothesis import check_max_iter, check_positive
 from pnp_lip.solvers.maps import Maps
 
 __all__ = ["ProximalDenoiser", "prox"]
@@ -47,8 +47,7 @@ class ProximalDenoiser(Denoiser):  # type: ignore[misc]
         super().__init__()
         check_positive("accuracy", accuracy)
         check_positive("weight", weight)
-        if type(max_iter) is not int or max_iter < 1:
-            raise InputError(f"`max_iter` must be a positive integer; got {max_iter}.")
+        check_max_iter(max_iter)
         self.potential, self.accuracy, self.weight, self.max_iter = potential, accuracy, weight, max_iter
         margin_of_prox(potential, weight)
 

@@ -18,7 +18,7 @@ from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
 from pnp_lip.solvers.examiner import Witness, examine, examine_code, verify_dual_prox, verify_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
-from pnp_lip.solvers.hypothesis import check_positive
+from pnp_lip.solvers.hypothesis import check_max_iter, check_positive
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
@@ -117,8 +117,7 @@ class Solver(abc.ABC):
         Raises InputError or ShapeError for unusable data, CertificateError for a denoiser that is not certified and
         GuaranteeError when no convergence theorem applies, unless ``guarantee`` allows it.
         """
-        if not isinstance(max_iter, int) or max_iter < 1:
-            raise InputError(f"`max_iter` must be a positive integer; got {max_iter}.")
+        check_max_iter(max_iter)
         with torch.no_grad(), evaluating(self.denoiser):
             p = self.prepare(y, physics, x0=x0, guarantee=guarantee)
             if reference is not None:

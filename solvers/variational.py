@@ -22,7 +22,7 @@ from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.energy import VALUES, Energy, Named, doubled, energies, margin_of
 from pnp_lip.solvers.examiner import Witness, described, examine_code, examine_data, judge_certificate
 from pnp_lip.solvers.guarantee import NOT_GIVEN, NOTHING, Guarantee
-from pnp_lip.solvers.hypothesis import Hypothesis, check_positive
+from pnp_lip.solvers.hypothesis import Hypothesis, check_max_iter, check_positive
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
 from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings, rounded_inwards
@@ -123,8 +123,7 @@ class Variational:
         """
         from tqdm import tqdm
 
-        if type(max_iter) is not int or max_iter < 1:
-            raise InputError(f"`max_iter` must be a positive integer; got {max_iter}.")
+        check_max_iter(max_iter)
         with torch.no_grad(), evaluating(self.potential):
             p = self.prepare(y, physics, x0=x0, guarantee=guarantee)
             reference = None if reference is None else check_like("reference", reference, p.x)
