@@ -14,7 +14,7 @@ from pnp_lip.certificates.calculus import MapBound, round_down, round_up
 from pnp_lip.certificates.certify import Proof, join, own_rule, prove
 from pnp_lip.certificates.settings import real, whole
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma, noise_level
-from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
+from pnp_lip.errors import CertificateError, GuaranteeError, ShapeError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.data_terms import LeastSquares
