@@ -12,6 +12,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError
 from pnp_lip.layers.activations import SIGMA_RANGE
 from pnp_lip.potentials import RidgePotential
+from pnp_lip.training.curvature import compose
 
 __all__ = ["load_published"]
 
@@ -78,15 +79,6 @@ def read(path: Path) -> Mapping[str, np.ndarray]:
     if not fits or any(h != w or h % 2 == 0 for _, _, h, w in kernels):
         raise InputError(f"{path}: three convolutions with square odd kernels must follow each other; got {kernels}.")
     return arrays
-
-
-def compose(*kernels: Tensor) -> Tensor:
-    """The kernel of one convolution that does what these do one after the other, the first one first."""
-    first, *others = kernels
-    for kernel in others:  # (c, b, k, k) after (b, a, m, m): the correlation of a with the kernels turned round
-        turned = first.flip(-1, -2).transpose(0, 1)
-        first = torch.nn.functional.conv2d(turned, kernel, padding=kernel.shape[-1] - 1).flip(-1, -2).transpose(0, 1)
-    return first
 
 
 def clips_of(knots: np.ndarray, phi: np.ndarray, slopes: np.ndarray, path: str | Path) -> list[tuple[float, float]]:

@@ -28,7 +28,7 @@ from pnp_lip.training import (
     new_potential,
     train,
 )
-from pnp_lip.training.curvature import UnitFilters, release_curvature
+from pnp_lip.training.curvature import UnitFilters, compose, release_curvature
 from pnp_lip.training.equilibrium import TrainingProblem
 from pnp_lip.training.potential_training import IDENTITY, PotentialRun, gradient_product, implicit_loss, minimise, solve_adjoint
 
@@ -268,3 +268,21 @@ def test_a_checkpoint_of_another_potential_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another network"):
         wide = new_potential(filters=7, kernel_size=3)
         train(wide, images(), images()[:1], tmp_path, dataclasses.replace(settings, steps=2), resume=True)
+
+
+@pytest.mark.parametrize("size", [3, 5, 9, 13])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_new_filters_are_a_composition_of_three(channels: int, size: int) -> None:
+    p = constrain_curvature(new_potential(in_channels=channels, filters=5, kernel_size=size), anew=True)
+    factors = [q.detach() for n, q in p.named_parameters() if "weight" in n]
+    assert [f.shape[0] for f in factors] == [4 * channels, 8 * channels, 5]
+    x = torch.rand(1, channels, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.5
+    out = x
+    for f in factors:
+        out = torch.nn.functional.conv2d(out, f)
+    filters = compose(*factors)
+    assert filters.shape == p.weight.shape
+    torch.testing.assert_close(torch.nn.functional.conv2d(x, filters), out, rtol=1e-4, atol=1e-4)
+    centred = filters - filters.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(p.weight.detach() / p.weight.detach().norm(), centred / centred.norm())
+    assert norm_bound(release_curvature(p).weight).upper <= 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["add_command"]
 
 SIZE = (20, 32, 9)  # of a new denoiser: layers, filters of each, their width in pixels
-POTENTIAL_SIZES = {1: (48, 9), 3: (64, 9)}  # of a new potential, by channels: filters, their width in pixels
+POTENTIAL_SIZES = {1: (48, 13), 3: (64, 13)}  # of a new potential, by channels: filters, their width in pixels
 RATE, POTENTIAL_RATE = 3e-3, 4e-3
 BATCH, POTENTIAL_BATCH = 8, 4
 
@@ -158,7 +158,7 @@ def starting_potential(options: argparse.Namespace) -> "RidgePotential":
             "--potential starts from a potential and keeps its filters; choose another --start, or leave out --size."
         )
     limits = {"rho": options.rho, "limit": options.curvature_limit}
-    return constrain_curvature(found, **{name: limit for name, limit in limits.items() if limit is not None})
+    return constrain_curvature(found, anew=options.start is None, **{name: limit for name, limit in limits.items() if limit is not None})
 
 
 def found_network(name: str, channels: int) -> "Pretrained":

@@ -1,10 +1,12 @@
 """The ridge potential: a learned objective whose curvature is bounded for every image and every noise level."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,11 +17,9 @@ from pnp_lip.layers.gradient_flow_conv2d import PADDING_MODES
 
 __all__ = ["RidgeAtLevel", "RidgePotential", "potential_from_config"]
 
-# Rows and columns of the blocks of pixels that become channels: convolutions to and from one channel are ten times slower, and
-# blocks of 4 x 4 a quarter.
-BLOCK = (4, 2)
-LEAST_ROWS = 4  # of blocks in a strip, as the rows around it are computed twice
-STRIP = 2**19  # numbers of Wx that are held at once: 2 MB in float32, which a processor's cache keeps
+LONGEST = 320  # pixels along an axis of a window: longer transforms are slower for each pixel
+HELD = 2**19  # responses to all filters that are computed together: of several small images
+HELD_BY_FILTERS = 2**18  # those of some filters that are held at once: 1 MB in float32, which a processor's cache keeps
 
 
 class RidgePotential(nn.Module):
@@ -114,28 +114,51 @@ class RidgePotential(nn.Module):
         return RidgeAtLevel(self, torch.as_tensor(sigma, dtype=torch.float64).reshape(()))
 
 
+class Axis(NamedTuple):
+    """How n pixels are cut: windows of ``length``, each for a ``core`` of pixels and ``margin`` wider than it at both ends."""
+
+    n: int
+    core: int
+    margin: int
+    length: int
+
+    @property
+    def starts(self) -> range:
+        """Of the windows, in the padded image, which begins at the pixel −margin."""
+        return range(0, self.n, self.core)
+
+    @property
+    def padded(self) -> int:
+        """Pixels of the padded image."""
+        return self.starts[-1] + self.length
+
+
 class RidgeAtLevel:
-    """R_σ at one noise level: W/κ and κW as convolutions of blocks of pixels, and the limits as numbers."""
+    """R_σ at one noise level: W/κ and κW by Fourier transforms of windows of the image, and the limits as numbers.
+
+    The time for one pixel depends neither on the size of the filters nor on that of the image.
+    """
 
     def __init__(self, potential: RidgePotential, sigma: Tensor) -> None:
-        weight, clip = potential.weight.detach(), potential.activation
-        self.reach, self.mode = weight.shape[-1] // 2, potential.padding_mode
+        self.weight, clip = potential.weight.detach(), potential.activation
+        self.circular = potential.padding_mode == "circular"
         with torch.no_grad():
-            self.scale, rise, fall = clip.at(sigma.to(weight.device))
-        kappa = self.scale.to(weight)[:, None, None, None]
-        self.forth = blocks(weight / kappa)
-        self.back = blocks(weight * kappa)  # transposed by conv_transpose2d: in float64 thrice as fast as conv2d
-        self.margin = (self.forth.shape[2] - 1, self.forth.shape[3] - 1)
+            self.scale, rise, fall = clip.at(sigma.to(self.weight.device))
         slopes = [*clip.rise.tolist(), *(-clip.fall.detach()).tolist()]
         self.clips = list(zip(slopes, [*rise.tolist(), *fall.tolist()], strict=True))
+        self.kernels: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def value(self, x: Tensor) -> Tensor:
         """R_σ(x), one number per image in float64."""
-        return torch.cat([sum_of(self.potential_of(t) for _, t in self.strips(part)) for part in self.parts(x)])
+        found = []
+        for part in self.parts(x):
+            terms = zip(self.pieces(part), self.responses(part), strict=True)
+            found.append(sum((self.potential_of(t, self.scale[filters]) for (*_, filters), t in terms), torch.tensor(0.0)))
+        return torch.cat(found)
 
     def grad(self, x: Tensor) -> Tensor:
         """∇R_σ(x)."""
-        return torch.cat([self.gather(part, ((top, self.clip(t)) for top, t in self.strips(part))) for part in self.parts(x)])
+        return torch.cat([self.gather(part, map(self.clip, self.responses(part))) for part in self.parts(x)])
 
     def hessian_product(self, x: Tensor, v: Tensor) -> Tensor:
         """Wᵀ(φ'(Wx) ⊙ Wv)."""
@@ -143,59 +166,71 @@ class RidgeAtLevel:
 
     def hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """v ↦ Wᵀ(φ'(Wx) ⊙ Wv) for many v: φ'(Wx) is computed once and held, C numbers for each pixel."""
-        slopes = [[self.slope(t) for _, t in self.strips(part)] for part in self.parts(x)]
+        slopes = [[self.slope(t) for t in self.responses(part)] for part in self.parts(x)]
 
         def product(v: Tensor) -> Tensor:
             found = []
             for part, held in zip(self.parts(v), slopes, strict=True):
-                pairs = zip(held, self.strips(part), strict=True)
-                found.append(self.gather(part, ((top, t.mul_(slope)) for slope, (top, t) in pairs)))
+                found.append(self.gather(part, map(torch.mul, held, self.responses(part))))
             return torch.cat(found)
 
         return product
 
-    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The batch in parts so small that their responses fit into the cache."""
-        return torch.split(x, max(1, STRIP // (len(self.scale) * x[0, 0].numel())))
-
-    def strips(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Wx/κ in strips: the first row of blocks, and (B, 8 C, rows, columns), zero at pixels outside of the image."""
-        (by, bx), (h, w) = BLOCK, x.shape[-2:]
-        rows, columns = self.places(x)
-        if self.mode == "circular":
-            x = x[..., rows[:, None] % h, columns % w]
-        else:
-            x = F.pad(x, (self.reach, len(columns) - w - self.reach, self.reach, len(rows) - h - self.reach))
-        x = torch.unflatten(torch.unflatten(x, 3, (-1, bx)), 2, (-1, by)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-        count, across = x.shape[-2] - self.margin[0], x.shape[-1] - self.margin[1]
-        step = max(LEAST_ROWS, STRIP // (len(x) * len(self.forth) * across))
-        for top in range(0, count, step):
-            t = F.conv2d(x[..., top : top + step + self.margin[0], :], self.forth)
-            pixels = torch.unflatten(t, 1, (-1, by, bx))
-            if w % bx:
-                pixels[..., w % bx :, :, -1] = 0
-            if h % by and top + step >= count:
-                pixels[:, :, h % by :, :, -1] = 0
-            yield top, t
-
-    def gather(self, x: Tensor, strips: Iterable[tuple[int, Tensor]]) -> Tensor:
-        """The transpose of ``strips``: κWᵀ of the strips, of the shape of x."""
-        (by, bx), (h, w) = BLOCK, x.shape[-2:]
-        rows, columns = self.places(x)
-        total = x.new_zeros(len(x), by * bx * x.shape[1], len(rows) // by, len(columns) // bx)
-        for top, z in strips:
-            total[..., top : top + z.shape[-2] + self.margin[0], :] += F.conv_transpose2d(z, self.back)
-        total = torch.unflatten(total, 1, (-1, by, bx)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
-        if self.mode != "circular":
-            return total[..., self.reach : self.reach + h, self.reach : self.reach + w].contiguous()
-        total = total.new_zeros(*total.shape[:2], h, total.shape[-1]).index_add_(2, rows % h, total)
-        return total.new_zeros(x.shape).index_add_(3, columns % w, total)
-
-    def places(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows −r, ... and the columns of all pixels that the blocks read."""
-        ends = zip(BLOCK, x.shape[-2:], self.margin, strict=True)
-        rows, columns = (torch.arange(b * (-(-n // b) + m), device=x.device) - self.reach for b, n, m in ends)
+    def axes(self, x: Tensor) -> tuple[Axis, Axis]:
+        """How the rows and the columns are cut."""
+        rows, columns = (cut(n, self.weight.shape[-1], self.circular) for n in x.shape[-2:])
         return rows, columns
+
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The batch in parts so small that their responses fit into a cache."""
+        rows, columns = self.axes(x)
+        return torch.split(x, max(1, HELD // (len(self.weight) * rows.length * columns.length)))
+
+    def pieces(self, x: Tensor) -> Iterator[tuple[int, int, slice]]:
+        """The windows, by their first row and column, and some filters at a time."""
+        rows, columns = self.axes(x)
+        step = max(1, HELD_BY_FILTERS // (rows.length * columns.length))
+        for top, left, first in itertools.product(rows.starts, columns.starts, range(0, len(self.weight), step)):
+            yield top, left, slice(first, first + step)
+
+    def responses(self, x: Tensor) -> Iterator[Tensor]:
+        """Wx/κ of each piece, (B, filters, rows, columns) of the window, zero outside of its core."""
+        rows, columns = self.axes(x)
+        forth, _ = self.spectra(rows, columns)
+        padded = extend(extend(x, rows, -2, self.circular), columns, -1, self.circular)
+        for top, left, filters in self.pieces(x):
+            if filters.start == 0:
+                X = torch.fft.rfft2(padded[..., top : top + rows.length, left : left + columns.length])[:, None]
+            Y = X[:, :, 0] * forth[filters, 0]
+            for channel in range(1, X.shape[2]):
+                Y.addcmul_(X[:, :, channel], forth[filters, channel])
+            t = torch.fft.irfft2(Y, s=(rows.length, columns.length))
+            for axis, start, pixels in ((rows, top, t.movedim(-2, 0)), (columns, left, t.movedim(-1, 0))):
+                pixels[: axis.margin], pixels[axis.margin + min(axis.core, axis.n - start) :] = 0, 0
+            yield t
+
+    def gather(self, x: Tensor, pieces: Iterable[Tensor]) -> Tensor:
+        """The transpose of ``responses``: κWᵀ of the pieces, zero outside of the cores, of the shape of x."""
+        rows, columns = self.axes(x)
+        _, back = self.spectra(rows, columns)
+        total = x.new_zeros(*x.shape[:2], rows.padded, columns.padded)
+        for (top, left, filters), z in zip(self.pieces(x), pieces, strict=True):
+            Z = torch.fft.rfft2(z)
+            X = 0 if filters.start == 0 else X
+            X = X + torch.stack([(Z * back[filters, channel]).sum(1) for channel in range(x.shape[1])], 1)
+            if filters.stop >= len(self.weight):
+                window = torch.fft.irfft2(X, s=(rows.length, columns.length))
+                total[..., top : top + rows.length, left : left + columns.length] += window
+        return fold(fold(total, rows, -2, self.circular), columns, -1, self.circular)
+
+    def spectra(self, rows: Axis, columns: Axis) -> tuple[Tensor, Tensor]:
+        """The transfer functions of W/κ and of (κW)ᵀ for windows of this size, computed once."""
+        size = rows.length, columns.length
+        if size not in self.kernels:
+            transfer = transfer_function(self.weight, size)
+            kappa = self.scale.to(self.weight)[:, None, None, None]
+            self.kernels[size] = transfer / kappa, (transfer * kappa).conj_physical()
+        return self.kernels[size]
 
     def clip(self, u: Tensor) -> Tensor:
         """φ(u)."""
@@ -212,33 +247,62 @@ class RidgeAtLevel:
             total.add_(u < limit, alpha=slope)
         return total
 
-    def potential_of(self, u: Tensor) -> Tensor:
+    def potential_of(self, u: Tensor, scale: Tensor) -> Tensor:
         """Σ κ² ψ(u), ψ' = φ: the Huber function of limit λ is m(|u| − m/2), m = min(|u|, λ). One number per image."""
         u, total = u.abs(), torch.zeros_like(u)
         m = torch.empty_like(u)
         for slope, limit in self.clips:
             torch.clamp(u, max=limit, out=m)
             total.addcmul_(m, u, value=slope).addcmul_(m, m, value=-slope / 2)
-        sums = torch.unflatten(total, 1, (len(self.scale), -1)).flatten(2).sum(2, dtype=torch.float64)
-        return sums @ self.scale.to(sums).square()
+        sums = total.flatten(2).sum(2, dtype=torch.float64)
+        return sums @ scale.to(sums).square()
 
 
-def sum_of(terms: Iterable[Tensor]) -> Tensor:
-    """Their sum; there is one at least."""
-    first, *others = terms
-    return sum(others, first)
+def cut(n: int, kernel: int, circular: bool) -> Axis:
+    """How an axis of n pixels is cut for filters of so many pixels: so that the fewest pixels are transformed.
+
+    A periodic axis needs no margin where one transform of exactly n pixels is fast.
+    """
+    if circular and kernel <= n <= LONGEST and fast(n) == n:
+        return Axis(n, n, 0, n)
+    margin = kernel // 2
+    choices = [Axis(n, core, margin, fast(core + 2 * margin)) for core in {-(-n // k) for k in range(1, n + 1)}]
+    short = [axis for axis in choices if axis.length <= max(LONGEST, fast(4 * margin))]
+    return min(short, key=lambda axis: (len(axis.starts) * axis.length, len(axis.starts)))
 
 
-def blocks(weight: Tensor) -> Tensor:
-    """The convolution (C, c, k, k) of pixels as one of blocks of them, (8 C, 8 c, my, mx): a copy for each pixel of a block."""
-    filters, channels, k, _ = weight.shape
-    (by, bx), (my, mx) = BLOCK, (-(-(b + k - 1) // b) for b in BLOCK)
-    spread = weight.new_zeros(filters, by, bx, channels, by * my, bx * mx)
-    for i in range(by):
-        for j in range(bx):
-            spread[:, i, j, :, i : i + k, j : j + k] = weight
-    taps = torch.unflatten(torch.unflatten(spread, 5, (mx, bx)), 4, (my, by)).permute(0, 1, 2, 3, 5, 7, 4, 6)
-    return taps.reshape(by * bx * filters, by * bx * channels, my, mx)
+def fast(n: int) -> int:
+    """The next length from n on whose transform is fast: a multiple of 8 without prime factors above 5."""
+    return 8 * int(next_fast_len(-(-n // 8), real=True))
+
+
+def transfer_function(weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """ŵ (C, c, H, W/2 + 1): W x is the inverse transform of Σ_c ŵ_c x̂_c on a periodic grid of this size."""
+    k = weight.shape[-1]
+    return torch.fft.rfft2(F.pad(weight, (0, size[1] - k, 0, size[0] - k)).roll((-(k // 2),) * 2, (-2, -1))).conj()
+
+
+def extend(x: Tensor, axis: Axis, dim: int, circular: bool) -> Tensor:
+    """The padded image: from the pixel −margin on, periodic or zero."""
+    if not axis.margin and axis.padded == axis.n:
+        return x
+    pixels = torch.arange(axis.padded, device=x.device) - axis.margin
+    if circular:
+        return x.index_select(dim, pixels % axis.n)
+    ends = (axis.margin, axis.padded - axis.margin - axis.n)
+    return F.pad(x, ends if dim == -1 else (0, 0, *ends))
+
+
+def fold(total: Tensor, axis: Axis, dim: int, circular: bool) -> Tensor:
+    """The transpose of ``extend``."""
+    if not axis.margin and axis.padded == axis.n:
+        return total
+    if not circular:
+        return total.narrow(dim, axis.margin, axis.n)
+    pixels = (torch.arange(axis.padded, device=total.device) - axis.margin) % axis.n
+    shape = list(total.shape)
+    shape[dim] = axis.n
+    return total.new_zeros(shape).index_add_(dim % total.ndim, pixels, total)
 
 
 class Value(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.operators.conjugate_gradient import conjugate_gradient
 from pnp_lip.potentials import RidgePotential
-from pnp_lip.potentials.ridge_potential import RidgeAtLevel
+from pnp_lip.potentials.ridge_potential import RidgeAtLevel, transfer_function
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.examiner import Identity
 from pnp_lip.training.curvature import CappedRise, FixedFall, constrain_curvature, release_curvature
@@ -109,10 +109,13 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
 
 def gradient_product(potential: RidgePotential, x: Tensor, v: Tensor, sigma: float) -> Tensor:
     """⟨v, ∇R_σ(x)⟩ = ⟨Wv, φ_σ(Wx)⟩, a number that can be differentiated in the parameters."""
-    reach = potential.weight.shape[-1] // 2
-    mode = "circular" if potential.padding_mode == "circular" else "constant"
-    padded = F.pad(torch.cat([x, v]), (reach,) * 4, mode=mode)
-    of_x, of_v = F.conv2d(padded, potential.weight).chunk(2)
+    height, width = x.shape[-2:]
+    margin = 0 if potential.padding_mode == "circular" else potential.weight.shape[-1] // 2
+    pair = F.pad(torch.stack([x, v]), (margin,) * 4)
+    size = (height + 2 * margin, width + 2 * margin)
+    transformed = torch.fft.rfft2(pair)[:, :, None] * transfer_function(potential.weight, size)
+    responses = torch.fft.irfft2(transformed.sum(3), s=size)
+    of_x, of_v = responses[..., margin : margin + height, margin : margin + width]
     product: Tensor = (of_v * potential.activation(of_x, torch.tensor(sigma))).sum()
     return product
 
@@ -143,8 +146,8 @@ def solve_adjoint(level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tenso
     return conjugate_gradient(lambda v: physics.A_adjoint(physics.A(v)) + hessian(v), g, g.new_zeros(len(g)), steps)[0]
 
 
-def new_potential(*, in_channels: int = 1, filters: int = 48, kernel_size: int = 9) -> RidgePotential:
+def new_potential(*, in_channels: int = 1, filters: int = 48, kernel_size: int = 13) -> RidgePotential:
     """Random filters, and slopes and limits from which training succeeds."""
-    potential = RidgePotential(in_channels=in_channels, filters=filters, kernel_size=kernel_size)
-    potential.activation.set_profile([16.0, 6.0, 2.0], [0.4, 0.4], [0.03, 0.1, 0.3], [0.5, 2.0])
+    potential = RidgePotential(in_channels=in_channels, filters=filters, kernel_size=kernel_size, rising=1, falling=1)
+    potential.activation.set_profile([18.0], [0.8], [0.025], [0.8])
     return potential
