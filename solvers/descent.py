@@ -29,7 +29,7 @@ CURVED = 1e-10  # ⟨s, y⟩/(‖s‖‖y‖) from which a pair counts as convex
 VALUE_ROUNDING = 256.0  # units of rounding of J by which two values may differ; sums are in float64
 GROWTH = 2.0  # of an unknown L by backtracking
 STATUSES = ("running", "converged", "diverged", "rounding")
-# In units of the gradient's measured rounding: there a run in float32 ends at 0.8 to 2 (λ from 0.15 to 1000, denoising and blurs).
+# In units of the gradient's measured rounding: runs in float32 end at 0.8 to 2 (λ from 0.15 to 1000, denoising and a blur).
 FLOOR = 3.0
 KINK = 1e3  # times its first value and that of f: an L by backtracking that grows so far shows a kink
 LARGEST = 1e12  # times its first value: an L that grows so far belongs to no gradient
@@ -244,15 +244,16 @@ def finish(o: Energy, s: State) -> bool:
 
 
 def at_floor(o: Energy, s: State) -> bool:
-    """Whether rounding hides what is left of the gradient at z, and the goal.
+    """Whether rounding hides the goal, and what is left of the gradient at z is as small.
 
-    The error of g(z) is measured against float64, unless it must be smaller: it is below one unit of rounding of all that enters.
+    The error of g(z) is measured against float64, where z and the goal are within what is allowed for it beforehand.
     """
-    pixels, left = math.sqrt(s.z.numel()), max(s.size, s.goal)
-    if not left * pixels <= max(torch.finfo(s.z.dtype).eps, o.allowance) * o.entering(s.z, s.L):
+    pixels, entering = math.sqrt(s.z.numel()), o.entering(s.z, s.L)
+    size, goal, unit = s.size * pixels, s.goal * pixels, torch.finfo(s.z.dtype).eps * entering
+    if not (size <= max(unit, goal) and goal <= max(unit, o.allowance * entering)):
         return False
     g, rounding = o.precise(s.z)
-    return left * pixels <= FLOOR * float((s.g - g).norm()) + rounding
+    return max(size, goal) <= FLOOR * float((s.g - g).norm()) + rounding
 
 
 def outcome(o: Energy, s: State) -> float:

@@ -30,7 +30,7 @@ ADVICE_FOR_OBJECTIVES = {
     "converged": "",
     "max_iter": "the stationarity is still above tol: raise max_iter or loosen tol; float32 may end above it: use float64.",
     "diverged": "the objective overflowed; x is its last finite iterate. Start from an image on the scale of the data.",
-    "rounding": "in {dtype} rounding hides the gradient from about {found:.2g} per pixel on, which is above tol: {remedy}loosen tol.",
+    "rounding": "rounding of {dtype} hides gradients below about {found:.2g} per pixel, and tol is smaller: {remedy}loosen tol.",
 }
 REMEDY = "pass data, x0 and operator of float64, or "
 

