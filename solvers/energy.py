@@ -112,21 +112,26 @@ class Energy:
         x = x.to(e.maps.y)
         return float(e.maps.misfit(x).double()) + self.weight * float(e.level.value(x).double())
 
+    @property
+    def allowance(self) -> float:
+        """For the rounding of ``precise``, relative to ``entering``."""
+        return PRECISE if self.unit < 1e-10 else PLAIN * self.unit
+
+    def entering(self, x: Tensor, L: float = 0.0) -> float:
+        """The size of all that is added up in the gradient; ``L`` is a Lipschitz constant found later than ``scales``."""
+        return self.scales[0] * float(self.maps.y.double().norm()) + max(self.scales[1], L) * float(x.double().norm())
+
     def precise(self, x: Tensor) -> tuple[Tensor, float]:
         """∇f(x) + λ∇R(x) in float64, and a bound of its rounding."""
         e = self.precision
-        x = x.to(e.maps.y)
-        g = e.gradient(x).double()
-        size = self.scales[0] * float(e.maps.y.double().norm()) + self.scales[1] * float(x.double().norm())
-        return g, (PRECISE if self.unit < 1e-10 else PLAIN * self.unit) * size
+        return e.gradient(x.to(e.maps.y)).double(), self.allowance * self.entering(x)
 
     def agrees(self, x: Tensor, L: float) -> bool:
         """Whether the gradient at x is still that of the copy in float64, to the rounding of x's dtype."""
         if self.exact is None:
             return True
         prior = self.exact.level.grad(x.to(self.exact.maps.y)).double()
-        size = self.scales[0] * float(self.maps.y.double().norm()) + max(self.scales[1], L) * float(x.double().norm())
-        rounding = PLAIN * torch.finfo(x.dtype).eps * size / self.weight
+        rounding = PLAIN * torch.finfo(x.dtype).eps * self.entering(x, L) / self.weight
         return float((self.level.grad(x).double() - prior).norm()) <= ALIKE * float(prior.norm()) + rounding
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
 from pnp_lip.errors import InputError
+from pnp_lip.fingerprint import recognise
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers.hypothesis import check_positive
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
@@ -49,3 +50,6 @@ class PotentialPrior(Prior):  # type: ignore[misc]
             raise InputError(f"`gamma` must be one number; got {step}.")
         z: Tensor = ProximalDenoiser(self.potential, accuracy=self.accuracy, weight=step[0])(x, sigma)
         return z
+
+
+recognise(PotentialPrior)

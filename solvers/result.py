@@ -30,7 +30,9 @@ ADVICE_FOR_OBJECTIVES = {
     "converged": "",
     "max_iter": "the stationarity is still above tol: raise max_iter or loosen tol; float32 may end above it: use float64.",
     "diverged": "the objective overflowed; x is its last finite iterate. Start from an image on the scale of the data.",
+    "rounding": "rounding of {dtype} hides gradients below about {found:.2g} per pixel, and tol is smaller: {remedy}loosen tol.",
 }
+REMEDY = "pass data, x0 and operator of float64, or "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +92,17 @@ class Result:
 
     @property
     def status(self) -> str:
-        """ "converged" (every image's relative residual fell to tol), "max_iter", or "diverged" (some image's iteration
-        became non-finite or left every bound)."""
+        """ "converged" (every image's relative residual fell to tol), "max_iter", "diverged" (some image's iteration became
+        non-finite or left every bound), or of ``Variational`` "rounding": no smaller gradient can be computed."""
         statuses = {history.status for history in self.histories}
-        return next((kind for kind in ("diverged", "max_iter") if kind in statuses), "converged")
+        return next((kind for kind in ("diverged", "max_iter", "rounding") if kind in statuses), "converged")
 
     @property
     def advice(self) -> str:
         """What to do when it did not converge."""
-        return (ADVICE if self.objective is None else ADVICE_FOR_OBJECTIVES)[self.status]
+        text, dtype = (ADVICE if self.objective is None else ADVICE_FOR_OBJECTIVES)[self.status], self.settings["dtype"]
+        remedy = "" if dtype == "float64" else REMEDY
+        return text.format(dtype=dtype, found=max(self.stationarity or (math.nan,)), remedy=remedy)
 
     @property
     def iterations(self) -> int:

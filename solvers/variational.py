@@ -6,15 +6,16 @@ import time
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import CurvatureBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError
+from pnp_lip.fingerprint import require_unmodified
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
@@ -27,6 +28,8 @@ from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
 from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings, rounded_inwards
 from pnp_lip.solvers.potential_examiner import examine_convexity, examine_gradient, examine_potential, examine_smoothness
+from pnp_lip.solvers.potential_prior import PotentialPrior
+from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
 
@@ -37,10 +40,17 @@ __all__ = ["NOISE_FACTOR", "Variational"]
 # of scikit-image).
 NOISE_FACTOR = 2.0
 
+# Of the gradient, root mean square: a tenth of it changes the PSNR by at most 0.0064 dB in 42 deblurring problems (photographs
+# of scikit-image, 128², shakes, noise 0.01 and 0.03, weight 0.15). 5e-6 changes it by up to 0.023 dB and 1e-5 by up to 0.038 dB.
+# Tests of the quasi-Newton step or of the decrease of J are no cheaper.
+TOL = 3e-6
+
 V = "descent with tested candidates (Attouch, Bolte & Svaiter 2013, Theorem 2.9)"
 U = "strong convexity: ‖x − x*‖ ≤ dist(0, ∂J(x))/m"
 EQUATION = "J = f + λR_σ + ι_C"
 DIFFERENTIABLE = "have a Lipschitz gradient on the box and be definable (stated by the user)"
+
+SEARCHED = Hypothesis("Lipschitz constant of ∇f + λ∇R", "not known", "be found by backtracking along this run", True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +81,8 @@ class Variational:
     (x, σ)) and a gradient (``grad``, ``potential_grad``, or by autograd), such as a deepinv prior. ``sigma`` is σ on the
     scale of [0, 1], None for the potential's default; ``weight`` is λ; ``box`` = (low, high) or None. An image stops once
     dist(0, ∂J(x))/√n ≤ ``tol``, n its numbers, in float64. ``accuracy`` asks for a proved distance to the minimiser instead
-    (rms), and is refused where U fails. ``curvature`` states that of an R without a certificate; else backtracking finds L.
+    (rms), and is refused where U fails. ``curvature`` states that of an R without a certificate. Where no curvature or no
+    bound of ‖A‖ is known, backtracking finds L. A PotentialPrior or ProximalDenoiser stands for its potential.
 
     Raises InputError for a setting out of its range.
     """
@@ -82,7 +93,7 @@ class Variational:
     weight: float = 1.0
     box: Box = (0.0, 1.0)
     data_term: DataTerm = dataclasses.field(default_factory=LeastSquares)
-    tol: float = 1e-5
+    tol: float = TOL
     accuracy: float | None = None
     curvature: CurvatureBound | None = None
 
@@ -90,6 +101,7 @@ class Variational:
     equation: ClassVar[str] = EQUATION
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "potential", unwrapped(self.potential))
         if not any(callable(getattr(self.potential, name, None)) for name in (*VALUES, "__call__")):
             raise InputError(f"`potential` needs a value: `fn`, `potential` or a call; got {type(self.potential).__name__}.")
         if not isinstance(self.data_term, DataTerm):
@@ -173,18 +185,21 @@ class Variational:
         x = maps.project(x).clone()
         certificate, curvature = self.bound_potential()
         known, pairs = examine_data(maps, start)
-        λ, L, m, how = Fraction(self.weight), None, -math.inf, "no curvature of R is known"
-        steep = None if curvature is None else max(curvature.upper, curvature.rho)
-        if steep is not None and known.L is not None:
-            L = round_up(known.L + λ * Fraction(steep))
+        L, m, how = None, -math.inf, "no curvature of R is known"
+        steep = None if curvature is None else Fraction(self.weight) * Fraction(max(curvature.upper, curvature.rho))
+        if known.L is not None and steep is not None:
+            L = round_up(known.L + steep)
         if curvature is not None:
             margin, how = margin_of(maps, self.potential, certificate, curvature, self.weight)
             m = round_down(margin)
-        scales = known.scale / max(known.norm_upper or known.scale**0.5, 1e-30), L or known.scale
+        scales = (
+            known.scale / max(known.norm_upper or known.scale**0.5, 1e-30),
+            L or known.scale + float(steep or 0),
+        )
         parts = energies(maps, self.potential, self.weight, scales, len(start))
         hypotheses = [*known.hypotheses, *examine_convexity(maps), *examine_code(self, self.data_term)]
         hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
-        hypotheses += known.needs_norm if steep is not None else ()  # with a curvature, backtracking is not used
+        hypotheses += [] if L is not None else [SEARCHED]
         judged = self.judge(tuple(hypotheses), m, how, L)
         refuse(self, judged, guarantee)
         goal = self.accuracy * m if self.accuracy is not None and m > 0 else self.tol
@@ -291,6 +306,20 @@ class Variational:
         )
 
 
+def unwrapped(potential: object) -> object:
+    """The potential inside of one of our wrappers, if nothing replaces a part of that."""
+    if type(potential) not in (PotentialPrior, ProximalDenoiser):
+        return potential
+    weight = getattr(potential, "weight", 1.0)
+    if weight != 1:
+        raise InputError(f"the prox of {weight:g} R stands for no single R: pass its `potential`, and the weight as `weight`.")
+    try:
+        require_unmodified(cast(nn.Module, potential))
+    except CertificateError:
+        return potential
+    return cast(PotentialPrior | ProximalDenoiser, potential).potential
+
+
 def refuted(e: Energy, s: descent.State) -> str | None:
     """What the final x says against a potential without a certificate: its value, its copy in float64, its gradient."""
     if s.status == "diverged":
@@ -322,7 +351,7 @@ def resumed(
     stored: dict[str, Any], p: Problem, fresh: list[descent.State]
 ) -> tuple[list[descent.State], list[Track], int, float]:
     """The stored run; J, g and whether an image has converged are computed anew. Any exception says that it cannot be one."""
-    k, seconds, tracks = stored["k"], stored["seconds"], [Track(**v) for v in stored["tracks"]]
+    k, seconds, tracks = stored["k"], stored["seconds"], [Track(**{**v, "status": "running"}) for v in stored["tracks"]]
     require(type(k) is int and k >= 1 and type(seconds) is float and 0 <= seconds < math.inf, "its count of updates")
     require(len(tracks) == len(fresh) == len(stored["states"]) and all(t.fits(k, least=0) for t in tracks), "its records")
     states = [descent.restored(e, new, v) for e, new, v in zip(p.energies, fresh, stored["states"], strict=True)]
