@@ -161,7 +161,7 @@ class PotentialPrior(Prior):
         return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
-        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0), tol=tol)
+        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0))
 
     def describe(self) -> Row:
         row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}

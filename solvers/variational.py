@@ -33,12 +33,13 @@ from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
 
-__all__ = ["NOISE_FACTOR", "Variational"]
+__all__ = ["NOISE_FACTOR", "WEIGHT", "Variational"]
 
 # The noise level that a potential assumes in reconstructions, in units of the data's. With 1 it is flat where noise is amplified,
 # and a little less weight leaves all of it; with 2 fewer iterations suffice, and the best weight is as good (blurs of photographs
 # of scikit-image).
 NOISE_FACTOR = 2.0
+WEIGHT = 0.15  # λ there
 
 # Of the gradient, root mean square: a tenth of it changes the PSNR by at most 0.0064 dB in 42 deblurring problems (photographs
 # of scikit-image, 128², shakes, noise 0.01 and 0.03, weight 0.15). 5e-6 changes it by up to 0.023 dB and 1e-5 by up to 0.038 dB.

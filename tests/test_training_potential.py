@@ -54,14 +54,17 @@ def problem(physics: Blur | None, dtype: torch.dtype = torch.float64) -> Trainin
     return TrainingProblem(x, y, physics or IDENTITY, 0.1, None, y)
 
 
-@pytest.mark.parametrize(("padding_mode", "blurred"), [("circular", False), ("zeros", True)])
-def test_the_implicit_gradient_is_that_of_the_converged_loss(padding_mode: str, blurred: bool) -> None:
+@pytest.mark.parametrize(
+    ("padding_mode", "blurred", "weight"), [("circular", False, 1.0), ("circular", False, 1.6), ("zeros", True, 0.7)]
+)
+def test_the_implicit_gradient_is_that_of_the_converged_loss(padding_mode: str, blurred: bool, weight: float) -> None:
     torch.manual_seed(0)
     p = constrain_curvature(new_potential(filters=4, kernel_size=3), rho=0.5, limit=8.0).double()
     p.padding_mode = padding_mode
     psf = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
     psf[..., 1, 1], psf[..., 1, 2] = 0.9, 0.1  # |â|² ≥ 0.64 > ρ: the minimiser is unique and depends smoothly on θ
     given = problem(Blur(psf, (1, 12, 12)).to(torch.float64) if blurred else None)
+    given.weight = weight
 
     def loss() -> torch.Tensor:
         return implicit_loss(p, given, (300, 120, 60))  # later calls go on from the first one's minimiser

@@ -15,6 +15,7 @@ from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import NOISE_FACTOR, Result, Solver, Variational
+from pnp_lip.solvers.variational import WEIGHT
 
 __all__ = ["parse_psf", "run"]
 
@@ -23,7 +24,6 @@ __all__ = ["parse_psf", "run"]
 # loses nothing (deblurring of held-out photographs). Annealing raises the level itself, so that its first solution needs less.
 GUIDE_FACTOR = 2**0.5
 ANNEALED_GUIDE_FACTOR = 2**0.25
-POTENTIAL_WEIGHT = 0.15  # λ of a potential, which assumes twice the noise level (blurs of photographs of scikit-image)
 STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
 
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     physics = Blur(psf, (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1), padding=options.padding)
     solver = solver_of(denoiser, sigma=first, step=options.step, tol=options.tol)
     if isinstance(solver, Variational):
-        weight = POTENTIAL_WEIGHT if options.strength is None else options.strength
+        weight = WEIGHT if options.strength is None else options.strength
         solver = dataclasses.replace(solver, sigma=NOISE_FACTOR * noise, weight=weight)
 
     def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:

@@ -1,6 +1,7 @@
 """What the commands share: from the user's options to a checked prior, its solver, noise level and folder; a search's scores."""
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -56,16 +57,19 @@ def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, 
     return denoiser, rounds
 
 
-def solver_of(prior: Learned, *, tol: float, sigma: float | None = None, step: float | None = None) -> Solver | Variational:
+def solver_of(
+    prior: Learned, *, tol: float | None = None, sigma: float | None = None, step: float | None = None
+) -> Solver | Variational:
     """Forward-backward with a denoiser, or the objective f + R_σ of a potential, for images in [0, 1].
 
-    Raises InputError for a step with a potential.
+    ``tol`` defaults to 1e-4 with a denoiser, and to that of ``Variational``. Raises InputError for a step with a potential.
     """
     if isinstance(prior, GradientFlowDenoiser):
-        return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=tol)
+        return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=1e-4 if tol is None else tol)
     if step is not None:
         raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
-    return Variational(prior, sigma=sigma, box=(0.0, 1.0), tol=tol)
+    solver = Variational(prior, sigma=sigma, box=(0.0, 1.0))
+    return solver if tol is None else dataclasses.replace(solver, tol=tol)
 
 
 def solutions(

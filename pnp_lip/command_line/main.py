@@ -123,8 +123,8 @@ def add_image(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    tol = "where to stop: the relative residual, of a potential the gradient per pixel (default: 1e-4)"
-    add("--tol", type=float, default=1e-4, help=tol)
+    tol = "where to stop: the relative residual (default: 1e-4); of a potential the gradient per pixel (default: 3e-6)"
+    add("--tol", type=float, help=tol)
     add("--max-iter", type=int, default=max_iter, metavar="N", help=f"iterations at most (default: {max_iter})")
     add("--quiet", action="store_true", help="no progress")
 

@@ -61,7 +61,7 @@ class ProblemSettings:
 
 @dataclasses.dataclass
 class TrainingProblem:
-    """Noisy data y of images x, the σ that the prior assumes, its guide if it has one, and the solution so far."""
+    """Noisy data y of images x, the σ that the prior assumes, its guide, the solution so far, a potential's weight λ."""
 
     x: Tensor
     y: Tensor
@@ -70,6 +70,7 @@ class TrainingProblem:
     guide: Tensor | None
     x_hat: Tensor
     visited: bool = False
+    weight: float = 1.0
 
 
 @dataclasses.dataclass

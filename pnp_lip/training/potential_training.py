@@ -1,10 +1,11 @@
 """Training a potential: the loss is that of a minimiser, and is differentiated through the equation that it solves.
 
-x̂ minimises ½‖Ax − y‖² + R_θ(x), so that Aᵀ(Ax̂ − y) + ∇R_θ(x̂) = 0. A change of θ moves x̂ by −H⁻¹ ∂_θ∇R_θ(x̂), H = AᵀA +
-R''(x̂). With g the derivative of the loss in x̂ and H v = g, the derivative in θ is that of −⟨v, ∇R_θ(x̂)⟩, x̂ and v held
-fixed. No iteration of the solver is kept.
+x̂ minimises ½‖Ax − y‖² + λR_θ(x), so that Aᵀ(Ax̂ − y) + λ∇R_θ(x̂) = 0. A change of θ moves x̂ by −λH⁻¹ ∂_θ∇R_θ(x̂),
+H = AᵀA + λR''(x̂). With g the derivative of the loss in x̂ and H v = g, the derivative in θ is that of −λ⟨v, ∇R_θ(x̂)⟩, x̂ and
+v held fixed. No iteration of the solver is kept.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -20,6 +21,7 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel, transfer_function
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.examiner import Identity
+from pnp_lip.solvers.variational import NOISE_FACTOR, WEIGHT
 from pnp_lip.training.curvature import CappedRise, FixedFall, constrain_curvature, release_curvature
 from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import Penalty, TrainingRun, TrainingSettings, log_error
@@ -40,7 +42,7 @@ class PotentialRun(TrainingRun[RidgePotential]):
     """The state of a run that trains a potential.
 
     Problems denoise, with σ as in ``TrainingRun.corrupt``, or, the share ``equilibrium`` of them, reconstruct random blurs
-    and scans. Half of the steps take a problem from before, whose solution goes on from where it stood. A potential that is
+    and scans, with the σ and λ that ``Variational`` suggests. Half of the steps take a problem from before, whose solution goes on from where it stood. A potential that is
     not constrained yet gets the defaults of ``constrain_curvature``.
     """
 
@@ -73,7 +75,8 @@ class PotentialRun(TrainingRun[RidgePotential]):
         """A new problem with these images."""
         problems = self.settings.problems
         if draw(0, 1, self.generator) < problems.equilibrium:
-            return random_reconstruction(x.to(self.device), self.generator, problems.scans)
+            problem = random_reconstruction(x.to(self.device), self.generator, problems.scans)
+            return dataclasses.replace(problem, sigma=NOISE_FACTOR * problem.sigma, weight=WEIGHT)
         sigma, y = self.corrupt(x)
         return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, None, y)
 
@@ -94,16 +97,17 @@ def implicit_loss(potential: RidgePotential, problem: TrainingProblem, effort: E
     """
     physics, sigma, border = problem.physics, problem.sigma, potential.weight.shape[-1] - 1
     first, again, steps = effort or (DENOISING if physics is IDENTITY else RECONSTRUCTION)
+    weight = problem.weight
     with parametrize.cached():
         level = potential.at(sigma)
-        found = minimise(level, physics, problem.y, problem.x_hat, again if problem.visited else first)
+        found = minimise(level, physics, problem.y, problem.x_hat, again if problem.visited else first, weight)
         problem.x_hat, problem.visited = found, True
         x_hat = found.clone().requires_grad_()
         inner = (..., slice(border, -border or None), slice(border, -border or None))
         loss = log_error(x_hat[inner], problem.x[inner])
         (g,) = torch.autograd.grad(loss, x_hat)
-        v = solve_adjoint(level, physics, found, g, steps)
-        product = gradient_product(potential, found, v, sigma)
+        v = solve_adjoint(level, physics, found, g, steps, weight)
+        product = weight * gradient_product(potential, found, v, sigma)
     return loss.detach() - (product - product.detach())
 
 
@@ -121,16 +125,18 @@ def gradient_product(potential: RidgePotential, x: Tensor, v: Tensor, sigma: flo
 
 
 @torch.no_grad()
-def minimise(level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor, iterations: int) -> Tensor:
-    """Near the minimiser of ½‖Ax − y‖² + R_σ(x), ‖A‖ ≤ 1, by Nesterov's method, begun anew where its momentum leads uphill.
+def minimise(
+    level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor, iterations: int, weight: float = 1.0
+) -> Tensor:
+    """Near the minimiser of ½‖Ax − y‖² + λR_σ(x), ‖A‖ ≤ 1, by Nesterov's method, begun anew where its momentum leads uphill.
 
     Source: O'Donoghue & Candès (2015), the gradient scheme.
     """
-    lipschitz = 1 + sum(slope for slope, _ in level.clips if slope > 0)
+    lipschitz = 1 + weight * sum(slope for slope, _ in level.clips if slope > 0)
     x = z = start
     t = 1.0
     for _ in range(iterations):
-        g = physics.A_adjoint(physics.A(z) - y) + level.grad(z)
+        g = physics.A_adjoint(physics.A(z) - y) + weight * level.grad(z)
         x, before = z - g / lipschitz, x
         if float((g * (x - before)).sum()) > 0:
             t = 1.0
@@ -140,10 +146,12 @@ def minimise(level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor
 
 
 @torch.no_grad()
-def solve_adjoint(level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tensor, steps: int) -> Tensor:
-    """v with (AᵀA + R''_σ(x)) v ≈ g by conjugate gradients; for blurs the matrix need not be positive."""
+def solve_adjoint(
+    level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tensor, steps: int, weight: float = 1.0
+) -> Tensor:
+    """v with (AᵀA + λR''_σ(x)) v ≈ g by conjugate gradients; for blurs the matrix need not be positive."""
     hessian = level.hessian(x)
-    return conjugate_gradient(lambda v: physics.A_adjoint(physics.A(v)) + hessian(v), g, g.new_zeros(len(g)), steps)[0]
+    return conjugate_gradient(lambda v: physics.A_adjoint(physics.A(v)) + weight * hessian(v), g, g.new_zeros(len(g)), steps)[0]
 
 
 def new_potential(*, in_channels: int = 1, filters: int = 48, kernel_size: int = 13) -> RidgePotential:
