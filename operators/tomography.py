@@ -1,10 +1,11 @@
 """What parallel and fan beam have in common: symmetric sparse products, mask, weights, norm, prox, memory."""
 
 import abc
+import copy
 import math
 import os
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import scipy.sparse
@@ -257,6 +258,14 @@ class SymmetricTomography(CertifiedPhysics):
         radius[0, 0] = 1 / (4 * math.log(1 + math.sqrt(2)) * 2 * n)
         symbol = torch.sinc(f1).square() * torch.sinc(f2).square() / radius
         return symbol * (centre / float(torch.fft.irfft2(symbol, s=(2 * n, 2 * n))[0, 0]))
+
+    def with_weights(self, weights: Tensor) -> "SymmetricTomography":
+        """The same scan with these statistical weights (detectors, views) instead; both share the stored matrix."""
+        twin = copy.copy(self)
+        twin._buffers = dict(self._buffers)
+        weights = cast(Tensor, as_nonnegative("weights", weights, self.data_size[1:], self.unit.dtype))
+        twin.root_weights = weights.sqrt().to(self.unit.device)
+        return twin
 
     def apply_weights(self, y: Tensor) -> Tensor:
         """√w ⊙ y: measured data in the units of A when ``weights`` were given."""

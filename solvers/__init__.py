@@ -22,7 +22,7 @@ from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.licences import SOLVERS, licensed
 from pnp_lip.solvers.maps import Maps
-from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_reference
+from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_held_out, choose_by_reference
 from pnp_lip.solvers.potential_prior import PotentialPrior
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
@@ -70,6 +70,7 @@ __all__ = [
     "WeightedLeastSquares",
     "annealed",
     "choose_by_discrepancy",
+    "choose_by_held_out",
     "choose_by_reference",
     "denoise_guided",
     "fixed_map",

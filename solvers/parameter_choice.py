@@ -1,23 +1,28 @@
-"""Choosing sigma, the step or RED's weight: by the discrepancy principle, or on a pair with known truth."""
+"""Choosing sigma, the step or RED's weight: by held-out data, by the discrepancy principle, or on a pair with known truth."""
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
+from pnp_lip.operators import FanBeamTomography, ParallelBeamTomography
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.maps import check_like, starting_point
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 from pnp_lip.solvers.variational import Variational
 
-__all__ = ["Choice", "choose_by_discrepancy", "choose_by_reference"]
+__all__ = ["Choice", "choose_by_discrepancy", "choose_by_held_out", "choose_by_reference"]
 
 SETTINGS = {"sigma", "step", "weight", "dual_step"}  # what a search may vary
+FLAT = 1.01  # times the smallest score of held-out data: scores that near are the same, and the smoothest image is chosen
+PATIENCE = 2  # values that predict worse than the best before the search ends: the smallest ones take longest
+HELD_OUT = "‖Ax − y‖/‖y‖ of held-out views, to be small"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +68,74 @@ def choose_by_discrepancy(
 
     def best(scores: Sequence[float]) -> int:
         fitting = [i for i, score in enumerate(scores) if score <= 1]
-        return fitting[-1] if fitting else min(range(len(scores)), key=scores.__getitem__)
+        return fitting[-1] if fitting else smallest(scores)
 
     return search(
         solver, y, physics, [{parameter: float(value)} for value in sorted(values)], x0, max_iter, "require",
         lambda r: float((physics.A(r.x) - y).double().norm()) / scale, best, "‖Ax − y‖ / (noise √m), to be at most 1",
     )  # fmt: skip
+
+
+def choose_by_held_out(
+    solver: Solver | Variational,
+    y: Tensor,
+    physics: PhysicsLike,
+    *,
+    values: Sequence[float],
+    parameter: str = "sigma",
+    every: int = 6,
+    folds: int = 2,
+    x0: Tensor | None = None,
+    max_iter: int = 1000,
+) -> Choice:
+    """The value whose reconstructions from a part of the views predict the other views; no noise level is needed.
+
+    In fold k, 0 ≤ k < ``folds``, the views k⌊every/folds⌋ + i·every have weight 0. The score is ‖B(Ax − y)‖/‖By‖, B those
+    views, the root mean square over the folds. The chosen value is the largest one within 1 % of the smallest score, and
+    ``result`` is solved from all views. Large values come first, and the search ends after two that are worse than the best.
+    ``parameter`` is as in ``choose_by_discrepancy``. A prior that has seen the held-out views, such as one guided by a solution of all, is favoured.
+
+    Raises InputError unless A is parallel or fan beam, 2 ≤ ``every`` ≤ the number of views and 1 ≤ ``folds`` ≤ ``every``.
+    Source: Stone (1974), cross-validation.
+    """
+    if not isinstance(physics, ParallelBeamTomography | FanBeamTomography):
+        raise InputError(f"views can be held out of parallel and fan beam scans only; got {type(physics).__name__}.")
+    views = y.shape[-1]
+    if not (2 <= every <= views and 1 <= folds <= every):
+        raise InputError(f"`every` must lie in [2, {views}] and `folds` in [1, {every}]; got {every} and {folds}.")
+    weights = torch.ones_like(y[0, 0]) if physics.root_weights is None else physics.root_weights.square()
+    parts = [torch.arange(views, device=y.device) % every == k * (every // folds) for k in range(folds)]
+    scans = [physics.with_weights(torch.where(part, 0.0, weights)) for part in parts]
+    candidates = [{parameter: float(value)} for value in sorted(values, reverse=True)]
+    solvers = with_settings(solver, candidates)
+    for varied in solvers:
+        varied.require(y, physics)
+    runs: list[list[Result]] = []
+    scores: list[float] = []
+    for varied in solvers:
+        seen = zip(parts, scans, strict=True)
+        runs.append([varied.solve(torch.where(part, 0.0, y), scan, x0=x0, max_iter=max_iter) for part, scan in seen])
+        errors = [held_out_error(physics, y, part, r) for part, r in zip(parts, runs[-1], strict=True)]
+        scores.append(math.sqrt(sum(error**2 for error in errors) / folds))
+        x0 = x0 if runs[-1][-1].status == "diverged" else runs[-1][-1].x
+        if len(scores) - smallest(scores) > PATIENCE:
+            break
+    k = next(i for i, score in enumerate(scores) if score <= FLAT * min(scores))
+    statuses = tuple("converged" if all(r.status == "converged" for r in run) else run[0].status for run in runs)
+    result = solvers[k].solve(y, physics, x0=runs[k][-1].x, max_iter=max_iter)
+    return Choice(solvers[k], result, candidates[k], tuple(candidates[: len(runs)]), tuple(scores), statuses, HELD_OUT)
+
+
+def held_out_error(physics: PhysicsLike, y: Tensor, held_out: Tensor, result: Result) -> float:
+    """‖B(Ax − y)‖/‖By‖, B the held-out views; infinite for a result that diverged."""
+    left = y[..., held_out].double()
+    gap = physics.A(result.x)[..., held_out].double() - left
+    return float(gap.norm() / left.norm()) if result.status != "diverged" else math.inf
+
+
+def smallest(scores: Sequence[float]) -> int:
+    """Where the smallest score is."""
+    return min(range(len(scores)), key=scores.__getitem__)
 
 
 def choose_by_reference(
@@ -110,13 +177,7 @@ def search(
     criterion: str,
 ) -> Choice:
     """Solve with every candidate, each from the result before; none is begun unless ``solve`` would take them all."""
-    allowed = {f.name for f in dataclasses.fields(solver)} & SETTINGS
-    if not candidates:
-        raise InputError("the search needs at least one value.")
-    unknown = set(candidates[0]) - allowed
-    if unknown:
-        raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
-    solvers = [dataclasses.replace(solver, **settings) for settings in candidates]  # type: ignore[arg-type]
+    solvers = with_settings(solver, candidates)
     for varied in solvers:
         varied.require(y, physics, guarantee=guarantee)
     results: list[Result] = []
@@ -126,3 +187,14 @@ def search(
     scores, statuses = tuple(map(score, results)), tuple(r.status for r in results)
     k = best(scores)
     return Choice(solvers[k], results[k], candidates[k], tuple(candidates), scores, statuses, criterion)
+
+
+def with_settings(solver: Solver | Variational, candidates: Sequence[dict[str, float]]) -> list[Solver | Variational]:
+    """The solver with each of these settings. Raises InputError for none, and for a setting that it does not have."""
+    allowed = {f.name for f in dataclasses.fields(solver)} & SETTINGS
+    if not candidates:
+        raise InputError("the search needs at least one value.")
+    unknown = set(candidates[0]) - allowed
+    if unknown:
+        raise InputError(f"{type(solver).__name__} has no setting {sorted(unknown)}; choose among {sorted(allowed)}.")
+    return [dataclasses.replace(solver, **settings) for settings in candidates]  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""Strengths chosen by held-out views: the score is what it says, the chosen value is near the best one, bad input is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pnp_lip.errors import InputError
+from pnp_lip.images import psnr
+from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, gaussian_psf
+from pnp_lip.operators.phantoms import ellipse_image
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.solvers import Variational, choose_by_held_out, choose_by_reference
+
+N, VIEWS = 24, 12
+VALUES = [0.02 * 2.0**k for k in range(-6, 5)]
+
+
+def differences() -> RidgePotential:
+    """A convex potential: the Huber function of differences between neighbours."""
+    p = RidgePotential(filters=2, kernel_size=3, rising=1, falling=1, padding_mode="zeros")
+    weight = torch.zeros(2, 1, 3, 3)
+    weight[0, 0, 1, 1:] = torch.tensor([-0.35, 0.35])
+    weight[1, 0, 1:, 1] = torch.tensor([-0.35, 0.35])
+    p.activation.set_profile([8.0], [0.0], [0.05], [1.0])
+    with torch.no_grad():
+        p.weight.copy_(weight)
+    return p.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def scan() -> tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor]:
+    geometry = ParallelBeam(np.arange(VIEWS) * 180.0 / VIEWS, n_det=36)
+    physics = ParallelBeamTomography(geometry, (1, N, N), normalize=True)
+    x = ellipse_image(N).reshape(1, 1, N, N).float()
+    y = physics.A(x)
+    return physics, x, y + 0.03 * float(y.abs().max()) * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_other_weights_share_the_matrix(scan: tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor]) -> None:
+    physics, x, y = scan
+    weights = torch.rand(36, VIEWS, generator=torch.Generator().manual_seed(1))
+    twin, before = physics.with_weights(weights), physics.A(x)
+    torch.testing.assert_close(twin.A(x), weights.sqrt() * before)
+    torch.testing.assert_close(twin.A_adjoint(y), physics.A_adjoint(weights.sqrt() * y))
+    assert twin.matrix is physics.matrix and torch.equal(physics.A(x), before) and physics.root_weights is None
+    dense = torch.stack([twin.A(e.reshape(1, 1, N, N)).flatten() for e in torch.eye(N * N)]).double()
+    assert twin.norm_lower <= float(torch.linalg.matrix_norm(dense, 2)) * (1 + 1e-6) <= twin.norm_upper * (1 + 2e-6)
+    for bad in (-weights, weights[1:], weights * math.nan):
+        with pytest.raises((InputError, ValueError)):
+            physics.with_weights(bad)
+
+
+def test_the_score_is_the_misfit_of_views_that_were_not_used(
+    scan: tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor],
+) -> None:
+    physics, x, y = scan
+    solver = Variational(differences(), weight=0.15, tol=1e-6)
+    choice = choose_by_held_out(solver, y, physics, values=VALUES, every=4, folds=1)
+    assert [c["sigma"] for c in choice.candidates] == sorted(VALUES, reverse=True)[: len(choice.scores)]
+    held_out = torch.arange(VIEWS) % 4 == 0
+    angles = np.arange(VIEWS)[~held_out.numpy()] * 180.0 / VIEWS
+    fewer = ParallelBeamTomography(ParallelBeam(angles, n_det=36), (1, N, N))
+    k = 4
+    unit = float(physics.unit)
+    alone = Variational(differences(), sigma=choice.candidates[k]["sigma"], weight=0.15 / unit**2, tol=1e-6 / unit**2)
+    x_hat = alone.solve(y[..., ~held_out] / unit, fewer).x
+    left = y[..., held_out]
+    assert choice.scores[k] == pytest.approx(float((physics.A(x_hat)[..., held_out] - left).norm() / left.norm()), rel=2e-3)
+
+
+def test_the_choice_is_near_the_oracle(scan: tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor]) -> None:
+    physics, x, y = scan
+    solver = Variational(differences(), weight=0.15, tol=1e-5)
+    choice = choose_by_held_out(solver, y, physics, values=VALUES, every=4, folds=4)
+    oracle = choose_by_reference(solver, y, physics, x, {"sigma": VALUES})
+    assert choice.result.guarantee.proved and choice.best == {"sigma": choice.solver.sigma}
+    assert choice.scores[choice.candidates.index(choice.best)] <= 1.01 * min(choice.scores)
+    assert max(oracle.scores) - psnr(choice.result.x, x) < 0.5 < max(oracle.scores) - min(oracle.scores)
+    assert len(choice.scores) < len(VALUES)  # the smallest values were left out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"every": 1}, "every"), ({"every": 13}, "every"), ({"folds": 0}, "folds"), ({"folds": 7}, "folds"), ({"values": []}, "one value")],
+)
+def test_bad_folds_are_refused(
+    scan: tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor], change: dict[str, object], message: str
+) -> None:
+    physics, _, y = scan
+    with pytest.raises(InputError, match=message):
+        choose_by_held_out(Variational(differences()), y, physics, **{"values": VALUES, **change})  # type: ignore[arg-type]
+
+
+def test_other_operators_have_no_views() -> None:
+    with pytest.raises(InputError, match="views can be held out of parallel and fan beam scans only; got Blur"):
+        choose_by_held_out(Variational(differences()), torch.rand(1, 1, 8, 8), Blur(gaussian_psf(1.0), (1, 8, 8)), values=[0.1])
