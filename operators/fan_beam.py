@@ -11,7 +11,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.operators.certified_physics import own_bound, require_positive
 from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
 from pnp_lip.operators.norm_rules import own_norm_rule
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["FanBeam", "FanBeamTomography"]
@@ -73,26 +73,27 @@ class FanBeam(ScanGeometry):
         edge = radius / math.sqrt(self.source_distance**2 - radius**2) * self.distance
         return math.ceil(2 * (edge + abs(self.det_offset)) / self.det_spacing)
 
-    def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
+    def shadow(self, angle: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Between the four projected corners; height p / max(|cos φ|, |sin φ|), the chord of the pixel's central ray."""
         pixel, source = self.pixel_size, self.source_distance
         cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        x, y = pixel_centres(n, pixel)
         half = 0.5 * pixel
-        corners = [
+        a, b, c, d = (
             self.distance * ((x + a) * cosine + (y + b) * sine) / (source + (y + b) * cosine - (x + a) * sine)
             for a in (-half, half)
             for b in (-half, half)
-        ]
+        )
         # The ray from the source S = −source·(−sin θ, cos θ) through the pixel's middle.
         along_x, along_y = x - source * sine, y + source * cosine
         height = pixel * torch.hypot(along_x, along_y) / torch.maximum(along_x.abs(), along_y.abs())
-        return torch.stack(corners).sort(dim=0).values, height
+        a, b, c, d = torch.minimum(a, b), torch.maximum(a, b), torch.minimum(c, d), torch.maximum(c, d)
+        b, c, first, last = torch.maximum(a, c), torch.minimum(b, d), torch.minimum(a, c), torch.maximum(b, d)
+        return torch.stack([first, torch.minimum(b, c), torch.maximum(b, c), last]), height
 
-    def rays(self, angle: float) -> tuple[Tensor, Tensor]:
+    def rays(self, angle: float, t: Tensor) -> tuple[Tensor, Tensor]:
         """{−source · towards + s (t · across + distance · towards)}."""
         across, towards = axes(angle)
-        direction = self.bin_centres[:, None] * across + self.distance * towards
+        direction = t[:, None] * across + self.distance * towards
         return (-self.source_distance * towards).expand_as(direction), direction
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pnp_lip.operators.certified_physics import own_bound
 from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
 from pnp_lip.operators.norm_rules import own_norm_rule
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["ParallelBeam", "ParallelBeamTomography"]
@@ -40,19 +40,18 @@ class ParallelBeam(ScanGeometry):
     def covering(self, n: int) -> int:
         return math.ceil(math.sqrt(2) * n)
 
-    def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
+    def shadow(self, angle: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Between the projections of the pixel's corners; height p / max(|cos θ|, |sin θ|), the longest chord. Exact."""
         pixel, cosine, sine = self.pixel_size, math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        x, y = pixel_centres(n, pixel)
         centre = x * cosine + y * sine
         outer, inner = 0.5 * pixel * (abs(cosine) + abs(sine)), 0.5 * pixel * abs(abs(cosine) - abs(sine))
         corners = torch.stack([centre - outer, centre - inner, centre + inner, centre + outer])
         return corners, torch.full_like(centre, pixel / max(abs(cosine), abs(sine)))
 
-    def rays(self, angle: float) -> tuple[Tensor, Tensor]:
+    def rays(self, angle: float, t: Tensor) -> tuple[Tensor, Tensor]:
         """{t · across + s · towards}."""
         across, towards = axes(angle)
-        point = self.bin_centres[:, None] * across
+        point = t[:, None] * across
         return point, towards.expand_as(point)
 
 

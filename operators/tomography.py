@@ -17,7 +17,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
-from pnp_lip.operators.dihedral import pick, pixel_order, plan_views, symmetric_pixels
+from pnp_lip.operators.dihedral import SymmetryPlan, pick, pixel_order, plan_views, symmetric_pixels
 from pnp_lip.operators.norm_rules import kept
 from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry
 from pnp_lip.operators.sparse_operator import SparsePair
@@ -27,7 +27,7 @@ __all__ = ["SymmetricTomography", "circle_mask"]
 
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
 BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
-MEAN_SHADOW = 4 / math.pi  # pixel sides; |cos θ| + |sin θ| averaged over the views
+WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, weights and scale, twice each, and room
 
 
@@ -62,9 +62,7 @@ class SymmetricTomography(CertifiedPhysics):
             raise InputError(f"`geometry` must be a {self.beam.__name__}; got {type(geometry).__name__}.")
         scan = self.geometry = scanner.fitted(n)
         self.data_size = (self.img_size[0], scan.count, len(scan.degrees))
-        centred = scan.det_offset == 0
-        self.plan = plan_views(scan.degrees + scan.turn, scan.count, flips=centred, halves=centred and scan.parallel)
-        self.bins = scan.count - self.plan.first_bin  # of each base view
+        self.plan, self.samples = plan_scan(scan, n)
         order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
         pixels, places = symmetric_pixels(order, n, self.plan.group)
         position = np.argsort(order).astype(np.int32)
@@ -82,7 +80,7 @@ class SymmetricTomography(CertifiedPhysics):
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         self.matrix: SparsePair | None = None
         if storage == "sparse":
-            self.matrix = SparsePair(self.build(dtype, position))
+            self.matrix = SparsePair(*self.build(dtype, order, position))
         if normalize:
             norm = self.bound_norm().upper
             if norm == 0:
@@ -99,21 +97,19 @@ class SymmetricTomography(CertifiedPhysics):
     @property
     def bytes_needed(self) -> int:
         """Estimate of the memory that the stored matrix takes with its transpose."""
-        n, scan = self.img_size[1], self.geometry
-        corners, _ = scan.shadow(0.0, 1)
-        width = float(corners[3] - corners[0]) / scan.det_spacing  # of a pixel on the detector, in bins
-        share = min(1.0, scan.count / (width * n)) * self.bins / scan.count  # of a pixel's shadow: seen and needed
-        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * n * n * (MEAN_SHADOW * width + 1) * share)
+        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * self.geometry.entries(self.img_size[1], self.samples))
 
-    def base_views(self) -> Iterator[Entries]:
-        """The entries of each base view, bins counted from the first that is needed."""
+    def base_views(self, order: Tensor | None = None) -> Iterator[Entries]:
+        """The entries of each base view, rows counted from the first that is needed, pixels in ``order``."""
         for angle in self.plan.base_angles:
-            bins, pixels, weights = self.geometry.view(float(angle), self.img_size[1], self.plan.first_bin)
-            yield bins - self.plan.first_bin, pixels, weights
+            yield self.geometry.view(float(angle), self.img_size[1], self.samples, order)
 
-    def build(self, dtype: torch.dtype, position: NDArray[np.int32]) -> scipy.sparse.csr_array:
-        """The rows of the base views, one block for each view, each pixel at its position in memory.
+    def build(
+        self, dtype: torch.dtype, order: NDArray[np.int64], position: NDArray[np.int32]
+    ) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+        """The rows of the base views, one block for each view, each pixel at its position in memory; and the transpose.
 
+        Stacked apart from each other, which is faster than transposing the whole.
         Raises InputError before it allocates more than half of the machine's memory.
         """
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else math.inf
@@ -122,13 +118,12 @@ class SymmetricTomography(CertifiedPhysics):
                 f"the matrix would take about {self.bytes_needed / 1e9:.2f} GB, the limit is {limit / 1e9:.2f} GB. Use fewer "
                 'views or pixels, angles that share symmetries, or storage="free": entries computed in every product.'
             )
-        shape, blocks = (self.bins, self.img_size[1] ** 2), []
-        for rows, columns, values in self.base_views():
-            entries = values.to(dtype).numpy(), (rows.to(torch.int32).numpy(), position[columns.numpy()])
-            block = scipy.sparse.coo_array(entries, shape=shape).tocsr()
-            block.sort_indices()
-            blocks.append(block)
-        return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
+        shape, blocks = (self.img_size[1] ** 2, self.plan.rows), []
+        for rows, columns, values in self.base_views(torch.from_numpy(order)):
+            entries = values.to(dtype).numpy(), (position[columns.numpy()], rows.to(torch.int32).numpy())
+            blocks.append(scipy.sparse.coo_array(entries, shape=shape).tocsr())
+        transposed = scipy.sparse.hstack(blocks, format="csr")
+        return scipy.sparse.vstack([block.tocsc().T for block in blocks], format="csr"), transposed
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -154,14 +149,18 @@ class SymmetricTomography(CertifiedPhysics):
         return torch.cat([product(part) for part in torch.split(flat, at_once)]).reshape(*x.shape[:-2], *size[1:])
 
     def project(self, images: Tensor) -> Tensor:
-        """P for a few images (k, n²): their symmetric copies times the base views, then every datum picked out."""
-        return pick(self.multiply(pick(images, self.pixels), False), self.index)
+        """P for a few images (k, n²): their symmetric copies times the base views, then every datum picked out or added up."""
+        picked = pick(self.multiply(pick(images, self.pixels), False), self.index)
+        parts = self.plan.index.shape[0]
+        return picked if parts == 1 else picked.reshape(len(images), parts, -1).sum(1)
 
     def back_project(self, data: Tensor) -> Tensor:
         """Pᵀ for a few flat sinograms (k, detectors·views): the transposes of the steps of ``project`` in reverse."""
         elements = len(self.plan.group)
-        scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.bins * elements)
-        copies = self.multiply(scattered.index_add_(1, self.index, data), True)
+        scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.plan.rows * elements)
+        for index in self.index.chunk(self.plan.index.shape[0]):
+            scattered.index_add_(1, index, data)
+        copies = self.multiply(scattered, True)
         return pick(pick(copies, self.places).reshape(len(data), elements, -1).sum(1), self.position)
 
     def multiply(self, x: Tensor, transpose: bool) -> Tensor:
@@ -174,12 +173,12 @@ class SymmetricTomography(CertifiedPhysics):
 
     def product_anew(self, x: Tensor, transpose: bool) -> Tensor:
         """The base matrix times columns, its entries computed again, view by view."""
-        size = self.img_size[1] ** 2 if transpose else self.bins * len(self.plan.base_angles)
+        size = self.img_size[1] ** 2 if transpose else self.plan.rows * len(self.plan.base_angles)
         result = x.new_zeros(size, x.shape[1])
         for number, (rows, columns, values) in enumerate(self.base_views()):
             # Rounded to the operator's own dtype, as stored entries are, before the dtype of x.
             values = (values.to(self.unit) * self.unit).to(x.dtype)
-            rows, columns = rows.to(x.device) + number * self.bins, columns.to(x.device)
+            rows, columns = rows.to(x.device) + number * self.plan.rows, columns.to(x.device)
             target, origin = (columns, rows) if transpose else (rows, columns)
             result.index_add_(0, target, x.index_select(0, origin) * values[:, None])
         return result
@@ -203,12 +202,12 @@ class SymmetricTomography(CertifiedPhysics):
         # Symmetry g shows a pixel at ``places``; there, and nowhere else, must ``pixels`` find it.
         places = self.places.reshape(elements, -1).index_select(1, self.position)
         shown = self.pixels[places.long()] == copies[:pixels]
-        seen, count = self.index, self.bins * len(self.plan.base_angles) * elements
-        sound = len(seen) == data and bool(((seen >= 0) & (seen < count)).all()) and bool(shown.all())
+        seen, count = self.index, self.plan.rows * len(self.plan.base_angles) * elements
+        sound = len(seen) == data * self.plan.index.shape[0] and bool(((seen >= 0) & (seen < count)).all()) and bool(shown.all())
         if not (sound and torch.equal(places.flatten().sort().values.long(), copies)):
             raise CertificateError("the operator's indices do not belong together; build it anew.")
         if self.matrix is not None:
-            SparsePair.require_pair(self.matrix, pixels, self.bins * len(self.plan.base_angles))
+            SparsePair.require_pair(self.matrix, pixels, self.plan.rows * len(self.plan.base_angles))
         views = self.base_views() if self.matrix is None else [(None, None, self.matrix.forward_values)]
         if any(bool((values < 0).any()) for _, _, values in views):
             raise CertificateError("the projector has negative entries; its norm is not known.")
@@ -225,6 +224,7 @@ class SymmetricTomography(CertifiedPhysics):
                 columns += torch.bincount(pixels, minlength=len(columns))
             column = int(columns.max())
         gathered = int(torch.bincount(self.index).max())  # data that see one line and are added up
+        row += self.plan.index.shape[0] - 1
         return row + column * len(self.plan.group) + max(EXTRA_ROUNDINGS, gathered + EXTRA_ROUNDINGS // 2)
 
     @property
@@ -278,6 +278,20 @@ class SymmetricTomography(CertifiedPhysics):
     @abc.abstractmethod
     def invert(self, integrals: Tensor, name: str) -> Tensor:
         """Filtered back-projection of line integrals (B, C, detectors, views) with the filter ``name``."""
+
+
+def plan_scan(scan: ScanGeometry, n: int) -> tuple[SymmetryPlan, Tensor]:
+    """The plan with the fewest entries, and the samples of its rows: all symmetries, quarter turns alone, or none."""
+    own, bins = scan.samples, np.arange(scan.count)[None]
+    full, members = scan.mirrored()
+    candidates = []
+    for samples, parts, flips, turns in ((full, members, True, True), (own, bins, False, True), (own, bins, False, False)):
+        rows, halves = len(samples) - scan.by_shadow, flips and scan.parallel
+        plan = plan_views(scan.degrees + scan.turn, parts, rows, turns=turns, flips=flips, halves=halves)
+        seen = samples[plan.first_row : plan.first_row + plan.rows + scan.by_shadow]
+        candidates.append((len(plan.base_angles) * scan.entries(n, seen), plan, seen))
+    best, plain = min(candidates, key=lambda found: found[0]), candidates[-1]
+    return (best if best[0] * WORTH_SYMMETRY <= plain[0] or len(best[1].group) == 1 else plain)[1:]
 
 
 def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
