@@ -14,9 +14,10 @@ from torch import Tensor
 from pnp_lip.errors import InputError
 from pnp_lip.operators.certified_physics import require_positive
 
-__all__ = ["Angles", "Entries", "ScanGeometry", "axes", "pixel_centres"]
+__all__ = ["Angles", "Entries", "Grid", "ScanGeometry", "axes", "pixel_centres"]
 
 Angles = Sequence[float] | NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64] | Tensor
+Grid = tuple[Tensor, Tensor, Tensor]  # numbers of pixels, x and y of their middles
 Entries = tuple[Tensor, Tensor, Tensor]  # bins, pixels (row-major numbers) and weights of one view's nonzero entries
 SMALLEST = 1e-6  # entries below this part of a pixel's crossing are rounding of the geometry, not geometry
 SAME_PLACE = 1e-9  # bins; offsets closer than this to one that symmetry likes are that one
@@ -129,7 +130,9 @@ class ScanGeometry(abc.ABC):
         if whole:
             centred = dataclasses.replace(self, n_det=bins, det_offset=0.0)
             return centred.samples, number[None]
-        longer = dataclasses.replace(self, n_det=bins, det_offset=math.copysign(excess - more, self.det_offset) * self.det_spacing / 2)
+        longer = dataclasses.replace(
+            self, n_det=bins, det_offset=math.copysign(excess - more, self.det_offset) * self.det_spacing / 2
+        )
         samples = torch.cat([longer.samples, -longer.samples]).sort().values
         first = 2 * number + low
         return samples, np.stack([first, first + 1]) if self.by_shadow else first[None]
@@ -143,16 +146,16 @@ class ScanGeometry(abc.ABC):
         seen = min(float(samples[-1]) + margin, 0.5 * n * width) - max(float(samples[0]) - margin, -0.5 * n * width)
         return n * max(seen, 0.0) / width * (MEAN_SHADOW * width / row + 1)
 
-    def view(self, angle: float, n: int, samples: Tensor | None = None, order: Tensor | None = None) -> Entries:
+    def view(self, angle: float, n: int, samples: Tensor | None = None, grid: Grid | None = None) -> Entries:
         """The entries of one view, at ``angle`` + ``turn`` of the user's, for an image of n × n pixels.
 
-        Rows are those of ``samples``, by default the detector's bins. Pixels come one after the other in the ``order``.
+        Rows are those of ``samples``, by default the detector's bins. Pixels come one after the other as in the ``grid``:
+        their numbers and the coordinates of their middles.
         """
         samples = self.samples if samples is None else samples
         if not self.by_shadow:
             return joseph_entries(*self.rays(angle, samples), n, self.pixel_size)
-        pixels = torch.arange(n * n) if order is None else order
-        x, y = (line[pixels] for line in pixel_centres(n, self.pixel_size))
+        pixels, x, y = (torch.arange(n * n), *pixel_centres(n, self.pixel_size)) if grid is None else grid
         rows, seen, weights = trapezoid_entries(*self.shadow(angle, x, y), samples, self.det_spacing)
         return rows, pixels[seen], weights
 
@@ -176,26 +179,36 @@ def trapezoid_entries(corners: Tensor, height: Tensor, edges: Tensor, spacing: f
     Their numbers stand where pixels' stand; trapezoid by trapezoid, rows ascending.
     """
     near = torch.nonzero((corners[3] > edges[0]) & (corners[0] < edges[-1]))[:, 0]
-    corners, height = corners[:, near], height[near]
-    lowest = (torch.searchsorted(edges, corners[0].contiguous(), right=True) - 1).clamp_min(0)
-    widest = int((torch.searchsorted(edges, corners[3].contiguous()) - lowest).max()) if len(near) else 0
+    corners, height = corners[:, near], height[near] / spacing
+    parts = max(1, round((len(edges) - 1) * spacing / float(edges[-1] - edges[0])))  # rows of a bin
+    bins = torch.floor((corners[::3] - edges[0]) / spacing).clamp_min_(0).to(torch.int64).clamp_max_((len(edges) - 2) // parts)
+    lowest = bins[0] * parts
+    for _ in range(parts - 1):
+        lowest += corners[0] >= edges[lowest + 1]
+    widest = min(int(((bins[1] + 1) * parts - lowest).max()), len(edges) - 1) if len(near) else 0
 
     def area_below(t: Tensor) -> Tensor:
         return ramp_area(t, corners[0], corners[1]) - ramp_area(t, corners[2], corners[3])
 
-    below, weights = area_below(edges[lowest]), height.new_empty(len(near), widest)
+    below, weights = area_below(edges[lowest]), []
     for step in range(widest):
-        above = area_below(edges[(lowest + step + 1).clamp_max(len(edges) - 1)])
-        weights[:, step] = (above - below) / spacing
+        above = area_below(edges[(lowest + (step + 1)).clamp_max_(len(edges) - 1)])
+        weights.append(above - below)
         below = above
-    pixels, steps = torch.nonzero(weights > SMALLEST, as_tuple=True)
-    return lowest[pixels] + steps, near[pixels], weights[pixels, steps] * height[pixels]
+    table = torch.stack(weights, dim=1).numpy().reshape(-1) if weights else np.zeros(0)
+    entries = np.flatnonzero(table > SMALLEST * spacing)
+    pixels = entries // max(widest, 1)
+    rows = lowest.numpy()[pixels] + (entries - pixels * widest)
+    found = rows, near.numpy()[pixels], table[entries] * height.numpy()[pixels]
+    seen, numbers, values = (torch.from_numpy(column) for column in found)
+    return seen, numbers, values
 
 
 def ramp_area(t: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """∫_{−∞}^t of the ramp that rises from 0 at a to 1 at b ≥ a."""
-    inside = torch.minimum(torch.maximum(t, a), b) - a
-    return inside.square() / (2 * (b - a).clamp_min(1e-300)) + (t - b).clamp_min(0)  # 1e-300: no division by 0 at a = b
+    inside = torch.minimum(torch.maximum(t, a), b).sub_(a)
+    rise = inside.square_().div_((b - a).clamp_min_(1e-300).mul_(2))  # 1e-300: no division by 0 at a = b
+    return rise.add_((t - b).clamp_min_(0))
 
 
 def joseph_entries(point: Tensor, direction: Tensor, n: int, pixel: float) -> Entries:

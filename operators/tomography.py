@@ -19,7 +19,7 @@ from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
 from pnp_lip.operators.dihedral import SymmetryPlan, pick, pixel_order, plan_views, symmetric_pixels
 from pnp_lip.operators.norm_rules import kept
-from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry
+from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry, pixel_centres
 from pnp_lip.operators.sparse_operator import SparsePair
 from pnp_lip.spectral import NormBound
 
@@ -27,6 +27,7 @@ __all__ = ["SymmetricTomography", "circle_mask"]
 
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
 BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
+COLUMNS_LIKE_ENTRY = 16  # columns whose products take as long as reading an entry: 8 cost 1.4 times 1 (256², 180 views)
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, weights and scale, twice each, and room
 
@@ -99,17 +100,19 @@ class SymmetricTomography(CertifiedPhysics):
         """Estimate of the memory that the stored matrix takes with its transpose."""
         return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * self.geometry.entries(self.img_size[1], self.samples))
 
-    def base_views(self, order: Tensor | None = None) -> Iterator[Entries]:
+    def base_views(self, order: NDArray[np.int64] | None = None) -> Iterator[Entries]:
         """The entries of each base view, rows counted from the first that is needed, pixels in ``order``."""
+        n = self.img_size[1]
+        pixels = torch.arange(n * n) if order is None else torch.from_numpy(order)
+        grid = pixels, *(line[pixels] for line in pixel_centres(n, self.geometry.pixel_size))
         for angle in self.plan.base_angles:
-            yield self.geometry.view(float(angle), self.img_size[1], self.samples, order)
+            yield self.geometry.view(float(angle), n, self.samples, grid)
 
     def build(
         self, dtype: torch.dtype, order: NDArray[np.int64], position: NDArray[np.int32]
     ) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
         """The rows of the base views, one block for each view, each pixel at its position in memory; and the transpose.
 
-        Stacked apart from each other, which is faster than transposing the whole.
         Raises InputError before it allocates more than half of the machine's memory.
         """
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 if hasattr(os, "sysconf") else math.inf
@@ -119,11 +122,10 @@ class SymmetricTomography(CertifiedPhysics):
                 'views or pixels, angles that share symmetries, or storage="free": entries computed in every product.'
             )
         shape, blocks = (self.img_size[1] ** 2, self.plan.rows), []
-        for rows, columns, values in self.base_views(torch.from_numpy(order)):
+        for rows, columns, values in self.base_views(order):
             entries = values.to(dtype).numpy(), (position[columns.numpy()], rows.to(torch.int32).numpy())
             blocks.append(scipy.sparse.coo_array(entries, shape=shape).tocsr())
-        transposed = scipy.sparse.hstack(blocks, format="csr")
-        return scipy.sparse.vstack([block.tocsc().T for block in blocks], format="csr"), transposed
+        return side_by_side(blocks)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -158,7 +160,7 @@ class SymmetricTomography(CertifiedPhysics):
         """Pᵀ for a few flat sinograms (k, detectors·views): the transposes of the steps of ``project`` in reverse."""
         elements = len(self.plan.group)
         scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.plan.rows * elements)
-        for index in self.index.chunk(self.plan.index.shape[0]):
+        for index in self.index.long().chunk(self.plan.index.shape[0]):  # with 32 bits torch adds a hundred times slower
             scattered.index_add_(1, index, data)
         copies = self.multiply(scattered, True)
         return pick(pick(copies, self.places).reshape(len(data), elements, -1).sum(1), self.position)
@@ -290,8 +292,36 @@ def plan_scan(scan: ScanGeometry, n: int) -> tuple[SymmetryPlan, Tensor]:
         plan = plan_views(scan.degrees + scan.turn, parts, rows, turns=turns, flips=flips, halves=halves)
         seen = samples[plan.first_row : plan.first_row + plan.rows + scan.by_shadow]
         candidates.append((len(plan.base_angles) * scan.entries(n, seen), plan, seen))
-    best, plain = min(candidates, key=lambda found: found[0]), candidates[-1]
+    best, plain = min(candidates, key=lambda found: found[0] * (COLUMNS_LIKE_ENTRY + len(found[1].group))), candidates[-1]
     return (best if best[0] * WORTH_SYMMETRY <= plain[0] or len(best[1].group) == 1 else plain)[1:]
+
+
+def side_by_side(blocks: list[scipy.sparse.csr_array]) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """The transpose of [B₁ B₂ …], and the matrix itself; takes the blocks out of the list.
+
+    Twice as fast as scipy's stacking and transposing, with less memory: every entry is written where it belongs.
+    """
+    pixels, rows = blocks[0].shape
+    starts = np.concatenate([[0], np.cumsum(sum(np.diff(block.indptr).astype(np.int64) for block in blocks))])
+    size, dtype = int(starts[-1]), blocks[0].dtype
+    if size >= 2**31:
+        raise OverflowError("more than 2^31 stored entries")
+    starts = starts.astype(np.int32)  # with 64 bits scipy would copy all indices
+    (across, across_rows), (along, along_columns) = ((np.empty(size, dtype), np.empty(size, np.int32)) for _ in range(2))
+    at, done, offset, pointers = starts[:-1].copy(), 0, 0, [np.zeros(1, np.int32)]
+    blocks.reverse()
+    while blocks:
+        block = blocks.pop()
+        counts = np.diff(block.indptr)
+        target = np.repeat(at - block.indptr[:-1], counts)
+        target += np.arange(block.nnz)
+        across[target], across_rows[target] = block.data, block.indices + np.int32(offset)
+        turned, part = block.tocsc(), slice(done, done + block.nnz)
+        along[part], along_columns[part] = turned.data, turned.indices
+        pointers.append(turned.indptr[1:] + np.int32(done))
+        at, done, offset = at + counts, part.stop, offset + rows
+    forward = scipy.sparse.csr_array((along, along_columns, np.concatenate(pointers)), shape=(offset, pixels))
+    return forward, scipy.sparse.csr_array((across, across_rows, starts), shape=(pixels, offset))
 
 
 def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:

@@ -108,6 +108,45 @@ def test_symmetric_product_is_the_plain_matrix(angles: np.ndarray, n: int, n_det
     torch.testing.assert_close(dense(physics), plain.flatten(0, 1), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("model", [0, 1])
+@pytest.mark.parametrize("offset", [1.5, -1.0, 0.7, -2.3, 9.1, 0.5 + 1e-12])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_an_offset_keeps_rays_and_adjoint(beam: str, offset: float, model: int) -> None:
+    n, angles, detector = 9, np.arange(0, 180, 7.5), {"n_det": 12, "det_offset": 0.9 * offset, "det_spacing": 0.9}
+    if beam == "parallel":
+        geometry: Any = ParallelBeam(angles, model=ParallelBeam.models[model], **detector)
+    else:
+        distances = {"source_distance": 11.0, "detector_distance": 4.0}
+        geometry = FanBeam(2 * angles, model=FanBeam.models[model], **distances, **detector)
+    physics: Any = (ParallelBeamTomography if beam == "parallel" else FanBeamTomography)(geometry, (1, n, n), dtype=torch.float64)
+    plain = torch.zeros(12, len(angles), n * n, dtype=torch.float64)
+    for number, angle in enumerate(geometry.degrees):
+        bins, pixels, weights = geometry.view(float(angle) + geometry.turn, n)
+        plain[:, number].index_put_((bins, pixels), weights, accumulate=True)
+    matrix = dense(physics)
+    torch.testing.assert_close(matrix, plain.flatten(0, 1), rtol=0, atol=1.5e-6)  # smaller entries are not stored
+    data = torch.eye(len(matrix), dtype=torch.float64).reshape(-1, 1, 12, len(angles))
+    torch.testing.assert_close(physics.A_adjoint(data).flatten(1), matrix, rtol=0, atol=1e-12)
+    norm = float(torch.linalg.matrix_norm(matrix, 2))
+    assert norm <= physics.norm_upper <= 1.01 * norm and physics.norm_lower <= norm
+    x, y = rand(2, 1, n, n), rand(2, 1, 12, len(angles), seed=1)
+    assert abs(float((physics.A(x) * y).sum() - (x * physics.A_adjoint(y)).sum())) < 1e-12 * float(physics.A(x).norm() * y.norm())
+    free = type(physics)(geometry, (1, n, n), storage="free", dtype=torch.float64)
+    torch.testing.assert_close(free.A(x), physics.A(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("offset", "rows", "entries"), [(1.5, 45, 1.05), (0.7, 86, 1.6)])
+def test_an_offset_costs_little(offset: float, rows: int, entries: float) -> None:
+    angles, size = np.arange(0, 180, 3.0), (1, 64, 64)
+    physics = ParallelBeamTomography(ParallelBeam(angles, n_det=85, det_offset=offset), size)
+    centred = ParallelBeamTomography(ParallelBeam(angles, n_det=85), size)
+    assert physics.matrix is not None and centred.matrix is not None
+    assert len(physics.plan.group) == 8 and physics.plan.rows <= rows + 1
+    assert len(physics.matrix.forward_values) < entries * len(centred.matrix.forward_values)
+    actual = 16 * len(physics.matrix.forward_values)
+    assert 0.7 * actual < physics.bytes_needed < 1.5 * actual
+
+
 def test_symmetry_saves_what_it_should() -> None:
     physics = ParallelBeamTomography(ParallelBeam(np.arange(0, 180, 1.0), n_det=23), (1, 16, 16))
     full = sum(len(physics.geometry.view(float(a), 16)[0]) for a in range(180))
