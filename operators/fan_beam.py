@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators.certified_physics import own_bound, require_positive
-from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
+from pnp_lip.operators.filtered_back_projection import back_projected, balanced, fan_weights, filtered
 from pnp_lip.operators.norm_rules import own_norm_rule
 from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
@@ -115,7 +115,8 @@ class FanBeamTomography(SymmetricTomography):
         """f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ, s = t·source/distance the detector scaled to the axis.
 
         p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
-        The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise.
+        The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise, and
+        for a displaced detector without the full turn.
 
         Source: Kak & Slaney (1988), section 3.4.2; Parker (1982) for w.
         """
@@ -126,17 +127,14 @@ class FanBeamTomography(SymmetricTomography):
         data = integrals * (source / torch.sqrt(source**2 + s**2))[:, None]
         radius = n * scan.pixel_size / math.sqrt(2)
         seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
-        step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
-        views = (filtered(data * share.to(data), spacing, name) * step.to(data)).flatten(0, -3)
-        line = (torch.arange(n, dtype=data.dtype, device=data.device) - (n - 1) / 2) * scan.pixel_size
-        x, up = line[None, :], -line[:, None]
-        total = data.new_zeros(len(views), n * n)
-        for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
-            cosine, sine = math.cos(angle), math.sin(angle)
-            depth = 1 + (up * cosine - x * sine) / source
-            position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
-            total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-        return total.reshape(*data.shape[:2], n, n)
+        fan = torch.atan(s.cpu().double() / source)
+        step, share = fan_weights(angles, fan, seen)
+        data = data * share.to(data)
+        rows = balanced(data, fan, math.asin(0.5 * n * scan.pixel_size / source), angles)
+        views = filtered(data if rows is None else rows, spacing, name) * step.to(data)
+        first = float(s[0]) - (views.shape[-2] - scan.count) * spacing * (scan.det_offset > 0)
+        pixel = scan.pixel_size
+        return back_projected(views, angles + scan.turn, first / pixel, spacing / pixel, n, source / pixel)
 
 
 own_norm_rule(FanBeamTomography)(own_bound)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.operators.certified_physics import own_bound
-from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
+from pnp_lip.operators.filtered_back_projection import back_projected, balanced, filtered, view_angles_weight
 from pnp_lip.operators.norm_rules import own_norm_rule
 from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
@@ -81,10 +81,19 @@ class ParallelBeamTomography(SymmetricTomography):
     geometry: ParallelBeam
 
     def invert(self, integrals: Tensor, name: str) -> Tensor:
-        """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
+        """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view.
+
+        InputError for a displaced detector without views over a full turn.
+        """
         scan = self.geometry
-        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(integrals)
-        views = filtered(integrals, scan.det_spacing, name) * weight
+        angles = torch.from_numpy(scan.degrees)
+        weight = view_angles_weight(angles, 180.0).to(integrals)
+        rows = balanced(integrals, scan.bin_centres, 0.5 * self.img_size[1] * scan.pixel_size, angles)
+        views = filtered(integrals if rows is None else rows, scan.det_spacing, name) * weight
+        if rows is not None:  # P has no rows where the detector was lengthened
+            spacing, first = scan.det_spacing / scan.pixel_size, float(scan.bin_centres[0]) / scan.pixel_size
+            first -= (rows.shape[-2] - scan.count) * spacing * (scan.det_offset > 0)
+            return back_projected(views, angles, first, spacing, self.img_size[1])
         factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
         return self.in_parts(self.back_project, views, self.img_size) * factor
 

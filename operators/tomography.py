@@ -18,6 +18,7 @@ from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
 from pnp_lip.operators.dihedral import SymmetryPlan, pick, pixel_order, plan_views, symmetric_pixels
+from pnp_lip.operators.filtered_back_projection import bridged
 from pnp_lip.operators.norm_rules import kept
 from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry, pixel_centres
 from pnp_lip.operators.sparse_operator import SparsePair
@@ -268,12 +269,19 @@ class SymmetricTomography(CertifiedPhysics):
     def fbp(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """Filtered back-projection of (weighted) data: ``filter`` is "ramp", "shepp-logan" or "hann".
 
-        Bins of weight zero count as zero. Raises InputError where the views miss lines through the image (fan beam).
+        Bins of weight zero are interpolated from their neighbours in the view. Raises InputError for data that are not
+        finite, and where the views miss lines through the image.
         """
         self.check(y, self.data_size, "data")
         integrals, root = y / float(self.unit), self.root_weights
         if root is not None:
-            integrals = torch.where(root > 0, integrals / torch.where(root > 0, root, 1.0), 0.0)
+            integrals = bridged(integrals / torch.where(root > 0, root, 1.0), root > 0)
+        wrong = int((~torch.isfinite(integrals)).sum())
+        if wrong:
+            raise InputError(
+                f"{wrong} data are NaN or infinite. Counts of zero have no logarithm: set these data to 0 and give them the "
+                "weight 0 (`weights`)."
+            )
         x = self.invert(integrals, filter)
         return x if self.image_mask is None else x * (self.image_mask > 0)
 

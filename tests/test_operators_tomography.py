@@ -279,6 +279,60 @@ def test_missing_wedge_gets_no_credit() -> None:
     assert float(physics.fbp(physics.A(x)).abs().max()) < 1.2 * float(x.max())
 
 
+def disk(n: int, radius: float) -> torch.Tensor:
+    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
+    return 0.02 * (line[:, None] + line[None] <= radius**2).double()[None, None]
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_fbp_of_a_displaced_detector(beam: str, side: float) -> None:
+    n, x, detector = 64, disk(64, 25.0), {"n_det": 48, "det_offset": 17.3 * side}
+    distances = {"source_distance": 200.0, "detector_distance": 0.0}
+
+    def scan(angles: np.ndarray) -> Any:
+        if beam == "parallel":
+            return ParallelBeamTomography(ParallelBeam(angles, **detector), (1, n, n), dtype=torch.float64)
+        return FanBeamTomography(FanBeam(angles, **distances, **detector), (1, n, n), dtype=torch.float64)
+
+    full, half = scan(np.arange(0, 360, 2.0)), scan(np.arange(0, 220, 2.0))
+    inside = disk(n, 20.0) > 0
+    values = full.fbp(full.A(x))[inside]
+    assert float((values - 0.02).abs().mean()) < 3e-4 and abs(float(values.mean()) - 0.02) < 2e-4
+    with pytest.raises(InputError, match="displaced detector needs views over a full turn"):
+        half.fbp(half.A(x))
+
+
+def test_fbp_needs_a_displaced_detector_that_reaches_the_axis() -> None:
+    beyond = ParallelBeamTomography(ParallelBeam(np.arange(0, 360, 5.0), n_det=10, det_offset=9.0), (1, 32, 32))
+    with pytest.raises(InputError, match="past the axis"):
+        beyond.fbp(beyond.A(torch.ones(1, 1, 32, 32)))
+
+
+def test_fbp_interpolates_dead_bins_and_refuses_infinite_data() -> None:
+    n, x, weights = 64, blob(64), torch.ones(91, 60, dtype=torch.float64)
+    weights[[30, 41, 42, 60]] = 0
+    physics = ParallelBeamTomography(ParallelBeam(HALF, n_det=91), (1, n, n), weights=weights, dtype=torch.float64)
+    whole = ParallelBeamTomography(ParallelBeam(HALF, n_det=91), (1, n, n), dtype=torch.float64)
+    y = whole.A(x)
+    assert float((physics.fbp(physics.apply_weights(y)) - whole.fbp(y)).norm() / x.norm()) < 0.02
+    bad = y.clone()
+    bad[..., 41, :] = float("inf")
+    torch.testing.assert_close(physics.fbp(bad), physics.fbp(physics.apply_weights(y)), rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match=r"60 data are NaN or infinite.*weight 0"):
+        whole.fbp(bad)
+    weights[:, 3] = 0  # a view without any datum counts as 0
+    dead = ParallelBeamTomography(ParallelBeam(HALF, n_det=91), (1, n, n), weights=weights, dtype=torch.float64)
+    assert bool(torch.isfinite(dead.fbp(dead.apply_weights(y))).all())
+
+
+def test_fbp_extends_truncated_rows() -> None:
+    n, x = 64, disk(64, 29.0)
+    physics = ParallelBeamTomography(ParallelBeam(np.arange(0, 180, 2.0), n_det=36), (1, n, n), dtype=torch.float64)
+    inside = physics.fbp(physics.A(x))[disk(n, 15.0) > 0]
+    assert float(inside.std()) < 1.5e-3 and abs(float(inside.mean()) - 0.02) < 4e-3
+
+
 def test_norm_of_a_larger_operator_is_tight() -> None:
     physics = ParallelBeamTomography(np.arange(0, 180, 4.0), (1, 32, 32))
     matrix = dense(physics)

@@ -39,13 +39,8 @@ def run(options: argparse.Namespace) -> int:
     physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
     measured = float(physics.unit) * sinogram.y
     out = make_folder(options.out)
-    fbp = physics.fbp(measured, filter="hann")
-    scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT
-    if not (scale > 0 and sinogram.y.mean() > 0):
-        raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
+    images, scale = linear_images(physics, measured)
     y = measured / scale
-    gamma = TIKHONOV / physics.norm_upper**2
-    tikhonov = physics.solve_prox(torch.zeros_like(fbp), y, gamma, tol=1e-3 * math.sqrt(fbp.numel())).x
     if not options.quiet:
         say(f"{physics.norm_bound()}")
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
@@ -58,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
     solver = solver_of(denoiser, tol=options.tol)
     results = solutions(solver, y, physics, rounds, solve=search)
-    images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
+    images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     record = {
         "source": sinogram.source,
@@ -88,6 +83,29 @@ def run(options: argparse.Namespace) -> int:
             "check the angles (degrees), the size, the detector and that the data are −log(I/I₀), or raise --misfit."
         )
     return 0
+
+
+def linear_images(physics: ParallelBeamTomography | FanBeamTomography, measured: Tensor) -> tuple[dict[str, Tensor], float]:
+    """Filtered back-projection, where the scan allows it, and Tikhonov's image, both over the scale that goes with them.
+
+    Without the first, the second is solved on the scale of the plain back-projection Aᵀy / AᵀA1 and sets the final one.
+    """
+    positive = float(measured.mean()) > 0
+    try:
+        guide = physics.fbp(measured, filter="hann")
+        images = {"FBP": guide}
+    except InputError as error:  # the views miss lines
+        say(f"no filtered back-projection: {error}")
+        ones = physics.A_adjoint_A(torch.ones(1, 1, *physics.img_size[1:]))
+        guide, images = physics.A_adjoint(measured) / ones.clamp_min(1e-3 * float(ones.max())), {}
+    for _ in range(1 if images else 2):
+        scale = float(np.quantile(guide.numpy(), 0.999)) / BRIGHT
+        if not (scale > 0 and positive):
+            raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
+        gamma, tol = TIKHONOV / physics.norm_upper**2, 1e-3 * math.sqrt(guide.numel())
+        guide = scale * physics.solve_prox(torch.zeros_like(guide), measured / scale, gamma, tol=tol).x
+    images["Tikhonov"] = guide
+    return {name: image / scale for name, image in images.items()}, scale
 
 
 def read_sinogram(path: str | None, angles: str | None) -> Sinogram:
