@@ -105,7 +105,8 @@ class SymmetricTomography(CertifiedPhysics):
         """The entries of each base view, rows counted from the first that is needed, pixels in ``order``."""
         n = self.img_size[1]
         pixels = torch.arange(n * n) if order is None else torch.from_numpy(order)
-        grid = pixels, *(line[pixels] for line in pixel_centres(n, self.geometry.pixel_size))
+        x, y = pixel_centres(n, self.geometry.pixel_size)
+        grid = pixels, x[pixels], y[pixels]
         for angle in self.plan.base_angles:
             yield self.geometry.view(float(angle), n, self.samples, grid)
 
