@@ -124,9 +124,11 @@ def test_an_offset_keeps_rays_and_adjoint(beam: str, offset: float, model: int) 
         bins, pixels, weights = geometry.view(float(angle) + geometry.turn, n)
         plain[:, number].index_put_((bins, pixels), weights, accumulate=True)
     matrix = dense(physics)
-    torch.testing.assert_close(matrix, plain.flatten(0, 1), rtol=0, atol=1.5e-6)  # smaller entries are not stored
+    cut = physics.plan.index.shape[0] > 1  # bins that are sums of two rows: entries below 1e-6 of them are not stored
+    torch.testing.assert_close(matrix, plain.flatten(0, 1), rtol=0, atol=1e-6 if cut else 1e-11)
     data = torch.eye(len(matrix), dtype=torch.float64).reshape(-1, 1, 12, len(angles))
     torch.testing.assert_close(physics.A_adjoint(data).flatten(1), matrix, rtol=0, atol=1e-12)
+    assert cut == (beam == "parallel" and model == 0 and offset in (0.7, -2.3))
     norm = float(torch.linalg.matrix_norm(matrix, 2))
     assert norm <= physics.norm_upper <= 1.01 * norm and physics.norm_lower <= norm
     x, y = rand(2, 1, n, n), rand(2, 1, 12, len(angles), seed=1)
