@@ -228,7 +228,7 @@ class SymmetricTomography(CertifiedPhysics):
                 columns += torch.bincount(pixels, minlength=len(columns))
             column = int(columns.max())
         gathered = int(torch.bincount(self.index).max())  # data that see one line and are added up
-        row += self.plan.index.shape[0] - 1
+        row += int(self.plan.index.shape[0]) - 1
         return row + column * len(self.plan.group) + max(EXTRA_ROUNDINGS, gathered + EXTRA_ROUNDINGS // 2)
 
     @property
