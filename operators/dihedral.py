@@ -12,7 +12,6 @@ __all__ = ["SymmetryPlan", "pick", "pixel_order", "plan_views", "symmetric_pixel
 Group = tuple[tuple[int, bool], ...]
 
 TILE = 8  # side of the squares of pixels that lie together in memory
-WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 DIGITS = 9  # angles are rounded to 1e-9 degrees before anything is built, so that equal classes are equal numbers
 
 
@@ -20,48 +19,45 @@ DIGITS = 9  # angles are rounded to 1e-9 degrees before anything is built, so th
 class SymmetryPlan:
     """How all (bin, view) data follow from a few base views of at most eight symmetric images.
 
-    ``base_angles`` (degrees) are the views to be built, of which bins ``first_bin`` … n_det − 1 are needed. ``group``
-    lists the symmetries (quarter turns, transposed) in use. Datum (bin, view) is entry ``index[bin, view]`` of the
-    base product, an array (base view, bin − first_bin, symmetry) laid out flat.
+    ``base_angles`` (degrees) are the views to be built, of which ``rows`` are needed from ``first_row`` on. ``group``
+    lists the symmetries (quarter turns, transposed) in use. Datum (bin, view) is the sum over p of the entries
+    ``index[p, bin, view]`` of the base product, an array (base view, row − first_row, symmetry) laid out flat.
     """
 
     base_angles: NDArray[np.float64]
-    first_bin: int
+    first_row: int
+    rows: int
     group: Group
-    index: NDArray[np.int64]
+    index: NDArray[np.int32]
 
 
-def plan_views(angles: NDArray[np.float64], n_det: int, *, flips: bool, halves: bool) -> SymmetryPlan:
-    """Reduce views to base angles in [0°, 45°] (or [0°, 90°) without ``flips``), unless that spares too little.
+def plan_views(
+    angles: NDArray[np.float64], members: NDArray[np.int64], rows: int, *, turns: bool, flips: bool, halves: bool
+) -> SymmetryPlan:
+    """Reduce views to base angles in [0°, 45°], or [0°, 90°) without ``flips``; bins are sums of ``members`` (parts, bins).
 
-    With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q), and, for a
-    detector centred on the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays (``halves``) also
-    p_θ(−t; x) = p_θ(t; x ∘ Q²), so that the upper half of the bins is enough.
+    With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q) (``turns``),
+    and, if the ``rows`` are symmetric about the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays
+    (``halves``) also p_θ(−t; x) = p_θ(t; x ∘ Q²), so that the upper half of the rows is enough.
 
-    >>> plan = plan_views(np.arange(0, 180, 15.0), 8, flips=True, halves=True)
-    >>> plan.base_angles.tolist(), plan.first_bin, len(plan.group)
-    ([0.0, 15.0, 30.0, 45.0], 4, 8)
+    >>> plan = plan_views(np.arange(0, 180, 15.0), np.arange(8)[None], 8, turns=True, flips=True, halves=True)
+    >>> plan.base_angles.tolist(), plan.first_row, plan.rows, len(plan.group)
+    ([0.0, 15.0, 30.0, 45.0], 4, 4, 8)
     """
     turned = np.mod(np.round(angles, DIGITS), 360.0)
-    quarter = np.floor(turned / 90).astype(np.int64)
+    quarter = np.floor(turned / 90).astype(np.int64) if turns else np.zeros(len(turned), dtype=np.int64)
     base = np.round(turned - 90.0 * quarter, DIGITS)
-    mirrored = (base > 45) if flips else np.zeros(len(base), dtype=bool)
+    mirrored = (base > 45) & flips
     base = np.where(mirrored, np.round(90 - base, DIGITS), base)
     base_angles, which = np.unique(base, return_inverse=True)
-    first_bin = n_det // 2 if halves else 0
-    bins = np.arange(n_det)[:, None]
-    row = np.where(mirrored, n_det - 1 - bins, bins)
-    opposite = row < first_bin
-    row = np.where(opposite, n_det - 1 - row, row) - first_bin
-    turns = (quarter + 2 * opposite) % 4
-    code = 2 * turns + mirrored
-    used, element = np.unique(code, return_inverse=True)
-    group = tuple((int(c) // 2, bool(c % 2)) for c in used)
-    if len(group) > 1 and len(angles) * n_det / (len(base_angles) * (n_det - first_bin)) < WORTH_SYMMETRY:
-        views, which = np.unique(turned, return_inverse=True)
-        return SymmetryPlan(views, 0, ((0, False),), which[None, :] * n_det + bins)
-    index = (which * (n_det - first_bin) + row) * len(group) + element.reshape(row.shape)
-    return SymmetryPlan(base_angles, first_bin, group, index)
+    row = np.where(mirrored, rows - 1 - members[..., None], members[..., None])
+    opposite = (row < rows // 2) & halves
+    row = np.where(opposite, rows - 1 - row, row)
+    first, needed = int(row.min()), int(np.ptp(row)) + 1
+    used, element = np.unique(2 * ((quarter + 2 * opposite) % 4) + mirrored, return_inverse=True)
+    group = tuple((int(code) // 2, bool(code % 2)) for code in used)
+    index = (which * needed + row - first) * len(group) + element.reshape(row.shape)
+    return SymmetryPlan(base_angles, first, needed, group, index.astype(np.int32))
 
 
 def pixel_order(n: int) -> NDArray[np.int64]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators.certified_physics import own_bound, require_positive
-from pnp_lip.operators.filtered_back_projection import fan_weights, filtered, sampled
+from pnp_lip.operators.filtered_back_projection import back_projected, balanced, fan_weights, filtered
 from pnp_lip.operators.norm_rules import own_norm_rule
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["FanBeam", "FanBeamTomography"]
@@ -73,26 +73,27 @@ class FanBeam(ScanGeometry):
         edge = radius / math.sqrt(self.source_distance**2 - radius**2) * self.distance
         return math.ceil(2 * (edge + abs(self.det_offset)) / self.det_spacing)
 
-    def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
+    def shadow(self, angle: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Between the four projected corners; height p / max(|cos φ|, |sin φ|), the chord of the pixel's central ray."""
         pixel, source = self.pixel_size, self.source_distance
         cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        x, y = pixel_centres(n, pixel)
         half = 0.5 * pixel
-        corners = [
+        a, b, c, d = (
             self.distance * ((x + a) * cosine + (y + b) * sine) / (source + (y + b) * cosine - (x + a) * sine)
             for a in (-half, half)
             for b in (-half, half)
-        ]
+        )
         # The ray from the source S = −source·(−sin θ, cos θ) through the pixel's middle.
         along_x, along_y = x - source * sine, y + source * cosine
         height = pixel * torch.hypot(along_x, along_y) / torch.maximum(along_x.abs(), along_y.abs())
-        return torch.stack(corners).sort(dim=0).values, height
+        a, b, c, d = torch.minimum(a, b), torch.maximum(a, b), torch.minimum(c, d), torch.maximum(c, d)
+        b, c, first, last = torch.maximum(a, c), torch.minimum(b, d), torch.minimum(a, c), torch.maximum(b, d)
+        return torch.stack([first, torch.minimum(b, c), torch.maximum(b, c), last]), height
 
-    def rays(self, angle: float) -> tuple[Tensor, Tensor]:
+    def rays(self, angle: float, t: Tensor) -> tuple[Tensor, Tensor]:
         """{−source · towards + s (t · across + distance · towards)}."""
         across, towards = axes(angle)
-        direction = self.bin_centres[:, None] * across + self.distance * towards
+        direction = t[:, None] * across + self.distance * towards
         return (-self.source_distance * towards).expand_as(direction), direction
 
 
@@ -114,7 +115,8 @@ class FanBeamTomography(SymmetricTomography):
         """f(x) = ∫ U⁻² (h ∗ w p̃)(s(x)) dβ, s = t·source/distance the detector scaled to the axis.
 
         p̃ = p · source/√(source² + s²), U = 1 + (x · towards)/source; w shares each line out among the views that see it.
-        The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise.
+        The views must cover a full turn or an arc of at least 180° and the fan's opening; InputError otherwise, and
+        for a displaced detector without the full turn.
 
         Source: Kak & Slaney (1988), section 3.4.2; Parker (1982) for w.
         """
@@ -125,17 +127,14 @@ class FanBeamTomography(SymmetricTomography):
         data = integrals * (source / torch.sqrt(source**2 + s**2))[:, None]
         radius = n * scan.pixel_size / math.sqrt(2)
         seen = min(math.atan(float(s.abs().max()) / source), math.asin(radius / source))
-        step, share = fan_weights(angles, torch.atan(s.cpu().double() / source), seen)
-        views = (filtered(data * share.to(data), spacing, name) * step.to(data)).flatten(0, -3)
-        line = (torch.arange(n, dtype=data.dtype, device=data.device) - (n - 1) / 2) * scan.pixel_size
-        x, up = line[None, :], -line[:, None]
-        total = data.new_zeros(len(views), n * n)
-        for number, angle in enumerate(torch.deg2rad(angles + scan.turn).tolist()):
-            cosine, sine = math.cos(angle), math.sin(angle)
-            depth = 1 + (up * cosine - x * sine) / source
-            position = ((x * cosine + up * sine) / depth - float(s[0])) / spacing
-            total += sampled(views[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-        return total.reshape(*data.shape[:2], n, n)
+        fan = torch.atan(s.cpu().double() / source)
+        step, share = fan_weights(angles, fan, seen)
+        data = data * share.to(data)
+        rows = balanced(data, fan, math.asin(0.5 * n * scan.pixel_size / source), angles)
+        views = filtered(data if rows is None else rows, spacing, name) * step.to(data)
+        first = float(s[0]) - (views.shape[-2] - scan.count) * spacing * (scan.det_offset > 0)
+        pixel = scan.pixel_size
+        return back_projected(views, angles + scan.turn, first / pixel, spacing / pixel, n, source / pixel)
 
 
 own_norm_rule(FanBeamTomography)(own_bound)

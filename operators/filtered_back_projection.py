@@ -4,12 +4,14 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
 
-__all__ = ["fan_weights", "filtered", "sampled", "view_angles_weight"]
+__all__ = ["back_projected", "balanced", "bridged", "fan_weights", "filtered", "sampled", "view_angles_weight"]
 
 SAME_VIEW = 1e-9  # degrees; views closer than this repeat one another
+DISPLACED = 0.1  # of the image's radius; a detector shifted less is filtered as if its rows merely ended early
 EDGE = 1e-9  # radians; how far Parker's formula stays from its 0/0 at the rim of the fan
 
 
@@ -17,9 +19,13 @@ def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
     """Convolve every view (…, bins, views) with the band-limited ramp filter (Kak & Slaney 1988, eq. 3.61), windowed.
 
     The kernel is sampled in space, 1/(4Δ²) at 0 and −1/(πkΔ)² at odd k: sampling |f| would lose the image's mean.
+    Rows that do not end at 0, since the object is wider than the detector, fall to 0 as cos² over half its length.
     """
     bins = y.shape[-2]
-    size = 2 ** math.ceil(math.log2(2 * bins))
+    beyond = bins // 2
+    fall = torch.cos(0.5 * math.pi * torch.arange(1, beyond + 1, dtype=torch.float64) / (beyond + 1)).square().to(y)[:, None]
+    y = torch.cat([y[..., :1, :] * fall.flip(0), y, y[..., -1:, :] * fall], dim=-2)
+    size = 2 ** math.ceil(math.log2(2 * (bins + beyond)))
     k = torch.fft.fftfreq(size, 1 / size, dtype=torch.float64)
     odd = torch.round(k).to(torch.int64) % 2 == 1
     ramp = torch.where(odd, -1 / (math.pi * torch.where(odd, k, torch.ones_like(k)) * spacing).square(), 0.0)
@@ -31,7 +37,72 @@ def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
         raise InputError(f"`filter` must be one of {', '.join(windows)}; got {name!r}.")
     response = (response * windows[name]).to(y.device, y.dtype)[:, None]
     convolved: Tensor = torch.fft.irfft(torch.fft.rfft(y, n=size, dim=-2) * response, n=size, dim=-2)
-    return convolved[..., :bins, :]
+    return convolved[..., beyond : beyond + bins, :]
+
+
+def bridged(y: Tensor, measured: Tensor) -> Tensor:
+    """Bins (…, bins, views) that were not ``measured`` (bins, views): interpolated linearly within their view.
+
+    Beyond the last measured bin its value is held; a view without any is 0.
+
+    >>> bridged(torch.tensor([[1.0], [9.0], [3.0]]), torch.tensor([[True], [False], [True]])).flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    bins = len(measured)
+    number = torch.arange(bins, device=y.device)[:, None]
+    before = torch.where(measured, number, -1).cummax(0).values
+    after = torch.where(measured, number, bins).flip(0).cummin(0).values.flip(0)
+    before, after = torch.where(before < 0, after, before), torch.where(after == bins, before, after)
+    part = ((number - before) / (after - before).clamp_min(1)).to(y)
+    known = torch.where(measured, y, 0.0)  # what was not measured may be NaN
+    left, right = (known.gather(-2, index.clamp(0, bins - 1).expand(y.shape)) for index in (before, after))
+    return torch.where(measured, y, left + part * (right - left))
+
+
+def balanced(y: Tensor, t: Tensor, radius: float, angles: Tensor) -> Tensor | None:
+    """Rows of a displaced detector, weighted and with zeros at the short end until centred; None for other detectors.
+
+    Displaced is a detector one end of which misses the circle of ``radius``. With views over the full turn, bins at t (for
+    a fan the angle in it) count 1 + sin(πt/2d) for |t| ≤ d, the short end, and 2 beyond: each line counts twice over its
+    two views, as it does elsewhere, and no row has a step. The zeros are where the filter's tails are wanted.
+
+    Raises InputError where such a detector sees lines through the image from no side.
+
+    Source: Wang (2002), X-ray micro-CT with a displaced detector array, Med. Phys. 29.
+    """
+    spacing = float(t[-1] - t[0]) / max(1, len(t) - 1)
+    low, high = -float(t[0]) + 0.5 * spacing, float(t[-1]) + 0.5 * spacing
+    short = min(low, high)
+    if short >= radius or abs(high - low) <= DISPLACED * radius:
+        return None
+    turned = torch.remainder(angles, 360.0).sort().values
+    gaps = torch.diff(turned, append=turned[:1] + 360.0)
+    positive = gaps[gaps > SAME_VIEW]
+    if short <= 0 or float(gaps.max()) > 2 * float(positive.median()) or len(angles) < 3:
+        raise InputError(
+            "filtered back-projection with a displaced detector needs views over a full turn and a detector that reaches past "
+            "the axis; others miss lines. Reconstruct iteratively: `solve_prox` or a solver."
+        )
+    share = 1 + torch.sin(0.5 * math.pi * (math.copysign(1.0, high - low) * t / short).clamp(-1, 1))
+    more = math.ceil(abs(high - low) / spacing)
+    return F.pad(y * share.to(y)[:, None], (0, 0, more, 0) if high > low else (0, 0, 0, more))
+
+
+def back_projected(views: Tensor, angles: Tensor, first: float, spacing: float, n: int, source: float = math.inf) -> Tensor:
+    """Σ over the views (B, C, bins, views) of their values at (x · e_θ)/U, over U²: linear interpolation, (B, C, n, n).
+
+    U = 1 + (x · towards)/``source``. Bin 0 lies at ``first``; lengths in pixels, ``angles`` in degrees.
+    """
+    rows = views.flatten(0, -3)
+    line = torch.arange(n, dtype=views.dtype, device=views.device) - (n - 1) / 2
+    x, up = line[None, :], -line[:, None]
+    total = views.new_zeros(len(rows), n * n)
+    for number, angle in enumerate(torch.deg2rad(angles).tolist()):
+        cosine, sine = math.cos(angle), math.sin(angle)
+        depth = 1 + (up * cosine - x * sine) / source
+        position = ((x * cosine + up * sine) / depth - first) / spacing
+        total += sampled(rows[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
+    return total.reshape(*views.shape[:2], n, n)
 
 
 def view_angles_weight(angles: Tensor, period: float) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pnp_lip.operators.certified_physics import own_bound
-from pnp_lip.operators.filtered_back_projection import filtered, view_angles_weight
+from pnp_lip.operators.filtered_back_projection import back_projected, balanced, filtered, view_angles_weight
 from pnp_lip.operators.norm_rules import own_norm_rule
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes, pixel_centres
+from pnp_lip.operators.scan_geometry import ScanGeometry, axes
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["ParallelBeam", "ParallelBeamTomography"]
@@ -40,19 +40,18 @@ class ParallelBeam(ScanGeometry):
     def covering(self, n: int) -> int:
         return math.ceil(math.sqrt(2) * n)
 
-    def shadow(self, angle: float, n: int) -> tuple[Tensor, Tensor]:
+    def shadow(self, angle: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Between the projections of the pixel's corners; height p / max(|cos θ|, |sin θ|), the longest chord. Exact."""
         pixel, cosine, sine = self.pixel_size, math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        x, y = pixel_centres(n, pixel)
         centre = x * cosine + y * sine
         outer, inner = 0.5 * pixel * (abs(cosine) + abs(sine)), 0.5 * pixel * abs(abs(cosine) - abs(sine))
         corners = torch.stack([centre - outer, centre - inner, centre + inner, centre + outer])
         return corners, torch.full_like(centre, pixel / max(abs(cosine), abs(sine)))
 
-    def rays(self, angle: float) -> tuple[Tensor, Tensor]:
+    def rays(self, angle: float, t: Tensor) -> tuple[Tensor, Tensor]:
         """{t · across + s · towards}."""
         across, towards = axes(angle)
-        point = self.bin_centres[:, None] * across
+        point = t[:, None] * across
         return point, towards.expand_as(point)
 
 
@@ -82,10 +81,19 @@ class ParallelBeamTomography(SymmetricTomography):
     geometry: ParallelBeam
 
     def invert(self, integrals: Tensor, name: str) -> Tensor:
-        """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view."""
+        """f(x) = ∫₀^π (h ∗ p_θ)(x · e_θ) dθ, back-projected by Pᵀ, whose columns sum to p²/Δ in each view.
+
+        InputError for a displaced detector without views over a full turn.
+        """
         scan = self.geometry
-        weight = view_angles_weight(torch.from_numpy(scan.degrees), 180.0).to(integrals)
-        views = filtered(integrals, scan.det_spacing, name) * weight
+        angles = torch.from_numpy(scan.degrees)
+        weight = view_angles_weight(angles, 180.0).to(integrals)
+        rows = balanced(integrals, scan.bin_centres, 0.5 * self.img_size[1] * scan.pixel_size, angles)
+        views = filtered(integrals if rows is None else rows, scan.det_spacing, name) * weight
+        if rows is not None:  # P has no rows where the detector was lengthened
+            spacing, first = scan.det_spacing / scan.pixel_size, float(scan.bin_centres[0]) / scan.pixel_size
+            first -= (rows.shape[-2] - scan.count) * spacing * (scan.det_offset > 0)
+            return back_projected(views, angles, first, spacing, self.img_size[1])
         factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
         return self.in_parts(self.back_project, views, self.img_size) * factor
 

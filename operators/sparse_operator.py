@@ -40,7 +40,7 @@ class SparsePair(nn.Module):
     adjoint_columns: Tensor
     adjoint_values: Tensor
 
-    def __init__(self, matrix: scipy.sparse.csr_array) -> None:
+    def __init__(self, matrix: scipy.sparse.csr_array, transposed: scipy.sparse.csr_array | None = None) -> None:
         super().__init__()
         with warnings.catch_warnings():  # torch announces once per process that sparse rows are in beta
             warnings.simplefilter("ignore", UserWarning)
@@ -48,7 +48,7 @@ class SparsePair(nn.Module):
         if matrix.nnz >= 2**31:
             raise OverflowError("more than 2^31 stored entries")
         self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
-        for name, part in (("forward", matrix), ("adjoint", matrix.tocsc())):
+        for name, part in (("forward", matrix), ("adjoint", matrix.tocsc() if transposed is None else transposed)):
             rows, columns = (index.astype(np.int32, copy=False) for index in (part.indptr, part.indices))
             for suffix, array in (("rows", rows), ("columns", columns), ("values", part.data)):
                 self.register_buffer(f"{name}_{suffix}", torch.from_numpy(array), persistent=False)

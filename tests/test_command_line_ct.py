@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pnp_lip.command_line import main
-from pnp_lip.command_line.ct import SIGMAS, parse_angles, read_sinogram
+from pnp_lip.command_line.ct import BRIGHT, SIGMAS, parse_angles, read_sinogram
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, demo_sinogram
 from pnp_lip.operators.phantoms import ellipse_image
@@ -54,7 +54,51 @@ def test_reconstructs_a_users_sinogram_in_its_own_units(folder: Path, arguments:
     assert error["pnp-lip"] < 0.3 and error["pnp-lip"] < 0.9 * error["fbp"]
     record = json.loads(Path("out/result.json").read_text())
     assert record["status"] == "converged" and record["guarantee"]["proved"]
-    assert record["misfit"]["pnp-lip"] < 0.06 and "norm" in record
+    assert record["misfit"]["pnp-lip"] < 0.06 and "norm" in record and record["missing"] == {}
+
+
+SHORT_SCANS = {
+    "fan over 120 degrees": FanBeam(np.arange(0, 120, 5.0), n_det=60, source_distance=60.0, detector_distance=30.0),
+    "fan over 180 degrees": FanBeam(np.arange(0, 180, 7.5), n_det=60, source_distance=60.0, detector_distance=30.0),
+    "displaced, half a turn": ParallelBeam(ANGLES, n_det=30, det_offset=7.3),
+    "displaced fan, short scan": FanBeam(
+        np.arange(0, 240, 8.0), n_det=44, source_distance=60.0, detector_distance=30.0, det_offset=-11.0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHORT_SCANS)
+def test_a_scan_without_fbp_begins_with_tikhonov(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    geometry, truth = SHORT_SCANS[name], np.load("truth.npy")
+    fan = isinstance(geometry, FanBeam)
+    physics = (FanBeamTomography if fan else ParallelBeamTomography)(geometry, (1, 32, 32))
+    y = physics.A(torch.from_numpy(truth)[None, None])
+    with pytest.raises(InputError) as refusal:
+        physics.fbp(y)
+    np.savez("short.npz", sinogram=y[0, 0].numpy(), angles=geometry.degrees)
+    settings = ["--size", "32", "--offset", str(geometry.det_offset), *(["--fan", "60:30"] if fan else []), "--rounds", "0"]
+    settings += ["--out", "out", "--tol", "1e-3", "--sigma", "0.01", "--denoiser", "tiny"]
+    quiet = fan
+    assert main(["ct", "short.npz", *settings, *(["--quiet"] if quiet else [])]) == 0
+    said = capsys.readouterr().out
+    assert (f"no FBP to compare with: {refusal.value}" not in said) == quiet and "data misfit Tikhonov" in said
+    assert sorted(p.name for p in Path("out").iterdir()) == ["ct.png", "pnp-lip.npy", "result.json", "tikhonov.npy"]
+    record = json.loads(Path("out/result.json").read_text())
+    assert record["missing"] == {"FBP": str(refusal.value)}
+    assert list(record["misfit"]) == ["FBP", "Tikhonov", "pnp-lip"] and record["misfit"]["FBP"] is None
+    assert record["misfit"]["Tikhonov"] < 0.05 and record["misfit"]["pnp-lip"] < 0.1 and record["guarantee"]["proved"]
+    brightest = float(np.quantile(np.load("out/tikhonov.npy"), 0.999))
+    assert record["scale"] == pytest.approx(brightest / BRIGHT, rel=1e-5)
+    assert 0.7 < brightest / np.quantile(truth, 0.999) < 1.3  # the data's units, not the prior's
+    error = np.linalg.norm(np.load("out/pnp-lip.npy") - truth) / np.linalg.norm(truth)
+    assert error < 0.5
+
+
+def test_dark_data_are_refused_without_fbp(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scan = np.load("fan.npz")
+    np.savez("dark.npz", sinogram=-scan["sinogram"][:, :12], angles=scan["angles"][:12])
+    assert main(["ct", "dark.npz", "--fan", "60:30", "--size", "32", "--out", "out", "--denoiser", "tiny"]) == 2
+    assert "positive image" in capsys.readouterr().err and not Path("out/result.json").exists()
 
 
 @pytest.mark.slow

@@ -108,6 +108,47 @@ def test_symmetric_product_is_the_plain_matrix(angles: np.ndarray, n: int, n_det
     torch.testing.assert_close(dense(physics), plain.flatten(0, 1), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("model", [0, 1])
+@pytest.mark.parametrize("offset", [1.5, -1.0, 0.7, -2.3, 9.1, 0.5 + 1e-12])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_an_offset_keeps_rays_and_adjoint(beam: str, offset: float, model: int) -> None:
+    n, angles, detector = 9, np.arange(0, 180, 7.5), {"n_det": 12, "det_offset": 0.9 * offset, "det_spacing": 0.9}
+    if beam == "parallel":
+        geometry: Any = ParallelBeam(angles, model=ParallelBeam.models[model], **detector)
+    else:
+        distances = {"source_distance": 11.0, "detector_distance": 4.0}
+        geometry = FanBeam(2 * angles, model=FanBeam.models[model], **distances, **detector)
+    physics: Any = (ParallelBeamTomography if beam == "parallel" else FanBeamTomography)(geometry, (1, n, n), dtype=torch.float64)
+    plain = torch.zeros(12, len(angles), n * n, dtype=torch.float64)
+    for number, angle in enumerate(geometry.degrees):
+        bins, pixels, weights = geometry.view(float(angle) + geometry.turn, n)
+        plain[:, number].index_put_((bins, pixels), weights, accumulate=True)
+    matrix = dense(physics)
+    cut = physics.plan.index.shape[0] > 1  # bins that are sums of two rows: entries below 1e-6 of them are not stored
+    torch.testing.assert_close(matrix, plain.flatten(0, 1), rtol=0, atol=1e-6 if cut else 1e-11)
+    data = torch.eye(len(matrix), dtype=torch.float64).reshape(-1, 1, 12, len(angles))
+    torch.testing.assert_close(physics.A_adjoint(data).flatten(1), matrix, rtol=0, atol=1e-12)
+    assert cut == (beam == "parallel" and model == 0 and offset in (0.7, -2.3))
+    norm = float(torch.linalg.matrix_norm(matrix, 2))
+    assert norm <= physics.norm_upper <= 1.01 * norm and physics.norm_lower <= norm
+    x, y = rand(2, 1, n, n), rand(2, 1, 12, len(angles), seed=1)
+    assert abs(float((physics.A(x) * y).sum() - (x * physics.A_adjoint(y)).sum())) < 1e-12 * float(physics.A(x).norm() * y.norm())
+    free = type(physics)(geometry, (1, n, n), storage="free", dtype=torch.float64)
+    torch.testing.assert_close(free.A(x), physics.A(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("offset", "rows", "entries"), [(1.5, 45, 1.05), (0.7, 86, 1.6)])
+def test_an_offset_costs_little(offset: float, rows: int, entries: float) -> None:
+    angles, size = np.arange(0, 180, 3.0), (1, 64, 64)
+    physics = ParallelBeamTomography(ParallelBeam(angles, n_det=85, det_offset=offset), size)
+    centred = ParallelBeamTomography(ParallelBeam(angles, n_det=85), size)
+    assert physics.matrix is not None and centred.matrix is not None
+    assert len(physics.plan.group) == 8 and physics.plan.rows <= rows + 1
+    assert len(physics.matrix.forward_values) < entries * len(centred.matrix.forward_values)
+    actual = 16 * len(physics.matrix.forward_values)
+    assert 0.7 * actual < physics.bytes_needed < 1.5 * actual
+
+
 def test_symmetry_saves_what_it_should() -> None:
     physics = ParallelBeamTomography(ParallelBeam(np.arange(0, 180, 1.0), n_det=23), (1, 16, 16))
     full = sum(len(physics.geometry.view(float(a), 16)[0]) for a in range(180))
@@ -238,6 +279,60 @@ def test_missing_wedge_gets_no_credit() -> None:
     physics = ParallelBeamTomography(angles, (1, 32, 32), dtype=torch.float64)
     x = blob(32)
     assert float(physics.fbp(physics.A(x)).abs().max()) < 1.2 * float(x.max())
+
+
+def disk(n: int, radius: float) -> torch.Tensor:
+    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
+    return 0.02 * (line[:, None] + line[None] <= radius**2).double()[None, None]
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_fbp_of_a_displaced_detector(beam: str, side: float) -> None:
+    n, x, detector = 64, disk(64, 25.0), {"n_det": 48, "det_offset": 17.3 * side}
+    distances = {"source_distance": 200.0, "detector_distance": 0.0}
+
+    def scan(angles: np.ndarray) -> Any:
+        if beam == "parallel":
+            return ParallelBeamTomography(ParallelBeam(angles, **detector), (1, n, n), dtype=torch.float64)
+        return FanBeamTomography(FanBeam(angles, **distances, **detector), (1, n, n), dtype=torch.float64)
+
+    full, half = scan(np.arange(0, 360, 2.0)), scan(np.arange(0, 220, 2.0))
+    inside = disk(n, 20.0) > 0
+    values = full.fbp(full.A(x))[inside]
+    assert float((values - 0.02).abs().mean()) < 3e-4 and abs(float(values.mean()) - 0.02) < 2e-4
+    with pytest.raises(InputError, match="displaced detector needs views over a full turn"):
+        half.fbp(half.A(x))
+
+
+def test_fbp_needs_a_displaced_detector_that_reaches_the_axis() -> None:
+    beyond = ParallelBeamTomography(ParallelBeam(np.arange(0, 360, 5.0), n_det=10, det_offset=9.0), (1, 32, 32))
+    with pytest.raises(InputError, match="past the axis"):
+        beyond.fbp(beyond.A(torch.ones(1, 1, 32, 32)))
+
+
+def test_fbp_interpolates_dead_bins_and_refuses_infinite_data() -> None:
+    n, x, weights = 64, blob(64), torch.ones(91, 60, dtype=torch.float64)
+    weights[[30, 41, 42, 60]] = 0
+    physics = ParallelBeamTomography(ParallelBeam(HALF, n_det=91), (1, n, n), weights=weights, dtype=torch.float64)
+    whole = ParallelBeamTomography(ParallelBeam(HALF, n_det=91), (1, n, n), dtype=torch.float64)
+    y = whole.A(x)
+    assert float((physics.fbp(physics.apply_weights(y)) - whole.fbp(y)).norm() / x.norm()) < 0.02
+    bad = y.clone()
+    bad[..., 41, :] = float("inf")
+    torch.testing.assert_close(physics.fbp(bad), physics.fbp(physics.apply_weights(y)), rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match=r"60 data are NaN or infinite.*weight 0"):
+        whole.fbp(bad)
+    weights[:, 3] = 0  # a view without any datum counts as 0
+    dead = ParallelBeamTomography(ParallelBeam(HALF, n_det=91), (1, n, n), weights=weights, dtype=torch.float64)
+    assert bool(torch.isfinite(dead.fbp(dead.apply_weights(y))).all())
+
+
+def test_fbp_extends_truncated_rows() -> None:
+    n, x = 64, disk(64, 29.0)
+    physics = ParallelBeamTomography(ParallelBeam(np.arange(0, 180, 2.0), n_det=36), (1, n, n), dtype=torch.float64)
+    inside = physics.fbp(physics.A(x))[disk(n, 15.0) > 0]
+    assert float(inside.std()) < 1.5e-3 and abs(float(inside.mean()) - 0.02) < 4e-3
 
 
 def test_norm_of_a_larger_operator_is_tight() -> None:

@@ -23,7 +23,7 @@ from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discr
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
 SIGMAS = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04)  # noise levels on [0, 1] that the prior tries, in each solution
-BRIGHT = 0.75  # where the brightest thousandth of the filtered back-projection is put on the prior's scale [0, 1]
+BRIGHT = 0.75  # where the brightest thousandth of FBP, or else of Tikhonov, is put on the prior's scale [0, 1]
 MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
 LARGE_MISFIT = 0.1  # relative misfit that is expected at most when the user states sigma
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
@@ -39,15 +39,12 @@ def run(options: argparse.Namespace) -> int:
     physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
     measured = float(physics.unit) * sinogram.y
     out = make_folder(options.out)
-    fbp = physics.fbp(measured, filter="hann")
-    scale = float(np.quantile(fbp.numpy(), 0.999)) / BRIGHT
-    if not (scale > 0 and sinogram.y.mean() > 0):
-        raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
+    images, scale, missing = linear_images(physics, measured)
     y = measured / scale
-    gamma = TIKHONOV / physics.norm_upper**2
-    tikhonov = physics.solve_prox(torch.zeros_like(fbp), y, gamma, tol=1e-3 * math.sqrt(fbp.numel())).x
     if not options.quiet:
         say(f"{physics.norm_bound()}")
+        for name, reason in missing.items():
+            say(f"no {name} to compare with: {reason}")
     noise = options.misfit * float(y.norm()) / math.sqrt(y.numel())
     choices: list[Choice] = []
 
@@ -58,11 +55,12 @@ def run(options: argparse.Namespace) -> int:
 
     solver = solver_of(denoiser, tol=options.tol)
     results = solutions(solver, y, physics, rounds, solve=search)
-    images = {"FBP": fbp / scale, "Tikhonov": tikhonov, "pnp-lip": results[-1].x}
+    images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     record = {
         "source": sinogram.source,
-        "misfit": misfit,
+        "misfit": {**dict.fromkeys(missing), **misfit},
+        "missing": missing,
         "scale": scale,
         "geometry": type(physics).__name__,
         "views": len(sinogram.angles),
@@ -88,6 +86,36 @@ def run(options: argparse.Namespace) -> int:
             "check the angles (degrees), the size, the detector and that the data are −log(I/I₀), or raise --misfit."
         )
     return 0
+
+
+def linear_images(
+    physics: ParallelBeamTomography | FanBeamTomography, measured: Tensor
+) -> tuple[dict[str, Tensor], float, dict[str, str]]:
+    """Filtered back-projection and Tikhonov's image over their scale, and why the first is missing, where it is.
+
+    Without it, Tikhonov is solved on the scale of the plain back-projection Aᵀy / AᵀA1 and sets the final one.
+    """
+    images, missing = {}, {}
+    try:
+        guide = images["FBP"] = physics.fbp(measured, filter="hann")
+    except InputError as error:  # the views miss lines
+        missing["FBP"] = str(error)
+        ones = physics.A_adjoint_A(torch.ones(1, 1, *physics.img_size[1:]))
+        guide = physics.A_adjoint(measured) / ones.clamp_min(1e-3 * float(ones.max()))
+    scale = scale_of(guide, measured)
+    gamma, tol = TIKHONOV / physics.norm_upper**2, 1e-3 * math.sqrt(guide.numel())
+    images["Tikhonov"] = scale * physics.solve_prox(torch.zeros_like(guide), measured / scale, gamma, tol=tol).x
+    if missing:
+        scale = scale_of(images["Tikhonov"], measured)
+    return {name: image / scale for name, image in images.items()}, scale, missing
+
+
+def scale_of(guide: Tensor, measured: Tensor) -> float:
+    """What the prior's 1 stands for in the data's units; InputError for data that no positive image has."""
+    scale = float(np.quantile(guide.numpy(), 0.999)) / BRIGHT
+    if not (scale > 0 and float(measured.mean()) > 0):
+        raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
+    return scale
 
 
 def read_sinogram(path: str | None, angles: str | None) -> Sinogram:
