@@ -20,7 +20,6 @@ from pnp_lip.solvers.variational import Variational
 __all__ = ["Choice", "choose_by_discrepancy", "choose_by_held_out", "choose_by_reference"]
 
 SETTINGS = {"sigma", "step", "weight", "dual_step"}  # what a search may vary
-FLAT = 1.01  # times the smallest score of held-out data: scores that near are the same, and the smoothest image is chosen
 PATIENCE = 2  # values that predict worse than the best before the search ends: the smallest ones take longest
 HELD_OUT = "‖Ax − y‖/‖y‖ of held-out views, to be small"
 
@@ -91,12 +90,13 @@ def choose_by_held_out(
     """The value whose reconstructions from a part of the views predict the other views; no noise level is needed.
 
     In fold k, 0 ≤ k < ``folds``, the views k⌊every/folds⌋ + i·every have weight 0. The score is ‖B(Ax − y)‖/‖By‖, B those
-    views, the root mean square over the folds. The chosen value is the largest one within 1 % of the smallest score, and
-    ``result`` is solved from all views. Large values come first, and the search ends after two that are worse than the best.
-    ``parameter`` is as in ``choose_by_discrepancy``. A prior that has seen the held-out views, such as one guided by a solution of all, is favoured.
+    views of all folds. The chosen value is the largest one whose squared errors exceed those of the smallest score by no more
+    than the standard error of this difference, over views; ``result`` is solved from all views. Large values come first, and
+    the search ends after two that are worse than the best. ``parameter`` is as in ``choose_by_discrepancy``. A prior that has
+    seen the held-out views, such as one guided by a solution of all, is favoured.
 
     Raises InputError unless A is parallel or fan beam, 2 ≤ ``every`` ≤ the number of views and 1 ≤ ``folds`` ≤ ``every``.
-    Source: Stone (1974), cross-validation.
+    Source: Stone (1974), cross-validation; Breiman et al. (1984), the rule of one standard error.
     """
     if not isinstance(physics, ParallelBeamTomography | FanBeamTomography):
         raise InputError(f"views can be held out of parallel and fan beam scans only; got {type(physics).__name__}.")
@@ -111,26 +111,24 @@ def choose_by_held_out(
     for varied in solvers:
         varied.require(y, physics)
     runs: list[list[Result]] = []
-    scores: list[float] = []
+    errors: list[Tensor] = []  # squared, of each held-out view
     for varied in solvers:
         seen = zip(parts, scans, strict=True)
         runs.append([varied.solve(torch.where(part, 0.0, y), scan, x0=x0, max_iter=max_iter) for part, scan in seen])
-        errors = [held_out_error(physics, y, part, r) for part, r in zip(parts, runs[-1], strict=True)]
-        scores.append(math.sqrt(sum(error**2 for error in errors) / folds))
+        gaps = [(physics.A(r.x) - y)[..., part] for part, r in zip(parts, runs[-1], strict=True)]
+        errors.append(torch.cat(gaps, -1).double().square().sum((0, 1, 2)).nan_to_num(math.inf, math.inf))
         x0 = x0 if runs[-1][-1].status == "diverged" else runs[-1][-1].x
-        if len(scores) - smallest(scores) > PATIENCE:
+        if len(errors) - smallest([float(e.sum()) for e in errors]) > PATIENCE:
             break
-    k = next(i for i, score in enumerate(scores) if score <= FLAT * min(scores))
+    least = errors[smallest([float(e.sum()) for e in errors])]
+    rises = [e - least for e in errors]
+    within = [float(r.mean()) <= float(r.std(correction=0)) / math.sqrt(max(len(r) - 1, 1)) for r in rises]
+    k = within.index(True) if True in within else 0  # all diverged
     statuses = tuple("converged" if all(r.status == "converged" for r in run) else run[0].status for run in runs)
     result = solvers[k].solve(y, physics, x0=runs[k][-1].x, max_iter=max_iter)
-    return Choice(solvers[k], result, candidates[k], tuple(candidates[: len(runs)]), tuple(scores), statuses, HELD_OUT)
-
-
-def held_out_error(physics: PhysicsLike, y: Tensor, held_out: Tensor, result: Result) -> float:
-    """‖B(Ax − y)‖/‖By‖, B the held-out views; infinite for a result that diverged."""
-    left = y[..., held_out].double()
-    gap = physics.A(result.x)[..., held_out].double() - left
-    return float(gap.norm() / left.norm()) if result.status != "diverged" else math.inf
+    size = sum(float(y[..., part].double().square().sum()) for part in parts)
+    scores = tuple(math.sqrt(float(e.sum()) / size) for e in errors)
+    return Choice(solvers[k], result, candidates[k], tuple(candidates[: len(runs)]), scores, statuses, HELD_OUT)
 
 
 def smallest(scores: Sequence[float]) -> int:

@@ -97,7 +97,7 @@ def test_ct_chooses_the_noise_level_by_the_misfit(folder: Path) -> None:
     assert main([*common, "--misfit", "0.03"]) == 0
     record = json.loads(Path("out/result.json").read_text())
     assert record["guarantee"]["proved"] and record["objective"] and record["guarantee"]["kind"] == "critical point"
-    scores = record["misfit_over_goal_by_sigma"]
+    scores = record["score_by_sigma"]
     assert list(scores) == [f"{s:g}" for s in SIGMAS]
     assert record["settings"]["sigma"] == max(s for s in SIGMAS if scores[f"{s:g}"] <= 1)
     assert record["misfit"]["pnp-lip"] <= 0.03

@@ -78,7 +78,7 @@ def test_the_choice_is_near_the_oracle(scan: tuple[ParallelBeamTomography, torch
     choice = choose_by_held_out(solver, y, physics, values=VALUES, every=4, folds=4)
     oracle = choose_by_reference(solver, y, physics, x, {"sigma": VALUES})
     assert choice.result.guarantee.proved and choice.best == {"sigma": choice.solver.sigma}
-    assert choice.scores[choice.candidates.index(choice.best)] <= 1.01 * min(choice.scores)
+    assert choice.scores[choice.candidates.index(choice.best)] <= 1.05 * min(choice.scores)
     assert max(oracle.scores) - psnr(choice.result.x, x) < 0.5 < max(oracle.scores) - min(oracle.scores)
     assert len(choice.scores) < len(VALUES)  # the smallest values were left out
 

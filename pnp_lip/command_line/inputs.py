@@ -39,12 +39,12 @@ def get_certified(name: str, *, require_certified: bool = True) -> Learned:
     return found
 
 
-def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, int]:
+def get_prior(options: argparse.Namespace, channels: int = 1, grey: str = "grey") -> tuple[Learned, int]:
     """The denoiser or potential, by default the shipped one for so many channels, and how often to solve again.
 
     Raises InputError for rounds that it cannot do.
     """
-    denoiser = get_certified(options.denoiser or ("grey" if channels == 1 else "colour"))
+    denoiser = get_certified(options.denoiser or (grey if channels == 1 else "colour"))
     if isinstance(denoiser, RidgePotential):
         if options.rounds:
             raise InputError(f"--rounds {options.rounds} guides a denoiser; the objective of a potential is solved once.")

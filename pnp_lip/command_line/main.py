@@ -85,10 +85,11 @@ def add_commands(commands: Commands) -> None:
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
-    add("--misfit", type=float, default=0.02, help="relative data misfit to aim at (default: 0.02)")
-    add("--sigma", type=float, help="noise level that the prior assumes (default: found from --misfit)")
+    add("--misfit", type=float, help="relative data misfit to aim at, of noisy data the noise's share")
+    held_out = "noise level that the prior assumes (default: the one that predicts views best that were held out)"
+    add("--sigma", type=float, help=held_out)
     add_stopping(add, 500)
-    add_prior(add, "grey")
+    add_prior(add, "ridge")
 
     add = new(
         commands, "certify", "prove a denoiser's Lipschitz constant, or a potential's curvature; exit status 1 if that fails"
@@ -131,7 +132,7 @@ def add_stopping(add: Add, max_iter: int) -> None:
 
 def add_prior(add: Add, default: str) -> None:
     """The denoiser or potential, and how often to solve again."""
-    known = f"grey, colour, tiny, or a .safetensors, .pt or .pth file of a denoiser or a potential (default: {default})"
+    known = f"grey, colour, tiny, ridge, or a .safetensors, .pt or .pth file of a denoiser or a potential (default: {default})"
     add("--denoiser", metavar="NAME|FILE", help=known)
     again = "solve N more times, each guided by the last result; 0 is faster (default: 1 if the denoiser can be guided)"
     add("--rounds", type=int, metavar="N", help=again)
