@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.layers.activations import SIGMA_RANGE

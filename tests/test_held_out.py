@@ -57,7 +57,7 @@ def test_other_weights_share_the_matrix(scan: tuple[ParallelBeamTomography, torc
 def test_the_score_is_the_misfit_of_views_that_were_not_used(
     scan: tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor],
 ) -> None:
-    physics, x, y = scan
+    physics, _, y = scan
     solver = Variational(differences(), weight=0.15, tol=1e-6)
     choice = choose_by_held_out(solver, y, physics, values=VALUES, every=4, folds=1)
     assert [c["sigma"] for c in choice.candidates] == sorted(VALUES, reverse=True)[: len(choice.scores)]
@@ -85,7 +85,13 @@ def test_the_choice_is_near_the_oracle(scan: tuple[ParallelBeamTomography, torch
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"every": 1}, "every"), ({"every": 13}, "every"), ({"folds": 0}, "folds"), ({"folds": 7}, "folds"), ({"values": []}, "one value")],
+    [
+        ({"every": 1}, "every"),
+        ({"every": 13}, "every"),
+        ({"folds": 0}, "folds"),
+        ({"folds": 7}, "folds"),
+        ({"values": []}, "one value"),
+    ],
 )
 def test_bad_folds_are_refused(
     scan: tuple[ParallelBeamTomography, torch.Tensor, torch.Tensor], change: dict[str, object], message: str

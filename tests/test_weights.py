@@ -18,7 +18,7 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
 from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Variational, refine
 
-POTENTIALS = ["ridge"]
+POTENTIALS = ["ridge", "ridge-colour"]
 NAMES = [name for name in certified_names() if name not in POTENTIALS]
 FOLDER = Path(pnp_lip.__file__).parent / "weights"
 LEVELS = (5, 15, 25, 50)
@@ -75,7 +75,7 @@ def test_a_potential_deblurs_and_says_what_it_found() -> None:
 
 
 def test_all_that_ships_is_certified_or_an_annealer() -> None:
-    assert certified_names() == ["colour", "grey", "ridge", "tiny"]
+    assert certified_names() == ["colour", "grey", "ridge", "ridge-colour", "tiny"]
     assert pretrained_names() == sorted([*certified_names(), *ANNEALERS.values()])
     for name in ANNEALERS.values():
         assert (FOLDER / f"{name}.safetensors").stat().st_size < 4_000_000

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     choices: list[Choice] = []
 
     def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
-        """With the level that predicts held-out views, or fits to --misfit; begun without a prior's help, hence without ``x0``."""
+        """With the level that predicts held-out views, or fits to --misfit; it begins without a prior's help: no ``x0``."""
         if options.misfit is None and len(values) > 1:
             choices.append(choose_by_held_out(solver, y, physics, values=values, max_iter=options.max_iter))
         else:

@@ -158,7 +158,9 @@ def starting_potential(options: argparse.Namespace) -> "RidgePotential":
             "--potential starts from a potential and keeps its filters; choose another --start, or leave out --size."
         )
     limits = {"rho": options.rho, "limit": options.curvature_limit}
-    return constrain_curvature(found, anew=options.start is None, **{name: limit for name, limit in limits.items() if limit is not None})
+    return constrain_curvature(
+        found, anew=options.start is None, **{name: limit for name, limit in limits.items() if limit is not None}
+    )
 
 
 def found_network(name: str, channels: int) -> "Pretrained":

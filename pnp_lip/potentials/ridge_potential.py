@@ -1,5 +1,6 @@
 """The ridge potential: a learned objective whose curvature is bounded for every image and every noise level."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -214,10 +215,11 @@ class RidgeAtLevel:
         rows, columns = self.axes(x)
         _, back = self.spectra(rows, columns)
         total = x.new_zeros(*x.shape[:2], rows.padded, columns.padded)
+        X = torch.zeros(())
         for (top, left, filters), z in zip(self.pieces(x), pieces, strict=True):
             Z = torch.fft.rfft2(z)
-            X = 0 if filters.start == 0 else X
-            X = X + torch.stack([(Z * back[filters, channel]).sum(1) for channel in range(x.shape[1])], 1)
+            part = torch.stack([(Z * back[filters, channel]).sum(1) for channel in range(x.shape[1])], 1)
+            X = part if filters.start == 0 else X + part
             if filters.stop >= len(self.weight):
                 window = torch.fft.irfft2(X, s=(rows.length, columns.length))
                 total[..., top : top + rows.length, left : left + columns.length] += window
@@ -258,6 +260,7 @@ class RidgeAtLevel:
         return sums @ scale.to(sums).square()
 
 
+@functools.cache
 def cut(n: int, kernel: int, circular: bool) -> Axis:
     """How an axis of n pixels is cut for filters of so many pixels: so that the fewest pixels are transformed.
 
@@ -279,7 +282,9 @@ def fast(n: int) -> int:
 def transfer_function(weight: Tensor, size: tuple[int, int]) -> Tensor:
     """ŵ (C, c, H, W/2 + 1): W x is the inverse transform of Σ_c ŵ_c x̂_c on a periodic grid of this size."""
     k = weight.shape[-1]
-    return torch.fft.rfft2(F.pad(weight, (0, size[1] - k, 0, size[0] - k)).roll((-(k // 2),) * 2, (-2, -1))).conj()
+    centred = F.pad(weight, (0, size[1] - k, 0, size[0] - k)).roll((-(k // 2),) * 2, (-2, -1))
+    transfer: Tensor = torch.fft.rfft2(centred).conj()
+    return transfer
 
 
 def extend(x: Tensor, axis: Axis, dim: int, circular: bool) -> Tensor:

@@ -103,7 +103,8 @@ def constrain_curvature(
     """Reparametrise ``potential`` in place so that its curvature stays in [−ρ, L] whatever an optimiser does.
 
     0 ≤ ``rho`` < 1, ``limit`` = L > 0; its filters and slopes are brought there first, or with ``anew`` its filters become
-    the composition of three random convolutions. ``release_curvature`` makes them plain. Raises InputError for other numbers, and for a potential that is constrained already.
+    the composition of three random convolutions. ``release_curvature`` makes them plain.
+    Raises InputError for other numbers, and for a potential that is constrained already.
     """
     if not 0 <= rho < 1:
         raise InputError(f"`rho` must lie in [0, 1), so that denoising has one minimiser; got {rho}.")
@@ -112,7 +113,9 @@ def constrain_curvature(
     if parametrize.is_parametrized(potential):
         raise InputError("this potential is constrained (parametrised) already.")
     clip = potential.activation
-    parametrize.register_parametrization(potential, "weight", UnitFilters(random_factors(potential.weight.detach()) if anew else ()))
+    parametrize.register_parametrization(
+        potential, "weight", UnitFilters(random_factors(potential.weight.detach()) if anew else ())
+    )
     parametrize.register_parametrization(clip, "rise", CappedRise(limit))
     parametrize.register_parametrization(clip, "fall", FixedFall(rho))
     return potential

@@ -42,8 +42,8 @@ class PotentialRun(TrainingRun[RidgePotential]):
     """The state of a run that trains a potential.
 
     Problems denoise, with σ as in ``TrainingRun.corrupt``, or, the share ``equilibrium`` of them, reconstruct random blurs
-    and scans, with the σ and λ that ``Variational`` suggests. Half of the steps take a problem from before, whose solution goes on from where it stood. A potential that is
-    not constrained yet gets the defaults of ``constrain_curvature``.
+    and scans, with the σ and λ that ``Variational`` suggests. Half of the steps take a problem from before, whose solution
+    goes on from where it stood. A potential that is not constrained yet gets the defaults of ``constrain_curvature``.
     """
 
     def __init__(
@@ -125,9 +125,7 @@ def gradient_product(potential: RidgePotential, x: Tensor, v: Tensor, sigma: flo
 
 
 @torch.no_grad()
-def minimise(
-    level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor, iterations: int, weight: float = 1.0
-) -> Tensor:
+def minimise(level: RidgeAtLevel, physics: PhysicsLike, y: Tensor, start: Tensor, iterations: int, weight: float = 1.0) -> Tensor:
     """Near the minimiser of ½‖Ax − y‖² + λR_σ(x), ‖A‖ ≤ 1, by Nesterov's method, begun anew where its momentum leads uphill.
 
     Source: O'Donoghue & Candès (2015), the gradient scheme.
@@ -146,9 +144,7 @@ def minimise(
 
 
 @torch.no_grad()
-def solve_adjoint(
-    level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tensor, steps: int, weight: float = 1.0
-) -> Tensor:
+def solve_adjoint(level: RidgeAtLevel, physics: PhysicsLike, x: Tensor, g: Tensor, steps: int, weight: float = 1.0) -> Tensor:
     """v with (AᵀA + λR''_σ(x)) v ≈ g by conjugate gradients; for blurs the matrix need not be positive."""
     hessian = level.hessian(x)
     return conjugate_gradient(lambda v: physics.A_adjoint(physics.A(v)) + weight * hessian(v), g, g.new_zeros(len(g)), steps)[0]
