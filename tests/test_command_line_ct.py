@@ -114,7 +114,7 @@ def test_the_strength_follows_from_the_misfit_aimed_at(folder: Path) -> None:
 
 def test_a_second_solution_guided_by_the_first_is_the_default_and_better(folder: Path) -> None:
     for out, more in (("once", ["--rounds", "0"]), ("twice", ["--rounds", "1"]), ("default", [])):
-        settings = ["--size", "32", "--out", out, "--quiet", "--tol", "1e-3", "--sigma", "0.01"]
+        settings = ["--size", "32", "--out", out, "--quiet", "--tol", "1e-3", "--sigma", "0.01", "--denoiser", "grey"]
         assert main(["ct", "y.npz", *settings, *more]) == 0
         record = json.loads(Path(out, "result.json").read_text())
         assert record["guarantee"]["proved"] and record["settings"]["sigma"] == 0.01
@@ -188,3 +188,21 @@ def test_the_shipped_sinogram_is_reconstructed_to_two_per_cent(tmp_path: Path) -
     record = json.loads((tmp_path / "result.json").read_text())
     assert record["guarantee"]["proved"] and record["status"] == "converged"
     assert record["misfit"]["pnp-lip"] < 0.02 < record["misfit"]["FBP"]
+
+
+def test_held_out_views_choose_the_strength_unless_a_misfit_is_stated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pnp_lip.command_line.ct.SIGMAS", (0.005, 0.02, 0.08, 0.32))
+    y = np.load("y.npz")["sinogram"]
+    noisy = y + 0.03 * y.max() * np.random.default_rng(0).standard_normal(y.shape)
+    np.savez("noisy.npz", sinogram=noisy, angles=ANGLES)
+    found = {}
+    for out, more in (("held-out", []), ("misfit", ["--misfit", "0.5"])):
+        assert main(["ct", "noisy.npz", "--size", "32", "--out", out, "--quiet", *more]) == 0
+        found[out] = json.loads(Path(out, "result.json").read_text())
+    scores = {float(sigma): score for sigma, score in found["held-out"]["score_by_sigma"].items()}
+    assert found["held-out"]["criterion"].endswith("held-out views, to be small") and min(scores.values()) < 0.1
+    assert found["held-out"]["settings"]["sigma"] in scores and found["held-out"]["settings"]["sigma"] < 0.32
+    assert found["misfit"]["settings"]["sigma"] == 0.32  # the smoothest one fits so badly
+    truth = np.load("truth.npy")
+    errors = [np.linalg.norm(np.load(f"{out}/pnp-lip.npy") - truth) for out in ("held-out", "misfit")]
+    assert errors[0] < 0.9 * errors[1] and errors[0] < 0.8 * np.linalg.norm(np.load("held-out/fbp.npy") - truth)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,8 @@ def run(options: argparse.Namespace) -> int:
     choices: list[Choice] = []
 
     def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
-        """With the level that predicts held-out views, or fits to --misfit; it begins without a prior's help: no ``x0``."""
-        if options.misfit is None and len(values) > 1:
-            choices.append(choose_by_held_out(solver, y, physics, values=values, max_iter=options.max_iter))
-        else:
-            noise = (options.misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
-            choices.append(choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter))
+        """The search begins without a prior's help, hence without ``x0``."""
+        choices.append(choose(solver, y, physics, values, options))
         return choices[-1].result
 
     solver = solver_of(denoiser, tol=options.tol)
@@ -94,6 +91,16 @@ def run(options: argparse.Namespace) -> int:
             "check the angles (degrees), the size, the detector and that the data are −log(I/I₀)."
         )
     return 0
+
+
+def choose(
+    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, values: Sequence[float], options: argparse.Namespace
+) -> Choice:
+    """The level that predicts held-out views, or the largest one that fits to --misfit; one level is only solved."""
+    if options.misfit is None and len(values) > 1:
+        return choose_by_held_out(solver, y, physics, values=values, max_iter=options.max_iter)
+    noise = (options.misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
+    return choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter)
 
 
 def linear_images(
