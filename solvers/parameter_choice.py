@@ -112,22 +112,23 @@ def choose_by_held_out(
         varied.require(y, physics)
     runs: list[list[Result]] = []
     errors: list[Tensor] = []  # squared, of each held-out view
+    sums: list[float] = []  # of these
     for varied in solvers:
         seen = zip(parts, scans, strict=True)
         runs.append([varied.solve(torch.where(part, 0.0, y), scan, x0=x0, max_iter=max_iter) for part, scan in seen])
         gaps = [(physics.A(r.x) - y)[..., part] for part, r in zip(parts, runs[-1], strict=True)]
         errors.append(torch.cat(gaps, -1).double().square().sum((0, 1, 2)).nan_to_num(math.inf, math.inf))
         x0 = x0 if runs[-1][-1].status == "diverged" else runs[-1][-1].x
-        if len(errors) - smallest([float(e.sum()) for e in errors]) > PATIENCE:
+        sums.append(float(errors[-1].sum()))
+        if len(sums) - smallest(sums) > PATIENCE:
             break
-    least = errors[smallest([float(e.sum()) for e in errors])]
-    rises = [e - least for e in errors]
+    rises = [e - errors[smallest(sums)] for e in errors]
     within = [float(r.mean()) <= float(r.std(correction=0)) / math.sqrt(max(len(r) - 1, 1)) for r in rises]
     k = within.index(True) if True in within else 0  # all diverged
     statuses = tuple("converged" if all(r.status == "converged" for r in run) else run[0].status for run in runs)
     result = solvers[k].solve(y, physics, x0=runs[k][-1].x, max_iter=max_iter)
     size = sum(float(y[..., part].double().square().sum()) for part in parts)
-    scores = tuple(math.sqrt(float(e.sum()) / size) for e in errors)
+    scores = tuple(math.sqrt(total / size) for total in sums)
     return Choice(solvers[k], result, candidates[k], tuple(candidates[: len(runs)]), scores, statuses, HELD_OUT)
 
 

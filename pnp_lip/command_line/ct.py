@@ -24,11 +24,11 @@ from pnp_lip.solvers.variational import WEIGHT
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
-# Noise levels on [0, 1] that a prior may assume. Steps of √2 around the best cost 0.2 to 0.4 dB (made-up head, 60 views).
+# Noise levels on [0, 1] that a prior may assume, a factor of √2 apart: next to the best one up to 0.5 dB are lost (made-up head).
 SIGMAS = tuple(0.00125 * 2 ** (k / 2) for k in range(15))
 BRIGHT = 0.75  # where the brightest thousandth of FBP, or else of Tikhonov, is put on the prior's scale [0, 1]
 MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
-LARGE_MISFIT = 0.1  # relative misfit that is expected at most when the user states sigma
+LARGE_MISFIT = 0.1  # relative misfit that is expected at most unless the user states one
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 
 
@@ -55,9 +55,7 @@ def run(options: argparse.Namespace) -> int:
         choices.append(choose(solver, y, physics, values, options))
         return choices[-1].result
 
-    solver = solver_of(denoiser, tol=options.tol)
-    if isinstance(solver, Variational):
-        solver = dataclasses.replace(solver, weight=WEIGHT)
+    solver = solver_of(denoiser, tol=options.tol, weight=WEIGHT)
     results = solutions(solver, y, physics, rounds, solve=search)
     images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}

@@ -1,7 +1,6 @@
 """``pnp-lip deblur``: restore the user's own blurred image, with the guarantee written beside it."""
 
 import argparse
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pnp_lip.command_line.inputs import by_channel, get_annealing, get_noise, ge
 from pnp_lip.errors import InputError
 from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
+from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import NOISE_FACTOR, Result, Solver, Variational
 from pnp_lip.solvers.variational import WEIGHT
@@ -47,10 +47,9 @@ def run(options: argparse.Namespace) -> int:
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     h, w = psf.shape if options.padding == "valid" else (1, 1)  # a photograph ends before its blur does
     physics = Blur(psf, (y.shape[1], y.shape[2] + h - 1, y.shape[3] + w - 1), padding=options.padding)
-    solver = solver_of(denoiser, sigma=first, step=options.step, tol=options.tol)
-    if isinstance(solver, Variational):
-        weight = WEIGHT if options.strength is None else options.strength
-        solver = dataclasses.replace(solver, sigma=NOISE_FACTOR * noise, weight=weight)
+    assumed = NOISE_FACTOR * noise if isinstance(denoiser, RidgePotential) else first
+    weight = WEIGHT if options.strength is None else options.strength  # of a potential
+    solver = solver_of(denoiser, sigma=assumed, step=options.step, tol=options.tol, weight=weight)
 
     def solve(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         return solver.solve(y, physics, x0=x0, max_iter=options.max_iter, progress=not options.quiet)

@@ -58,9 +58,9 @@ def get_prior(options: argparse.Namespace, channels: int = 1, grey: str = "grey"
 
 
 def solver_of(
-    prior: Learned, *, tol: float | None = None, sigma: float | None = None, step: float | None = None
+    prior: Learned, *, tol: float | None = None, sigma: float | None = None, step: float | None = None, weight: float = 1.0
 ) -> Solver | Variational:
-    """Forward-backward with a denoiser, or the objective f + R_σ of a potential, for images in [0, 1].
+    """Forward-backward with a denoiser, or the objective f + λR_σ of a potential, λ the ``weight``, for images in [0, 1].
 
     ``tol`` defaults to 1e-4 with a denoiser, and to that of ``Variational``. Raises InputError for a step with a potential.
     """
@@ -68,7 +68,7 @@ def solver_of(
         return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=1e-4 if tol is None else tol)
     if step is not None:
         raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
-    solver = Variational(prior, sigma=sigma, box=(0.0, 1.0))
+    solver = Variational(prior, sigma=sigma, weight=weight, box=(0.0, 1.0))
     return solver if tol is None else dataclasses.replace(solver, tol=tol)
 
 
