@@ -196,6 +196,8 @@ def projector(
     bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
     side = bins if options.size is None else options.size
     if options.fan is None:
+        if options.curved:
+            raise InputError("--curved is a detector of a fan beam; pass --fan SOURCE:DETECTOR.")
         parallel = ParallelBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset)
         return ParallelBeamTomography(parallel, (1, side, side), normalize=normalize)
     try:
@@ -203,5 +205,6 @@ def projector(
     except ValueError as error:
         raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
     fan = FanBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
-                  source_distance=source, detector_distance=detector)  # fmt: skip
+                  source_distance=source, detector_distance=detector,
+                  detector="curved" if options.curved else "flat")  # fmt: skip
     return FanBeamTomography(fan, (1, side, side), normalize=normalize)
