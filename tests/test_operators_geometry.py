@@ -12,7 +12,9 @@ from operator_cases import dense
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
+from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.scan_geometry import Grid
+from pnp_lip.operators.scan_mistakes import likely_mistake
 
 REGULAR, ODD = np.arange(0, 360, 22.5), np.array([1.0, 44.0, 46.0, 100.0, 217.0])
 SPREAD, CENTRE = 4.0, (2.0, -3.0)  # of the Gaussian, in the unit of length
@@ -142,6 +144,27 @@ def test_radians_are_recognised(turn: float) -> None:
             ParallelBeam(angles)
     ParallelBeam(np.linspace(0, 3.0, 60))  # a narrow arc in degrees
     ParallelBeam([0.0, math.pi])
+
+
+@pytest.mark.parametrize("beam", ["parallel", "flat"])
+def test_mistakes_are_named(beam: str) -> None:
+    angles = np.arange(0, 180, 3.0) * (1 if beam == "parallel" else 2)
+    x = ellipse_image(40)[None, None].float()
+
+    def scan(views: np.ndarray = angles, offset: float = 1.5, bins: int = 60) -> Any:
+        geometry, kind = scanner(beam, views, det_offset=offset, n_det=bins, det_spacing=1.0 if beam == "parallel" else 1.6)
+        return kind(geometry, (1, 40, 40))
+
+    y = scan().A(x)
+    y = y + 0.01 * float(y.norm()) / 60 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    assert likely_mistake(scan(), y) is None
+    assert "wrong sign" in str(likely_mistake(scan(offset=-1.5), y))
+    assert "transposed" in str(likely_mistake(scan(), y.mT))
+    few = np.arange(0, 165, 15.0)  # covers no half turn, which the class itself would see
+    wedge = scan(few).A(x)
+    assert likely_mistake(scan(few), wedge) is None
+    assert "radians" in str(likely_mistake(scan(np.deg2rad(few)), wedge))
+    assert likely_mistake(scan(few, 0.0), scan(few, 0.0).A(x)) is None  # nothing to try
 
 
 @pytest.mark.parametrize(

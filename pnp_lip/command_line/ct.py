@@ -17,6 +17,7 @@ from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_f
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
+from pnp_lip.operators.scan_mistakes import likely_mistake
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
@@ -40,6 +41,9 @@ def run(options: argparse.Namespace) -> int:
     sinogram = read_sinogram(options.sinogram, options.angles)
     denoiser, rounds = get_prior(options, grey="ridge")
     physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
+    mistake = likely_mistake(physics, sinogram.y)
+    if mistake:
+        say(f"WARNING: {mistake}.")
     measured = float(physics.unit) * sinogram.y
     out = make_folder(options.out)
     images, scale, missing = linear_images(physics, measured)
