@@ -199,15 +199,13 @@ class ScanGeometry(abc.ABC):
 
     def entries(self, size: Size, samples: Tensor) -> float:
         """An estimate of how many entries a view of an image has in the rows of ``samples``."""
-        side = math.sqrt(self.sides[0] * self.sides[1])
-        rows, columns = math.sqrt(size[0] * size[1]), math.sqrt(size[0] * size[1])
-        width = (
-            self.shadow(np.zeros(1), *torch.zeros(2, 1, dtype=torch.float64), (-math.inf, math.inf)).width * side / self.sides[1]
-        )
+        middle, across = torch.zeros(1, dtype=torch.float64), math.sqrt(size[0] * size[1])  # pixels of a square as large
+        width = self.shadow(np.zeros(1), middle, middle, (-math.inf, math.inf)).width  # of a pixel on the detector
+        width *= math.sqrt(self.sides[0] / self.sides[1])
         row = float(samples[-1] - samples[0]) / (len(samples) - 1) if len(samples) > 1 else self.det_spacing
         margin = 0.0 if self.by_shadow else row / 2
-        seen = min(float(samples[-1]) + margin, 0.5 * columns * width) - max(float(samples[0]) - margin, -0.5 * columns * width)
-        return rows * max(seen, 0.0) / width * (MEAN_SHADOW * width / row + 1)
+        seen = min(float(samples[-1]) + margin, 0.5 * across * width) - max(float(samples[0]) - margin, -0.5 * across * width)
+        return across * max(seen, 0.0) / width * (MEAN_SHADOW * width / row + 1)
 
     def view(self, angle: float, grid: Grid, samples: Tensor | None = None) -> scipy.sparse.csr_array:
         """The matrix of one view, at ``angle`` + ``turn`` of the user's.

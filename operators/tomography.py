@@ -127,7 +127,7 @@ class SymmetricTomography(CertifiedPhysics):
             return matrix, transposed(matrix)
         by_pixels = CompressedRows(dtype, self.bytes_needed)
         at_once = max(1, MOST_PAIRS // len(self.plan.base_angles))
-        for x, y in zip(grid.x.split(at_once), grid.y.split(at_once), strict=True):
+        for x, y in zip(torch.split(grid.x, at_once), torch.split(grid.y, at_once), strict=True):
             by_pixels.append(*scan.columns(self.plan.base_angles, x, y, self.samples, dtype))
         matrix = by_pixels.matrix(shape[::-1])
         return transposed(matrix), matrix
@@ -186,7 +186,8 @@ class SymmetricTomography(CertifiedPhysics):
             at_once = max(1, MOST_CROSSINGS // (rows * max(size)))
             for first in range(0, len(self.plan.base_angles), at_once):
                 beams = [scan.rays(float(angle), self.samples) for angle in self.plan.base_angles[first : first + at_once]]
-                for cut in crossings(*map(torch.cat, zip(*beams, strict=True)), size, scan.sides):
+                point, direction = (torch.cat(part) for part in zip(*beams, strict=True))
+                for cut in crossings(point, direction, size, scan.sides):
                     seen = (cut.rays + first * rows).to(x.device)
                     if transpose:
                         result += joseph_product(x.index_select(0, seen), cut, self.unit, size, True)

@@ -143,6 +143,7 @@ def test_a_second_solution_guided_by_the_first_is_the_default_and_better(folder:
         (["--angles", "0:180:6"], "name its file"),
         (["y.npz", "--fan", "60"], "SOURCE:DETECTOR"),
         (["y.npz", "--fan", "3:30"], "inside the object"),
+        (["y.npz", "--curved"], "pass --fan"),
         (["y.npz", "--spacing", "-1"], "det_spacing"),
         (["y.npz", "--size", "0"], "img_size"),
         (["y.npz", "--misfit", "2"], "--misfit"),
