@@ -30,6 +30,16 @@ class SymmetryPlan:
     group: Group
     index: NDArray[np.int32]
 
+    @property
+    def listed(self) -> int:
+        """How many symmetries, the first ones, tell of all: half of them if the others are those after half a turn.
+
+        Half a turn reverses the order of the pixels, so that the others show pixel i where these show N − 1 − i.
+        """
+        half = len(self.group) // 2
+        turned = tuple((turns + 2, transposed) for turns, transposed in self.group[:half])
+        return half if half and turned == self.group[half:] else len(self.group)
+
 
 def plan_views(
     angles: NDArray[np.float64],

@@ -69,8 +69,13 @@ class SymmetricTomography(CertifiedPhysics):
         self.plan, self.samples = plan_scan(scan, size)
         grid = Grid(size, scan.sides, pixel_order(size) if storage == "sparse" else None)
         pixels, places = symmetric_pixels(grid.order, size, self.plan.group)
-        named = ("index", self.plan.index), ("pixels", pixels), ("places", places[:, grid.order]), ("position", grid.position)
-        for name, index in named:
+        places = places[: self.plan.listed, grid.order]
+        for name, index in (
+            ("index", self.plan.index),
+            ("pixels", pixels),
+            ("places", places),
+            ("position", grid.position),
+        ):
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
         if isinstance(mask, str):
             if mask != "circle":
@@ -167,8 +172,13 @@ class SymmetricTomography(CertifiedPhysics):
         scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.plan.rows * elements)
         for index in self.index.long().chunk(self.plan.index.shape[0]):  # with 32 bits torch adds a hundred times slower
             scattered.index_add_(1, index, data)
-        copies = self.multiply(scattered, True)
-        return pick(pick(copies, self.places).reshape(len(data), elements, -1).sum(1), self.position)
+        copies, listed = self.multiply(scattered, True), self.plan.listed
+        images = self.gathered(copies)
+        return images if listed == elements else images + self.gathered(copies[:, listed:]).flip(1)
+
+    def gathered(self, copies: Tensor) -> Tensor:
+        """The sum of the images under the listed symmetries, each brought back; ``copies`` flat, (k, N·elements)."""
+        return pick(pick(copies, self.places).reshape(len(copies), self.plan.listed, -1).sum(1), self.position)
 
     def multiply(self, x: Tensor, transpose: bool) -> Tensor:
         """The base matrix, or its transpose, times the symmetric copies of k images, (k, N·elements), as its columns."""
@@ -220,7 +230,8 @@ class SymmetricTomography(CertifiedPhysics):
         (pixels, data), elements = map(math.prod, sizes), len(self.plan.group)
         copies = torch.arange(pixels * elements, device=self.unit.device)
         # Symmetry g shows a pixel at ``places``; there, and nowhere else, must ``pixels`` find it.
-        places = self.places.reshape(elements, -1).index_select(1, self.position)
+        places, listed = self.places.reshape(self.plan.listed, -1).index_select(1, self.position), self.plan.listed
+        places = places if listed == elements else torch.cat([places, places.flip(1) + listed])
         shown = self.pixels[places.long()] == copies[:pixels]
         seen, count = self.index, self.plan.rows * len(self.plan.base_angles) * elements
         sound = len(seen) == data * self.plan.index.shape[0] and bool(((seen >= 0) & (seen < count)).all()) and bool(shown.all())
