@@ -3,6 +3,8 @@
 from pnp_lip.operators.blur import Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.certify_norm import certify_norm
+from pnp_lip.operators.cone_beam import ConeBeamTomography
+from pnp_lip.operators.cone_geometry import ConeBeam
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.fan_beam import FanBeam, FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
@@ -16,6 +18,8 @@ from pnp_lip.renamed import renamed
 __all__ = [
     "Blur",
     "CertifiedPhysics",
+    "ConeBeam",
+    "ConeBeamTomography",
     "FanBeam",
     "FanBeamTomography",
     "ParallelBeam",
