@@ -18,7 +18,7 @@ from pnp_lip.spectral import NormBound, norm_bound, norm_lower
 
 __all__ = ["MOST_DENSE_PIXELS", "TIGHT", "CertifiedPhysics", "Shape", "as_gamma", "own_bound", "require_positive"]
 
-Shape = tuple[int, ...]
+Shape = tuple[int, int, int]
 
 MOST_DENSE_PIXELS = 1024  # of one channel; up to here a dense factorisation of A takes well below a second
 TIGHT = 1.001  # upper/lower of a norm up to which no sharper proof is tried
@@ -39,7 +39,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     that do not belong together; ShapeError for a wrong shape, dtype or device.
     """
 
-    dimensions: ClassVar[int] = 2  # of an image; 3 for volumes, (B, C, D, H, W)
+    dimensions: ClassVar[int] = 2  # of an image; 3 for volumes, whose sizes have four numbers
     img_size: Shape
     data_size: Shape
 

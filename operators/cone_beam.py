@@ -51,6 +51,8 @@ class ConeBeamTomography(CertifiedPhysics):
     """
 
     dimensions = 3
+    img_size: tuple[int, int, int, int]  # type: ignore[assignment]
+    data_size: tuple[int, int, int, int]  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class ConeBeamTomography(CertifiedPhysics):
         noise_model: NoiseModel | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(img_size, noise_model=noise_model, dtype=dtype)
+        super().__init__(img_size, noise_model=noise_model, dtype=dtype)  # type: ignore[arg-type]
         channels, depth, n, width = self.img_size
         if n != width:
             raise ShapeError(f"tomography needs square slices; got {n}x{width}. Pad them.")
@@ -103,7 +105,7 @@ class ConeBeamTomography(CertifiedPhysics):
         """Of the rows that are computed, in voxels, with one row more at either end."""
         v = self.geometry.row_centres[self.first_row :] / self.geometry.voxel_size
         step = self.geometry.det_spacing / self.geometry.voxel_size
-        return torch.cat([v[:1] - step, v, v[-1:] + step]).to(self.weights_dtype).to(self.unit.device)
+        return torch.cat([v[:1] - step, v, v[-1:] + step]).to(self.unit.device, self.weights_dtype)
 
     @property
     def centre(self) -> float:
@@ -119,7 +121,8 @@ class ConeBeamTomography(CertifiedPhysics):
         """Of the rays between two planes, (columns, computed rows, 1)."""
         v, voxel = self.geometry.row_centres[self.first_row :], self.geometry.voxel_size
         length = voxel * torch.sqrt(view.stretch[:, None].square() + (v / view.advance[:, None]).square())
-        return (length.to(self.weights_dtype).to(self.unit.device) * self.unit)[..., None]
+        scaled: Tensor = length.to(self.unit.device, self.weights_dtype) * self.unit
+        return scaled[..., None]
 
     def forward_map(self, x: Tensor) -> Tensor:
         """A x."""
@@ -290,8 +293,9 @@ class ConeBeamTomography(CertifiedPhysics):
 
     def fdk(self, y: Tensor, *, filter: str = "ramp") -> Tensor:
         """The reconstruction of Feldkamp, Davis & Kress from data (B, C, views, rows, columns): see ``feldkamp``."""
-        self.check(y, self.data_size, "data")
-        return feldkamp(y / self.unit, self.geometry.fan, self.geometry.row_centres, self.img_size[1:3], filter)
+        self.check(y, self.data_size, "data")  # type: ignore[arg-type]
+        size = self.img_size[1], self.img_size[2]
+        return feldkamp(y / self.unit, self.geometry.fan, self.geometry.row_centres, size, filter)
 
 
 def bags(index: Tensor, table: Tensor, weights: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class ConeBeam:
         if self.n_det is not None:
             return self
         near = self.source_distance - n * self.voxel_size / math.sqrt(2)
-        edge = 0.5 * depth * self.voxel_size * fan.distance / near + abs(self.det_offset[0])
+        edge = 0.5 * depth * self.voxel_size * self.fan.distance / near + abs(self.det_offset[0])
         return dataclasses.replace(self, n_det=(math.ceil(2 * edge / self.det_spacing), fan.count))
 
     @property

@@ -289,7 +289,7 @@ def certify_sliced(denoiser: SlicedDenoiser, path: str, rtol: float) -> Proof:
 
 
 def require_slicing(module: SlicedDenoiser | SlicedPotential, sizes: tuple[Pair, Pair], path: str) -> None:
-    """Raise CertificateError for axes or numbers that no slicing has, and for slices of which the bounds ask for some ``sizes``."""
+    """Raise CertificateError for axes that no slicing has, and where the bounds hold for some ``sizes`` of slices only."""
     try:
         check_slicing(module.axes, module.at_once)
     except (InputError, TypeError) as error:

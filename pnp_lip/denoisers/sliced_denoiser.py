@@ -1,6 +1,6 @@
 """Volumes by their slices: a denoiser of images applied along the axes of a volume, and the mean of what it gives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from deepinv.models import Denoiser
@@ -35,16 +35,9 @@ class SlicedDenoiser(Denoiser):  # type: ignore[misc]
         total = torch.zeros_like(x)
         for axis in self.axes:
             pieces = slices_of(x, axis, sigma, self.at_once)
-            total = total + volume_of([same(self.denoiser, *piece, **kwargs) for piece in pieces], x, axis)
+            parts: list[Tensor] = [self.denoiser(part, s, **kwargs) for part, s in pieces]
+            total = total + volume_of(parts, pieces, x, axis)
         return total / len(self.axes)
-
-
-def same(denoiser: Callable[..., Tensor], slices: Tensor, sigma: Sigma, **kwargs: object) -> Tensor:
-    """D(slices, σ), which must have their shape."""
-    d = denoiser(slices, sigma, **kwargs)
-    if d.shape != slices.shape:
-        raise ShapeError(f"the denoiser must keep the shape of its input {tuple(slices.shape)}; it gives {tuple(d.shape)}.")
-    return d
 
 
 def check_slicing(axes: Sequence[int], at_once: int) -> tuple[tuple[int, ...], int]:
@@ -71,6 +64,10 @@ def slices_of(x: Tensor, axis: int, sigma: Sigma, at_once: int) -> Pieces:
     return list(zip(parts, torch.split(levels, at_once), strict=True))
 
 
-def volume_of(parts: Sequence[Tensor], like: Tensor, axis: int) -> Tensor:
-    """The volume that consists of these batches of slices."""
-    return torch.cat(list(parts)).unflatten(0, (len(like), -1)).movedim(1, 2 + axis)
+def volume_of(parts: list[Tensor], pieces: Pieces, like: Tensor, axis: int) -> Tensor:
+    """The volume of what a map made of these slices, whose shape it must keep."""
+    for part, (slices, _) in zip(parts, pieces, strict=True):
+        if part.shape != slices.shape:
+            raise ShapeError(f"slices must keep their shape {tuple(slices.shape)}; the map gives {tuple(part.shape)}.")
+    whole = torch.cat(parts)
+    return whole.reshape(len(like), -1, *whole.shape[1:]).movedim(1, 2 + axis)

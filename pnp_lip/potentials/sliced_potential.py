@@ -38,5 +38,6 @@ class SlicedPotential(nn.Module):
         """∇R(x), of the shape of x; not differentiable."""
         total = torch.zeros_like(x)
         for axis in self.axes:
-            total += volume_of([self.in_slices.grad(part, s) for part, s in slices_of(x, axis, sigma, self.at_once)], x, axis)
+            pieces = slices_of(x, axis, sigma, self.at_once)
+            total += volume_of([self.in_slices.grad(part, s) for part, s in pieces], pieces, x, axis)
         return total / len(self.axes)
