@@ -181,7 +181,7 @@ def test_transmission_at_low_counts_beats_the_logarithm() -> None:
     assert ours > best(x, term.linearised(y), physics, LeastSquares(), (256.0, 512.0)) + 3
 
 
-@pytest.mark.parametrize("term", TERMS[1:3], ids=names[1:3])
+@pytest.mark.parametrize("term", TERMS[1::2], ids=names[1::2])
 def test_solvers_agree_on_their_fixed_point(term: DataTerm) -> None:
     """ForwardBackward, ADMM and PrimalDual with the same step and a firm denoiser have the same fixed points."""
     dtype = torch.float64
