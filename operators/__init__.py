@@ -1,5 +1,6 @@
 """Forward models with exact adjoints, certified norms and prox maps of certified accuracy."""
 
+from pnp_lip.operators.astra import from_astra
 from pnp_lip.operators.blur import Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.certify_norm import certify_norm
@@ -32,6 +33,7 @@ __all__ = [
     "certify_norm",
     "demo_sinogram",
     "disk_psf",
+    "from_astra",
     "from_scipy",
     "gaussian_psf",
     "hounsfield_to_attenuation",
