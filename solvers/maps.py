@@ -151,15 +151,13 @@ def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
     return value.detach()
 
 
-def starting_point(y: Tensor, physics: PhysicsLike, data: Tensor | None = None) -> Tensor:
+def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
     """t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A.
-
-    ``data`` takes the place of y, where y are no data of a linear model.
 
     Raises ShapeError when the physics refuses y or maps Aᵀy to another shape.
     """
     try:
-        back = physics.A_adjoint(y if data is None else data)
+        back = physics.A_adjoint(y)
         forth = physics.A(back)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise ShapeError(f"the physics refused `y` of shape {tuple(y.shape)} and dtype {y.dtype} ({error}).") from error

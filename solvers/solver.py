@@ -169,7 +169,7 @@ def starts(y: Tensor, physics: PhysicsLike, x0: Tensor | None, guarantee: str, b
     check_data(y)
     check_box(box, y.dtype)
     term.check(y)
-    start = starting_point(y, physics, term.linearised(y))
+    start = starting_point(term.linearised(y), physics)
     x = start if x0 is None else check_like("x0", x0, start)
     warn_of_units(box, start)
     return start, x
