@@ -1,8 +1,11 @@
 """Forward models with exact adjoints, certified norms and prox maps of certified accuracy."""
 
+from pnp_lip.operators.astra import from_astra
 from pnp_lip.operators.blur import Blur
 from pnp_lip.operators.certified_physics import CertifiedPhysics
 from pnp_lip.operators.certify_norm import certify_norm
+from pnp_lip.operators.cone_beam import ConeBeamTomography
+from pnp_lip.operators.cone_geometry import ConeBeam
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.fan_beam import FanBeam, FanBeamTomography
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
@@ -16,6 +19,8 @@ from pnp_lip.renamed import renamed
 __all__ = [
     "Blur",
     "CertifiedPhysics",
+    "ConeBeam",
+    "ConeBeamTomography",
     "FanBeam",
     "FanBeamTomography",
     "ParallelBeam",
@@ -28,6 +33,7 @@ __all__ = [
     "certify_norm",
     "demo_sinogram",
     "disk_psf",
+    "from_astra",
     "from_scipy",
     "gaussian_psf",
     "hounsfield_to_attenuation",

@@ -4,7 +4,7 @@ import abc
 import functools
 import math
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from deepinv.physics import LinearPhysics, NoiseModel
@@ -39,6 +39,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
     that do not belong together; ShapeError for a wrong shape, dtype or device.
     """
 
+    dimensions: ClassVar[int] = 2  # of an image; 3 for volumes, whose sizes have four numbers
     img_size: Shape
     data_size: Shape
 
@@ -53,8 +54,9 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         if dtype not in (torch.float32, torch.float64):
             raise ShapeError(f"`dtype` must be torch.float32 or torch.float64; got {dtype}.")
         sides = tuple(img_size) if isinstance(img_size, (tuple, list)) else ()
-        if len(sides) != 3 or any(not isinstance(side, int) or side < 1 for side in sides):
-            raise ShapeError(f"`img_size` must be (channels, height, width), positive integers; got {img_size!r}.")
+        if len(sides) != 1 + self.dimensions or any(not isinstance(side, int) or side < 1 for side in sides):
+            names = "channels, depth, height, width" if self.dimensions == 3 else "channels, height, width"
+            raise ShapeError(f"`img_size` must be ({names}), positive integers; got {img_size!r}.")
         options = {} if noise_model is None else {"noise_model": noise_model}
         super().__init__(img_size=sides, device=device, **options)
 
@@ -107,7 +109,7 @@ class CertifiedPhysics(LinearPhysics, abc.ABC):  # type: ignore[misc]
         """Raise ShapeError unless ``tensor`` is (B, *size) with the operator's dtype and device."""
         if not isinstance(tensor, Tensor):
             raise ShapeError(f"expected {name} as a torch tensor; got {type(tensor).__name__}. Use torch.from_numpy.")
-        if tensor.ndim != 4 or tuple(tensor.shape[1:]) != size:
+        if tuple(tensor.shape[1:]) != size:
             raise ShapeError(f"expected {name} of shape (B, {', '.join(map(str, size))}); got {tuple(tensor.shape)}.")
         own = self.tensors[0]
         for what in ("dtype", "device"):
@@ -257,13 +259,13 @@ class ImplicitProx(torch.autograd.Function):
 
 
 def as_gamma(gamma: float | Tensor, z: Tensor) -> Tensor:
-    """γ as a tensor (1, 1, 1, 1) or (B, 1, 1, 1), positive and finite."""
+    """γ as a tensor of one number, or B, that broadcasts against z; positive and finite."""
     step = torch.as_tensor(gamma, dtype=z.dtype, device=z.device)
     if step.numel() not in (1, len(z)):
         raise ShapeError(f"`gamma` must be one number or one for each of the {len(z)} images; got {tuple(step.shape)}.")
     if not bool((torch.isfinite(step) & (step > 0)).all()):
         raise InputError(f"`gamma` must be positive and finite; got {step.detach().flatten().tolist()}.")
-    return step.reshape(-1, 1, 1, 1)
+    return step.reshape(-1, *[1] * (z.ndim - 1))
 
 
 def require_positive(**values: float) -> None:

@@ -23,6 +23,7 @@ from pnp_lip.solvers.krasnoselskii_mann import KrasnoselskiiMann
 from pnp_lip.solvers.licences import SOLVERS, licensed
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.parameter_choice import Choice, choose_by_discrepancy, choose_by_held_out, choose_by_reference
+from pnp_lip.solvers.photon_counts import PoissonLikelihood, TransmissionLikelihood
 from pnp_lip.solvers.potential_prior import PotentialPrior
 from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
@@ -58,6 +59,7 @@ __all__ = [
     "KrasnoselskiiMann",
     "LeastSquares",
     "Maps",
+    "PoissonLikelihood",
     "PotentialPrior",
     "PrimalDual",
     "ProximalDenoiser",
@@ -65,6 +67,7 @@ __all__ = [
     "Result",
     "Scheme",
     "Solver",
+    "TransmissionLikelihood",
     "UserFidelity",
     "Variational",
     "WeightedLeastSquares",
@@ -80,7 +83,7 @@ __all__ = [
 
 # Their theorems are ours; those of other classes are the user's.
 recognise(*SOLVERS, Denoising, Variational, KrasnoselskiiMann, Halpern, Anderson, FISTA)
-recognise(LeastSquares, WeightedLeastSquares, UserFidelity)
+recognise(LeastSquares, WeightedLeastSquares, PoissonLikelihood, TransmissionLikelihood, UserFidelity)
 
 __getattr__ = renamed(
     __name__,

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from fractions import Fraction
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -61,8 +61,20 @@ class DataTerm(abc.ABC):
     def check(self, y: Tensor) -> None:  # noqa: B027 (most terms fit all data)
         """Raise InputError or ShapeError when the term does not fit the data."""
 
+    def fitted(self, y: Tensor) -> "DataTerm":
+        """The term with what its constants take from the data. Solvers ask for it first."""
+        return self
+
+    def linearised(self, y: Tensor) -> Tensor:
+        """Data of the model Ax = y near these, for a start."""
+        return y
+
+    def magnitude(self, y: Tensor) -> float:
+        """m such that all that ∇f(0) adds up is at most L m/‖A‖ in the 2-norm: what its rounding is relative to."""
+        return float(y.double().norm())
+
     def stated(self) -> tuple[Hypothesis, ...]:
-        """What nobody but the user vouches for, the norm of A excepted."""
+        """What a guarantee says of f: what nobody but the user vouches for, the norm of A excepted, and constants."""
         stated = Hypothesis("convexity μ of f", self.convexity, "be a lower bound (stated by the user)", True, stated=True)
         return (stated,) if self.convexity else ()
 
@@ -142,17 +154,10 @@ class WeightedLeastSquares(LeastSquares):
         return self.weights
 
     def check(self, y: Tensor) -> None:
-        sides = zip(reversed(self.weights.shape), reversed(y.shape), strict=False)
-        fits = self.weights.ndim <= y.ndim and all(w in (1, n) for w, n in sides)
-        if not fits or self.weights.dtype != y.dtype:
-            raise ShapeError(
-                f"`weights` must broadcast to the data's shape {tuple(y.shape)} with dtype {y.dtype}; "
-                f"got {tuple(self.weights.shape)} of {self.weights.dtype}."
-            )
+        require_broadcast("weights", self.weights, y)
 
     def part(self, images: list[int], y: Tensor) -> "WeightedLeastSquares":
-        alone = self.weights.ndim == y.ndim and len(self.weights) == len(y)
-        return dataclasses.replace(self, weights=self.weights[images]) if alone else self
+        return dataclasses.replace(self, weights=taken_from(self.weights, images, y))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +195,32 @@ class UserFidelity(DataTerm):
         return self.fidelity.prox_d_conjugate(v, y, gamma=s)
 
 
+OURS: set[type[DataTerm]] = {LeastSquares, WeightedLeastSquares}  # and those of ``photon_counts``
+
+
 def is_ours(term: DataTerm) -> bool:
     """Whether the term is one of this package that needs nobody's word; a subclass may compute something else."""
-    return type(term) in (LeastSquares, WeightedLeastSquares)
+    return type(term) in OURS
+
+
+Values = TypeVar("Values", float | Tensor, Tensor)
+
+
+def require_broadcast(name: str, values: float | Tensor, y: Tensor) -> None:
+    """Raise ShapeError unless values are a number, or a tensor of y's dtype that broadcasts against y."""
+    if not isinstance(values, Tensor):
+        return
+    sides = zip(reversed(values.shape), reversed(y.shape), strict=False)
+    if values.ndim > y.ndim or not all(w in (1, n) for w, n in sides) or values.dtype != y.dtype:
+        raise ShapeError(
+            f"`{name}` must broadcast to the data's shape {tuple(y.shape)} with dtype {y.dtype}; "
+            f"got {tuple(values.shape)} of {values.dtype}."
+        )
+
+
+def taken_from(values: Values, images: list[int], y: Tensor) -> Values:
+    """Of values that broadcast against y those of these images."""
+    return values[images] if isinstance(values, Tensor) and values.ndim == y.ndim and len(values) == len(y) else values
 
 
 def require_prox(term: DataTerm, who: str, advice: str) -> HasProx:

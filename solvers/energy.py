@@ -78,8 +78,8 @@ def level_of(potential: object, x: Tensor, sigma: Sigma) -> Level:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Energy:
-    """J of one image. ``exact`` is the same in float64, if there is such a copy. ``scales`` = (c, L), ‖∇f(0)‖ ≤ c‖y‖ and
-    ∇f + λ∇R L-Lipschitz: the rounding of the gradient is relative to c‖y‖ + L‖x‖."""
+    """J of one image. ``exact`` is the same in float64, if there is such a copy. ``scales`` = (c, L), ‖∇f(0)‖ ≤ c m, m the
+    ``magnitude`` of the data, and ∇f + λ∇R L-Lipschitz: the rounding of the gradient is relative to c m + L‖x‖."""
 
     maps: Maps
     level: Level
@@ -119,7 +119,7 @@ class Energy:
 
     def entering(self, x: Tensor, L: float = 0.0) -> float:
         """The size of all that is added up in the gradient; ``L`` is a Lipschitz constant found later than ``scales``."""
-        return self.scales[0] * float(self.maps.y.double().norm()) + max(self.scales[1], L) * float(x.double().norm())
+        return self.scales[0] * self.maps.data_term.magnitude(self.maps.y) + max(self.scales[1], L) * float(x.double().norm())
 
     def precise(self, x: Tensor) -> tuple[Tensor, float]:
         """∇f(x) + λ∇R(x) in float64, and a bound of its rounding."""

@@ -146,7 +146,7 @@ class Solver(abc.ABC):
         """Examine, bind and judge: everything before the first update. Raises what ``solve`` raises."""
         start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
         prior = fixed_map(self.denoiser)
-        maps = Maps(y, physics, prior, self.sigma, self.data_term, self.box, tuple(x.shape[1:]))
+        maps = Maps(y, physics, prior, self.sigma, self.data_term.fitted(y), self.box, tuple(x.shape[1:]))
         known, witness = examine(maps, start, self.denoiser, guarantee)
         iteration = self.bind(known)
         tested = list(examine_code(self, self.scheme, self.data_term))
@@ -169,7 +169,7 @@ def starts(y: Tensor, physics: PhysicsLike, x0: Tensor | None, guarantee: str, b
     check_data(y)
     check_box(box, y.dtype)
     term.check(y)
-    start = starting_point(y, physics)
+    start = starting_point(term.linearised(y), physics)
     x = start if x0 is None else check_like("x0", x0, start)
     warn_of_units(box, start)
     return start, x

@@ -181,7 +181,7 @@ class Variational:
             raise InputError(f"`y` must be of float32 or float64; got {str(y.dtype).removeprefix('torch.')}: use y.float().")
         start, x = starts(y, physics, x0, guarantee, self.box, self.data_term)
         gradient = Named(doubled(self.potential) if y.dtype == torch.float64 else self.potential, None)
-        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term,
+        maps = Maps(y, physics, lambda v, s: dataclasses.replace(gradient, sigma=s).grad(v), self.sigma, self.data_term.fitted(y),
                     rounded_inwards(self.box, y.dtype), tuple(start.shape[1:]))  # fmt: skip
         x = maps.project(x).clone()
         certificate, curvature = self.bound_potential()

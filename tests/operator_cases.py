@@ -13,6 +13,8 @@ from torch import Tensor
 from pnp_lip.operators import (
     Blur,
     CertifiedPhysics,
+    ConeBeam,
+    ConeBeamTomography,
     FanBeam,
     FanBeamTomography,
     ParallelBeam,
@@ -78,6 +80,11 @@ def fan(angles: np.ndarray, size: tuple[int, int, int], storage: str = "sparse",
     return lambda dtype: FanBeamTomography(geometry, size, dtype=dtype, storage=storage)
 
 
+def cone(angles: np.ndarray, size: tuple[int, int, int, int], normalize: bool = False, **detector: object) -> Build:
+    geometry = ConeBeam(angles, source_distance=14.0, detector_distance=9.0, **detector)  # type: ignore[arg-type]
+    return lambda dtype: ConeBeamTomography(geometry, size, normalize=normalize, dtype=dtype)
+
+
 def sparse(signed: bool) -> Build:
     matrix = scipy.sparse.random_array((20, 30), density=0.3, rng=np.random.default_rng(0)).tocsr()
     if signed:
@@ -112,7 +119,17 @@ def tomography_cases() -> list[OperatorCase]:
     ]
 
 
-CASES = blur_cases() + tomography_cases()
+def cone_cases() -> list[OperatorCase]:
+    full, odd = np.arange(0, 360, 60.0), np.array([3.0, 50.0])
+    coarse = cone(odd, (1, 5, 4, 4), n_det=(3, 5), det_spacing=3.0, det_offset=(0.4, 0.7))
+    return [
+        OperatorCase("cone, odd volume and rows, normalised", cone(full, (2, 3, 5, 5), True, n_det=(5, 11)), 1e-2),
+        OperatorCase("cone, fine rows", cone(full, (1, 4, 4, 4), n_det=(14, 9), det_spacing=0.6), 1e-2),
+        OperatorCase("cone, offset detector, coarse rows", coarse, 1e-2),
+    ]
+
+
+CASES = blur_cases() + tomography_cases() + cone_cases()
 
 
 def dense(physics: CertifiedPhysics) -> Tensor:

@@ -14,12 +14,15 @@ from pnp_lip.certificates.calculus import CurvatureBound, MapBound, clip, compos
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, text, whole
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser
-from pnp_lip.errors import CertificateError
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser, SlicedDenoiser
+from pnp_lip.denoisers.sliced_denoiser import check_slicing
+from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import Rules, fingerprint, hash_tensor, recognise, require_unmodified
 from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Guidance, GuideNetwork, IsometricLift, NoiseClip
+from pnp_lip.potentials import SlicedPotential
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
 from pnp_lip.spectral.norm_bound import square_upper
+from pnp_lip.spectral.polyphase import Pair
 
 __all__ = ["Proof", "certify", "describe", "hash_weights", "rule"]
 
@@ -275,6 +278,24 @@ def certify_clipped(denoiser: ClippedDenoiser, path: str, rtol: float) -> Proof:
     bound = clip(inner.bound, (low, high))
     fits = max(-low, high) <= top
     return dataclasses.replace(inner, bound=bound if fits else dataclasses.replace(bound, box=None), writes=inner.writes or False)
+
+
+@own_rule(SlicedDenoiser)
+def certify_sliced(denoiser: SlicedDenoiser, path: str, rtol: float) -> Proof:
+    """D in every slice keeps the bounds of D, and so does the mean over the axes: see the class."""
+    inner = describe(denoiser.denoiser, join(path, "denoiser"), rtol)
+    require_slicing(denoiser, image_sizes(inner.sizes), path)
+    return dataclasses.replace(inner, sizes=(SAME,), writes=inner.writes or False)
+
+
+def require_slicing(module: SlicedDenoiser | SlicedPotential, sizes: tuple[Pair, Pair], path: str) -> None:
+    """Raise CertificateError for axes that no slicing has, and where the bounds hold for some ``sizes`` of slices only."""
+    try:
+        check_slicing(module.axes, module.at_once)
+    except (InputError, TypeError) as error:
+        raise CertificateError(f"`{path or 'the module itself'}`: {error}") from error
+    if sizes != ((1, 1), (1, 1)):
+        raise CertificateError(f"`{path or 'the module itself'}`: the slices need a map whose bounds hold for every image size.")
 
 
 def rounding_upper(module: nn.Module) -> float | None:

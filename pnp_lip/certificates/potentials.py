@@ -9,13 +9,14 @@ from torch import Tensor
 
 from pnp_lip.certificates.calculus import CurvatureBound, MapBound, round_down, round_up
 from pnp_lip.certificates.certificate import LayerCertificate
-from pnp_lip.certificates.certify import Proof, join, own_rule
+from pnp_lip.certificates.certify import Proof, join, own_rule, prove, require_slicing
 from pnp_lip.certificates.settings import real, text
-from pnp_lip.certificates.sizes import SAME
+from pnp_lip.certificates.sizes import SAME, image_sizes
 from pnp_lip.errors import CertificateError
 from pnp_lip.fingerprint import patched, recognise
 from pnp_lip.layers import RedescendingClip
 from pnp_lip.layers.activations import SIGMA_FLOOR
+from pnp_lip.potentials import SlicedPotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel, RidgePotential, Value
 from pnp_lip.spectral import norm_bound
 
@@ -48,6 +49,18 @@ def certify_ridge(potential: RidgePotential, path: str, rtol: float) -> Proof:
     slopes = (round_down(low), round_up(high))
     line = LayerCertificate(path, "RidgePotential", norm, None, None, slopes, round_up(bound.lipschitz), None)
     return Proof(bound, (line,), sizes=(SAME,), curvature=curvature)
+
+
+@own_rule(SlicedPotential)
+def certify_sliced_potential(potential: SlicedPotential, path: str, rtol: float) -> Proof:
+    """The Hessians of sums over slices are block-diagonal, and the mean over the axes keeps the bounds: see the class."""
+    inner = prove(potential.in_slices, join(path, "in_slices"), rtol)
+    if inner.curvature is None:
+        raise CertificateError(
+            f"`{join(path, 'in_slices')}` must be a potential; got a {type(potential.in_slices).__qualname__}."
+        )
+    require_slicing(potential, image_sizes(inner.sizes), path)
+    return inner
 
 
 def fitting_weight(potential: RidgePotential, path: str) -> Tensor:

@@ -9,6 +9,7 @@ from pnp_lip.denoisers.guided_denoiser import (
     guided,
     require_guidance,
 )
+from pnp_lip.denoisers.sliced_denoiser import SlicedDenoiser
 from pnp_lip.denoisers.wrappers import ClippedDenoiser, RelaxedDenoiser, relax
 from pnp_lip.renamed import renamed
 
@@ -19,6 +20,7 @@ __all__ = [
     "GradientFlowDenoiser",
     "GuidedDenoiser",
     "RelaxedDenoiser",
+    "SlicedDenoiser",
     "add_guidance",
     "can_be_guided",
     "denoiser_from_config",
