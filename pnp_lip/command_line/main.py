@@ -77,7 +77,7 @@ def add_commands(commands: Commands) -> None:
     add_prior(add, "grey; colour for colour images")
 
     add = new(commands, "ct", "reconstruct a tomographic slice from its sinogram")
-    own = 'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data that we ship)'
+    own = 'a scan (HDF5, TIFF, .mat), npy (detectors, views), or npz with "sinogram" and "angles" (default: measured, shipped)'
     add("sinogram", nargs="?", help=own)
     add("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
     add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
@@ -85,6 +85,15 @@ def add_commands(commands: Commands) -> None:
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
+    add("--center", metavar="auto|BIN", help="of a scan: the bin of the axis, counted from 0 (default: the middle)")
+    add("--flat", metavar="FILE|COUNT", help="of a scan: TIFF, folder or npy without the object (default: the scan's own)")
+    add("--dark", metavar="FILE|COUNT", help="of a scan: without rays (default: the scan's own, or 0)")
+    add(
+        "--weights",
+        choices=["photons", "none"],
+        help="of a scan: data count as their photons, or all alike (default: photons)",
+    )
+    add("--slices", metavar="START:STOP", help="of a scan: detector rows, STOP excluded (default: all)")
     add("--misfit", type=float, help="relative data misfit to aim at, of noisy data the noise's share")
     held_out = "noise level that the prior assumes (default: the one that predicts views best that were held out)"
     add("--sigma", type=float, help=held_out)
