@@ -31,6 +31,7 @@ from pnp_lip.scans import (
     read_hdf5,
     read_matlab,
     read_tiff,
+    without_stripes,
 )
 
 h5py = pytest.importorskip("h5py")
@@ -280,6 +281,18 @@ def test_dead_bins_are_found(fault: str, photons: float) -> None:
     _, _, dead = line_integrals(made.counts[:, None], made.flat[:, None], made.darks[:, None])
     found = torch.nonzero(dead[0]).flatten().tolist()
     assert 90 in found and len(found) <= 3  # a sharp edge of the object may cost a bin or two
+
+
+def test_stripes_of_gain_errors_are_taken_out() -> None:
+    pytest.importorskip("algotom")
+    made = Made(bins=128, views=120, axis=63.5, unseen=0.05)
+    counts = made.counts[:, None], made.flat[:, None], made.darks[:, None]
+    y, w, dead = line_integrals(*counts)
+    cleaned = without_stripes(y, w)
+    error = [((z[0, 0].numpy() - made.p.T)[~dead[0]].mean(1) ** 2).mean() ** 0.5 for z in (y, cleaned)]
+    assert error[1] < 0.8 * error[0] and (cleaned[w[:, None] == 0] == 0).all()
+    scan = from_projections(*counts, theta=made.theta, center=made.axis, stripes=True, size=16)
+    assert torch.equal(scan.y, cleaned)
 
 
 def test_dead_flats_are_found() -> None:

@@ -18,7 +18,17 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeamTomography, Sinogram
 from pnp_lip.operators.filtered_back_projection import bridged
-from pnp_lip.scans import Scan, check_theta, find_center, line_integrals, read_frames, read_hdf5, read_matlab, read_tiff
+from pnp_lip.scans import (
+    Scan,
+    check_theta,
+    find_center,
+    line_integrals,
+    read_frames,
+    read_hdf5,
+    read_matlab,
+    read_tiff,
+    without_stripes,
+)
 from pnp_lip.scans.scan import Array
 from pnp_lip.scans.tiff import TIFF_SUFFIXES
 
@@ -26,9 +36,9 @@ __all__ = ["is_scan", "open_scan", "parse_slices", "reconstruct_scan"]
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
 BATCH_BYTES = 2**27  # of projections read at once; float64 copies make it some five times as much
-OWN = ("center", "weights", "slices", "flat", "dark")  # options that belong to scanner files
+OWN = ("center", "weights", "slices", "flat", "dark", "stripes")  # options that belong to scanner files
 SHAPING = ("fan", "size", "spacing", "offset", "misfit", "sigma", "tol", "max_iter", "denoiser", "rounds", "center", "weights",
-           "flat", "dark", "angles")  # options that change a picture  # fmt: skip
+           "flat", "dark", "stripes", "angles")  # options that change a picture  # fmt: skip
 
 Projector: TypeAlias = ParallelBeamTomography | FanBeamTomography
 Project: TypeAlias = Callable[[Sinogram, float | None, FanBeam | None], Projector]
@@ -90,7 +100,7 @@ def reconstruct_scan(options: argparse.Namespace, theta: NDArray[np.float64] | N
     state = begun(out, identity(options, scan))
 
     def read(chosen: range) -> Iterator[tuple[int, Sinogram, Tensor]]:
-        return prepared(scan, chosen, flat, dark, options.weights or "photons")
+        return prepared(scan, chosen, flat, dark, options.weights or "photons", bool(options.stripes))
 
     _, first, weights = next(read(range(middle, middle + 1)))
     if "center" not in state:
@@ -115,9 +125,7 @@ def reconstruct_scan(options: argparse.Namespace, theta: NDArray[np.float64] | N
             if "sigma" not in state:
                 state["sigma"] = sigma
                 write_json(out / "scan.json", state)
-    volume = np.stack([np.load(folder_of(out, number) / "pnp-lip.npy") for number in rows])
-    with write_atomically(out / "volume.npy") as path, path.open("wb") as file:
-        np.save(file, volume)
+    write_volume(out, rows)
     say(f"wrote {out / 'volume.npy'}: slices {rows.start} to {rows.stop - 1}")
     return 0
 
@@ -137,7 +145,7 @@ def require_fitting(options: argparse.Namespace, scan: Scan, rows: range, *, has
 
 
 def prepared(
-    scan: Scan, rows: range, flat: Array | None, dark: Array | None, weights: str
+    scan: Scan, rows: range, flat: Array | None, dark: Array | None, weights: str, stripes: bool
 ) -> Iterator[tuple[int, Sinogram, Tensor]]:
     """The slices of these rows, with their line integrals and weights."""
     frames = scan.load(rows.start, rows.stop)
@@ -147,6 +155,7 @@ def prepared(
         y, w, _ = line_integrals(frames.data, *parts, weights=weights)
     except InputError as error:
         raise InputError(f"slices {rows.start} to {rows.stop - 1} of {scan.source}: {error}") from error
+    y = without_stripes(y, w) if stripes else y
     angles = torch.from_numpy(np.asarray(scan.theta, np.float64))
     for k, number in enumerate(rows):
         yield number, Sinogram(y[k : k + 1], angles, f"{scan.source}, slice {number}"), w[k]
@@ -225,6 +234,17 @@ def folder_of(out: Path, number: int) -> Path:
 def is_finished(out: Path, number: int) -> bool:
     """Whether a slice is solved: its record is written last."""
     return (folder_of(out, number) / "result.json").is_file()
+
+
+def write_volume(out: Path, rows: range) -> None:
+    """All pictures in one file, of which one is in memory at a time."""
+    first = np.load(folder_of(out, rows.start) / "pnp-lip.npy")
+    with write_atomically(out / "volume.npy") as path:
+        volume = np.lib.format.open_memmap(path, mode="w+", dtype=first.dtype, shape=(len(rows), *first.shape))
+        for k, number in enumerate(rows):
+            volume[k] = np.load(folder_of(out, number) / "pnp-lip.npy")
+        volume.flush()
+        del volume
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -93,6 +93,8 @@ def add_commands(commands: Commands) -> None:
         choices=["photons", "none"],
         help="of a scan: data count as their photons, or all alike (default: photons)",
     )
+    stripes = "of a scan: take out what is the same in all views of a bin; for gain errors of 2 %% and more"
+    add("--stripes", action="store_true", default=None, help=stripes)
     add("--slices", metavar="START:STOP", help="of a scan: detector rows, STOP excluded (default: all)")
     add("--misfit", type=float, help="relative data misfit to aim at, of noisy data the noise's share")
     held_out = "noise level that the prior assumes (default: the one that predicts views best that were held out)"

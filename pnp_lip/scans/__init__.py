@@ -5,7 +5,7 @@ from pnp_lip.scans.center import det_offset_of, find_center
 from pnp_lip.scans.dicom import read_dicom
 from pnp_lip.scans.hdf5 import read_hdf5
 from pnp_lip.scans.matlab import read_matlab
-from pnp_lip.scans.projections import Prepared, dead_bins, from_projections, line_integrals
+from pnp_lip.scans.projections import Prepared, dead_bins, from_projections, line_integrals, without_stripes
 from pnp_lip.scans.scan import Frames, Scan, check_theta
 from pnp_lip.scans.tiff import read_frames, read_tiff
 
@@ -25,4 +25,5 @@ __all__ = [
     "read_hdf5",
     "read_matlab",
     "read_tiff",
+    "without_stripes",
 ]

@@ -12,9 +12,9 @@ from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.filtered_back_projection import bridged
 from pnp_lip.scans.center import det_offset_of, find_center
-from pnp_lip.scans.scan import Array, check_theta
+from pnp_lip.scans.scan import Array, check_theta, needs
 
-__all__ = ["Prepared", "dead_bins", "from_projections", "line_integrals"]
+__all__ = ["Prepared", "dead_bins", "from_projections", "line_integrals", "without_stripes"]
 
 Projector: TypeAlias = ParallelBeamTomography | FanBeamTomography
 
@@ -55,6 +55,7 @@ def from_projections(
     center: float | str | None = None,
     fan: FanBeam | None = None,
     weights: str = "photons",
+    stripes: bool = False,
     size: int | None = None,
     normalize: bool = False,
 ) -> Prepared:
@@ -63,13 +64,15 @@ def from_projections(
     ``flat`` and ``dark`` are frames (frames, rows, bins), averaged, or one number; without a flat the data are line integrals
     already. ``theta`` in degrees. ``center``: the bin of the axis, counted from 0, "auto" (needs the extra "ct"; parallel
     beam over half a turn), or None for the middle. ``fan``: the scanner, angles included, of fan-beam data. ``weights`` as
-    in ``line_integrals``. Images have ``size`` pixels a side, as many as bins by default, each as wide as a bin.
+    in ``line_integrals``; ``stripes=True`` takes stripes out, see ``without_stripes``. Images have ``size`` pixels a side,
+    as many as bins by default, each as wide as a bin.
 
     Raises InputError, or ShapeError, for parts that do not belong together, non-finite data, and settings that are unknown.
     """
     frames = np.asarray(data)
     frames = frames[:, None] if frames.ndim == 2 else frames
     y, w, dead = line_integrals(frames, flat, dark, weights=weights)
+    y = without_stripes(y, w) if stripes else y
     bins, views = y.shape[-2:]
     side = bins if size is None else size
     middle = (bins - 1) / 2
@@ -142,6 +145,25 @@ def line_integrals(
     turned = (torch.from_numpy(np.ascontiguousarray(a.transpose(1, 2, 0), np.float32)) for a in (y, w))
     integrals, weight = turned
     return integrals[:, None], weight, torch.from_numpy(dead)
+
+
+def without_stripes(y: Tensor, weights: Tensor) -> Tensor:
+    """Line integrals (slices, 1, bins, views) without what is the same in all views of a bin: errors of its gain.
+
+    What an object shows in every view goes too, so it pays for errors of about 2 % and more. Raises InputError without
+    algotom.
+
+    Source: Münch et al. (2009), Stripe and ring artifact removal, by Fourier filtering; as in algotom.
+    """
+    try:
+        from algotom.prep.removal import remove_stripe_based_fft
+    except ImportError as error:
+        raise needs("ct") from error
+    cleaned = torch.zeros_like(y)
+    for k, (sinogram, w) in enumerate(zip(y[:, 0], weights, strict=True)):
+        whole = bridged(sinogram, w > 0).T.double().numpy()
+        cleaned[k, 0] = torch.from_numpy(np.ascontiguousarray(remove_stripe_based_fft(whole).T, np.float32))
+    return torch.where(weights[:, None] > 0, cleaned, 0.0)
 
 
 def mean_frame(name: str, frames: Array | float | None, shape: tuple[int, int]) -> NDArray[np.float64]:
