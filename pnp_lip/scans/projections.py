@@ -187,7 +187,7 @@ def dead_bins(y: Array, measured: Array, response: Array | None = None) -> NDArr
     """
     from scipy.ndimage import median_filter
 
-    dead = ~measured.any(0)
+    dead = np.asarray(~measured.any(0))
     if response is not None:
         usual = median_filter(response, NEIGHBOURS, mode="nearest")
         dead = dead | (response < DEAD_RESPONSE * usual) | (response > usual / DEAD_RESPONSE)

@@ -56,9 +56,7 @@ def check_theta(theta: Array, views: int, source: str = "theta", units: str = ""
         raise InputError(f"{source}: the angles must be a list of finite numbers; got {degrees.shape} of {degrees.dtype}.")
     if len(degrees) != views:
         raise InputError(f"{source}: {views} projections, but {len(degrees)} angles.")
-    degrees = degrees.astype(np.float64)
-    if units.lower().startswith("rad"):
-        return np.rad2deg(degrees)
+    degrees = np.asarray(np.rad2deg(degrees) if units.lower().startswith("rad") else degrees, np.float64)
     span = float(np.ptp(degrees)) * (views / max(views - 1, 1))
     if not units and views > 2 and any(abs(span / turn - 1) < NEAR for turn in TURNS):
         raise InputError(f"{source}: the angles span {span:.3f}, so they are in radians; state them in degrees.")
