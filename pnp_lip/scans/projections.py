@@ -113,8 +113,8 @@ def line_integrals(
     Raises InputError for data that are not finite or all dead, ShapeError for flats and darks of another shape.
 
     >>> y, w, dead = line_integrals(np.array([[[50.0, 100.0, 0.0]]]), 100.0, weights="none")
-    >>> y.flatten().tolist() == [np.float32(np.log(2)), 0.0, 0.0], w.flatten().tolist(), dead.any().item()
-    (True, [1.0, 1.0, 0.0], False)
+    >>> y.flatten().tolist() == [np.float32(np.log(2)), 0.0, 0.0], w.flatten().tolist(), dead.flatten().tolist()
+    (True, [1.0, 1.0, 0.0], [False, False, True])
     """
     if weights not in WEIGHTS:
         raise InputError(f"`weights` must be one of {', '.join(WEIGHTS)}; got {weights!r}.")
