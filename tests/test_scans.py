@@ -274,7 +274,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("photons", [1e3, 2e4])
+@pytest.mark.parametrize("photons", [pytest.param(1e3, marks=pytest.mark.slow), 2e4])
 def test_dead_bins_are_found(fault: str, photons: float) -> None:
     made = Made(bins=200, views=60, axis=99.2, photons=photons, dead=())
     made.counts[:, 90] = FAULTS[fault](made.counts[:, 90])
@@ -396,7 +396,10 @@ AXES = {
 }
 
 
-@pytest.mark.parametrize("name", AXES)
+OFTEN = ("near the middle", "few views", "objects beside the axis")
+
+
+@pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in AXES])
 def test_the_axis_is_found_to_a_tenth_of_a_bin(name: str) -> None:
     pytest.importorskip("algotom")
     made = Made(**({"bins": 200, "views": 90, "axis": 99.2} | AXES[name]))
@@ -463,6 +466,7 @@ def test_slices_are_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_tiff_and_matlab_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda *_, **__: None)
     made = Made(bins=32, views=30, axis=15.0, dead=())
     tifffile.imwrite("scan.tif", made.counts[:, None].astype(np.uint16), photometric="minisblack")
     np.save("flat.npy", made.flat[:, None])
