@@ -25,7 +25,7 @@ LEVELS = {
     "potentials": 4,
     "certificates": 5,
     **dict.fromkeys(("attacker", "curvature_attack", "operators", "pretrained", "second_opinion", "theory"), 6),
-    "solvers": 7,
+    **dict.fromkeys(("scans", "solvers"), 7),
     **dict.fromkeys(("training",), 8),
     "benchmarks": 9,
     **dict.fromkeys(("command_line", "public"), 10),

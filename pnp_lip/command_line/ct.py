@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Sequence
@@ -12,14 +13,16 @@ import torch
 from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, say, say_results
+from pnp_lip.command_line.ct_scan import Projector, is_scan, reconstruct_scan
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
+from pnp_lip.command_line.inputs import Learned, by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.operators.scan_mistakes import likely_mistake
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
+from pnp_lip.scans import det_offset_of
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
 from pnp_lip.solvers.variational import WEIGHT
 
@@ -38,14 +41,40 @@ def run(options: argparse.Namespace) -> int:
     if options.misfit is not None and not 0 < options.misfit < 1:
         raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
     values = SIGMAS if options.sigma is None else (check_noise(options.sigma, "--sigma"),)
+    if is_scan(options.sinogram, options):
+        theta = None if options.angles is None else parse_angles(options.angles)
+        prior = functools.cache(lambda: get_prior(options, grey="ridge"))  # a scan that cannot be read needs none
+
+        def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
+            return projector(sinogram, options, isinstance(prior()[0], RidgePotential), center=center, fan=fan)
+
+        def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path) -> float:
+            levels = values if sigma is None else (sigma,)
+            return reconstruct(options, sinogram, physics, y, prior(), levels, out)
+
+        return reconstruct_scan(options, theta, project, solve)
     sinogram = read_sinogram(options.sinogram, options.angles)
     denoiser, rounds = get_prior(options, grey="ridge")
     physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
     mistake = likely_mistake(physics, sinogram.y)
     if mistake:
         say(f"WARNING: {mistake}.")
-    measured = float(physics.unit) * sinogram.y
     out = make_folder(options.out)
+    reconstruct(options, sinogram, physics, float(physics.unit) * sinogram.y, (denoiser, rounds), values, out)
+    return 0
+
+
+def reconstruct(
+    options: argparse.Namespace,
+    sinogram: Sinogram,
+    physics: Projector,
+    measured: Tensor,
+    prior: tuple[Learned, int],
+    values: Sequence[float],
+    out: Path,
+) -> float:
+    """Reconstruct data in the units of A in three ways, and write the record last; returns the chosen sigma."""
+    denoiser, rounds = prior
     images, scale, missing = linear_images(physics, measured)
     y = measured / scale
     if not options.quiet:
@@ -78,11 +107,11 @@ def run(options: argparse.Namespace) -> int:
     for name, image in images.items():
         with write_atomically(out / f"{name.lower()}.npy") as path, path.open("wb") as file:
             np.save(file, scale * image[0, 0].numpy())
-    with write_atomically(out / "result.json") as path:
-        path.write_text(json.dumps(record, indent=1) + "\n")
     source = (f"sinogram, {len(sinogram.angles)} views", sinogram.y.mT)
     titles = {f"{name}\ndata misfit {misfit[name]:.1%}": image for name, image in images.items()}
     draw(out / "ct.png", source, titles, {"pnp-lip": results}, labels=("detector", "view"))
+    with write_atomically(out / "result.json") as path:
+        path.write_text(json.dumps(record, indent=1) + "\n")
     say_results(results)
     found = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
     say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
@@ -92,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             f"WARNING: the result misses the data by {misfit['pnp-lip']:.1%}, where at most {goal:.1%} was expected; "
             "check the angles (degrees), the size, the detector and that the data are −log(I/I₀)."
         )
-    return 0
+    return float(choices[-1].best["sigma"])
 
 
 def choose(
@@ -105,9 +134,7 @@ def choose(
     return choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter)
 
 
-def linear_images(
-    physics: ParallelBeamTomography | FanBeamTomography, measured: Tensor
-) -> tuple[dict[str, Tensor], float, dict[str, str]]:
+def linear_images(physics: Projector, measured: Tensor) -> tuple[dict[str, Tensor], float, dict[str, str]]:
     """Filtered back-projection and Tikhonov's image over their scale, and why the first is missing, where it is.
 
     Without it, Tikhonov is solved on the scale of the plain back-projection Aᵀy / AᵀA1 and sets the final one.
@@ -194,11 +221,23 @@ def parse_angles(text: str) -> np.ndarray:
 
 
 def projector(
-    sinogram: Sinogram, options: argparse.Namespace, normalize: bool = False
-) -> ParallelBeamTomography | FanBeamTomography:
-    """The geometry that the options describe, lengths in pixels; ``normalize`` scales it to a norm of 1."""
+    sinogram: Sinogram,
+    options: argparse.Namespace,
+    normalize: bool = False,
+    *,
+    center: float | None = None,
+    fan: FanBeam | None = None,
+) -> Projector:
+    """The geometry that the options describe, lengths in pixels; ``normalize`` scales it to a norm of 1.
+
+    The axis falls on bin ``center``, or else lies where --offset puts it; a ``fan`` from a file replaces that of the options.
+    """
     bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
     side = bins if options.size is None else options.size
+    if fan is not None:
+        described = dataclasses.replace(fan, det_offset=fan.det_offset + offset)
+        return FanBeamTomography(described, (1, side, side), normalize=normalize)
+    offset = offset if center is None else det_offset_of(center, bins, spacing)
     if options.fan is None:
         if options.curved:
             raise InputError("--curved is a detector of a fan beam; pass --fan SOURCE:DETECTOR.")

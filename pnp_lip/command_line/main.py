@@ -77,7 +77,7 @@ def add_commands(commands: Commands) -> None:
     add_prior(add, "grey; colour for colour images")
 
     add = new(commands, "ct", "reconstruct a tomographic slice from its sinogram")
-    own = 'npy of shape (detectors, views), or npz with "sinogram" and "angles" (default: measured data that we ship)'
+    own = 'a scan (HDF5, TIFF, .mat), npy (detectors, views), or npz with "sinogram" and "angles" (default: measured, shipped)'
     add("sinogram", nargs="?", help=own)
     add("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
     add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
@@ -86,6 +86,7 @@ def add_commands(commands: Commands) -> None:
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
+    add_scan(add)
     add("--misfit", type=float, help="relative data misfit to aim at, of noisy data the noise's share")
     held_out = "noise level that the prior assumes (default: the one that predicts views best that were held out)"
     add("--sigma", type=float, help=held_out)
@@ -121,6 +122,21 @@ def add_image(add: Add) -> None:
     add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image")
     noise = "standard deviation of the noise, for pixel values in [0, 1] (default: estimated from the image)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
+
+
+def add_scan(add: Add) -> None:
+    """What belongs to a scanner's file."""
+    add("--center", metavar="auto|BIN", help="of a scan: the bin of the axis, counted from 0 (default: the middle)")
+    add("--flat", metavar="FILE|COUNT", help="of a scan: TIFF, folder or npy without the object (default: the scan's own)")
+    add("--dark", metavar="FILE|COUNT", help="of a scan: without rays (default: the scan's own, or 0)")
+    add(
+        "--weights",
+        choices=["photons", "none"],
+        help="of a scan: data count as their photons, or all alike (default: photons)",
+    )
+    stripes = "of a scan: take out what is the same in all views of a bin; for gain errors of 2 %% and more"
+    add("--stripes", action="store_true", default=None, help=stripes)
+    add("--slices", metavar="START:STOP", help="of a scan: detector rows, STOP excluded (default: all)")
 
 
 def add_stopping(add: Add, max_iter: int) -> None:
