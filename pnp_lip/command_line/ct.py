@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +12,19 @@ from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import Learned, by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
+from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.noise import estimate_noise
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
+from pnp_lip.solvers.scan_strength import SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
 # Noise levels on [0, 1] that a denoiser may assume, a factor of √2 apart: next to the best one up to 0.5 dB are lost.
 SIGMAS = tuple(0.00125 * 2 ** (k / 2) for k in range(15))
-# λ of a potential in tomography. σ√λ decides how much it smooths; as long as that is the same, λ from 0.15 to 0.0075 gives the
-# same PSNR to 0.3 dB. At 0.15 half of a contrast of 26 HU is lost, at 0.015 a tenth, and it takes a quarter of the time.
-WEIGHT = 0.015
-EXPECTED = 0.7  # σ√λ in units of the noise of the data: the best value in nearly all scans of benchmarks/records/held_out.csv
-RANGE = tuple(2 ** (k / 2) for k in range(-8, 9))  # times the expected σ that are tried
-LEAST, MOST = 1e-3, 0.5  # of the expected σ
-LOOSE = 5e-3  # gradient (rms) at which a solution stops while the strength is chosen, in units of the noise
 BRIGHT = 0.75  # where the brightest thousandth of FBP, or else of Tikhonov, is put on the prior's scale [0, 1]
 MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
 LARGE_MISFIT = 0.1  # relative misfit that is expected at most unless the user states one
@@ -57,15 +49,14 @@ def run(options: argparse.Namespace) -> int:
         for name, reason in missing.items():
             say(f"no {name} to compare with: {reason}")
     choices: list[Choice] = []
-    noise = noise_of(y, float((physics.A(images["Tikhonov"]) - y).square().mean().sqrt()), options.misfit)
-    values = strengths(denoiser, noise) if options.sigma is None else (check_noise(options.sigma, "--sigma"),)
+    noise = noise_of_scan(y, physics.A(images["Tikhonov"]) - y)
 
     def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         """The search begins without a prior's help, hence without ``x0``."""
-        choices.append(choose(solver, y, physics, values, noise, options))
+        choices.append(choose(solver, y, physics, noise, options))
         return choices[-1].result
 
-    solver = solver_of(denoiser, tol=options.tol, weight=WEIGHT)
+    solver = solver_of(denoiser, tol=options.tol, weight=SCAN_WEIGHT)
     results = solutions(solver, y, physics, rounds, solve=search)
     images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
@@ -101,37 +92,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def noise_of(y: Tensor, gap: float, misfit: float | None) -> float:
-    """The noise of the data: as --misfit states it, as estimated from them, or Tikhonov's ``gap`` where they are too few."""
-    if misfit is not None:
-        return misfit * float(y.norm()) / math.sqrt(y.numel())
-    try:
-        return float(estimate_noise(y))
-    except InputError:
-        return gap
-
-
-def strengths(prior: Learned, noise: float) -> tuple[float, ...]:
-    """The noise levels to try: those of a denoiser, or around the one that a potential is expected to need."""
-    if not isinstance(prior, RidgePotential):
-        return SIGMAS
-    expected = min(max(EXPECTED * noise / math.sqrt(WEIGHT), LEAST), MOST)
-    return tuple(expected * factor for factor in RANGE)
-
-
-def choose(
-    solver: Solver | Variational,
-    y: Tensor,
-    physics: PhysicsLike,
-    values: Sequence[float],
-    noise: float,
-    options: argparse.Namespace,
-) -> Choice:
-    """The level that predicts held-out views, or the largest one that fits to --misfit; one level is only solved."""
-    if options.misfit is None and len(values) > 1:
-        start = values[len(values) // 2] if isinstance(solver, Variational) else None
-        return choose_by_held_out(solver, y, physics, values=values, start=start, tol=LOOSE * noise, max_iter=options.max_iter)
-    goal = noise if options.misfit is not None else LARGE_MISFIT * float(y.norm()) / math.sqrt(y.numel())
+def choose(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, noise: float, options: argparse.Namespace) -> Choice:
+    """The level that predicts held-out views, or the largest one that fits to --misfit; --sigma is only solved."""
+    scan = isinstance(solver, Variational)
+    if options.sigma is None and options.misfit is None:
+        if scan:
+            return choose_for_scan(solver, y, physics, noise=noise, max_iter=options.max_iter)
+        return choose_by_held_out(solver, y, physics, values=SIGMAS, max_iter=options.max_iter)
+    goal = (options.misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
+    values = (options.sigma,) if options.sigma is not None else levels_for_scan(goal) if scan else SIGMAS
     return choose_by_discrepancy(solver, y, physics, noise=goal, values=values, max_iter=options.max_iter)
 
 
