@@ -100,7 +100,7 @@ def simulate(name: str, x: Tensor, geometry: str, noise: str) -> Scan:
 
 def measure(scan: Scan, prior: str) -> Row:
     """The chosen strength's PSNR, the best one's on the same grid, contrasts, the work of the choice, and PSNR at tol/10."""
-    noise = noise_of_scan(scan.y, scan.y)
+    noise = noise_of_scan(scan.y)
     if prior == "TV":
         solver, parameter = Variational(SmoothedTotalVariation(), curvature=SmoothedTotalVariation.curvature), "weight"
         start = TV_EXPECTED * noise
@@ -122,7 +122,7 @@ def measure(scan: Scan, prior: str) -> Row:
     def score(value: float) -> float:
         if value not in seen:
             near = seen[min(seen, key=lambda s: abs(math.log(s / value)))]
-            loose = dataclasses.replace(choice.solver, **{parameter: value}, tol=max(3e-6, LOOSE * noise / 3))
+            loose = dataclasses.replace(choice.solver, **{parameter: value}, tol=max(3e-6, LOOSE * noise))
             seen[value] = loose.solve(scan.y, scan.physics, x0=near).x
         return psnr(seen[value].clamp(0, 1), scan.x)
 

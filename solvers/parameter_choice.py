@@ -102,8 +102,10 @@ def choose_by_held_out(
     The search walks over ``values`` from the one next to ``start``, or from the largest one, while the score falls. Without a
     ``start`` the value with the smallest score is chosen. ``start`` is an expectation: then the chosen value is two thirds of
     the way (in logarithms) from the vertex of the parabola through the smallest squared scores to ``start``; but it is that
-    vertex where the squared score at ``start`` is more than 5 % above the smallest. During the search the solver's ``tol`` is
-    at least this one; ``result`` is solved from all views with its own. ``parameter`` is as in ``choose_by_discrepancy``.
+    vertex where the squared score at ``start`` is more than 5 % above the smallest. During the search a solution may stop at
+    ``tol`` instead of the solver's, and in proportion to the value below the first one: a run that ends early near a smoother
+    image would pass for a better one. ``result`` is solved from all views with the solver's own ``tol``. ``parameter`` is as in
+    ``choose_by_discrepancy``.
 
     Raises InputError unless A is parallel or fan beam, all values are positive, 2 ≤ ``every`` ≤ the number of views and
     1 ≤ ``folds`` ≤ ``every``.
@@ -116,12 +118,15 @@ def choose_by_held_out(
     solvers = with_settings(solver, candidates)
     for varied in solvers:
         varied.require(y, physics)
+    levels = [math.log(c[parameter]) for c in candidates]
+    first = 0 if start is None else smallest([abs(level - math.log(start)) for level in levels])
     runs: dict[int, list[Result]] = {}
     sums: dict[int, float] = {}  # squared errors of all held-out views
 
     def score(i: int) -> float:
         """Less the sum of the squared errors with the value i."""
-        loose = solvers[i] if tol is None else dataclasses.replace(solvers[i], tol=max(tol, solvers[i].tol))
+        goal = solvers[i].tol if tol is None else max(tol * min(1.0, math.exp(levels[i] - levels[first])), solvers[i].tol)
+        loose = dataclasses.replace(solvers[i], tol=goal)
         sound = [k for k, run in runs.items() if all(r.status != "diverged" for r in run)]
         near = [r.x for r in runs[min(sound, key=lambda k: abs(k - i))]] if sound else [x0] * folds
         cases = zip(parts, scans, near, strict=True)
@@ -130,8 +135,6 @@ def choose_by_held_out(
         sums[i] = sum(gap if math.isfinite(gap) else math.inf for gap in gaps)
         return -sums[i]
 
-    levels = [math.log(c[parameter]) for c in candidates]
-    first = 0 if start is None else smallest([abs(level - math.log(start)) for level in levels])
     best = int(climb(score, range(len(levels)), first, stride=STRIDE if start is None else 1)[0])
     chosen = levels[best] if start is None else vertex([(levels[i], sums[i]) for i in (best - 1, best, best + 1) if i in sums])
     if start is not None and sums[first] <= (1 + COMPARABLE) * sums[best]:

@@ -208,3 +208,19 @@ def test_held_out_views_choose_the_strength_unless_a_misfit_is_stated(folder: Pa
     truth = np.load("truth.npy")
     errors = [np.linalg.norm(np.load(f"{out}/pnp-lip.npy") - truth) for out in ("held-out", "misfit")]
     assert errors[0] < 0.9 * errors[1] and errors[0] < 0.8 * np.linalg.norm(np.load("held-out/fbp.npy") - truth)
+
+
+def test_a_bead_far_brighter_than_the_body_is_not_cut_off(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = 500 * ellipse_image(96, ((1.0, 0.8, 0.8, 0.0, 0.0, 0.0),))[None, None].float()
+    body = x[0, 0].numpy() == 500
+    physics = ParallelBeamTomography(ParallelBeam(ANGLES, n_det=96), (1, 96, 96))
+    for bead, side, wide in ((5000, 2, True), (800, 1, False)):
+        x[..., 30 : 30 + side, 60 : 60 + side] = bead
+        np.savez("bead.npz", sinogram=physics.A(x)[0, 0].numpy(), angles=ANGLES)
+        assert main(["ct", "bead.npz", "--out", "out", "--quiet", "--tol", "1e-4", "--sigma", "0.01"]) == 0
+        record, found = json.loads(Path("out/result.json").read_text()), np.load("out/pnp-lip.npy")
+        assert record["guarantee"]["proved"] and (record["settings"]["box"][1] > 2) == wide
+        assert ("are as bright as the reconstruction may be" in capsys.readouterr().out) == (not wide)
+        if wide:
+            assert found[30, 60] > 3500 and abs(np.median(found[body]) / 500 - 1) < 0.02
+        x[..., 30 : 30 + side, 60 : 60 + side] = 500
