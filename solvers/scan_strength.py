@@ -38,24 +38,28 @@ def noise_of_scan(y: Tensor, residual: Tensor | None = None) -> float:
         return float(residual.double().square().mean().sqrt())
 
 
-def levels_for_scan(noise: float) -> tuple[float, ...]:
-    """σ of the potential, a factor of √2 apart around the expected 0.75·noise/√λ, λ = ``SCAN_WEIGHT``.
+def expected_level(noise: float) -> float:
+    """σ = 0.75·noise/√λ, λ = ``SCAN_WEIGHT``, not below 0.001 nor above 0.5.
 
-    >>> levels = levels_for_scan(0.005)
-    >>> round(levels[8], 4), round(levels[9] / levels[8], 3)
-    (0.0306, 1.414)
+    >>> round(expected_level(0.005), 4)
+    0.0306
     """
-    expected = min(max(EXPECTED * noise / math.sqrt(SCAN_WEIGHT), LEAST), MOST)
-    return tuple(expected * factor for factor in FACTORS)
+    return min(max(EXPECTED * noise / math.sqrt(SCAN_WEIGHT), LEAST), MOST)
+
+
+def levels_for_scan(noise: float) -> tuple[float, ...]:
+    """Levels σ of the potential around the expected one, a factor of √2 apart, none above 1."""
+    levels = (expected_level(noise) * factor for factor in FACTORS)
+    return tuple(level for level in levels if level <= 1)
 
 
 def choose_for_scan(
     solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, noise: float, max_iter: int = 1000
 ) -> Choice:
-    """``choose_by_held_out`` among ``levels_for_scan(noise)``, whose middle is the expectation.
+    """``choose_by_held_out`` among ``levels_for_scan(noise)``, where ``expected_level(noise)`` is expected.
 
-    Solutions during the search are as exact as the ``noise`` allows them to matter.
+    Solutions during the search are as exact as the ``noise`` allows them to matter. ``physics`` has the norm 1.
     """
-    levels = levels_for_scan(noise)
-    start = levels[len(levels) // 2]
-    return choose_by_held_out(solver, y, physics, values=levels, start=start, tol=LOOSE * noise, max_iter=max_iter)
+    return choose_by_held_out(
+        solver, y, physics, values=levels_for_scan(noise), start=expected_level(noise), tol=LOOSE * noise, max_iter=max_iter
+    )

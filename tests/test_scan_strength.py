@@ -15,15 +15,17 @@ from pnp_lip.benchmarks import held_out
 from pnp_lip.benchmarks.baselines import SmoothedTotalVariation
 from pnp_lip.errors import InputError
 from pnp_lip.solvers import SCAN_WEIGHT, Variational, noise_of_scan
-from pnp_lip.solvers.scan_strength import EXPECTED, LEAST, MOST, levels_for_scan
+from pnp_lip.solvers.scan_strength import EXPECTED, LEAST, MOST, expected_level, levels_for_scan
 
 
 def test_the_expected_level_is_proportional_to_the_noise() -> None:
     for noise in (0.001, 0.01, 0.03):
         levels = levels_for_scan(noise)
-        assert levels[len(levels) // 2] * math.sqrt(SCAN_WEIGHT) == pytest.approx(EXPECTED * noise)
-        assert all(b / a == pytest.approx(math.sqrt(2)) for a, b in itertools.pairwise(levels))
-    assert levels_for_scan(0.0)[8] == LEAST and levels_for_scan(9.0)[8] == MOST
+        assert (
+            expected_level(noise) * math.sqrt(SCAN_WEIGHT) == pytest.approx(EXPECTED * noise) and expected_level(noise) in levels
+        )
+        assert all(b / a == pytest.approx(math.sqrt(2)) for a, b in itertools.pairwise(levels)) and max(levels) <= 1
+    assert expected_level(0.0) == LEAST and expected_level(9.0) == MOST
 
 
 def test_small_sinograms_take_the_noise_of_a_fit() -> None:
