@@ -1,14 +1,59 @@
-"""Priors without training, from deepinv: total variation of two orders, wavelets, BM3D, a median filter."""
+"""Priors without training, from deepinv: total variation of two orders, wavelets, BM3D, a median filter; a smoothed variation."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from pnp_lip.certificates.calculus import CurvatureBound
 from pnp_lip.errors import InputError
 from pnp_lip.protocols import DenoiserLike
 
-__all__ = ["BASELINES", "total_generalised_variation", "total_variation"]
+__all__ = ["BASELINES", "SmoothedTotalVariation", "total_generalised_variation", "total_variation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothedTotalVariation:
+    """R(x) = Σ h_δ(|∇x|), h_δ(t) = t²/(2δ) + δ/2 below δ and t above, a potential for ``Variational``; it ignores σ.
+
+    ∇ has forward differences, zero beyond the last row and column. R is convex, and ∇R is 8/δ-Lipschitz: state ``curvature``.
+    Total variation lies at most δ/2 a pixel below it. ``Variational`` solves it to its tolerance in some hundred gradients. A
+    third of δ changes the PSNR of tomography by up to 0.02 dB (four solutions, made-up head and a head slice).
+
+    >>> potential = SmoothedTotalVariation()
+    >>> step = torch.tensor([[[[0.0, 1.0]]]])
+    >>> round(potential.fn(step, None).item(), 4), potential.grad(step, None).tolist()
+    (1.0005, [[[[-1.0, 1.0]]]])
+    """
+
+    delta: ClassVar[float] = 1e-3
+    curvature: ClassVar[CurvatureBound] = CurvatureBound(0.0, 8 / delta)
+
+    def fn(self, x: Tensor, sigma: object) -> Tensor:
+        """R(x), one number per image in float64."""
+        size = torch.stack(self.differences(x)).norm(dim=0)
+        return torch.where(size < self.delta, size.square() / (2 * self.delta) + self.delta / 2, size).double().sum((1, 2, 3))
+
+    def grad(self, x: Tensor, sigma: object) -> Tensor:
+        """∇R(x)."""
+        right, down = self.differences(x)
+        share = (right.square() + down.square()).sqrt_().clamp_(min=self.delta)
+        right, down = right / share, down / share
+        gradient = -right - down
+        gradient[..., 1:] += right[..., :-1]
+        gradient[..., 1:, :] += down[..., :-1, :]
+        return gradient
+
+    @staticmethod
+    def differences(x: Tensor) -> tuple[Tensor, Tensor]:
+        """To the right and downwards."""
+        right, down = torch.zeros_like(x), torch.zeros_like(x)
+        right[..., :-1] = x.diff(dim=-1)
+        down[..., :-1, :] = x.diff(dim=-2)
+        return right, down
 
 
 def total_variation(inner_iterations: int = 60) -> DenoiserLike:

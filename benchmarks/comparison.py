@@ -18,8 +18,9 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, ssim
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Anneal, Result, Solver, Variational, denoise_guided, refine
+from pnp_lip.solvers.parameter_choice import climb
 
-__all__ = ["Case", "Comparison", "Measure", "Observation", "climb", "denoise", "quality", "restore", "seeded"]
+__all__ = ["Case", "Comparison", "Measure", "Observation", "denoise", "quality", "restore", "seeded"]
 
 STRIDE = 2  # points of the grid in the search's first steps, so factors of 2
 
@@ -114,44 +115,6 @@ def in_a_line(row: Row, case: Case) -> str:
         return f"{what}: failed: {row['error']}"
     ending = [row["status"]] if "status" in row else []
     return f"{what}: " + ", ".join([f"{row['psnr'] or math.nan:.2f} dB", *ending, f"{row['cpu_seconds']:.1f} s"])
-
-
-def climb(
-    score: Callable[[float], float], grid: Sequence[float], start: float, *, stride: int = 1
-) -> tuple[float, dict[float, float]]:
-    """The grid's point with the largest score, and the scores seen, for a score that rises and then falls along the grid.
-
-    Walks from ``start`` to larger points while the score rises, then to smaller ones if no larger one was better; first by
-    ``stride`` ≥ 1 points at a time, then from the best one by half as many, down to one. A score of −inf or NaN counts as
-    nothing seen yet, and the walk goes on past it.
-
-    >>> climb(lambda s: -abs(s - 4), range(10), start=1, stride=4)
-    (4, {1: -3, 3: -1, 4: 0, 5: -1, 6: -2, 7: -3, 9: -5})
-    """
-    points = sorted(grid)
-    curve: dict[float, float] = {}
-
-    def value(i: int) -> float:
-        s = points[i]
-        if s not in curve:
-            curve[s] = score(s)
-        return curve[s] if math.isfinite(curve[s]) else -math.inf
-
-    best = points.index(start)
-    value(best)
-    while stride:
-        first = best
-        for step in (stride, -stride):
-            i = first + step
-            while 0 <= i < len(points) and (value(i) > value(best) or value(best) == -math.inf):
-                best = i if value(i) > value(best) else best
-                i += step
-            if best != first:
-                break
-        stride //= 2
-    if value(best) == -math.inf:
-        best = min(points.index(s) for s in curve)
-    return points[best], dict(sorted(curve.items()))
 
 
 def denoise(prior: Prior, strength: float, observation: Observation, tuning: bool) -> Row:

@@ -31,6 +31,7 @@ from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
 from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
+from pnp_lip.solvers.scan_strength import SCAN_WEIGHT, choose_for_scan, noise_of_scan
 from pnp_lip.solvers.scheme import Scheme
 from pnp_lip.solvers.solver import Solver
 from pnp_lip.solvers.variational import NOISE_FACTOR, Variational
@@ -40,6 +41,7 @@ __all__ = [
     "FISTA",
     "NOISE_FACTOR",
     "RED",
+    "SCAN_WEIGHT",
     "Anderson",
     "Anneal",
     "Checkpoint",
@@ -75,9 +77,11 @@ __all__ = [
     "choose_by_discrepancy",
     "choose_by_held_out",
     "choose_by_reference",
+    "choose_for_scan",
     "denoise_guided",
     "fixed_map",
     "licensed",
+    "noise_of_scan",
     "refine",
 ]
 

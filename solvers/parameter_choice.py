@@ -17,11 +17,14 @@ from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 from pnp_lip.solvers.variational import Variational
 
-__all__ = ["Choice", "choose_by_discrepancy", "choose_by_held_out", "choose_by_reference"]
+__all__ = ["Choice", "choose_by_discrepancy", "choose_by_held_out", "choose_by_reference", "climb"]
 
 SETTINGS = {"sigma", "step", "weight", "dual_step"}  # what a search may vary
-PATIENCE = 2  # values that predict worse than the best before the search ends: the smallest ones take longest
-HELD_OUT = "‖Ax − y‖/‖y‖ of held-out views, to be small"
+STRIDE = 4  # values at a time, at first, where nothing is expected
+# A search by held-out views alone missed the best image by up to 0.94 dB in 17 made-up scans, the expectation by up to 0.64 dB,
+# and their mean with this weight by up to 0.40 dB. There the squared error of the expectation was at most 3 % too large.
+TRUST, COMPARABLE = 2 / 3, 0.05
+HELD_OUT = "‖Q(Ax − y)‖/‖Qy‖ of held-out views, Q the filter √|ω|, to be small"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,57 +87,145 @@ def choose_by_held_out(
     parameter: str = "sigma",
     every: int = 6,
     folds: int = 2,
+    start: float | None = None,
+    tol: float | None = None,
     x0: Tensor | None = None,
     max_iter: int = 1000,
 ) -> Choice:
     """The value whose reconstructions from a part of the views predict the other views; no noise level is needed.
 
-    In fold k, 0 ≤ k < ``folds``, the views k⌊every/folds⌋ + i·every have weight 0. The score is ‖B(Ax − y)‖/‖By‖, B those
-    views of all folds. The chosen value is the largest one whose squared errors exceed those of the smallest score by no more
-    than the standard error of this difference, over views; ``result`` is solved from all views. Large values come first, and
-    the search ends after two that are worse than the best. ``parameter`` is as in ``choose_by_discrepancy``. A prior that has
-    seen the held-out views, such as one guided by a solution of all, is favoured.
+    In fold k, 0 ≤ k < ``folds``, the views k⌊every/folds⌋ + i·every have weight 0. The score is ‖QB(Ax − y)‖/‖QBy‖, B those
+    views of all folds and Q the filter √|ω| along the detector. For parallel rays ‖QA(x − x*)‖ over all angles is the image's
+    error ‖x − x*‖ up to a factor (Fourier slice theorem); without Q smooth errors would count too much. A prior that has seen
+    the held-out views, such as one guided by a solution of all, is favoured.
 
-    Raises InputError unless A is parallel or fan beam, 2 ≤ ``every`` ≤ the number of views and 1 ≤ ``folds`` ≤ ``every``.
-    Source: Stone (1974), cross-validation; Breiman et al. (1984), the rule of one standard error.
+    The search walks over ``values`` from the one next to ``start``, or from the largest one, while the score falls. Without a
+    ``start`` the value with the smallest score is chosen. ``start`` is an expectation: then the chosen value is two thirds of
+    the way (in logarithms) from the vertex of the parabola through the smallest squared scores to ``start``; but it is that
+    vertex where the squared score at ``start`` is more than 5 % above the smallest. During the search a solution may stop at
+    ``tol`` instead of the solver's, and in proportion to the value below the first one: a run that ends early near a smoother
+    image would pass for a better one. ``result`` is solved from all views with the solver's own ``tol``. ``parameter`` is as in
+    ``choose_by_discrepancy``.
+
+    Raises InputError unless A is parallel or fan beam, all values are positive, 2 ≤ ``every`` ≤ the number of views and
+    1 ≤ ``folds`` ≤ ``every``.
+    Source: Stone (1974), cross-validation.
     """
+    if not all(0 < v < math.inf for v in (*values, 1.0 if start is None else start)):
+        raise InputError(f"`values` and `start` must be positive and finite; got {list(values)} and {start}.")
+    parts, scans = without_views(y, physics, every, folds)
+    candidates = [{parameter: float(value)} for value in sorted(values, reverse=True)]
+    solvers = with_settings(solver, candidates)
+    for varied in solvers:
+        varied.require(y, physics)
+    levels = [math.log(c[parameter]) for c in candidates]
+    first = 0 if start is None else smallest([abs(level - math.log(start)) for level in levels])
+    runs: dict[int, list[Result]] = {}
+    sums: dict[int, float] = {}  # squared errors of all held-out views
+
+    def score(i: int) -> float:
+        """Less the sum of the squared errors with the value i."""
+        goal = solvers[i].tol if tol is None else max(tol * min(1.0, math.exp(levels[i] - levels[first])), solvers[i].tol)
+        loose = dataclasses.replace(solvers[i], tol=goal)
+        sound = [k for k, run in runs.items() if all(r.status != "diverged" for r in run)]
+        near = [r.x for r in runs[min(sound, key=lambda k: abs(k - i))]] if sound else [x0] * folds
+        cases = zip(parts, scans, near, strict=True)
+        runs[i] = [loose.solve(torch.where(p, 0.0, y), scan, x0=x, max_iter=max_iter) for p, scan, x in cases]
+        gaps = [power((physics.A(r.x) - y)[..., part]) for part, r in zip(parts, runs[i], strict=True)]
+        sums[i] = sum(gap if math.isfinite(gap) else math.inf for gap in gaps)
+        return -sums[i]
+
+    best = int(climb(score, range(len(levels)), first, stride=STRIDE if start is None else 1)[0])
+    chosen = levels[best] if start is None else vertex([(levels[i], sums[i]) for i in (best - 1, best, best + 1) if i in sums])
+    if start is not None and sums[first] <= (1 + COMPARABLE) * sums[best]:
+        chosen += TRUST * (math.log(start) - chosen)
+    found = {parameter: math.exp(chosen)} if start is not None else candidates[best]
+    varied = with_settings(solver, [found])[0]
+    x = torch.stack([r.x for r in runs[best]]).mean(0)
+    result = varied.solve(y, physics, x0=x if bool(x.isfinite().all()) else x0, max_iter=max_iter)
+    seen = sorted(runs)
+    size = sum(power(y[..., part]) for part in parts)
+    scores = tuple(math.sqrt(sums[i] / size) for i in seen)
+    statuses = tuple(next((r.status for r in runs[i] if r.status != "converged"), "converged") for i in seen)
+    return Choice(varied, result, found, tuple(candidates[i] for i in seen), scores, statuses, HELD_OUT)
+
+
+def vertex(points: Sequence[tuple[float, float]]) -> float:
+    """Where the parabola through three points, the second of which is lowest, is lowest; of fewer points the lowest.
+
+    >>> vertex([(0.0, 4.0), (1.0, 1.0), (3.0, 1.0)])
+    2.0
+    """
+    lowest = min(points, key=lambda point: point[1])[0]
+    if len(points) < 3 or not all(math.isfinite(value) for _, value in points):
+        return lowest
+    (a, u), (b, v), (c, w) = points
+    left, right = (v - u) / (b - a), (w - v) / (c - b)
+    return lowest if left == right else (a + b) / 2 - left * (c - a) / (2 * (right - left))
+
+
+def without_views(y: Tensor, physics: PhysicsLike, every: int, folds: int) -> tuple[list[Tensor], list[PhysicsLike]]:
+    """The views that each fold leaves out, and the scans in which they have weight 0."""
     if not isinstance(physics, ParallelBeamTomography | FanBeamTomography):
         raise InputError(f"views can be held out of parallel and fan beam scans only; got {type(physics).__name__}.")
     views = y.shape[-1]
     if not (2 <= every <= views and 1 <= folds <= every):
         raise InputError(f"`every` must lie in [2, {views}] and `folds` in [1, {every}]; got {every} and {folds}.")
-    weights = torch.ones_like(y[0, 0]) if physics.root_weights is None else physics.root_weights.square()
     parts = [torch.arange(views, device=y.device) % every == k * (every // folds) for k in range(folds)]
-    scans = [physics.with_weights(torch.where(part, 0.0, weights)) for part in parts]
-    candidates = [{parameter: float(value)} for value in sorted(values, reverse=True)]
-    solvers = with_settings(solver, candidates)
-    for varied in solvers:
-        varied.require(y, physics)
-    runs: list[list[Result]] = []
-    errors: list[Tensor] = []  # squared, of each held-out view
-    sums: list[float] = []  # of these
-    for varied in solvers:
-        seen = zip(parts, scans, strict=True)
-        runs.append([varied.solve(torch.where(part, 0.0, y), scan, x0=x0, max_iter=max_iter) for part, scan in seen])
-        gaps = [(physics.A(r.x) - y)[..., part] for part, r in zip(parts, runs[-1], strict=True)]
-        errors.append(torch.cat(gaps, -1).double().square().sum((0, 1, 2)).nan_to_num(math.inf, math.inf))
-        x0 = x0 if runs[-1][-1].status == "diverged" else runs[-1][-1].x
-        sums.append(float(errors[-1].sum()))
-        if len(sums) - smallest(sums) > PATIENCE:
-            break
-    rises = [e - errors[smallest(sums)] for e in errors]
-    within = [float(r.mean()) <= float(r.std(correction=0)) / math.sqrt(max(len(r) - 1, 1)) for r in rises]
-    k = within.index(True) if True in within else 0  # all diverged
-    statuses = tuple("converged" if all(r.status == "converged" for r in run) else run[0].status for run in runs)
-    result = solvers[k].solve(y, physics, x0=runs[k][-1].x, max_iter=max_iter)
-    size = sum(float(y[..., part].double().square().sum()) for part in parts)
-    scores = tuple(math.sqrt(total / size) for total in sums)
-    return Choice(solvers[k], result, candidates[k], tuple(candidates[: len(runs)]), scores, statuses, HELD_OUT)
+    weights = torch.ones_like(y[0, 0]) if physics.root_weights is None else physics.root_weights.square()
+    return parts, [physics.with_weights(torch.where(part, 0.0, weights)) for part in parts]
+
+
+def power(views: Tensor) -> float:
+    """‖Q r‖² of views (B, C, detectors, views), Q the filter √|ω| along a detector that is extended by zeros."""
+    n = 2 * views.shape[2]
+    spectra = torch.fft.rfft(views.double(), n, dim=2).abs().square()
+    ramp = torch.fft.rfftfreq(n, dtype=torch.float64, device=views.device).clamp_min(0.25 / n)  # its mean next to ω = 0
+    ramp[1:-1] *= 2  # the frequencies −ω
+    return float((spectra * ramp[:, None]).sum()) / n
 
 
 def smallest(scores: Sequence[float]) -> int:
     """Where the smallest score is."""
     return min(range(len(scores)), key=scores.__getitem__)
+
+
+def climb(
+    score: Callable[[float], float], grid: Sequence[float], start: float, *, stride: int = 1
+) -> tuple[float, dict[float, float]]:
+    """The grid's point with the largest score, and the scores seen, for a score that rises and then falls along the grid.
+
+    Walks from ``start`` to larger points while the score rises, then to smaller ones if no larger one was better; first by
+    ``stride`` ≥ 1 points at a time, then from the best one by half as many, down to one. A score of −inf or NaN counts as
+    nothing seen yet, and the walk goes on past it.
+
+    >>> climb(lambda s: -abs(s - 4), range(10), start=1, stride=4)
+    (4, {1: -3, 3: -1, 4: 0, 5: -1, 6: -2, 7: -3, 9: -5})
+    """
+    points = sorted(grid)
+    curve: dict[float, float] = {}
+
+    def value(i: int) -> float:
+        s = points[i]
+        if s not in curve:
+            curve[s] = score(s)
+        return curve[s] if math.isfinite(curve[s]) else -math.inf
+
+    best = points.index(start)
+    value(best)
+    while stride:
+        first = best
+        for step in (stride, -stride):
+            i = first + step
+            while 0 <= i < len(points) and (value(i) > value(best) or value(best) == -math.inf):
+                best = i if value(i) > value(best) else best
+                i += step
+            if best != first:
+                break
+        stride //= 2
+    if value(best) == -math.inf:
+        best = min(points.index(s) for s in curve)
+    return points[best], dict(sorted(curve.items()))
 
 
 def choose_by_reference(

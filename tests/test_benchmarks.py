@@ -23,7 +23,6 @@ from pnp_lip.benchmarks.comparison import (
     Case,
     Comparison,
     Observation,
-    climb,
     denoise,
     restore,
 )
@@ -46,6 +45,7 @@ from pnp_lip.images import psnr, write_image
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, refine
+from pnp_lip.solvers.parameter_choice import climb
 
 TINY = DeblurringConfig(
     Photographs(crop=16, limit=1, side=16), kernel_limit=1, noises=(0.05,), limits=Limits(tol=1e-2, tuning_tol=1e-1)

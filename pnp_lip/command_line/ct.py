@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,18 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.scans import det_offset_of
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
-from pnp_lip.solvers.variational import WEIGHT
+from pnp_lip.solvers.scan_strength import SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
-# Noise levels on [0, 1] that a prior may assume, a factor of √2 apart: next to the best one up to 0.5 dB are lost (made-up head).
+# Noise levels on [0, 1] that a denoiser may assume, a factor of √2 apart: next to the best one up to 0.5 dB are lost.
 SIGMAS = tuple(0.00125 * 2 ** (k / 2) for k in range(15))
 BRIGHT = 0.75  # where the brightest thousandth of FBP, or else of Tikhonov, is put on the prior's scale [0, 1]
 MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
-LARGE_MISFIT = 0.1  # relative misfit that is expected at most unless the user states one
+LARGE_MISFIT = 0.1  # relative misfit that is expected at most of a level that the user states
+# Times the noise: 0.7 to 0.9 in simulated scans, 1.9 to 2.5 if the detector is displaced by two bins. Without noise the estimate
+# is that of the sinogram's texture, and a small misfit means nothing.
+ABOVE_NOISE, SMALL_MISFIT = 1.4, 0.01
 TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 
 
@@ -40,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Check everything, reconstruct in three ways, write images, picture and record."""
     if options.misfit is not None and not 0 < options.misfit < 1:
         raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
-    values = SIGMAS if options.sigma is None else (check_noise(options.sigma, "--sigma"),)
+    if options.sigma is not None:
+        check_noise(options.sigma, "--sigma")
     if is_scan(options.sinogram, options):
         theta = None if options.angles is None else parse_angles(options.angles)
         prior = functools.cache(lambda: get_prior(options, grey="ridge"))  # a scan that cannot be read needs none
@@ -49,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
             return projector(sinogram, options, isinstance(prior()[0], RidgePotential), center=center, fan=fan)
 
         def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path) -> float:
-            levels = values if sigma is None else (sigma,)
-            return reconstruct(options, sinogram, physics, y, prior(), levels, out)
+            stated = options.sigma if sigma is None else sigma
+            return reconstruct(argparse.Namespace(**{**vars(options), "sigma": stated}), sinogram, physics, y, prior(), out)
 
         return reconstruct_scan(options, theta, project, solve)
     sinogram = read_sinogram(options.sinogram, options.angles)
@@ -60,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     if mistake:
         say(f"WARNING: {mistake}.")
     out = make_folder(options.out)
-    reconstruct(options, sinogram, physics, float(physics.unit) * sinogram.y, (denoiser, rounds), values, out)
+    reconstruct(options, sinogram, physics, float(physics.unit) * sinogram.y, (denoiser, rounds), out)
     return 0
 
 
@@ -70,7 +73,6 @@ def reconstruct(
     physics: Projector,
     measured: Tensor,
     prior: tuple[Learned, int],
-    values: Sequence[float],
     out: Path,
 ) -> float:
     """Reconstruct data in the units of A in three ways, and write the record last; returns the chosen sigma."""
@@ -82,13 +84,14 @@ def reconstruct(
         for name, reason in missing.items():
             say(f"no {name} to compare with: {reason}")
     choices: list[Choice] = []
+    noise = noise_of_scan(y, physics.A(images["Tikhonov"]) - y)
 
     def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         """The search begins without a prior's help, hence without ``x0``."""
-        choices.append(choose(solver, y, physics, values, options))
+        choices.append(choose(solver, y, physics, noise, options))
         return choices[-1].result
 
-    solver = solver_of(denoiser, tol=options.tol, weight=WEIGHT)
+    solver = dataclasses.replace(solver_of(denoiser, tol=options.tol, weight=SCAN_WEIGHT), box=(0.0, highest(images["Tikhonov"])))
     results = solutions(solver, y, physics, rounds, solve=search)
     images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
@@ -115,23 +118,37 @@ def reconstruct(
     say_results(results)
     found = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
     say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
-    goal = options.misfit or LARGE_MISFIT
-    if misfit["pnp-lip"] > MISSED * goal:
-        say(
-            f"WARNING: the result misses the data by {misfit['pnp-lip']:.1%}, where at most {goal:.1%} was expected; "
-            "check the angles (degrees), the size, the detector and that the data are −log(I/I₀)."
-        )
+    for line in remarks(results[-1].x, solver.box[1], misfit["pnp-lip"], noise * math.sqrt(y.numel()) / float(y.norm()), options):
+        say(line)
     return float(choices[-1].best["sigma"])
 
 
-def choose(
-    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, values: Sequence[float], options: argparse.Namespace
-) -> Choice:
-    """The level that predicts held-out views, or the largest one that fits to --misfit; one level is only solved."""
-    if options.misfit is None and len(values) > 1:
-        return choose_by_held_out(solver, y, physics, values=values, max_iter=options.max_iter)
-    noise = (options.misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
-    return choose_by_discrepancy(solver, y, physics, noise=noise, values=values, max_iter=options.max_iter)
+def remarks(x: Tensor, top: float, misfit: float, noise: float, options: argparse.Namespace) -> list[str]:
+    """What the user should check: pixels at the box's end, and a ``misfit`` above what was aimed at or the ``noise`` explains."""
+    found, cut = [], int((x >= top).sum())
+    if cut:
+        found.append(f"{cut} pixels are as bright as the reconstruction may be: their true values may be higher.")
+    goal, expected = MISSED * (options.misfit or LARGE_MISFIT), f"at most {options.misfit or LARGE_MISFIT:.1%} was expected"
+    if options.misfit is None and options.sigma is None:
+        goal, expected = max(ABOVE_NOISE * noise, SMALL_MISFIT), f"their noise explains {noise:.1%}"
+    if misfit > goal:
+        found.append(
+            f"WARNING: the result misses the data by {misfit:.1%}, where {expected}; check the angles (degrees), the offset, the "
+            "direction of rotation, the size, the axes of the sinogram and that the data are −log(I/I₀)."
+        )
+    return found
+
+
+def choose(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, noise: float, options: argparse.Namespace) -> Choice:
+    """The level that predicts held-out views, or the largest one that fits to --misfit; --sigma is only solved."""
+    scan = isinstance(solver, Variational)
+    if options.sigma is None and options.misfit is None:
+        if scan:
+            return choose_for_scan(solver, y, physics, noise=noise, max_iter=options.max_iter)
+        return choose_by_held_out(solver, y, physics, values=SIGMAS, max_iter=options.max_iter)
+    goal = (options.misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
+    values = (options.sigma,) if options.sigma is not None else levels_for_scan(goal) if scan else SIGMAS
+    return choose_by_discrepancy(solver, y, physics, noise=goal, values=values, max_iter=options.max_iter)
 
 
 def linear_images(physics: Projector, measured: Tensor) -> tuple[dict[str, Tensor], float, dict[str, str]]:
@@ -152,6 +169,12 @@ def linear_images(physics: Projector, measured: Tensor) -> tuple[dict[str, Tenso
     if missing:
         scale = scale_of(images["Tikhonov"], measured)
     return {name: image / scale for name, image in images.items()}, scale, missing
+
+
+def highest(image: Tensor) -> float:
+    """The upper end of the box: 1, or twice the brightest pixel where metal or a bead leaves [0, 1.25]."""
+    brightest = float(image.max())
+    return 1.0 if brightest <= 1.25 else 2 * brightest
 
 
 def scale_of(guide: Tensor, measured: Tensor) -> float:
