@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from deepinv.physics import NoiseModel
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,8 +20,9 @@ from pnp_lip.operators.collatz_wielandt import CollatzWielandt, collatz_wielandt
 from pnp_lip.operators.norm_rules import kept, own_norm_rule
 from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["SparseOperator", "SparsePair", "from_scipy"]
+__all__ = ["BYTES_PER_ENTRY", "CompressedRows", "SparseOperator", "SparsePair", "from_scipy", "transposed"]
 
+BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 EXTRA_ROUNDINGS = 4  # of a product, beside those of its sums
 # Columns; MKL's product is the faster one below, embedding_bag from here on, and wherever torch has no MKL (256², 180 views).
 COLUMNS_FOR_BAG = 12
@@ -185,3 +187,45 @@ class SparseOperator(CertifiedPhysics):
 recognise(SparsePair)
 own_norm_rule(SparseOperator)(own_bound)
 from_scipy = SparseOperator  # the name says what goes in
+
+
+class CompressedRows:
+    """A sparse matrix whose rows are written one after the other where they stay, so that none is kept twice.
+
+    Memory that a process touches for the first time costs as much as computing what fills it; ``estimate`` in bytes.
+    """
+
+    def __init__(self, dtype: torch.dtype, estimate: int) -> None:
+        size = max(16, 2 * estimate // BYTES_PER_ENTRY)  # the system takes memory when it is written
+        self.values = np.empty(size, np.float32 if dtype == torch.float32 else np.float64)
+        self.columns, self.counts, self.stored = np.empty(size, np.int32), [np.zeros(1, np.int64)], 0
+
+    def append(
+        self, values: NDArray[np.float32] | NDArray[np.float64], columns: NDArray[np.int32], counts: NDArray[np.int64]
+    ) -> None:
+        """Write rows with that many entries each."""
+        end = self.stored + len(values)
+        if end >= 2**31:
+            raise OverflowError("more than 2^31 stored entries")
+        if end > len(self.values):
+            self.resize(2 * end)
+        self.values[self.stored : end], self.columns[self.stored : end] = values, columns
+        self.counts.append(counts)
+        self.stored = end
+
+    def resize(self, size: int) -> None:
+        """Hold room for so many entries."""
+        self.values.resize(size, refcheck=False)
+        self.columns.resize(size, refcheck=False)
+
+    def matrix(self, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+        """What was written."""
+        self.resize(self.stored)
+        starts = np.concatenate(self.counts).cumsum().astype(np.int32)
+        return scipy.sparse.csr_array((self.values, self.columns, starts), shape=shape)
+
+
+def transposed(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """As compressed rows again."""
+    turned = matrix.tocsc()
+    return scipy.sparse.csr_array((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1])

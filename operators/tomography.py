@@ -11,7 +11,6 @@ import numpy as np
 import scipy.sparse
 import torch
 from deepinv.physics import NoiseModel
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
@@ -23,13 +22,12 @@ from pnp_lip.operators.filtered_back_projection import bridged
 from pnp_lip.operators.joseph import Size, crossings, joseph_product
 from pnp_lip.operators.norm_rules import kept
 from pnp_lip.operators.scan_geometry import Angles, Grid, ScanGeometry
-from pnp_lip.operators.sparse_operator import SparsePair
+from pnp_lip.operators.sparse_operator import BYTES_PER_ENTRY, CompressedRows, SparsePair, transposed
 from pnp_lip.spectral import NormBound
 
 __all__ = ["SymmetricTomography", "circle_mask"]
 
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
-BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 COLUMNS_LIKE_ENTRY = 16  # columns whose products take as long as reading an entry: 8 cost 1.4 times 1 (256², 180 views)
 MOST_CROSSINGS = 2**20  # of rays and lines at once where entries are computed in every product
 MOST_PAIRS = 2**18  # of pixels and base views whose entries are computed at once: arrays that stay in the cache
@@ -342,48 +340,6 @@ def plan_scan(scan: ScanGeometry, size: Size) -> tuple[SymmetryPlan, Tensor]:
     best, plain = min(candidates, key=lambda found: found[0] * (COLUMNS_LIKE_ENTRY + len(found[1].group))), candidates[-1]
     worth = WORTH_SYMMETRY / quarters  # a rectangle has half of the square's symmetries
     return (best if best[0] * worth <= plain[0] or len(best[1].group) == 1 else plain)[1:]
-
-
-class CompressedRows:
-    """A sparse matrix whose rows are written one after the other where they stay, so that none is kept twice.
-
-    Memory that a process touches for the first time costs as much as computing what fills it; ``estimate`` in bytes.
-    """
-
-    def __init__(self, dtype: torch.dtype, estimate: int) -> None:
-        size = max(16, 2 * estimate // BYTES_PER_ENTRY)  # the system takes memory when it is written
-        self.values = np.empty(size, np.float32 if dtype == torch.float32 else np.float64)
-        self.columns, self.counts, self.stored = np.empty(size, np.int32), [np.zeros(1, np.int64)], 0
-
-    def append(
-        self, values: NDArray[np.float32] | NDArray[np.float64], columns: NDArray[np.int32], counts: NDArray[np.int64]
-    ) -> None:
-        """Write rows with that many entries each."""
-        end = self.stored + len(values)
-        if end >= 2**31:
-            raise OverflowError("more than 2^31 stored entries")
-        if end > len(self.values):
-            self.resize(2 * end)
-        self.values[self.stored : end], self.columns[self.stored : end] = values, columns
-        self.counts.append(counts)
-        self.stored = end
-
-    def resize(self, size: int) -> None:
-        """Hold room for so many entries."""
-        self.values.resize(size, refcheck=False)
-        self.columns.resize(size, refcheck=False)
-
-    def matrix(self, shape: tuple[int, int]) -> scipy.sparse.csr_array:
-        """What was written."""
-        self.resize(self.stored)
-        starts = np.concatenate(self.counts).cumsum().astype(np.int32)
-        return scipy.sparse.csr_array((self.values, self.columns, starts), shape=shape)
-
-
-def transposed(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """As compressed rows again."""
-    turned = matrix.tocsc()
-    return scipy.sparse.csr_array((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1])
 
 
 def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
