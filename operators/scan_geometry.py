@@ -248,7 +248,8 @@ def trapezoid_columns(shadow: Trapezoids, edges: Tensor, spacing: float, dtype: 
     """Integrals over the rows between ``edges``, divided by ``spacing``, of trapezoids; those of one pixel make a column."""
     foot, rise, fall, shift = shadow.foot, shadow.rise, shadow.fall, shadow.rise + shadow.top
     count, least, views = len(edges) - 1, SMALLEST * spacing, np.arange(shadow.seen.shape[1], dtype=np.int32)
-    half_rise, half_fall = (0.5 / slope.clamp_min(1e-300) for slope in (rise, fall))  # 1e-300: 0 · ∞ = 0
+    half_rise = 0.5 / rise.clamp_min(1e-300)  # 0 · ∞ would be NaN
+    half_fall = half_rise if fall is rise else 0.5 / fall.clamp_min(1e-300)
     parts = max(1, round(count * spacing / float(edges[-1] - edges[0])))  # rows of a bin
     widest = min(parts * (math.ceil(shadow.width / spacing) + 1), count)
     lowest = ((foot - edges[0]) / spacing).clamp_(0, (count - 1) // parts).to(torch.int32) * parts

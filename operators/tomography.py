@@ -30,7 +30,7 @@ __all__ = ["SymmetricTomography", "circle_mask"]
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
 COLUMNS_LIKE_ENTRY = 16  # columns whose products take as long as reading an entry: 8 cost 1.4 times 1 (256², 180 views)
 MOST_CROSSINGS = 2**20  # of rays and lines at once where entries are computed in every product
-MOST_PAIRS = 2**18  # of pixels and base views whose entries are computed at once: arrays that stay in the cache
+MOST_PAIRS = 2**17  # of pixels and base views whose entries are computed at once; 2^16 and 2^18 took 1.2 times as long
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, weights and scale, twice each, and room
 
