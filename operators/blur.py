@@ -12,17 +12,17 @@ from torch import Tensor
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import trace
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, own_bound
-from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, collatz_wielandt
+from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, SMALLEST, collatz_wielandt
 from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
-from pnp_lip.operators.convolution_norm import PADDINGS, PaddedConvolution, extension_index, fold, symbol_maximum
+from pnp_lip.operators.convolution_norm import PADDINGS, extension_index, fold, repeats, symbol_maximum
 from pnp_lip.operators.norm_rules import kept, own_norm_rule
 from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["Blur", "joint_bound"]
 
-MOST_CERTIFIED_WORK = 2e10  # multiplications, half a minute: above it the symbol bound stands without Collatz-Wielandt
+MOST_POWER_WORK = 4e6  # pixels times steps of a Collatz-Wielandt bound, some tenths of a second
+MOST_STEPS = 300  # of it, for small images
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
-FLOOR = 1e-10  # of (Σ|k|)², which bounds every entry of AᵀA 1: far below the entries that matter
 
 
 class Blur(CertifiedPhysics):
@@ -185,14 +185,13 @@ class Blur(CertifiedPhysics):
             return NormBound(upper, lower, Method.SYMBOL, witness=omega)
         size, signed, single = self.img_size[1:], bool((psf < 0).any()), self.single_channel(psf)
         extensions = (extension_index(*axis, self.padding) for axis in zip(size, psf.shape, strict=True))
-        absolute = PaddedConvolution(psf.abs(), size, *extensions)
-        upper *= math.sqrt(absolute.repeats) * (1 + ROOT_SLACK) if absolute.repeats > 1 else 1
-        lower, method = 0.0, Method.PADDED_SYMBOL
-        if 4.0 * psf.numel() * self.grid[0] * self.grid[1] <= MOST_CERTIFIED_WORK:
-            found = absolute.bound_norm(self.leading_vector(absolute.psf))
-            lower = found.lower
-            if found.upper < upper:
-                upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method
+        copies = math.prod(repeats(n, index) for n, index in zip(size, extensions, strict=True))
+        absolute = symbol_maximum(psf.abs(), self.grid)[0] * math.sqrt(copies) * (1 + ROOT_SLACK)
+        upper *= math.sqrt(copies) * (1 + ROOT_SLACK) if copies > 1 else 1
+        found = self.absolute_bound(psf.abs(), absolute)
+        lower, method = found.lower, Method.PADDED_SYMBOL
+        if found.upper < upper:
+            upper, method = found.upper, Method.COLLATZ_WIELANDT_ABSOLUTE if signed else found.method
         lower = single.power_lower() if signed else lower
         if upper > TIGHT * lower and math.prod(size) <= MOST_DENSE_PIXELS:
             # The fast transforms may be wrong in every column.
@@ -200,18 +199,43 @@ class Blur(CertifiedPhysics):
             upper, method = (sharp, Method.COLUMNS) if sharp < upper else (upper, method)
         return NormBound(upper, lower, method)
 
+    def absolute_bound(self, psf: Tensor, norm_upper: float) -> NormBound:
+        """Collatz-Wielandt bounds for k ≥ 0, of whose norm an upper bound is known, by fast transforms with their error.
+
+        The taps are brought near 1 by a power of two, so that no product of them vanishes.
+        """
+        scale = 2.0 ** min(-math.frexp(float(psf.max()))[1], 1000)
+        single, pixels = self.single_channel(psf * scale), math.prod(self.img_size[1:])
+        found = collatz_wielandt(
+            lambda v: single.adjoint_map(single.forward_map(v[None, None]))[0, 0],
+            self.leading_vector(psf * scale),
+            error=3 * single.product_rounding * (norm_upper * scale) ** 2,
+            tol=5e-4,
+            max_iter=min(max(int(MOST_POWER_WORK / pixels), 2), MOST_STEPS),
+        ).bound()
+        return dataclasses.replace(found, upper=found.upper / scale, lower=found.lower / scale)
+
     def leading_vector(self, psf: Tensor) -> Tensor:
-        """An approximate leading singular vector for k ≥ 0 by fast transforms: a start for Collatz-Wielandt."""
-        single, start = self.single_channel(psf), torch.ones(self.img_size[1:], dtype=torch.float64)
-        # The fast products may be slightly negative where the true ones are tiny; any positive v is admissible.
-        floor = FLOOR * psf.numpy().sum() ** 2
-        return collatz_wielandt(
-            lambda v: single.adjoint_map(single.forward_map(v[None, None]))[0, 0].clamp_min(floor),
-            start,
-            rounding=0.0,
-            tol=2e-4,
-            max_iter=500,
-        ).v
+        """A start for Collatz-Wielandt: half a wave where the border takes something away, else that of a smaller image.
+
+        A border that adds something has its leading vector near the border, which a smaller image has too: its middle rows
+        and columns are repeated.
+        """
+        size = self.img_size[1:]
+        if self.padding in ("zeros", "valid"):
+            return torch.outer(*(half_wave(n, psf.sum(axis)) for n, axis in zip(size, (1, 0), strict=True)))
+        small = tuple(min(n, max(4 * taps, 48)) for n, taps in zip(size, psf.shape, strict=True))
+        v = torch.ones(small, dtype=torch.float64)
+        if small != size:
+            inner = Blur(psf, (1, *small), padding=self.padding, dtype=torch.float64)
+            for _ in range(MOST_STEPS // 3):
+                v = inner.adjoint_map(inner.forward_map(v[None, None]))[0, 0].clamp_min(SMALLEST)
+                v = v / v.max()
+        for dim, n in enumerate(size):
+            middle = torch.full((n - v.shape[dim],), v.shape[dim] // 2)
+            rows = torch.arange(v.shape[dim])
+            v = v.index_select(dim, torch.cat([rows[: len(rows) // 2], middle, rows[len(rows) // 2 :]]))
+        return v
 
     def single_channel(self, psf: Tensor) -> "Blur":
         return Blur(psf, (1, *self.img_size[1:]), padding=self.padding, dtype=torch.float64)
@@ -223,6 +247,14 @@ own_norm_rule(Blur)(own_bound)
 def joint_bound(bounds: list[NormBound]) -> NormBound:
     """The norm of a block-diagonal operator is the largest of its blocks' norms."""
     return dataclasses.replace(max(bounds, key=lambda b: b.upper), lower=max(b.lower for b in bounds))
+
+
+def half_wave(size: int, taps: Tensor) -> Tensor:
+    """sin over half a period, which ends one standard deviation of these taps ≥ 0 beyond either end of an axis."""
+    place = torch.arange(len(taps), dtype=torch.float64)
+    mean = float((taps * place).sum() / taps.sum())
+    beyond = math.sqrt(float((taps * (place - mean).square()).sum() / taps.sum()))
+    return torch.sin(math.pi * (torch.arange(size, dtype=torch.float64) + 0.5 + beyond) / (size + 2 * beyond))
 
 
 def geometry(size: int, taps: int, padding: str) -> tuple[int, int, int, Tensor | None]:

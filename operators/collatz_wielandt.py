@@ -10,11 +10,12 @@ from torch import Tensor
 from pnp_lip.errors import CertificateError
 from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["ROOT_SLACK", "CollatzWielandt", "collatz_wielandt", "gamma_factor"]
+__all__ = ["ROOT_SLACK", "SMALLEST", "CollatzWielandt", "collatz_wielandt", "gamma_factor"]
 
 ROOT_SLACK = 1e-15  # relative; covers the few roundings of a root or a product in float64, 1.1e-16 each
 # Relative; covers two sums of numbers ≥ 0 in float64: up to 4·10⁵ of them in any order, far more pairwise, as torch sums.
 SUM_SLACK = 1e-10
+SMALLEST = 1e-6  # entry of v beside the largest, where products have an error that does not shrink with the entry
 UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors that lift what vanished by half the range
 
 
@@ -45,17 +46,23 @@ def gamma_factor(operations: int, dtype: torch.dtype) -> float:
 
 
 def collatz_wielandt(
-    gram: Callable[[Tensor], Tensor], start: Tensor, *, rounding: float, tol: float = 1e-3, max_iter: int = 300
+    gram: Callable[[Tensor], Tensor],
+    start: Tensor,
+    *,
+    rounding: float = 0.0,
+    error: float = 0.0,
+    tol: float = 1e-3,
+    max_iter: int = 300,
 ) -> CollatzWielandt:
     """Bounds of ‖A‖² = ρ(AᵀA) for A ≥ 0 entrywise, from the power iteration v ← AᵀA v started at ``start`` > 0.
 
     min-max:  vᵀAᵀA v / vᵀv  ≤  ‖A‖²  ≤  max_i (AᵀA v)_i / v_i   for every v > 0.
 
-    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry; both bounds are widened by
-    it (0: not known, for a first guess that proves nothing). Zero columns of A drop out. Stops when upper/lower − 1 ≤
-    ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; stopping early costs sharpness, never truth. Raises
-    CertificateError if a product is negative or not finite, or if entries of A are so small that their products vanish:
-    the relative error does not apply to them.
+    ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, as sums of numbers ≥ 0 do,
+    or with an error of at most ``error``·‖v‖ (the 2-norm), as fast transforms do; both bounds are widened by it. Zero columns
+    of A drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; stopping
+    early costs sharpness, never truth. Raises CertificateError if a product is negative beyond its error or not finite, or if
+    entries of A are so small that their products vanish: a relative error does not apply to them.
 
     Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 
@@ -67,9 +74,11 @@ def collatz_wielandt(
     v, support = start, None
     upper_sq, lower_sq, best = float("inf"), 0.0, start
     for _ in range(max_iter):
-        w = gram(v)
-        if not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
+        w, length = gram(v), float(v.double().norm()) * (1 + SUM_SLACK)
+        slack = error * length
+        if not bool(torch.isfinite(w).all()) or bool((w < -slack).any()):
             raise CertificateError("AᵀAv holds negative or non-finite entries, so the operator is not nonnegative.")
+        w = w.clamp_min(0) + slack  # at least AᵀA v, up to ``rounding``
         if support is None:
             support = w > 0
             if rounding > 0:
@@ -78,13 +87,15 @@ def collatz_wielandt(
                 return CollatzWielandt(0.0, 0.0, v)
         ratio = float((w[support].double() / v[support].double()).max())
         rayleigh = float((v.double() * w.double())[support].sum() / v.double()[support].square().sum())
-        lower_sq = max(lower_sq, rayleigh * (1 - 2 * rounding - SUM_SLACK))
+        # w is too large by up to twice the slack, of which ⟨v, 1⟩ ≤ √n ‖v‖ counts the sum.
+        surplus = 2 * error * math.sqrt(v.numel())
+        lower_sq = max(lower_sq, (rayleigh - surplus) * (1 - 2 * rounding - SUM_SLACK))
         if ratio * (1 + 2 * rounding + ROOT_SLACK) < upper_sq:
             upper_sq, best = ratio * (1 + 2 * rounding + ROOT_SLACK), v
         if upper_sq <= lower_sq * (1 + tol + 4 * rounding):
             break
         # Any positive vector is admissible: keep v away from underflow on the support.
-        floor = torch.finfo(w.dtype).tiny ** 0.5
+        floor = torch.finfo(w.dtype).tiny ** 0.5 if error == 0 else SMALLEST
         v = torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))
     return CollatzWielandt(upper_sq, lower_sq, best)
 

@@ -1,6 +1,5 @@
 """Convolutions with a border rule: what they read beyond the border, and their certified norms."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -8,10 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
-from pnp_lip.spectral import NormBound
-
-__all__ = ["PADDINGS", "PaddedConvolution", "aliased_maximum", "extension_index", "fold", "symbol_maximum"]
+__all__ = ["PADDINGS", "aliased_maximum", "extension_index", "fold", "repeats", "symbol_maximum"]
 
 PADDINGS = ("circular", "zeros", "replicate", "reflect", "valid")
 UNIT = 2.0**-53  # the rounding unit of float64
@@ -92,48 +88,6 @@ def fold(x: Tensor, rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Ten
     return x.new_zeros(*x.shape[:-2], *size).index_add(-2, rows, x)
 
 
-@dataclasses.dataclass(frozen=True)
-class PaddedConvolution:
-    """y = V_k P x for one channel: extend the image by P, then keep the valid part of the convolution with k.
-
-    ``rows`` and ``columns`` come from ``extension_index``. The products go tap by tap in float64: each entry is a sum
-    whose rounding is known (γ), which a fast transform cannot promise.
-    """
-
-    psf: Tensor
-    size: tuple[int, int]
-    rows: Tensor
-    columns: Tensor
-
-    @property
-    def repeats(self) -> int:
-        """‖P‖²: how often the most repeated sample of either axis occurs, multiplied."""
-        axes = zip((self.rows, self.columns), self.size, strict=True)
-        return math.prod(int(torch.bincount(index[index < size]).max()) for index, size in axes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A x for x of shape ``size``, float64."""
-        extended = torch.nn.functional.pad(x, (0, 1, 0, 1))[self.rows][:, self.columns]
-        y = x.new_zeros(len(self.rows) - self.psf.shape[0] + 1, len(self.columns) - self.psf.shape[1] + 1)
-        for a, b in torch.nonzero(self.psf).tolist():
-            y += self.psf[a, b] * self.window(extended, a, b)
-        return y
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        extended = y.new_zeros(len(self.rows), len(self.columns))
-        for a, b in torch.nonzero(self.psf).tolist():
-            self.window(extended, a, b).add_(self.psf[a, b] * y)
-        height, width = self.size
-        return fold(extended, self.rows, self.columns, (height + 1, width + 1))[:height, :width]
-
-    def window(self, extended: Tensor, a: int, b: int) -> Tensor:
-        """The samples that tap (a, b) reads, as a view."""
-        height, width = self.psf.shape
-        rows, columns = extended.shape[0] - height + 1, extended.shape[1] - width + 1
-        return extended[height - 1 - a :, width - 1 - b :][:rows, :columns]
-
-    def bound_norm(self, v: Tensor) -> NormBound:
-        """Bounds of ‖A‖ for k ≥ 0 from two certified products started at v > 0."""
-        rounding = gamma_factor(2 * int(self.psf.count_nonzero()) + self.repeats + 4, torch.float64)
-        found = collatz_wielandt(lambda u: self.adjoint(self.forward(u)), v, rounding=rounding, tol=1e-9, max_iter=2)
-        return found.bound()
+def repeats(size: int, index: Tensor) -> int:
+    """How often an ``extension_index`` repeats a sample of the image, at most: the square of the extension's norm."""
+    return int(torch.bincount(index[index < size]).max())

@@ -1,4 +1,4 @@
-"""The symmetry of the square: eight images of one image stand for the views of eight angles."""
+"""The symmetry of the square and of the rectangle: eight or four images of one image stand for the views of as many angles."""
 
 import dataclasses
 
@@ -30,25 +30,47 @@ class SymmetryPlan:
     group: Group
     index: NDArray[np.int32]
 
+    @property
+    def listed(self) -> int:
+        """How many symmetries, the first ones, tell of all: half of them if the others are those after half a turn.
+
+        Half a turn reverses the order of the pixels, so that the others show pixel i where these show N − 1 − i.
+        """
+        half = len(self.group) // 2
+        turned = tuple((turns + 2, transposed) for turns, transposed in self.group[:half])
+        return half if half and turned == self.group[half:] else len(self.group)
+
 
 def plan_views(
-    angles: NDArray[np.float64], members: NDArray[np.int64], rows: int, *, turns: bool, flips: bool, halves: bool
+    angles: NDArray[np.float64],
+    members: NDArray[np.int64],
+    rows: int,
+    *,
+    quarters: int,
+    turns: bool,
+    flips: bool,
+    halves: bool,
 ) -> SymmetryPlan:
     """Reduce views to base angles in [0°, 45°], or [0°, 90°) without ``flips``; bins are sums of ``members`` (parts, bins).
 
-    With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q) (``turns``),
-    and, if the ``rows`` are symmetric about the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ). For parallel rays
-    (``halves``) also p_θ(−t; x) = p_θ(t; x ∘ Q²), so that the upper half of the rows is enough.
+    That is for a square, which goes into itself by ``quarters`` = 1 turn of 90°. A rectangle does by 2: [0°, 90°], [0°, 180°).
 
-    >>> plan = plan_views(np.arange(0, 180, 15.0), np.arange(8)[None], 8, turns=True, flips=True, halves=True)
+    With x ∘ Q the image turned by a quarter and p_θ(t; x) the projection: p_{θ+90°}(t; x) = p_θ(t; x ∘ Q) (``turns``),
+    and, if the ``rows`` are symmetric about the axis (``flips``), p_{90°−θ}(t; x) = p_θ(−t; xᵀ), which makes
+    p_{180°−θ}(t; x) = p_θ(−t; (x ∘ Q)ᵀ) for the rectangle. For parallel rays (``halves``) also p_θ(−t; x) =
+    p_θ(t; x ∘ Q²), so that the upper half of the rows is enough.
+
+    >>> plan = plan_views(np.arange(0, 180, 15.0), np.arange(8)[None], 8, quarters=1, turns=True, flips=True, halves=True)
     >>> plan.base_angles.tolist(), plan.first_row, plan.rows, len(plan.group)
     ([0.0, 15.0, 30.0, 45.0], 4, 4, 8)
     """
     turned = np.mod(np.round(angles, DIGITS), 360.0)
-    quarter = np.floor(turned / 90).astype(np.int64) if turns else np.zeros(len(turned), dtype=np.int64)
+    period = 90.0 * quarters
+    quarter = np.floor(turned / period).astype(np.int64) * quarters if turns else np.zeros(len(turned), dtype=np.int64)
     base = np.round(turned - 90.0 * quarter, DIGITS)
-    mirrored = (base > 45) & flips
-    base = np.where(mirrored, np.round(90 - base, DIGITS), base)
+    mirrored = (base > period / 2) & flips
+    base = np.where(mirrored, np.round(period - base, DIGITS), base)
+    quarter += mirrored * (quarters - 1)
     base_angles, which = np.unique(base, return_inverse=True)
     row = np.where(mirrored, rows - 1 - members[..., None], members[..., None])
     opposite = (row < rows // 2) & halves
@@ -60,35 +82,38 @@ def plan_views(
     return SymmetryPlan(base_angles, first, needed, group, index.astype(np.int32))
 
 
-def pixel_order(n: int) -> NDArray[np.int64]:
+def pixel_order(size: tuple[int, int]) -> NDArray[np.int64]:
     """The pixels (row-major numbers) tile by tile, columns first: a ray then meets neighbours in memory.
 
     In row-major order the pixels of nearly vertical rays fall into a few sets of the cache: a fifth slower.
 
-    >>> pixel_order(2).tolist()
+    >>> pixel_order((2, 2)).tolist()
     [0, 2, 1, 3]
     """
-    row, column = np.divmod(np.arange(n * n), n)
+    row, column = np.divmod(np.arange(size[0] * size[1]), size[1])
     return np.lexsort((row % TILE, column % TILE, row // TILE, column // TILE))
 
 
-def symmetric_pixels(order: NDArray[np.int64], n: int, group: Group) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def symmetric_pixels(
+    order: NDArray[np.int64], size: tuple[int, int], group: Group
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Entry [p, g] of the first: the pixel that the image under symmetry g shows at position p of ``order``.
 
     Entry [g, pixel] of the second: where in the flattened first one symmetry g shows that pixel. A turn by one quarter is
     numpy's rot90 by −1; a transposition comes after the turns.
 
-    >>> pixels, places = symmetric_pixels(np.arange(4), 2, ((0, False), (1, False)))
+    >>> pixels, places = symmetric_pixels(np.arange(4), (2, 2), ((0, False), (1, False)))
     >>> pixels.tolist(), places.tolist()
     ([[0, 2], [1, 0], [2, 3], [3, 1]], [[0, 2, 4, 6], [3, 7, 1, 5]])
     """
-    grid = np.arange(n * n, dtype=np.int32).reshape(n, n)
+    count = size[0] * size[1]
+    grid = np.arange(count, dtype=np.int32).reshape(size)
     images = [np.rot90(grid, -turns) for turns, _ in group]
     images = [image.T if transposed else image for image, (_, transposed) in zip(images, group, strict=True)]
     pixels = np.stack([image.reshape(-1)[order] for image in images], axis=1)
     places = np.empty(pixels.shape[::-1], dtype=np.int32)
     for element in range(len(group)):
-        places[element, pixels[:, element]] = np.arange(n * n, dtype=np.int32) * len(group) + element
+        places[element, pixels[:, element]] = np.arange(count, dtype=np.int32) * len(group) + element
     return pixels, places
 
 

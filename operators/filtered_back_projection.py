@@ -7,18 +7,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
+from pnp_lip.operators.scan_geometry import Grid
 
 __all__ = ["back_projected", "balanced", "bridged", "fan_weights", "filtered", "sampled", "view_angles_weight"]
 
 SAME_VIEW = 1e-9  # degrees; views closer than this repeat one another
 DISPLACED = 0.1  # of the image's radius; a detector shifted less is filtered as if its rows merely ended early
+WIDEST_ARC = 0.75 * math.pi  # radians; no two bins of a detector lie so far apart, and sin γ vanishes at π
 EDGE = 1e-9  # radians; how far Parker's formula stays from its 0/0 at the rim of the fan
 
 
-def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
+def filtered(y: Tensor, spacing: float, name: str, radius: float = math.inf) -> Tensor:
     """Convolve every view (…, bins, views) with the band-limited ramp filter (Kak & Slaney 1988, eq. 3.61), windowed.
 
     The kernel is sampled in space, 1/(4Δ²) at 0 and −1/(πkΔ)² at odd k: sampling |f| would lose the image's mean.
+    On an arc of that ``radius`` around the source it is multiplied by (γ/sin γ)², γ = kΔ/radius (section 3.4.1).
     Rows that do not end at 0, since the object is wider than the detector, fall to 0 as cos² over half its length.
     """
     bins = y.shape[-2]
@@ -30,6 +33,8 @@ def filtered(y: Tensor, spacing: float, name: str) -> Tensor:
     odd = torch.round(k).to(torch.int64) % 2 == 1
     ramp = torch.where(odd, -1 / (math.pi * torch.where(odd, k, torch.ones_like(k)) * spacing).square(), 0.0)
     ramp[0] = 1 / (4 * spacing**2)
+    angle = k * spacing / radius
+    ramp = torch.where(angle.abs() < WIDEST_ARC, ramp / torch.sinc(angle / math.pi).square(), 0.0)
     response = torch.fft.rfft(ramp).real * spacing
     frequency = torch.fft.rfftfreq(size, dtype=torch.float64)
     windows = {"ramp": 1.0, "shepp-logan": torch.sinc(frequency), "hann": torch.cos(math.pi * frequency).square()}
@@ -88,21 +93,27 @@ def balanced(y: Tensor, t: Tensor, radius: float, angles: Tensor) -> Tensor | No
     return F.pad(y * share.to(y)[:, None], (0, 0, more, 0) if high > low else (0, 0, 0, more))
 
 
-def back_projected(views: Tensor, angles: Tensor, first: float, spacing: float, n: int, source: float = math.inf) -> Tensor:
-    """Σ over the views (B, C, bins, views) of their values at (x · e_θ)/U, over U²: linear interpolation, (B, C, n, n).
+def back_projected(
+    views: Tensor, angles: Tensor, first: float, spacing: float, grid: Grid, source: float = math.inf, *, curved: bool = False
+) -> Tensor:
+    """Σ over the views (B, C, bins, views) of their values at (x · e_θ)/U, over U²: linear interpolation, (B, C, H, W).
 
-    U = 1 + (x · towards)/``source``. Bin 0 lies at ``first``; lengths in pixels, ``angles`` in degrees.
+    U = 1 + (x · towards)/``source``; on a ``curved`` detector U is the pixel's distance from the source over ``source``,
+    and the place source · γ. Bin 0 lies at ``first``; ``angles`` in degrees.
     """
     rows = views.flatten(0, -3)
-    line = torch.arange(n, dtype=views.dtype, device=views.device) - (n - 1) / 2
-    x, up = line[None, :], -line[:, None]
-    total = views.new_zeros(len(rows), n * n)
+    x, up = grid.x.to(views), grid.y.to(views)
+    total = views.new_zeros(len(rows), len(x))
     for number, angle in enumerate(torch.deg2rad(angles).tolist()):
         cosine, sine = math.cos(angle), math.sin(angle)
         depth = 1 + (up * cosine - x * sine) / source
-        position = ((x * cosine + up * sine) / depth - first) / spacing
-        total += sampled(rows[:, :, number], position.reshape(-1)) / depth.square().reshape(-1)
-    return total.reshape(*views.shape[:2], n, n)
+        place = x * cosine + up * sine
+        if curved:
+            place, depth = source * torch.atan(place / (source * depth)), torch.hypot(depth, place / source)
+        else:
+            place = place / depth
+        total += sampled(rows[:, :, number], (place - first) / spacing) / depth.square()
+    return total.reshape(*views.shape[:2], *grid.size)
 
 
 def view_angles_weight(angles: Tensor, period: float) -> Tensor:

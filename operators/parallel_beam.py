@@ -4,13 +4,15 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.operators.certified_physics import own_bound
 from pnp_lip.operators.filtered_back_projection import back_projected, balanced, filtered, view_angles_weight
 from pnp_lip.operators.norm_rules import own_norm_rule
-from pnp_lip.operators.scan_geometry import ScanGeometry, axes
+from pnp_lip.operators.scan_geometry import Grid, ScanGeometry, Span, Trapezoids, axes, select
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["ParallelBeam", "ParallelBeamTomography"]
@@ -27,7 +29,7 @@ class ParallelBeam(ScanGeometry):
           │  ╱ θ = 0: rays run along y,              pixel (i, j): x = (j − (n − 1)/2) p,  y = ((n − 1)/2 − i) p
         ──┼──────→ x  bin 0 at the left
 
-    The fields are those of ``ScanGeometry``, Δ = ``det_spacing``, p = ``pixel_size``; ``n_det`` defaults to ⌈√2 n⌉.
+    The fields are those of ``ScanGeometry``, Δ = ``det_spacing``, p = ``pixel_size``; ``n_det`` defaults to ⌈√2 n p/Δ⌉.
     ``model="strip"``: entries are the exact areas of pixel ∩ strip over Δ. ``model="joseph"``: the ray through the
     middle of the bin, with linear interpolation.
     """
@@ -37,16 +39,20 @@ class ParallelBeam(ScanGeometry):
     models: ClassVar[tuple[str, ...]] = ("strip", "joseph")
     parallel: ClassVar[bool] = True
 
-    def covering(self, n: int) -> int:
-        return math.ceil(math.sqrt(2) * n)
+    def covering(self, radius: float) -> int:
+        return math.ceil(2 * radius / self.det_spacing)
 
-    def shadow(self, angle: float, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Between the projections of the pixel's corners; height p / max(|cos θ|, |sin θ|), the longest chord. Exact."""
-        pixel, cosine, sine = self.pixel_size, math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        centre = x * cosine + y * sine
-        outer, inner = 0.5 * pixel * (abs(cosine) + abs(sine)), 0.5 * pixel * abs(abs(cosine) - abs(sine))
-        corners = torch.stack([centre - outer, centre - inner, centre + inner, centre + outer])
-        return corners, torch.full_like(centre, pixel / max(abs(cosine), abs(sine)))
+    def shadow(self, angles: NDArray[np.float64], x: Tensor, y: Tensor, span: Span) -> Trapezoids:
+        """Between the projections of the pixel's corners; as high as its longest chord. Exact."""
+        turn = np.deg2rad(angles)
+        cosine, sine = torch.from_numpy(np.cos(turn)), torch.from_numpy(np.sin(turn))
+        tall, wide = self.sides[0] * sine.abs(), self.sides[1] * cosine.abs()
+        outer, inner = 0.5 * (tall + wide), 0.5 * (wide - tall).abs()
+        feet = torch.stack([x, y], dim=1) @ torch.stack([cosine, sine]) - outer
+        seen = ((feet > span[0] - 2 * outer) & (feet < span[1])).numpy()
+        chord = torch.minimum(self.sides[0] / cosine.abs(), self.sides[1] / sine.abs())
+        slope, top, height = (select(value, seen) for value in (outer - inner, 2 * inner, chord))
+        return Trapezoids(seen, torch.from_numpy(feet.numpy()[seen]), slope, top, slope, height)
 
     def rays(self, angle: float, t: Tensor) -> tuple[Tensor, Tensor]:
         """{t · across + s · towards}."""
@@ -56,7 +62,7 @@ class ParallelBeam(ScanGeometry):
 
 
 class ParallelBeamTomography(SymmetricTomography):
-    """Line integrals of a square image along parallel rays, averaged over detector bins.
+    """Line integrals of an image along parallel rays, averaged over detector bins.
 
     y[b, view] = (1/Δ) ∫_bin ∫ x ds dt; all entries are nonnegative. The first argument is a ``ParallelBeam``, or the
     list of its angles in degrees if everything else in it has its default.
@@ -64,7 +70,7 @@ class ParallelBeamTomography(SymmetricTomography):
     Data (B, C, n_det, n_angles) and orientation as in ``deepinv.physics.Tomography`` and ``skimage.transform.radon``,
     who turn about the middle of pixel n//2 (theirs is ours with one zero row below and one zero column to the right).
 
-    ``mask``: "circle" or an (n, n) tensor m; ``weights``: statistical weights w (n_det, n_angles); A = √w P m, data go
+    ``mask``: "circle" or a tensor m like the image; ``weights``: statistical weights w (n_det, n_angles); A = √w P m, data go
     through ``apply_weights``. ``normalize`` scales A by its certified bound. ``storage="free"`` computes entries in every
     product instead of keeping them; "sparse" refuses a matrix above half of the machine's memory.
 
@@ -85,16 +91,16 @@ class ParallelBeamTomography(SymmetricTomography):
 
         InputError for a displaced detector without views over a full turn.
         """
-        scan = self.geometry
+        scan, sides = self.geometry, self.geometry.sides
         angles = torch.from_numpy(scan.degrees)
         weight = view_angles_weight(angles, 180.0).to(integrals)
-        rows = balanced(integrals, scan.bin_centres, 0.5 * self.img_size[1] * scan.pixel_size, angles)
+        radius = 0.5 * max(count * side for count, side in zip(self.img_size[1:], sides, strict=True))
+        rows = balanced(integrals, scan.bin_centres, radius, angles)
         views = filtered(integrals if rows is None else rows, scan.det_spacing, name) * weight
         if rows is not None:  # P has no rows where the detector was lengthened
-            spacing, first = scan.det_spacing / scan.pixel_size, float(scan.bin_centres[0]) / scan.pixel_size
-            first -= (rows.shape[-2] - scan.count) * spacing * (scan.det_offset > 0)
-            return back_projected(views, angles, first, spacing, self.img_size[1])
-        factor = scan.det_spacing / (scan.pixel_size**2 * float(self.unit))
+            first = float(scan.bin_centres[0]) - (rows.shape[-2] - scan.count) * scan.det_spacing * (scan.det_offset > 0)
+            return back_projected(views, angles, first, scan.det_spacing, Grid(self.img_size[1:], sides))
+        factor = scan.det_spacing / (sides[0] * sides[1] * float(self.unit))
         return self.in_parts(self.back_project, views, self.img_size) * factor
 
 

@@ -20,8 +20,9 @@ from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.operators.conjugate_gradient import Map
 from pnp_lip.operators.dihedral import SymmetryPlan, pick, pixel_order, plan_views, symmetric_pixels
 from pnp_lip.operators.filtered_back_projection import bridged
+from pnp_lip.operators.joseph import Size, crossings, joseph_product
 from pnp_lip.operators.norm_rules import kept
-from pnp_lip.operators.scan_geometry import Angles, Entries, ScanGeometry, pixel_centres
+from pnp_lip.operators.scan_geometry import Angles, Grid, ScanGeometry
 from pnp_lip.operators.sparse_operator import SparsePair
 from pnp_lip.spectral import NormBound
 
@@ -30,12 +31,14 @@ __all__ = ["SymmetricTomography", "circle_mask"]
 MOST_COLUMNS = 32  # of one product; wider ones fall out of the cache
 BYTES_PER_ENTRY = 16  # value and index, for A and for its transpose
 COLUMNS_LIKE_ENTRY = 16  # columns whose products take as long as reading an entry: 8 cost 1.4 times 1 (256², 180 views)
+MOST_CROSSINGS = 2**20  # of rays and lines at once where entries are computed in every product
+MOST_PAIRS = 2**18  # of pixels and base views whose entries are computed at once: arrays that stay in the cache
 WORTH_SYMMETRY = 3.0  # with less than this saved, symmetric columns cost more than they spare
 EXTRA_ROUNDINGS = 16  # of an entry of AᵀAv, beside those of its sums: mask, weights and scale, twice each, and room
 
 
 class SymmetricTomography(CertifiedPhysics):
-    """y = √w ⊙ P (m ⊙ x), P the projection of an n × n image along rays that a subclass's ``beam`` describes."""
+    """y = √w ⊙ P (m ⊙ x), P the projection of an image along rays that a subclass's ``beam`` describes."""
 
     beam: ClassVar[type[ScanGeometry]]
     geometry: ScanGeometry
@@ -55,35 +58,37 @@ class SymmetricTomography(CertifiedPhysics):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(img_size, noise_model=noise_model, dtype=dtype)
-        n = self.img_size[1]
-        if n != self.img_size[2]:
-            raise ShapeError(f"tomography needs a square image; got {n}x{self.img_size[2]}. Pad it.")
         if storage not in ("sparse", "free"):
             raise InputError(f'`storage` must be "sparse" or "free"; got {storage!r}.')
         scanner = geometry if isinstance(geometry, ScanGeometry) else self.beam(geometry)
         if not isinstance(scanner, self.beam):
             raise InputError(f"`geometry` must be a {self.beam.__name__}; got {type(geometry).__name__}.")
-        scan = self.geometry = scanner.fitted(n)
+        size = self.img_size[1:]
+        scan = self.geometry = scanner.fitted(size)
         self.data_size = (self.img_size[0], scan.count, len(scan.degrees))
-        self.plan, self.samples = plan_scan(scan, n)
-        order = pixel_order(n) if storage == "sparse" else np.arange(n**2)
-        pixels, places = symmetric_pixels(order, n, self.plan.group)
-        position = np.argsort(order).astype(np.int32)
-        named = ("index", self.plan.index), ("pixels", pixels), ("places", places[:, order]), ("position", position)
-        for name, index in named:
+        self.plan, self.samples = plan_scan(scan, size)
+        grid = Grid(size, scan.sides, pixel_order(size) if storage == "sparse" else None)
+        pixels, places = symmetric_pixels(grid.order, size, self.plan.group)
+        places = places[: self.plan.listed, grid.order]
+        for name, index in (
+            ("index", self.plan.index),
+            ("pixels", pixels),
+            ("places", places),
+            ("position", grid.position),
+        ):
             self.register_buffer(name, torch.from_numpy(index.reshape(-1)), persistent=False)
         if isinstance(mask, str):
             if mask != "circle":
-                raise InputError(f'`mask` must be "circle", a tensor ({n}, {n}) or None; got {mask!r}.')
-            mask = circle_mask(n)
-        mask = as_nonnegative("mask", mask, (n, n), dtype)
+                raise InputError(f'`mask` must be "circle", a tensor {size} or None; got {mask!r}.')
+            mask = circle_mask(*size, scan.sides)
+        mask = as_nonnegative("mask", mask, size, dtype)
         weights = as_nonnegative("weights", weights, self.data_size[1:], dtype)  # (detectors, views)
         self.register_buffer("image_mask", mask, persistent=False)
         self.register_buffer("root_weights", None if weights is None else weights.sqrt(), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         self.matrix: SparsePair | None = None
         if storage == "sparse":
-            self.matrix = SparsePair(*self.build(dtype, order, position))
+            self.matrix = SparsePair(*self.build(dtype, grid))
         if normalize:
             norm = self.bound_norm().upper
             if norm == 0:
@@ -100,21 +105,15 @@ class SymmetricTomography(CertifiedPhysics):
     @property
     def bytes_needed(self) -> int:
         """Estimate of the memory that the stored matrix takes with its transpose."""
-        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * self.geometry.entries(self.img_size[1], self.samples))
+        return int(BYTES_PER_ENTRY * len(self.plan.base_angles) * self.geometry.entries(self.img_size[1:], self.samples))
 
-    def base_views(self, order: NDArray[np.int64] | None = None) -> Iterator[Entries]:
-        """The entries of each base view, rows counted from the first that is needed, pixels in ``order``."""
-        n = self.img_size[1]
-        pixels = torch.arange(n * n) if order is None else torch.from_numpy(order)
-        x, y = pixel_centres(n, self.geometry.pixel_size)
-        grid = pixels, x[pixels], y[pixels]
-        for angle in self.plan.base_angles:
-            yield self.geometry.view(float(angle), n, self.samples, grid)
+    def base_views(self, grid: Grid | None = None) -> Iterator[scipy.sparse.csr_array]:
+        """The matrix of each base view: rows from the first that is needed, pixels as in ``grid`` or row by row."""
+        grid = Grid(self.img_size[1:], self.geometry.sides) if grid is None else grid
+        return (self.geometry.view(float(angle), grid, self.samples) for angle in self.plan.base_angles)
 
-    def build(
-        self, dtype: torch.dtype, order: NDArray[np.int64], position: NDArray[np.int32]
-    ) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-        """The rows of the base views, one block for each view, each pixel at its position in memory; and the transpose.
+    def build(self, dtype: torch.dtype, grid: Grid) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+        """The matrices of the base views below one another, each pixel at its position in memory; and the transpose.
 
         Raises InputError before it allocates more than half of the machine's memory.
         """
@@ -124,11 +123,19 @@ class SymmetricTomography(CertifiedPhysics):
                 f"the matrix would take about {self.bytes_needed / 1e9:.2f} GB, the limit is {limit / 1e9:.2f} GB. Use fewer "
                 'views or pixels, angles that share symmetries, or storage="free": entries computed in every product.'
             )
-        shape, blocks = (self.img_size[1] ** 2, self.plan.rows), []
-        for rows, columns, values in self.base_views(order):
-            entries = values.to(dtype).numpy(), (position[columns.numpy()], rows.to(torch.int32).numpy())
-            blocks.append(scipy.sparse.coo_array(entries, shape=shape).tocsr())
-        return side_by_side(blocks)
+        shape, scan = (self.plan.rows * len(self.plan.base_angles), len(grid.order)), self.geometry
+        if not scan.by_shadow:
+            by_rows = CompressedRows(dtype, self.bytes_needed)
+            for view in self.base_views(grid):
+                by_rows.append(view.data, view.indices, np.diff(view.indptr))
+            matrix = by_rows.matrix(shape)
+            return matrix, transposed(matrix)
+        by_pixels = CompressedRows(dtype, self.bytes_needed)
+        at_once = max(1, MOST_PAIRS // len(self.plan.base_angles))
+        for x, y in zip(torch.split(grid.x, at_once), torch.split(grid.y, at_once), strict=True):
+            by_pixels.append(*scan.columns(self.plan.base_angles, x, y, self.samples, dtype))
+        matrix = by_pixels.matrix(shape[::-1])
+        return transposed(matrix), matrix
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -165,8 +172,13 @@ class SymmetricTomography(CertifiedPhysics):
         scattered = data.new_zeros(len(data), len(self.plan.base_angles) * self.plan.rows * elements)
         for index in self.index.long().chunk(self.plan.index.shape[0]):  # with 32 bits torch adds a hundred times slower
             scattered.index_add_(1, index, data)
-        copies = self.multiply(scattered, True)
-        return pick(pick(copies, self.places).reshape(len(data), elements, -1).sum(1), self.position)
+        copies, listed = self.multiply(scattered, True), self.plan.listed
+        images = self.gathered(copies)
+        return images if listed == elements else images + self.gathered(copies[:, listed:]).flip(1)
+
+    def gathered(self, copies: Tensor) -> Tensor:
+        """The sum of the images under the listed symmetries, each brought back; ``copies`` flat, (k, N·elements)."""
+        return pick(pick(copies, self.places).reshape(len(copies), self.plan.listed, -1).sum(1), self.position)
 
     def multiply(self, x: Tensor, transpose: bool) -> Tensor:
         """The base matrix, or its transpose, times the symmetric copies of k images, (k, N·elements), as its columns."""
@@ -177,14 +189,27 @@ class SymmetricTomography(CertifiedPhysics):
         return result.reshape(-1, count, elements).permute(1, 0, 2).reshape(count, -1)
 
     def product_anew(self, x: Tensor, transpose: bool) -> Tensor:
-        """The base matrix times columns, its entries computed again, view by view."""
-        size = self.img_size[1] ** 2 if transpose else self.plan.rows * len(self.plan.base_angles)
-        result = x.new_zeros(size, x.shape[1])
-        for number, (rows, columns, values) in enumerate(self.base_views()):
+        """The base matrix times columns, its entries computed again: a few views at once for Joseph's, else view by view."""
+        scan, size, rows = self.geometry, self.img_size[1:], self.plan.rows
+        result = x.new_zeros(size[0] * size[1] if transpose else rows * len(self.plan.base_angles), x.shape[1])
+        if not scan.by_shadow:
+            at_once = max(1, MOST_CROSSINGS // (rows * max(size)))
+            for first in range(0, len(self.plan.base_angles), at_once):
+                beams = [scan.rays(float(angle), self.samples) for angle in self.plan.base_angles[first : first + at_once]]
+                point, direction = (torch.cat(part) for part in zip(*beams, strict=True))
+                for cut in crossings(point, direction, size, scan.sides):
+                    seen = (cut.rays + first * rows).to(x.device)
+                    if transpose:
+                        result += joseph_product(x.index_select(0, seen), cut, self.unit, size, True)
+                    else:
+                        result[seen] = joseph_product(x, cut, self.unit, size, False)
+            return result
+        for number, view in enumerate(map(scipy.sparse.coo_array, self.base_views())):
             # Rounded to the operator's own dtype, as stored entries are, before the dtype of x.
-            values = (values.to(self.unit) * self.unit).to(x.dtype)
-            rows, columns = rows.to(x.device) + number * self.plan.rows, columns.to(x.device)
-            target, origin = (columns, rows) if transpose else (rows, columns)
+            values = (torch.from_numpy(view.data).to(self.unit) * self.unit).to(x.dtype)
+            bins, pixels = (torch.from_numpy(index).to(x.device).long() for index in view.coords)
+            bins += number * rows
+            target, origin = (pixels, bins) if transpose else (bins, pixels)
             result.index_add_(0, target, x.index_select(0, origin) * values[:, None])
         return result
 
@@ -205,7 +230,8 @@ class SymmetricTomography(CertifiedPhysics):
         (pixels, data), elements = map(math.prod, sizes), len(self.plan.group)
         copies = torch.arange(pixels * elements, device=self.unit.device)
         # Symmetry g shows a pixel at ``places``; there, and nowhere else, must ``pixels`` find it.
-        places = self.places.reshape(elements, -1).index_select(1, self.position)
+        places, listed = self.places.reshape(self.plan.listed, -1).index_select(1, self.position), self.plan.listed
+        places = places if listed == elements else torch.cat([places, places.flip(1) + listed])
         shown = self.pixels[places.long()] == copies[:pixels]
         seen, count = self.index, self.plan.rows * len(self.plan.base_angles) * elements
         sound = len(seen) == data * self.plan.index.shape[0] and bool(((seen >= 0) & (seen < count)).all()) and bool(shown.all())
@@ -213,8 +239,8 @@ class SymmetricTomography(CertifiedPhysics):
             raise CertificateError("the operator's indices do not belong together; build it anew.")
         if self.matrix is not None:
             SparsePair.require_pair(self.matrix, pixels, self.plan.rows * len(self.plan.base_angles))
-        views = self.base_views() if self.matrix is None else [(None, None, self.matrix.forward_values)]
-        if any(bool((values < 0).any()) for _, _, values in views):
+        values = (view.data for view in self.base_views()) if self.matrix is None else [self.matrix.forward_values]
+        if any(bool((value < 0).any()) for value in values):
             raise CertificateError("the projector has negative entries; its norm is not known.")
 
     @kept
@@ -223,10 +249,10 @@ class SymmetricTomography(CertifiedPhysics):
         if self.matrix is not None:
             row, column = self.matrix.most_terms
         else:
-            row, columns = 0, torch.zeros(self.img_size[1] ** 2, dtype=torch.int64)
-            for bins, pixels, _ in self.base_views():
-                row = max(row, int(torch.bincount(bins, minlength=1).max()))
-                columns += torch.bincount(pixels, minlength=len(columns))
+            row, columns = 0, np.zeros(math.prod(self.img_size[1:]), dtype=np.int64)
+            for view in self.base_views():
+                row = max(row, int(np.diff(view.indptr).max()))
+                columns += np.bincount(view.indices, minlength=len(columns))
             column = int(columns.max())
         gathered = int(torch.bincount(self.index).max())  # data that see one line and are added up
         row += int(self.plan.index.shape[0]) - 1
@@ -239,29 +265,31 @@ class SymmetricTomography(CertifiedPhysics):
 
     def preconditioner(self, gamma: Tensor) -> Map | None:
         """(1 + γ ŝ)⁻¹ on a doubled grid, ŝ the spectrum of AᵀA: from n/4 views on; with fewer, AᵀA is no convolution."""
-        n, views = self.img_size[1], self.data_size[2]
-        if self.image_mask is not None or 4 * views < n:
+        (height, width), views = self.img_size[1:], self.data_size[2]
+        if self.image_mask is not None or 4 * views < max(height, width):
             return None
-        inverse, grid = 1 / (1 + gamma * self.spectrum().to(gamma)), (2 * n, 2 * n)
-        return lambda r: torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse.to(r.dtype), s=grid)[..., :n, :n]
+        inverse, grid = 1 / (1 + gamma * self.spectrum().to(gamma)), (2 * height, 2 * width)
+        return lambda r: torch.fft.irfft2(torch.fft.rfft2(r, s=grid) * inverse.to(r.dtype), s=grid)[..., :height, :width]
 
     @kept
     def spectrum(self) -> Tensor:
-        """The symbol κ sinc²(f₁) sinc²(f₂) / |f| of AᵀA on a doubled grid, shape (2n, n + 1), float64.
+        """The symbol κ sinc²(f₁) sinc²(f₂) / |f| of AᵀA on a doubled grid, shape (2H, W + 1), float64.
 
-        f in cycles per pixel. The pole at 0 is replaced by the mean of 1/|f| over its grid cell, 4 ln(1 + √2) · 2n. κ makes
-        the symbol's mean equal (AᵀA)ᵢᵢ at the central pixel: geometry, units and weights are in it.
+        f in cycles per pixel, in |f| per length. The pole at 0 is replaced by the mean of 1/|f| over its cell a × b of the
+        grid, 2 (asinh(b/a)/b + asinh(a/b)/a). κ makes the symbol's mean equal (AᵀA)ᵢᵢ at the central pixel: geometry, units
+        and weights are in it.
         """
-        n = self.img_size[1]
-        delta = torch.zeros(1, 1, n, n, dtype=self.unit.dtype, device=self.unit.device)
-        delta[..., n // 2, n // 2] = 1
+        (height, width), sides = self.img_size[1:], self.geometry.sides
+        delta = torch.zeros(1, 1, height, width, dtype=self.unit.dtype, device=self.unit.device)
+        delta[..., height // 2, width // 2] = 1
         centre = float(self.forward_map(delta).double().square().sum())
-        f1 = torch.fft.fftfreq(2 * n, dtype=torch.float64)[:, None]
-        f2 = torch.fft.rfftfreq(2 * n, dtype=torch.float64)[None, :]
-        radius = torch.hypot(f1, f2)
-        radius[0, 0] = 1 / (4 * math.log(1 + math.sqrt(2)) * 2 * n)
+        f1 = torch.fft.fftfreq(2 * height, dtype=torch.float64)[:, None]
+        f2 = torch.fft.rfftfreq(2 * width, dtype=torch.float64)[None, :]
+        radius = torch.hypot(f1 / sides[0], f2 / sides[1])
+        a, b = 0.5 / (height * sides[0]), 0.5 / (width * sides[1])
+        radius[0, 0] = 0.5 / (math.asinh(b / a) / b + math.asinh(a / b) / a)
         symbol = torch.sinc(f1).square() * torch.sinc(f2).square() / radius
-        return symbol * (centre / float(torch.fft.irfft2(symbol, s=(2 * n, 2 * n))[0, 0]))
+        return symbol * (centre / float(torch.fft.irfft2(symbol, s=(2 * height, 2 * width))[0, 0]))
 
     def with_weights(self, weights: Tensor) -> "SymmetricTomography":
         """The same scan with these statistical weights (detectors, views) instead; both share the stored matrix."""
@@ -300,46 +328,62 @@ class SymmetricTomography(CertifiedPhysics):
         """Filtered back-projection of line integrals (B, C, detectors, views) with the filter ``name``."""
 
 
-def plan_scan(scan: ScanGeometry, n: int) -> tuple[SymmetryPlan, Tensor]:
-    """The plan with the fewest entries, and the samples of its rows: all symmetries, quarter turns alone, or none."""
+def plan_scan(scan: ScanGeometry, size: Size) -> tuple[SymmetryPlan, Tensor]:
+    """The plan with the fewest entries, and the samples of its rows: all symmetries, turns alone, or none."""
     own, bins = scan.samples, np.arange(scan.count)[None]
     full, members = scan.mirrored()
+    quarters = 1 if size[0] == size[1] and scan.sides[0] == scan.sides[1] else 2  # that turn the image into itself
     candidates = []
     for samples, parts, flips, turns in ((full, members, True, True), (own, bins, False, True), (own, bins, False, False)):
-        rows, halves = len(samples) - scan.by_shadow, flips and scan.parallel
-        plan = plan_views(scan.degrees + scan.turn, parts, rows, turns=turns, flips=flips, halves=halves)
+        rows, halves, angles = len(samples) - scan.by_shadow, flips and scan.parallel, scan.degrees + scan.turn
+        plan = plan_views(angles, parts, rows, quarters=quarters, turns=turns, flips=flips, halves=halves)
         seen = samples[plan.first_row : plan.first_row + plan.rows + scan.by_shadow]
-        candidates.append((len(plan.base_angles) * scan.entries(n, seen), plan, seen))
+        candidates.append((len(plan.base_angles) * scan.entries(size, seen), plan, seen))
     best, plain = min(candidates, key=lambda found: found[0] * (COLUMNS_LIKE_ENTRY + len(found[1].group))), candidates[-1]
-    return (best if best[0] * WORTH_SYMMETRY <= plain[0] or len(best[1].group) == 1 else plain)[1:]
+    worth = WORTH_SYMMETRY / quarters  # a rectangle has half of the square's symmetries
+    return (best if best[0] * worth <= plain[0] or len(best[1].group) == 1 else plain)[1:]
 
 
-def side_by_side(blocks: list[scipy.sparse.csr_array]) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """The transpose of [B₁ B₂ …], and the matrix itself; takes the blocks out of the list.
+class CompressedRows:
+    """A sparse matrix whose rows are written one after the other where they stay, so that none is kept twice.
 
-    Twice as fast as scipy's stacking and transposing, with less memory: every entry is written where it belongs.
+    Memory that a process touches for the first time costs as much as computing what fills it; ``estimate`` in bytes.
     """
-    pixels, rows = blocks[0].shape
-    starts = np.concatenate([[0], np.cumsum(sum(np.diff(block.indptr).astype(np.int64) for block in blocks))])
-    size, dtype = int(starts[-1]), blocks[0].dtype
-    if size >= 2**31:
-        raise OverflowError("more than 2^31 stored entries")
-    starts = starts.astype(np.int32)  # with 64 bits scipy would copy all indices
-    (across, across_rows), (along, along_columns) = ((np.empty(size, dtype), np.empty(size, np.int32)) for _ in range(2))
-    at, done, offset, pointers = starts[:-1].copy(), 0, 0, [np.zeros(1, np.int32)]
-    blocks.reverse()
-    while blocks:
-        block = blocks.pop()
-        counts = np.diff(block.indptr)
-        target = np.repeat(at - block.indptr[:-1], counts)
-        target += np.arange(block.nnz)
-        across[target], across_rows[target] = block.data, block.indices + np.int32(offset)
-        turned, part = block.tocsc(), slice(done, done + block.nnz)
-        along[part], along_columns[part] = turned.data, turned.indices
-        pointers.append(turned.indptr[1:] + np.int32(done))
-        at, done, offset = at + counts, part.stop, offset + rows
-    forward = scipy.sparse.csr_array((along, along_columns, np.concatenate(pointers)), shape=(offset, pixels))
-    return forward, scipy.sparse.csr_array((across, across_rows, starts), shape=(pixels, offset))
+
+    def __init__(self, dtype: torch.dtype, estimate: int) -> None:
+        size = max(16, 2 * estimate // BYTES_PER_ENTRY)  # the system takes memory when it is written
+        self.values = np.empty(size, np.float32 if dtype == torch.float32 else np.float64)
+        self.columns, self.counts, self.stored = np.empty(size, np.int32), [np.zeros(1, np.int64)], 0
+
+    def append(
+        self, values: NDArray[np.float32] | NDArray[np.float64], columns: NDArray[np.int32], counts: NDArray[np.int64]
+    ) -> None:
+        """Write rows with that many entries each."""
+        end = self.stored + len(values)
+        if end >= 2**31:
+            raise OverflowError("more than 2^31 stored entries")
+        if end > len(self.values):
+            self.resize(2 * end)
+        self.values[self.stored : end], self.columns[self.stored : end] = values, columns
+        self.counts.append(counts)
+        self.stored = end
+
+    def resize(self, size: int) -> None:
+        """Hold room for so many entries."""
+        self.values.resize(size, refcheck=False)
+        self.columns.resize(size, refcheck=False)
+
+    def matrix(self, shape: tuple[int, int]) -> scipy.sparse.csr_array:
+        """What was written."""
+        self.resize(self.stored)
+        starts = np.concatenate(self.counts).cumsum().astype(np.int32)
+        return scipy.sparse.csr_array((self.values, self.columns, starts), shape=shape)
+
+
+def transposed(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """As compressed rows again."""
+    turned = matrix.tocsc()
+    return scipy.sparse.csr_array((turned.data, turned.indices, turned.indptr), shape=turned.shape[::-1])
 
 
 def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
@@ -353,11 +397,13 @@ def as_nonnegative(name: str, values: Tensor | None, shape: tuple[int, ...], dty
     return values.to(dtype, copy=True)
 
 
-def circle_mask(n: int) -> Tensor:
-    """1 for pixels whose middle lies in the inscribed circle.
+def circle_mask(height: int, width: int | None = None, sides: tuple[float, float] = (1.0, 1.0)) -> Tensor:
+    """1 for pixels, of the ``sides`` (height, width), whose middle lies in the largest circle that the image holds.
 
     >>> int(circle_mask(4).sum())
     12
     """
-    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2).square()
-    return (line[:, None] + line[None, :] <= (n / 2) ** 2).to(torch.float32)
+    size = height, height if width is None else width
+    radius = min(count * side for count, side in zip(size, sides, strict=True)) / 2
+    y, x = ((torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * side for n, side in zip(size, sides, strict=True))
+    return (y.square()[:, None] + x.square()[None, :] <= radius**2).to(torch.float32)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
+from pnp_lip.denoisers.tiling import most_kept
 from pnp_lip.errors import InputError
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.krasnoselskii_mann import relaxation_below_limit
@@ -32,7 +33,8 @@ class Anderson(Scheme):
 
     Each image has differences, safeguards and counts of its own. ``regularisation`` is relative to the mean squared length
     of the differences; None takes 1e-10 in float64 and 1e-7 in float32. Costs 2·memory states of storage, and about 4·memory
-    passes over the state for each update.
+    passes over the state for each update; fewer differences are remembered where they would take over a quarter of the
+    machine's memory.
 
     Raises InputError for memory < 1, growth < 1 or a negative regularisation.
     Source: Anderson (1965); the safeguard follows Zhang, O'Donoghue & Boyd (2020), Theorem 6, with type-II steps.
@@ -57,7 +59,8 @@ class Anderson(Scheme):
         return "‖v_k − T v_k‖ → 0; locally as fast as GMRES on the linearised map, which is observed, not proved"
 
     def start(self, v: Tensor) -> Memory:
-        batch, n, m = len(v), v[0].numel(), self.memory
+        batch, n = len(v), v[0].numel()
+        m = min(self.memory, max(1, most_kept() // (2 * v.numel() * v.element_size())))
         zero = torch.zeros(batch, dtype=torch.float64, device=v.device)
         return {
             "images": v.new_zeros(batch, m, n),  # T v_{j+1} − T v_j, a ring
@@ -83,7 +86,7 @@ class Anderson(Scheme):
         first = torch.where(m["first"] > 0, m["first"], size)
         failed = m["trial"] & ~(size <= self.growth * m["size"])
         taken = m["taken"] + (m["trial"] ^ failed)  # a failed point is one on trial
-        self.remember(m, image, g, m["known"] & ~failed, failed, k % self.memory)
+        self.remember(m, image, g, m["known"] & ~failed, failed, k % m["images"].shape[1])
         weights = self.solve(m, torch.finfo(v.dtype).eps)
         jump = (weights.to(v.dtype)[:, None] @ m["images"]).reshape(v.shape)
         length = norms(g + jump)

@@ -341,7 +341,7 @@ def random_operator(draw: Draw, dtype: torch.dtype) -> Any:
     )
     make: Any = ParallelBeamTomography if kind == 3 else FanBeamTomography
     if draw.chance(0.3):
-        count = beam.fitted(n).count
+        count = beam.fitted((n, n)).count
         options |= {"mask": "circle", "weights": torch.rand(count, len(views), dtype=torch.float64) + 0.01}
     return make(beam, (draw.integer(1, 2), n, n), **options)
 

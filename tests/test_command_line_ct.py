@@ -143,6 +143,7 @@ def test_a_second_solution_guided_by_the_first_is_the_default_and_better(folder:
         (["--angles", "0:180:6"], "name its file"),
         (["y.npz", "--fan", "60"], "SOURCE:DETECTOR"),
         (["y.npz", "--fan", "3:30"], "inside the object"),
+        (["y.npz", "--curved"], "pass --fan"),
         (["y.npz", "--spacing", "-1"], "det_spacing"),
         (["y.npz", "--size", "0"], "img_size"),
         (["y.npz", "--misfit", "2"], "--misfit"),
@@ -165,11 +166,26 @@ def test_bad_input_gives_one_clear_line(
 @pytest.mark.slow
 def test_a_misfit_that_no_strength_reaches_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--size", "32", "--rounds", "0", "--quiet", "--tol", "1e-3", "--denoiser", "tiny"]
-    np.savetxt("radians.txt", np.deg2rad(ANGLES))
-    for angles, wrong in (("radians.txt", True), ("angles.txt", False)):
+    np.savetxt("wrong.txt", 0.5 * ANGLES)
+    for angles, wrong in (("wrong.txt", True), ("angles.txt", False)):
         for strength in ([], ["--sigma", "0.005"]):
             assert main(["ct", "y.npy", "--angles", angles, "--out", "out", *options, *strength]) == 0
             assert ("check the angles (degrees)" in capsys.readouterr().out) == wrong
+
+
+def test_a_wrong_description_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    geometry, truth = ParallelBeam(ANGLES, n_det=30, det_offset=2.0), np.load("truth.npy")
+    y = ParallelBeamTomography(geometry, (1, 32, 32)).A(torch.from_numpy(truth)[None, None])[0, 0].numpy()
+    np.savez("scan.npz", sinogram=y, angles=ANGLES)
+    np.savez("turned.npz", sinogram=y.T, angles=ANGLES)
+    np.savez("radians.npz", sinogram=y, angles=np.deg2rad(ANGLES))
+    settings = ["--size", "32", "--out", "out", "--quiet", "--tol", "1e-2", "--sigma", "0.01", "--denoiser", "tiny"]
+    for file, offset, message in (("scan", 2, ""), ("scan", -2, "wrong sign"), ("turned", 2, "transposed")):
+        assert main(["ct", f"{file}.npz", "--offset", str(offset), *settings]) == 0
+        said = capsys.readouterr().out
+        assert message in said and ("WARNING: the" in said) == bool(message)
+    assert main(["ct", "radians.npz", *settings]) == 2
+    assert "cover π, as radians do" in capsys.readouterr().err
 
 
 def test_the_shipped_sinogram_is_measured_data() -> None:

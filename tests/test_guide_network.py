@@ -123,7 +123,7 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("pnp_lip.denoisers.tiling.BLOCK_TILE", (16, 24))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
     monkeypatch.setattr("pnp_lip.denoisers.gradient_flow_denoiser.cache_tile", lambda *a: (24, 32))
-    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.most_kept", lambda: 0)
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
 
 

@@ -23,7 +23,8 @@ from pnp_lip import (
 )
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GuidedDenoiser, add_guidance, denoiser_from_config
-from pnp_lip.denoisers.guided_denoiser import KEPT
+from pnp_lip.denoisers.guided_denoiser import KEPT, flow_kept
+from pnp_lip.denoisers.tiling import most_kept
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.layers import Guidance
 from pnp_lip.operators import Blur, gaussian_psf
@@ -36,7 +37,7 @@ def image(size: int = 40, channels: int = 1) -> torch.Tensor:
 
 def keeps_clips(d_g: GuidedDenoiser) -> bool:
     """Whether the last call has left limits and centres for the next one."""
-    return KEPT[d_g].steps[0][0] == d_g.denoiser.layers[0].flow
+    return KEPT[d_g].steps[0][0].func is flow_kept
 
 
 def silence(d: GradientFlowDenoiser) -> GradientFlowDenoiser:
@@ -148,7 +149,7 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch,
     whole = guided(d, x)(x, 0.1)
     monkeypatch.setattr("pnp_lip.denoisers.gradient_flow_denoiser.cache_tile", lambda *a: (24, 32))
     assert torch.allclose(guided(d, x)(x, 0.1), whole, atol=1e-6)
-    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 0)
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.most_kept", lambda: 0)
     unkept = guided(d, x)
     assert torch.allclose(unkept(x, 0.1), whole, atol=1e-6)
     assert not keeps_clips(unkept)
@@ -160,11 +161,32 @@ def test_windows_of_a_large_image_give_the_same(monkeypatch: pytest.MonkeyPatch,
 
 def test_centres_count_among_the_numbers_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     x = image()
-    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.KEPT_NUMBERS", 2 * 6 * 40 * 40)
     for centred in (False, True):
         d_g = guided(guided_network(centred=centred), x)
+        clips = d_g.denoiser.hidden_channels * x.numel() * x.element_size()
+        monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.most_kept", lambda size=clips: size)
         d_g(x, 0.1)
         assert keeps_clips(d_g) != centred
+
+
+def test_layers_are_kept_as_far_as_the_memory_reaches_and_the_map_stays_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    d, x = guided_network(), image()
+    assert most_kept() > 2**28
+    whole, one = guided(d, x)(x, 0.1), d.hidden_channels * x.numel() * x.element_size()
+    monkeypatch.setattr("pnp_lip.denoisers.guided_denoiser.most_kept", lambda: one)
+    some = guided(d, x)
+    assert torch.allclose(some(x, 0.1), whole, atol=1e-6) and len(d.layers) > 1
+    assert [step.func is flow_kept for step, _, _ in KEPT[some].steps] == [True] + [False] * (len(d.layers) - 1)
+
+
+def test_a_batch_is_its_images_one_by_one() -> None:
+    d, x = guided_network(), torch.cat([image(), image().flip(-1), image().flip(-2)])
+    s = torch.tensor([0.05, 0.1, 0.2])
+    for guide in (x, x[:1]):
+        for sigma in (s, s[:1]):
+            one = [guided(d, guide[i % len(guide)][None])(x[i : i + 1], sigma[i % len(sigma)]) for i in range(3)]
+            assert torch.equal(guided(d, guide)(x, sigma), torch.cat(one))
+    assert torch.equal(d(x, s), torch.cat([d(x[i : i + 1], s[i]) for i in range(3)]))
 
 
 @pytest.mark.parametrize("centred", [False, True])

@@ -219,12 +219,11 @@ def test_prox_l2_warns_when_it_stops_early() -> None:
 def test_entries_whose_products_vanish_are_refused_a_bound() -> None:
     angles = [0.0, 40.0, 90.0]
     tiny = ParallelBeamTomography(ParallelBeam(angles, pixel_size=1e-23, det_spacing=1e-23), (1, 16, 16))
-    for physics in (
-        tiny,
-        Blur(torch.full((3, 3), 1e-171, dtype=torch.float64), (1, 16, 16), padding="zeros", dtype=torch.float64),
-    ):
-        with pytest.raises(CertificateError, match="products of the operator's entries vanish"):
-            physics.norm_bound()
+    with pytest.raises(CertificateError, match="products of the operator's entries vanish"):
+        tiny.norm_bound()
+    usual = Blur(torch.full((3, 3), 1.0, dtype=torch.float64), (1, 16, 16), padding="zeros", dtype=torch.float64)
+    faint = Blur(torch.full((3, 3), 1e-171, dtype=torch.float64), (1, 16, 16), padding="zeros", dtype=torch.float64)
+    assert faint.norm_upper == pytest.approx(1e-171 * usual.norm_upper, rel=1e-3)
     moderate = ParallelBeamTomography(ParallelBeam(angles, pixel_size=1e-9, det_spacing=1e-9), (1, 16, 16))
     usual = ParallelBeamTomography(angles, (1, 16, 16))
     assert moderate.norm_upper == pytest.approx(1e-9 * usual.norm_upper, rel=1e-4)

@@ -54,6 +54,20 @@ def test_replicate_padding_of_a_unit_sum_psf_exceeds_one() -> None:
     assert Blur(motion_psf(31, 20), (1, 64, 64), padding="replicate").norm_lower > 1.02
 
 
+@pytest.mark.parametrize("padding", ["zeros", "valid", "replicate", "reflect"])
+def test_bounds_of_larger_images_enclose_a_long_power_iteration(padding: str) -> None:
+    shake = torch.rand(9, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64).triu()
+    for psf in (gaussian_psf(2.0), box_psf(9), shake / shake.sum(), shake.abs() * 1e-200):
+        physics = Blur(psf, (1, 150, 170), padding=padding, dtype=torch.float64)
+        bound, v = physics.norm_bound(), torch.ones(1, 1, 150, 170, dtype=torch.float64)
+        scaled = Blur(psf / psf.sum(), (1, 150, 170), padding=padding, dtype=torch.float64)
+        for _ in range(300):
+            v = scaled.A_adjoint(scaled.A(v))
+            v = v / v.norm()
+        norm = float(scaled.A(v).norm() * psf.sum())
+        assert norm <= bound.upper <= 1.002 * norm and bound.lower <= bound.upper
+
+
 def test_normalize_gives_a_norm_of_at_most_one() -> None:
     for dtype in (torch.float32, torch.float64):
         physics = Blur(7.3 * gaussian_psf(1.0), (1, 20, 20), padding="replicate", normalize=True, dtype=dtype)

@@ -50,6 +50,18 @@ def test_every_scheme_reaches_the_same_fixed_point(scheme, solver):
         assert 3 * fast.iterations < plain.iterations
 
 
+def test_anderson_remembers_what_the_memory_holds(setting, monkeypatch):
+    net, physics, y = setting
+    solver = ForwardBackward(firm(net), sigma=0.1, tol=1e-6, scheme=Anderson())
+    free = solver.solve(y, physics)
+    for differences in (2, 0):
+        monkeypatch.setattr("pnp_lip.solvers.anderson.most_kept", lambda d=differences: 2 * d * y.numel() * y.element_size())
+        assert solver.scheme.start(y)["images"].shape[1] == max(differences, 1)
+        bounded = solver.solve(y, physics, max_iter=5000)
+        assert bounded.status == "converged" and cases.relative(bounded.x, free.x) < 1e-4
+        assert free.iterations < bounded.iterations
+
+
 @pytest.mark.parametrize("solver", [ForwardBackward, HalfQuadratic, ADMM, DavisYin, RED])
 def test_anderson_needs_a_third_of_the_calls(solver):
     physics = cases.blur(torch.float32)

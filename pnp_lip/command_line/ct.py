@@ -17,6 +17,7 @@ from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_f
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
+from pnp_lip.operators.scan_mistakes import likely_mistake
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
@@ -40,6 +41,9 @@ def run(options: argparse.Namespace) -> int:
     sinogram = read_sinogram(options.sinogram, options.angles)
     denoiser, rounds = get_prior(options, grey="ridge")
     physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
+    mistake = likely_mistake(physics, sinogram.y)
+    if mistake:
+        say(f"WARNING: {mistake}.")
     measured = float(physics.unit) * sinogram.y
     out = make_folder(options.out)
     images, scale, missing = linear_images(physics, measured)
@@ -196,6 +200,8 @@ def projector(
     bins, spacing, offset = sinogram.y.shape[2], options.spacing, options.offset
     side = bins if options.size is None else options.size
     if options.fan is None:
+        if options.curved:
+            raise InputError("--curved is a detector of a fan beam; pass --fan SOURCE:DETECTOR.")
         parallel = ParallelBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset)
         return ParallelBeamTomography(parallel, (1, side, side), normalize=normalize)
     try:
@@ -203,5 +209,6 @@ def projector(
     except ValueError as error:
         raise InputError(f"--fan takes two distances SOURCE:DETECTOR; got {options.fan!r}.") from error
     fan = FanBeam(sinogram.angles, n_det=bins, det_spacing=spacing, det_offset=offset,
-                  source_distance=source, detector_distance=detector)  # fmt: skip
+                  source_distance=source, detector_distance=detector,
+                  detector="curved" if options.curved else "flat")  # fmt: skip
     return FanBeamTomography(fan, (1, side, side), normalize=normalize)

@@ -82,6 +82,7 @@ def add_commands(commands: Commands) -> None:
     add("--angles", metavar="FILE|START:STOP:STEP", help=ANGLES)
     add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
     add("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
+    add("--curved", action="store_true", help="with --fan: a detector with bins of equal angle, on an arc around the source")
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")

@@ -11,7 +11,7 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
-from pnp_lip.denoisers.tiling import improve, stored
+from pnp_lip.denoisers.tiling import improve, most_kept, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance
 from pnp_lip.snapshot import Snapshot, lasting
@@ -21,8 +21,6 @@ __all__ = ["GUIDE_SIGMA_FACTOR", "GuidedDenoiser", "can_be_guided", "guided", "r
 # The noise level that a guide made by denoising should assume, in units of the true one: noise left in the guide would pass for
 # structure and be kept. Guides with it forgive a noise level that is stated 20 % too low (tests/test_weights.py).
 GUIDE_SIGMA_FACTOR = 1.1
-
-KEPT_NUMBERS = 2**29  # limits and centres held between calls, 2 GB in float32; more of them are made at every call
 
 
 # A layer's step, the images that it takes besides its state, and how many rows or columns away it looks.
@@ -51,7 +49,7 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
     shows an edge or a texture the thresholds are small and x is kept; where it is flat they are large. Of what the guide
     shows, only the share 1 − ν is shrunk. For a g that is itself made from the data, everything is proved of the map with
     that g held fixed; the map from data to result, g included, is not nonexpansive. Limits and centres are made once for
-    each noise level, guide and state of the weights, and kept, unless an image has too many of them.
+    each noise level, guide and state of the weights, and kept, of as many layers as a quarter of the machine's memory holds.
 
     Shapes: the guide is (B, C, H, W) or (1, C, H, W), on the scale of x. Raises InputError for a denoiser without guidance,
     ShapeError for a guide of another shape than x.
@@ -87,9 +85,9 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
             raise ShapeError(f"the guide has shape {tuple(guide.shape)}; it cannot guide {tuple(x.shape)}.")
         s, z, whole = inner.level(sigma, x), inner.lift(x), inner.runs_whole(x)
         # Nothing is kept while guidance is being trained.
-        steps = self.steps(x, s, keep=False) if inner.differentiable() else self.kept_steps(x, s)
+        steps = self.steps(x, s, bytes_kept=0) if inner.differentiable() else self.kept_steps(x, s)
         for step, images, reach in steps:
-            z = inner.by_window(step, z, *images, reach=reach, whole=whole)
+            z = inner.by_window(step, z, *images, sigma=s, reach=reach, whole=whole)
         return inner.lift.adjoint(z)
 
     def kept_steps(self, x: Tensor, sigma: Tensor) -> list[Step]:
@@ -100,14 +98,13 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         sources = [self.guide, *inner.parameters(), *inner.buffers()]
         kept = KEPT.get(self)
         if kept is None or kept.mode != mode or not kept.sources.holds(sources):
-            numbers = inner.hidden_channels * (1 + inner.centred) * len(inner.layers) * x[0, 0].numel()
-            few = max(sigma.numel(), len(self.guide)) * numbers <= KEPT_NUMBERS
+            KEPT.pop(self, None)  # before room is made for the new ones
             with lasting():
-                kept = KEPT[self] = Kept(mode, Snapshot(sources), self.steps(x, sigma, keep=few))
+                kept = KEPT[self] = Kept(mode, Snapshot(sources), self.steps(x, sigma, bytes_kept=most_kept()))
         return kept.steps
 
-    def steps(self, x: Tensor, sigma: Tensor, *, keep: bool) -> list[Step]:
-        """Each layer's step with its limits λ_i(p) and centres c_i(p) or, unless they are to be kept, with what makes them."""
+    def steps(self, x: Tensor, sigma: Tensor, *, bytes_kept: int) -> list[Step]:
+        """Each layer's step with its limits λ_i(p) and centres c_i(p), or with what makes them once ``bytes_kept`` are used."""
         inner, guide, network = self.denoiser, self.guide.to(x), self.denoiser.guide_network
         whole = inner.runs_whole(x)
         steps: list[Step] = []
@@ -116,25 +113,32 @@ class GuidedDenoiser(Denoiser):  # type: ignore[misc]
         seen = seen if whole else [stored(image, by_pixel=True) for image in seen]
         parts = zip(inner.layers, cast(nn.ModuleList, inner.guidance), inner.reaches, strict=True)
         for layer, guidance, reach in cast(Iterable[tuple[GradientFlowConv2d, Guidance, int]], parts):
-            if not keep:  # the responses to the guide are averaged over one pixel more
-                steps.append((partial(flow_anew, layer, guidance, sigma), seen, reach + 1))
+            clips = layer.kernel[0] * (1 + guidance.centred)
+            bytes_kept -= max(sigma.numel(), len(guide)) * clips * x[0, 0].numel() * x.element_size()
+            if bytes_kept < 0:  # the responses to the guide are averaged over one pixel more
+                steps.append((partial(flow_anew, layer, guidance), seen, reach + 1))
                 continue
             # W reaches half as far as WᵀW, and a mean one pixel more.
-            clips = partial(joined_clips, layer, guidance, sigma)
-            made = inner.by_window(clips, *seen, reach=reach // 2 + 1, whole=whole)
+            join = partial(joined_clips, layer, guidance)
+            made = inner.by_window(join, *seen, sigma=sigma, reach=reach // 2 + 1, whole=whole)
             if not bool(torch.isfinite(made).all()):
                 raise InputError("the guide makes limits that are not finite; give an image on the scale of x, near [0, 1].")
             images = [stored(part, by_pixel=True) for part in torch.split(made, layer.kernel[0], 1)]
-            steps.append((layer.flow, images, reach))
+            steps.append((partial(flow_kept, layer), images, reach))
         return steps
 
 
-def flow_anew(layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, z: Tensor, *seen: Tensor) -> Tensor:
+def flow_kept(layer: GradientFlowConv2d, z: Tensor, *clips: Tensor, sigma: Tensor) -> Tensor:
+    """A layer's step with limits and centres that were made for σ before."""
+    return layer.flow(z, *clips)
+
+
+def flow_anew(layer: GradientFlowConv2d, guidance: Guidance, z: Tensor, *seen: Tensor, sigma: Tensor) -> Tensor:
     """A layer's step with limits and centres made for this call alone."""
     return layer.flow(z, *guidance.clipping(layer, sigma, *seen))
 
 
-def joined_clips(layer: GradientFlowConv2d, guidance: Guidance, sigma: Tensor, *seen: Tensor) -> Tensor:
+def joined_clips(layer: GradientFlowConv2d, guidance: Guidance, *seen: Tensor, sigma: Tensor) -> Tensor:
     """A layer's limits and centres one after the other."""
     return torch.cat(guidance.clipping(layer, sigma, *seen), 1)
 
