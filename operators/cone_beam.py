@@ -81,7 +81,7 @@ class ConeBeamTomography(CertifiedPhysics):
         self.below = 0 if self.mirror else 2
         if float(heights.abs().max()) > min(float(view.advance.abs().min()) for view in self.base_views()):
             raise InputError("some rays are steeper than 45°; take fewer rows, or a detector further away.")
-        pixels, _ = symmetric_pixels(np.arange(n * n), n, self.plan.group)
+        pixels, _ = symmetric_pixels(np.arange(n * n), (n, n), self.plan.group)
         self.register_buffer("pixels", torch.from_numpy(pixels.T.copy()).long(), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=dtype), persistent=False)  # dtype, device and scale of A
         if normalize:

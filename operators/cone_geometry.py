@@ -64,7 +64,7 @@ class ConeBeam:
 
     def fitted(self, depth: int, n: int) -> "ConeBeam":
         """This scanner with the detector's size settled for a volume of depth × n × n voxels."""
-        fan = self.fan.fitted(n)
+        fan = self.fan.fitted((n, n))
         if self.n_det is not None:
             return self
         near = self.source_distance - n * self.voxel_size / math.sqrt(2)
@@ -99,7 +99,7 @@ def plan_orbit(fan: FanBeam) -> SymmetryPlan:
     """The plan of least work: all symmetries, quarter turns alone, or none."""
     bins = np.arange(fan.count)[None]
     plans = [
-        plan_views(fan.degrees + fan.turn, bins, fan.count, turns=turns, flips=flips, halves=False)
+        plan_views(fan.degrees + fan.turn, bins, fan.count, quarters=1, turns=turns, flips=flips, halves=False)
         for turns, flips in ((True, True), (True, False), (False, False))
         if not (flips and fan.det_offset)
     ]
@@ -110,11 +110,11 @@ def base_view(fan: FanBeam, angle: float, n: int) -> View:
     """The view at ``angle`` + ``turn``: steep rays of the central plane are cut by rows of pixels, flat ones by columns."""
     point, direction = fan.rays(angle, fan.bin_centres)
     steep = direction[:, 1].abs() >= direction[:, 0].abs()
-    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * fan.pixel_size
+    line = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * fan.sides[0]
     start, across = torch.where(steep, point[:, 1], point[:, 0]), torch.where(steep, point[:, 0], point[:, 1])
     advance, drift = (torch.where(steep, direction[:, i], direction[:, 1 - i]) for i in (1, 0))
     share = (line - start[:, None]) / advance[:, None]
-    place = (across[:, None] + share * drift[:, None]) / fan.pixel_size + (n - 1) / 2
+    place = (across[:, None] + share * drift[:, None]) / fan.sides[0] + (n - 1) / 2
     left = place.floor()
     neighbour = torch.stack([left, left + 1], dim=-1)
     weights = 1 - (place[..., None] - neighbour).abs()

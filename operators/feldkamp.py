@@ -28,7 +28,7 @@ def feldkamp(y: Tensor, fan: FanBeam, heights: Tensor, size: tuple[int, int], na
     if wrong:
         raise InputError(f"{wrong} data are NaN or infinite. Counts of zero have no logarithm: repair them first.")
     depth, n = size
-    source, pixel, scale = fan.source_distance, fan.pixel_size, fan.source_distance / fan.distance
+    source, pixel, scale = fan.source_distance, fan.sides[0], fan.source_distance / fan.distance
     angles, spacing = torch.from_numpy(fan.degrees), fan.det_spacing * scale
     s, v = (t.to(y) * scale for t in (fan.bin_centres, heights))
     data = y.permute(0, 1, 3, 4, 2) * (source / torch.sqrt(source**2 + s**2 + v[:, None] ** 2))[..., None]

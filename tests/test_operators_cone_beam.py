@@ -57,7 +57,7 @@ def test_symmetries_and_pieces_change_nothing(
     monkeypatch.undo()
     fan = physics.geometry.fan
     plain = cone_geometry.plan_views(
-        fan.degrees + fan.turn, np.arange(fan.count)[None], fan.count, turns=False, flips=False, halves=False
+        fan.degrees + fan.turn, np.arange(fan.count)[None], fan.count, quarters=1, turns=False, flips=False, halves=False
     )
     assert len(plain.group) == 1 < len(physics.plan.group)
     monkeypatch.setattr(cone_beam, "plan_orbit", lambda fan: plain)
