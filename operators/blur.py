@@ -224,17 +224,17 @@ class Blur(CertifiedPhysics):
         size = self.img_size[1:]
         if self.padding in ("zeros", "valid"):
             return torch.outer(*(half_wave(n, psf.sum(axis)) for n, axis in zip(size, (1, 0), strict=True)))
-        small = tuple(min(n, max(4 * taps, 48)) for n, taps in zip(size, psf.shape, strict=True))
-        v = torch.ones(small, dtype=torch.float64)
-        if small != size:
-            inner = Blur(psf, (1, *small), padding=self.padding, dtype=torch.float64)
+        rows, columns = (min(n, max(4 * taps, 48)) for n, taps in zip(size, psf.shape, strict=True))
+        v = torch.ones(rows, columns, dtype=torch.float64)
+        if (rows, columns) != size:
+            inner = Blur(psf, (1, rows, columns), padding=self.padding, dtype=torch.float64)
             for _ in range(MOST_STEPS // 3):
                 v = inner.adjoint_map(inner.forward_map(v[None, None]))[0, 0].clamp_min(SMALLEST)
                 v = v / v.max()
         for dim, n in enumerate(size):
             middle = torch.full((n - v.shape[dim],), v.shape[dim] // 2)
-            rows = torch.arange(v.shape[dim])
-            v = v.index_select(dim, torch.cat([rows[: len(rows) // 2], middle, rows[len(rows) // 2 :]]))
+            places = torch.arange(v.shape[dim])
+            v = v.index_select(dim, torch.cat([places[: len(places) // 2], middle, places[len(places) // 2 :]]))
         return v
 
     def single_channel(self, psf: Tensor) -> "Blur":
