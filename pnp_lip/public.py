@@ -6,6 +6,8 @@ from pnp_lip.curvature_attack import CurvatureViolation, attack_curvature
 from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, guided, relax
 from pnp_lip.noise import estimate_noise
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
+from pnp_lip.reconstruction import reconstruct
+from pnp_lip.restore import Restoration, deblur, denoise
 from pnp_lip.solvers import PotentialPrior, ProximalDenoiser, Variational, denoise_guided
 from pnp_lip.version import __version__
 
@@ -17,6 +19,7 @@ __all__ = [
     "GradientFlowDenoiser",
     "PotentialPrior",
     "ProximalDenoiser",
+    "Restoration",
     "Variational",
     "Violation",
     "__version__",
@@ -24,6 +27,8 @@ __all__ = [
     "attack_curvature",
     "certified_names",
     "certify",
+    "deblur",
+    "denoise",
     "denoise_guided",
     "enforce",
     "estimate_noise",
@@ -32,6 +37,7 @@ __all__ = [
     "load_denoiser",
     "load_pretrained",
     "pretrained_names",
+    "reconstruct",
     "relax",
     "save_denoiser",
 ]

@@ -5,6 +5,7 @@ Nothing here imports torch, so that ``pnp-lip --help`` answers at once; a comman
 
 import argparse
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,10 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``pnp-lip`` with the given arguments (those of the process by default) and return the exit status.
 
     0: done; 1: a denoiser was examined and is not certified; 2: wrong usage, unreadable input, a place that cannot be
-    written to, or a refused run.
+    written to, or a refused run; 3: done, but the iteration has not converged.
     """
     try:
         options = parser().parse_args(arguments)
+        options.command_line = shlex.join(["pnp-lip", *(sys.argv[1:] if arguments is None else arguments)])
         return int(options.run(options))
     except (PnpLipError, OSError) as error:  # OSError: no such place, no permission, no space
         sys.stderr.write(f"pnp-lip: {error}\n")
@@ -116,10 +118,13 @@ def new(commands: Commands, name: str, text: str) -> Add:
 
 def add_image(add: Add) -> None:
     """The image, where the result goes, and the noise level."""
-    add("image", help="PNG, JPEG, TIFF, BMP or npy; grey or colour")
-    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image")
-    noise = "standard deviation of the noise, for pixel values in [0, 1] (default: estimated from the image)"
+    add("image", help="PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth")
+    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image, of the same depth")
+    add("--force", action="store_true", help="replace files that pnp-lip did not write (never the image itself)")
+    noise = "standard deviation of the noise, as a fraction of white (default: estimated from the image)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
+    add("--range", metavar="LOW:HIGH", help="what black and white are in the file (default: by its type)")
+    add("--device", default="auto", help='"cpu", "cuda" or "auto", a GPU if there is one (the default)')
 
 
 def add_stopping(add: Add, max_iter: int) -> None:
