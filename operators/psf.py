@@ -1,7 +1,7 @@
 """Point-spread functions (PSFs): Gaussian, box, disk, straight motion, camera shake, or read from a file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,16 +144,18 @@ def parse_psf(text: str) -> Tensor:
     torch.Size([2, 2])
     """
     name, *numbers = text.split(":")
-    builder = {"gaussian": gaussian_psf, "box": box_psf, "disk": disk_psf, "motion": motion_psf}.get(name)
+    builders: dict[str, Callable[..., Tensor]]
+    builders = {"gaussian": gaussian_psf, "box": box_psf, "disk": disk_psf, "motion": motion_psf}
+    builder = builders.get(name)
     if Path(text).exists() or (builder is None and not numbers):
         return load_psf(text)
     if builder is None and Path(text.rpartition(":")[0]).is_file():
         return load_psf(text.rpartition(":")[0], key=numbers[-1])
     try:
-        return builder(*(int(n) if n.isdecimal() else float(n) for n in numbers))  # type: ignore[misc, operator]
+        return builders[name](*(int(n) if n.isdecimal() else float(n) for n in numbers))
     except InputError:  # of a builder, which says what is wrong with the numbers
         raise
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"a PSF is {FORMS}; got {text!r}.") from error
 
 
@@ -264,11 +266,12 @@ def variance(k: Array) -> float:
 def off_centre(profile: Array) -> int:
     """By how many pixels the centre of mass must move to the middle; 0 if the middle lies well inside of the support."""
     inside, middle = np.flatnonzero(profile > TRACE * profile.max()), len(profile) // 2
-    first, last = inside[0], inside[-1]
+    first, last = int(inside[0]), int(inside[-1])
     edge = (last - first) / 10 if last - first >= 3 else 0
     if first + edge <= middle <= last - edge:
         return 0
-    return middle - math.floor((profile * np.arange(len(profile))).sum() / profile.sum() + 0.5)
+    centre = float((profile * np.arange(len(profile))).sum() / profile.sum())
+    return middle - math.floor(centre + 0.5)
 
 
 def support(profile: Array) -> slice:

@@ -56,7 +56,7 @@ class Frame:
         x = torch.from_numpy(array.reshape(axes).transpose(order).astype(np.float64))
         alpha = x[:, -1:] if x.shape[1] in (2, 4) else None
         x = x if alpha is None else x[:, :-1]
-        low, high, natural = range_of(x, array.dtype) if value_range is None else (*map(float, value_range), True)
+        low, high, natural = range_of(x, array.dtype) if value_range is None else (*value_range, True)
         if not low < high:
             raise InputError(f"a range is LOW < HIGH; got {low:g} and {high:g}.")
         y = (x - low) / (high - low)
@@ -90,7 +90,8 @@ class Frame:
         array = x.numpy().transpose(np.argsort(self.order)).reshape(tuple(self.source.shape))
         kind = dtype_of(self.source)
         if kind.kind in "iu":
-            array = array.round().clip(np.iinfo(kind).min, np.iinfo(kind).max)
+            limits = torch.iinfo(getattr(torch, kind.name))
+            array = array.round().clip(limits.min, limits.max)
         if isinstance(self.source, np.ndarray):
             return array.astype(self.source.dtype), tuple(notes)
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.source), tuple(notes)

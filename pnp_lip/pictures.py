@@ -143,7 +143,7 @@ def read_file(path: Path) -> Picture:
             del exif[tag]
         size = camera.get(CAMERA_WIDTH), camera.get(CAMERA_HEIGHT)
         reasons = [how_compressed(image)]
-        if all(size) and sorted(size) != sorted(image.size):
+        if all(size) and set(size) != set(image.size):
             reasons.append(f"reduced or cropped: the camera wrote {size[0]} x {size[1]} pixels")
         return Picture(
             path,
@@ -167,7 +167,7 @@ def decoded(image: "Image", path: Path) -> tuple[Pixels, int, tuple[str, ...]]:
             data = decode_png(torch.from_numpy(np.fromfile(path, np.uint8)), ImageReadMode.UNCHANGED).numpy()
             return (data[0] if len(data) == 1 else data.transpose(1, 2, 0)), 1, ()
     if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]  # of a TIFF file
+        tags = image.tag_v2
         if max(tags.get(BITS, (1,))) > 8 or tags.get(SAMPLE_FORMAT, (1,))[0] != 1:
             return (*read_tiff(path), ())
     image.load()  # turns a TIFF upright, and its EXIF no longer says how it lay
@@ -222,9 +222,9 @@ def how_compressed(image: "Image") -> str | None:
         tables = getattr(image, "quantization", {})
         scale = float(np.mean(tables[0])) / STANDARD_LUMA if 0 in tables else 1.0
         quality = round(100 - 50 * scale if scale <= 1 else 50 / scale)
-        halved = get_sampling(image) in (1, 2)  # type: ignore[arg-type]  # a JPEG file
+        halved = get_sampling(image) in (1, 2)
         return f"JPEG of a quality of about {quality}" + ", colours at half the resolution" * halved
-    if image.format == "TIFF" and image.tag_v2.get(COMPRESSION) in (6, 7):  # type: ignore[attr-defined]
+    if image.format == "TIFF" and image.tag_v2.get(COMPRESSION) in (6, 7):
         return "JPEG inside of TIFF"
     return f"compressed as {image.format}" if image.format in ("WEBP", "AVIF", "JPEG2000", "GIF") else None
 
@@ -236,8 +236,7 @@ def write_picture(path: str | Path, pixels: Pixels, like: Picture | None = None)
     levels of the format. Raises InputError where a format cannot hold the range, and what ``check_output`` raises.
     """
     path, like = check_output(path), like or Picture(Path(path), pixels)
-    suffix, lost = path.suffix.lower(), []
-    data = pixels
+    suffix, lost, data = path.suffix.lower(), list[str](), pixels
     if suffix in (".png", ".jpg", ".jpeg", ".bmp"):
         data, lost = levels(path, pixels, most=16 if suffix == ".png" else 8)
         if suffix != ".png" and data.ndim == 3 and data.shape[-1] in (2, 4):
@@ -257,7 +256,7 @@ def write_picture(path: str | Path, pixels: Pixels, like: Picture | None = None)
             jpeg = {"quality": QUALITY, "subsampling": 0} if suffix in (".jpg", ".jpeg") else {}
             kept = {"icc_profile": like.icc, "dpi": like.dpi, "exif": like.exif or None}
             given = {} if suffix == ".bmp" else {name: value for name, value in kept.items() if value is not None}
-            pillow.fromarray(np.ascontiguousarray(data)).save(temporary, **jpeg, **given)  # type: ignore[arg-type]
+            pillow.fromarray(np.ascontiguousarray(data)).save(temporary, **jpeg, **given)
     return tuple(lost)
 
 
@@ -268,7 +267,9 @@ def levels(path: Path, pixels: Pixels, *, most: int) -> tuple[Pixels, list[str]]
         return pixels, []
     bits = f"{name} holds {most} bits"
     if kind == np.uint16:
-        return (pixels / 257.0).round().astype(np.uint8), [f"{bits}; the 16 bits of the input are kept by .png and .tif"]
+        return (pixels.astype(np.float64) / 257).round().astype(np.uint8), [
+            f"{bits}; the 16 bits of the input are kept by .png and .tif"
+        ]
     low, high = float(pixels.min()), float(pixels.max())
     if not np.issubdtype(kind, np.floating) or low < -REACH or high > 1 + REACH:
         raise InputError(f"{path}: {name} cannot hold {kind} from {low:.4g} to {high:.4g}; write .tif or .npy.")

@@ -59,7 +59,7 @@ def reconstruct(
     beam = geometry if isinstance(geometry, ParallelBeam | FanBeam) else ParallelBeam(torch.as_tensor(geometry), n_det=y.shape[2])
     side = y.shape[2] if size is None else size
     kind = FanBeamTomography if isinstance(beam, FanBeam) else ParallelBeamTomography
-    physics = kind(beam, (1, side, side), normalize=isinstance(prior, RidgePotential))  # type: ignore[arg-type]  # its own kind
+    physics = kind(beam, (1, side, side), normalize=isinstance(prior, RidgePotential))
     measured = float(physics.unit) * y
     _, scale, _ = linear_images(physics, measured)
     choices: list[Choice] = []

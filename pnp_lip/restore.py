@@ -1,5 +1,6 @@
 """One call from data to a restored image: every choice that the commands make is made here."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -124,24 +125,24 @@ def deblur(
     """
     if strength is not None and not 0 < strength < math.inf:
         raise InputError(f"the strength must be a positive number; got {strength}.")
+    kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else torch.as_tensor(psf))
     place = device_of(device)
     frame = Frame.of(y, value_range, place)
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
-    prior, images = prior.to(place), by_channel(frame.y, prior)
-    kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else torch.as_tensor(psf))
+    prior, images = placed(prior, place), by_channel(frame.y, prior)
     (h, w), (rows, columns) = kernel.shape, images.shape[2:]
     if h > rows or w > columns:
         raise InputError(f"the PSF ({h} x {w}) is larger than the image ({rows} x {columns}); crop it to where it is not zero.")
-    level, higher, notes = level_of(noise, frame, correlated, blurred=True)
-    root = math.sqrt(STRENGTH if strength is None else strength)
+    level, notes = level_of(noise, frame, correlated, blurred=True)
+    sigma = math.sqrt(STRENGTH if strength is None else strength) * level
     improve = get_annealing(prior, rounds)
-    first = root * (level if not rounds else higher * (GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR))
+    first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
     assumed = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
     solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
     solve = functools.partial(type(solver).solve, max_iter=max_iter, progress=progress)
-    results = solutions(solver, images, physics, rounds, improve, sigma=root * level, solve=solve)
+    results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
     top, left = extra[0] // 2, extra[1] // 2  # where the tap (h//2, w//2) of the first datum lies
     x = results[-1].x[..., top : top + rows, left : left + columns]
     used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
@@ -173,10 +174,10 @@ def denoise(
     place = device_of(device)
     frame = Frame.of(y, value_range, place)
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
-    prior, images = prior.to(place), by_channel(frame.y, prior)
+    prior, images = placed(prior, place), by_channel(frame.y, prior)
     if tile is not None and isinstance(prior, RidgePotential):
         raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
-    level, _, notes = level_of(noise, frame, correlated, blurred=False)
+    level, notes = level_of(noise, frame, correlated, blurred=False)
     results: tuple[Result, ...] = ()
     if isinstance(prior, RidgePotential):
         results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
@@ -186,7 +187,9 @@ def denoise(
         notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
     elif tile is None and max(images.shape[-2:]) <= TILE:
         results = (Denoising(prior, sigma=level).solve(images, Identity()),)
-    x = results[-1].x if results else prior.tiled(images, level, tile=TILE if tile is None else tile)  # type: ignore[union-attr]
+    else:
+        tiled = prior.tiled(images, level, tile=TILE if tile is None else tile)
+    x = results[-1].x if results else tiled
     return finish(frame, x, results, level, noise, (prior, name), notes, {})
 
 
@@ -209,20 +212,16 @@ def finish(
     return Restoration(image, results, noise, (*frame.notes, *notes, *lost), record)
 
 
-def level_of(
-    stated: float | None, frame: Frame, correlated: bool | None, *, blurred: bool
-) -> tuple[float, float, tuple[str, ...]]:
-    """The noise levels on [0, 1] of the last solution and of the first one of a deblurring, and what to say.
+def level_of(stated: float | None, frame: Frame, correlated: bool | None, *, blurred: bool) -> tuple[float, tuple[str, ...]]:
+    """The noise level on [0, 1] that is assumed, and what to say: the stated one, or else what the image shows.
 
-    Not stated, both are what the image shows. An annealer makes structure of noise that nobody told it of, so that the first
-    solution never assumes less than the image shows, nor does the last one where the noise is not white: at half the level it
-    lost 9 dB in a JPEG of quality 95.
+    Of a blurred image never much less than it shows: an annealer makes structure of noise that nobody told it of, and at half
+    the level 9 dB were lost in a JPEG of quality 95, 2 dB with white noise. A ``strength`` below 1/4 makes a result sharper.
     """
     if stated is None:
         level, correlated = shown_level(frame.y, correlated, blurred=blurred)
         why = ", safely high, as compression or resampling has smoothed the noise" if correlated else ""
-        said = f"noise level {level * frame.unit:.2g}, estimated from the image{why}; pass --noise if you know it"
-        return level, level, (said,)
+        return level, (f"noise level {level * frame.unit:.2g}, estimated from the image{why}; pass --noise if you know it",)
     if not (math.isfinite(stated) and stated >= 0):
         raise InputError(f"the noise level must be a finite standard deviation that is not negative; got {stated}.")
     if stated > frame.unit:
@@ -230,13 +229,12 @@ def level_of(
         raise InputError(f"the noise level is on the scale of images in [0, {frame.unit:g}]; got {stated}.{advice}")
     level = stated / frame.unit
     try:
-        shown, correlated = shown_level(frame.y, correlated, blurred=True) if blurred else (level, False)
+        shown = shown_level(frame.y, correlated, blurred=True)[0] if blurred else level
     except InputError:  # too small a picture shows nothing
-        return level, level, ()
+        shown = level
     if shown <= TOO_LOW * level:
-        return level, max(level, shown), ()
-    solution = "it is assumed" if correlated else "the first solution assumes it"
-    return shown if correlated else level, shown, (f"noise level {shown * frame.unit:.2g} shown, more than stated: {solution}",)
+        return level, ()
+    return shown, (f"the image shows a noise level of {shown * frame.unit:.2g}, more than stated, which is assumed",)
 
 
 def shown_level(y: Tensor, correlated: bool | None, *, blurred: bool) -> tuple[float, bool]:
@@ -259,6 +257,12 @@ def device_of(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
+def placed(prior: Learned, device: torch.device) -> Learned:
+    """The prior on a device; somebody's own object stays where it is."""
+    here = next(iter(prior.state_dict().values())).device
+    return prior if here == device else copy.deepcopy(prior).to(device)
+
+
 def weights_hash(prior: Learned) -> str:
     """SHA-256 over the names and the hashes of all weights."""
     text = "".join(f"{name} {hash_tensor(tensor)}\n" for name, tensor in sorted(prior.state_dict().items()))
@@ -272,7 +276,7 @@ def get_certified(name: str, *, require_certified: bool = True) -> Learned:
     that do not certify, unless ``require_certified=False``.
     """
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
-        return load_denoiser(name, require_certified=require_certified)  # type: ignore[return-value]
+        return load_denoiser(name, require_certified=require_certified)
     found = load_pretrained(name)
     if not isinstance(found, Learned):
         raise InputError(f"{name} has no certificate; these have one: {', '.join(certified_names())}.")

@@ -57,6 +57,7 @@ def add_commands(commands: Commands) -> None:
     """The commands demo, denoise, deblur, ct and certify, with their options."""
     add = new(commands, "demo", "blur a photograph, restore it with a proof, draw the picture")
     add("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
+    add("--force", action="store_true", help="replace files of these names that pnp-lip did not write")
     add("--quiet", action="store_true", help="no progress")
     add_prior(add, "grey")
 
@@ -98,6 +99,7 @@ def add_commands(commands: Commands) -> None:
     )
     add("weights", metavar="NAME|FILE", help="grey, colour, tiny, or a .safetensors, .pt or .pth file")
     add("--json", metavar="FILE", help="also write the certificate")
+    add("--force", action="store_true", help="replace a file that is no certificate")
     add("--rtol", type=float, default=1e-3, help="tightness of the norm bounds (default: 1e-3)")
     add("--verify", choices=["flint"], help="a second proof of the norms by ball arithmetic (needs python-flint)")
     attack = f"try to refute the bound near the central {ATTACKED_SIDE} x {ATTACKED_SIDE} pixels of these images"
