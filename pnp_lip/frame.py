@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 
-__all__ = ["Data", "Frame"]
+__all__ = ["Data", "Frame", "plain"]
 
 Data = Tensor | NDArray[np.generic]
 
 CHANNELS = (1, 2, 3, 4)  # grey and colour, without and with alpha
 REACH = 0.5  # by how much noisy images may leave [0, 1]: five standard deviations at σ = 0.1
 DARKEST = 0.1  # largest value of a picture on [0, 1]
-MARGIN = 0.25  # of a range that only the data show, on each side: restored extremes lie beyond the blurred ones
+MARGIN = 0.1  # of a range that only the data show, on each side: restored extremes lie beyond the blurred ones
 CAMERAS = (10, 12, 14, 16)  # bits that unsigned numbers of 16 bits may hold
 CLIPPED = 1e-3  # share of the pixels at the ends of a range beyond which that is said
 
@@ -43,12 +43,13 @@ class Frame:
 
         With 2 or 4 channels the last one is alpha. Unsigned integers of 8 bits end at 255; those of 16 bits at the first of
         2¹⁰, 2¹², 2¹⁴ and 2¹⁶, less one, that holds them. Floats in [−0.5, 1.5] that exceed 0.1 are on [0, 1]. All other numbers
-        get a range of their own, a quarter wider on each side than they are, but not below 0 if they are not. Raises
+        get a range of their own, a tenth wider on each side than they are, but not below 0 if they are not. Raises
         ShapeError for other shapes; InputError for complex numbers, masks, NaN, infinite values, and a range that does not
         hold the data.
         """
+        data = data if isinstance(data, Tensor) else np.asarray(data)  # a Pillow image, too
         order, axes = layout(data)
-        array = np.asarray(data) if isinstance(data, np.ndarray) else data.detach().cpu().numpy()
+        array = data if isinstance(data, np.ndarray) else plain(data).numpy()
         if array.dtype.kind not in "fiu":
             raise InputError(f"expected real numbers; got {array.dtype}.")
         if not np.isfinite(array).all():
@@ -95,6 +96,11 @@ class Frame:
         if isinstance(self.source, np.ndarray):
             return array.astype(self.source.dtype), tuple(notes)
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.source), tuple(notes)
+
+
+def plain(x: Tensor) -> Tensor:
+    """On the processor, of a type that numpy knows."""
+    return x.detach().cpu().float() if x.dtype == torch.bfloat16 else x.detach().cpu()
 
 
 def dtype_of(data: Data) -> np.dtype[np.generic]:

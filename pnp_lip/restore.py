@@ -19,7 +19,7 @@ from torch import Tensor
 from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GradientFlowDenoiser, can_be_guided, require_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.fingerprint import hash_tensor
-from pnp_lip.frame import Data, Frame
+from pnp_lip.frame import Data, Frame, plain
 from pnp_lip.noise import estimate_noise
 from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import RidgePotential
@@ -73,7 +73,7 @@ class Restoration:
         return self.results[-1] if self.results else None
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> NDArray[np.generic]:
-        array = self.image if isinstance(self.image, np.ndarray) else self.image.detach().cpu().numpy()
+        array = self.image if isinstance(self.image, np.ndarray) else plain(self.image).numpy()
         return np.array(array, dtype=dtype, copy=copy) if copy else np.asarray(array, dtype=dtype)
 
     def __str__(self) -> str:
