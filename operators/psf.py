@@ -23,7 +23,7 @@ FORMS = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk
 TRACE = 1e-3  # of a PSF's largest row or column, or of its sum: what is below it decides nothing
 MOST_NEGATIVE = 0.1  # share of Σ|k|; interpolation leaves a few per cent
 PICTURE_SIDE = 16  # pixels; smaller arrays may be a PSF whose border was cut off
-DARK = 0.1  # of the largest value: a PSF's border, but not that of a photograph
+DARK = 1 / 3  # of the mean in the middle, and of a third of the maximum: a PSF's border is darker
 SNAP = 1e-9  # pixels; a segment that ends so close to a grid line does not reach beyond it
 
 
@@ -250,10 +250,16 @@ def as_plane(k: Array) -> Array:
         raise InputError(f"the PSF's sum is {k.sum():g}, not positive.")
     if (share := -k.clip(max=0).sum() / np.abs(k).sum()) > MOST_NEGATIVE:
         raise InputError(f"{share:.0%} of the PSF is negative; a blur only adds light.")
-    ring = np.concatenate([k[0], k[-1], k[:, 0], k[:, -1]])
-    if min(k.shape) >= PICTURE_SIDE and np.median(ring) > DARK * k.max() and k.min() < k.max() / 2:
+    if min(k.shape) >= PICTURE_SIDE and is_bright_outside(k) and k.min() < k.max() / 2:  # the last: no measured box either
         raise InputError("this looks like a photograph and not like a PSF, which is dark at its border.")
     return k
+
+
+def is_bright_outside(k: Array) -> bool:
+    """Whether the border is not dark, beside the middle and beside the brightest pixel."""
+    ring, (h, w) = np.concatenate([k[0], k[-1], k[:, 0], k[:, -1]]), k.shape
+    middle = k[h // 3 : -(h // 3), w // 3 : -(w // 3)]
+    return bool(np.median(ring) > DARK * max(middle.mean(), k.max() / 3))
 
 
 def variance(k: Array) -> float:

@@ -68,8 +68,8 @@ class Frame:
 
     @property
     def unit(self) -> float:
-        """What a noise level of 1 on [0, 1] is in the units in which it is stated: the range's, of unsigned integers 1."""
-        return 1.0 if dtype_of(self.source).kind == "u" else self.high - self.low
+        """What a noise level of 1 on [0, 1] is in the units in which it is stated: the data's, or white's of 8 and 16 bits."""
+        return 1.0 if dtype_of(self.source) in (np.uint8, np.uint16) else self.high - self.low
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,11 +105,9 @@ def plain(x: Tensor) -> Tensor:
 
 def dtype_of(data: Data) -> np.dtype[np.generic]:
     """The type of the numbers, as numpy's."""
-    return (
-        data.dtype
-        if isinstance(data, np.ndarray)
-        else np.dtype(str(data.dtype).removeprefix("torch.").replace("bfloat", "float"))
-    )
+    if isinstance(data, np.ndarray):
+        return data.dtype
+    return np.dtype(str(data.dtype).removeprefix("torch.").replace("bfloat", "float"))
 
 
 def layout(data: Data) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -50,9 +50,14 @@ def estimate_noise(y: Tensor, *, compressed: bool = False, blurred: bool = False
     found = torch.stack([noise_of(image) for image in y])
     if not compressed:
         return found.to(y)
-    luma = to_grey(y) / weight_of_grey(y.shape[1])
-    views = [luma, 2 * F.avg_pool2d(luma, 2)] if blurred and min(y.shape[-2:]) >= 4 * SIDE else [luma]
+    luma = y[:, :1] if bool((y == y[:, :1]).all()) else to_grey(y) / weight_of_grey(y.shape[1])
+    views = [luma, 2 * F.avg_pool2d(luma, 2)] if blurred and enough(y.shape[-2] // 2, y.shape[-1] // 2) else [luma]
     return torch.stack([found, *(torch.stack([noise_of(image) for image in view]) for view in views)]).amax(0).to(y)
+
+
+def enough(h: int, w: int) -> bool:
+    """Whether a grey image of this size has the patches that an estimate takes."""
+    return max(h - SIDE + 1, 0) * max(w - SIDE + 1, 0) >= FEWEST * SIDE**2
 
 
 def noise_of(image: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def deblur(
     ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
     ``check_psf``, or words that ``parse_psf`` reads ("motion:12:35"). ``noise``: its standard deviation in the units of y, of
-    unsigned integers as a fraction of white; by default estimated. ``correlated`` says that y was compressed or resampled,
+    8 and 16 unsigned bits as a fraction of white; by default estimated. ``correlated`` says that y was compressed or resampled,
     which such an estimate must know; by default colours decide. ``denoiser``: a name, a file or an object; ``rounds``: solutions
     after the first. ``padding``: what lies beyond the border, "valid" for unknown. ``device``: "auto" is a GPU if there is one.
 

@@ -74,7 +74,8 @@ def test_even_kernels_do_not_move_the_image(psf: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "psf", [gaussian_psf(1.6), gaussian_psf(3.0, size=21), box_psf(9), disk_psf(4.3), motion_psf(12, 35), motion_psf(9, 90),
+    "psf", [gaussian_psf(1.6), gaussian_psf(3.0, size=21), gaussian_psf(5.0, size=17), box_psf(9), box_psf(20),
+     disk_psf(4.3), motion_psf(12, 35), motion_psf(9, 90),
             shake_psf(torch.Generator().manual_seed(3)), shake_psf(torch.Generator().manual_seed(5)), torch.ones(1, 1)],
 )  # fmt: skip
 def test_good_kernels_stay_as_they_are(psf: Tensor) -> None:

@@ -112,6 +112,8 @@ def test_white_noise_is_not_taken_for_that_of_a_compressed_file(sigma: float) ->
     y = noisy(Blur(motion_psf(8, 35), (3, 128, 128), padding="valid").A(x), sigma)
     level, correlated = shown_level(y, None, blurred=True)
     assert not correlated and level == pytest.approx(sigma, rel=0.06)
+    assert shown_level(y[:, :1].repeat(1, 3, 1, 1), None, blurred=True) == shown_level(y[:, :1], None, blurred=True)
+    assert estimate_noise(y[..., :40, :40], compressed=True, blurred=True) > 0  # too small to be halved
     assert sigma == 0.002 or not shown_level(noisy(x, sigma), None, blurred=False)[1]
 
 

@@ -102,7 +102,7 @@ RIGHT: dict[str, tuple[str, Callable[[Path], None], str, float, tuple[float, flo
     "tiff, floats to 255": ("tif", tiff((GREY * 255).astype(np.float32)), "tif", NOISE * 255, (0, 255)),
     "tiff, negative floats": ("tif", tiff((GREY * 3 - 1).astype(np.float32)), "tif", NOISE * 3, (-1, 2)),
     "tiff, int16": ("tif", tiff(HU.astype(np.int16)), "tif", NOISE * 4000, (-1000, 3000)),
-    "tiff, uint32": ("tif", tiff((GREY * 1e6).astype(np.uint32)), "tif", NOISE, (0, 1e6)),
+    "tiff, uint32": ("tif", tiff((GREY * 1e6).astype(np.uint32)), "tif", NOISE * 1e6, (0, 1e6)),
     "bmp": ("bmp", pillow(NOISY), "bmp", NOISE, (0, 255)),
     "webp": ("webp", pillow(NOISY, lossless=True), "png", NOISE, (0, 255)),
     "gif": ("gif", pillow(GREY), "png", NOISE, (0, 255)),

@@ -61,7 +61,7 @@ def test_ranges() -> None:
     twelve = np.array([[0, 3042]], np.uint16)
     for given, low, high in (
         (Y, 0, 255), (twelve, 0, 4095), (twelve * 20, 0, 65535), (Y / 255, 0, 1), (Y / 255 - 0.1, 0, 1),
-        (Y / 2550.0, 0, 0.11 * float(Y.max()) / 255),
+        (Y / 2550.0, 0, (1.1 * float(Y.max()) - 0.1 * float(Y.min())) / 2550),
         (np.array([[-1000, 3000]], np.int16), -1400, 3400), (np.array([[2.0, 2.0]]), 0, 2.1), (np.zeros((2, 2)), 0, 1),
     ):  # fmt: skip
         frame = Frame.of(given)

@@ -123,7 +123,7 @@ def add_image(add: Add) -> None:
     add("image", help="PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth")
     add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image, of the same depth")
     add("--force", action="store_true", help="replace files that pnp-lip did not write (never the image itself)")
-    noise = "standard deviation of the noise, a fraction of white; of files of floats in their units (default: estimated)"
+    noise = "standard deviation of the noise, a fraction of white; for floats in their units (default: estimated)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
     add("--range", metavar="LOW:HIGH", help="what black and white are in the file (default: by its type)")
     add("--device", default="auto", help='"cpu", "cuda" or "auto", a GPU if there is one (the default)')
