@@ -211,7 +211,7 @@ def read_matlab(path: Path) -> dict[str, NDArray[np.generic]]:
     return {name: value for name, value in found.items() if value.dtype.kind in "fiu"}
 
 
-def check_psf(psf: Tensor | Array) -> tuple[Tensor, tuple[str, ...]]:
+def check_psf(psf: Tensor | NDArray[np.generic]) -> tuple[Tensor, tuple[str, ...]]:
     """The PSF that was meant, as float64 of sum 1 around its tap (h//2, w//2), and a line for each thing that was mended.
 
     Margins of zeros are cut. A PSF whose origin is its corner (as Fourier transforms have it) is shifted to the middle, and
@@ -223,7 +223,7 @@ def check_psf(psf: Tensor | Array) -> tuple[Tensor, tuple[str, ...]]:
     >>> check_psf(corner)
     (tensor([[0.3333, 0.3333, 0.3333]], dtype=torch.float64), ("the PSF's origin was its corner and is now its middle",))
     """
-    k, notes = as_plane(np.asarray(torch.as_tensor(psf).detach().cpu().double().numpy())), []
+    k, notes = as_plane(np.asarray(psf.detach().cpu() if isinstance(psf, Tensor) else psf, dtype=np.float64)), []
     if (share := -k.clip(max=0).sum() / np.abs(k).sum()) > TRACE:
         notes.append(f"{share:.1%} of the PSF is negative")
     shifted = np.fft.fftshift(k)

@@ -83,7 +83,7 @@ def read_picture(path: str | Path) -> Picture:
     except InputError:
         raise
     except Exception as error:  # each reader has exceptions of its own
-        raise InputError(f"{path}: could not be read as an image ({error}).") from error
+        raise InputError(f"{path}: could not be read as an image ({' '.join(str(error).split())}).") from error
 
 
 def split_name(path: str | Path) -> tuple[Path, str, str]:

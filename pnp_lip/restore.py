@@ -125,7 +125,7 @@ def deblur(
     """
     if strength is not None and not 0 < strength < math.inf:
         raise InputError(f"the strength must be a positive number; got {strength}.")
-    kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else torch.as_tensor(psf))
+    kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else psf)
     place = device_of(device)
     frame = Frame.of(y, value_range, place)
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])

@@ -36,6 +36,7 @@ MADE = {
     "as it is": (MOTION, 0),
     "not of sum 1": (300 * MOTION, 0),
     "float32": (MOTION.float(), 0),
+    "numpy, big-endian": (MOTION.numpy().astype(">f4"), 0),
     "with an axis more": (MOTION[None], 0),
     "with margins": (CENTRED, 0),
     "on an even square": (padded(MOTION, 26, 13 - H // 2, 13 - W // 2), 0),
