@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import readme
 import torch
 
@@ -11,6 +12,7 @@ def test_python_examples_run_in_order() -> None:
     assert len(blocks) == 3
     names: dict[str, object] = {"print": lambda *text, **how: None}
     torch.manual_seed(0)
+    np.random.seed(0)
     for block in blocks:
         exec(block, names)
     assert names["sharp"].result.status == "converged" and names["sharp"].image.shape == names["clean"].image.shape == (128, 128)

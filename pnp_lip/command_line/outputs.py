@@ -57,7 +57,7 @@ def say_notes(picture: Picture, options: argparse.Namespace) -> None:
     for note in picture.notes:
         say(f"{options.image}: {note}")
     if picture.correlated is not None:
-        say(f"WARNING: {options.image}: {picture.correlated}; fine detail is lost, a result from the camera's own file is better")
+        say(f"WARNING: {options.image}: {picture.correlated}; its noise is no longer a sensor's, and less is known of it")
 
 
 def save(output: Path, found: Restoration, picture: Picture, options: argparse.Namespace) -> Path:
