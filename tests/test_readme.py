@@ -15,7 +15,7 @@ def test_python_examples_run_in_order() -> None:
     np.random.seed(0)
     for block in blocks:
         exec(block, names)
-    assert names["sharp"].result.status == "converged" and names["sharp"].image.shape == names["clean"].image.shape == (128, 128)
+    assert names["sharp"].result.status == "converged" and names["sharp"].image.shape == names["clean"].image.shape == (96, 96)
     assert names["image"].shape == (96, 96)
     assert names["result"].status == "converged" and names["result"].guarantee.proved
     assert names["x_hat"].shape == names["x"].shape

@@ -65,7 +65,8 @@ def save(output: Path, found: Restoration, picture: Picture, options: argparse.N
     for line in write_picture(output, np.asarray(found.image), picture):
         say(f"{output}: {line}")
     beside = output.with_suffix(".json")
-    more = {"command": options.command_line, "written": {output.name: sha256_of_file(output)}}
+    written = {**record_of(beside).get("written", {}), output.name: sha256_of_file(output)}  # out.tif and out.png share a record
+    more = {"command": options.command_line, "written": written}
     with write_atomically(beside) as path:
         path.write_text(found.to_json(**more) + "\n")
     return beside
