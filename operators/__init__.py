@@ -12,7 +12,7 @@ from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_t
 from pnp_lip.operators.norm_rules import norm_rule, stated_norm
 from pnp_lip.operators.parallel_beam import ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import Sinogram, demo_sinogram
-from pnp_lip.operators.psf import box_psf, disk_psf, gaussian_psf, load_psf, motion_psf, shake_psf
+from pnp_lip.operators.psf import box_psf, check_psf, disk_psf, gaussian_psf, load_psf, motion_psf, parse_psf, shake_psf
 from pnp_lip.operators.sparse_operator import SparseOperator, from_scipy
 from pnp_lip.renamed import renamed
 
@@ -31,6 +31,7 @@ __all__ = [
     "attenuation_to_hounsfield",
     "box_psf",
     "certify_norm",
+    "check_psf",
     "demo_sinogram",
     "disk_psf",
     "from_astra",
@@ -40,6 +41,7 @@ __all__ = [
     "load_psf",
     "motion_psf",
     "norm_rule",
+    "parse_psf",
     "shake_psf",
     "stated_norm",
 ]

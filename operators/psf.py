@@ -1,7 +1,7 @@
 """Point-spread functions (PSFs): Gaussian, box, disk, straight motion, camera shake, or read from a file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,19 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import require_positive
+from pnp_lip.pictures import read_picture
 
-__all__ = ["box_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "shake_psf"]
+__all__ = ["FORMS", "box_psf", "check_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "parse_psf", "shake_psf"]
 
 Array = NDArray[np.float64]
 
 GAUSS_NODE = 0.5 / math.sqrt(3)  # of the two-point rule on an interval of length 1, from its middle
 STRAIGHT = 1e-12  # a direction's smaller component below which the motion runs along an axis
+FORMS = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
+TRACE = 1e-3  # of a PSF's largest row or column, or of its sum: what is below it decides nothing
+MOST_NEGATIVE = 0.1  # share of Σ|k|; interpolation leaves a few per cent
+PICTURE_SIDE = 16  # pixels; smaller arrays may be a PSF whose border was cut off
+DARK = 1 / 3  # of the mean in the middle, and of a third of the maximum: a PSF's border is darker
 SNAP = 1e-9  # pixels; a segment that ends so close to a grid line does not reach beyond it
 
 
@@ -129,11 +135,36 @@ def spread(psf: Array, points: Array, weights: Array, origin: Sequence[int]) -> 
         np.add.at(psf, tuple((index + np.array(origin))[inside].T), share[inside])
 
 
-def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
-    """Read a PSF (a measured camera shake, say) from an image, an .npy file or one array of an .npz file.
+def parse_psf(text: str) -> Tensor:
+    """A PSF in words: gaussian:SIGMA, box:SIZE, disk:RADIUS, motion:LENGTH:ANGLE, or a file, of several arrays FILE:NAME.
 
-    Colour images are averaged to grey. ``key`` names the array of an .npz file (not needed if it holds one only).
-    Returns float64 (height, width), divided by its sum. Raises InputError where the file holds no such PSF.
+    Raises InputError for anything else, ShapeError for a box whose size is not a whole number.
+
+    >>> parse_psf("box:2").shape
+    torch.Size([2, 2])
+    """
+    name, *numbers = text.split(":")
+    builders: dict[str, Callable[..., Tensor]]
+    builders = {"gaussian": gaussian_psf, "box": box_psf, "disk": disk_psf, "motion": motion_psf}
+    builder = builders.get(name)
+    if Path(text).exists() or (builder is None and not numbers):
+        return load_psf(text)
+    if builder is None and Path(text.rpartition(":")[0]).is_file():
+        return load_psf(text.rpartition(":")[0], key=numbers[-1])
+    try:
+        return builders[name](*(int(n) if n.isdecimal() else float(n) for n in numbers))
+    except InputError:  # of a builder, which says what is wrong with the numbers
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"a PSF is {FORMS}; got {text!r}.") from error
+
+
+def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
+    """Read a PSF (a measured camera shake, say) from an image, a text file (.txt, .csv), or an array (.npy, .npz, .mat).
+
+    Colour images are averaged to grey. ``key`` names the array of an .npz or .mat file (not needed if it holds one only).
+    Returns float64 (height, width), divided by its sum. Raises InputError where the file holds no such PSF, for instance a
+    photograph; what ``check_psf`` would move or trim stays as it is.
     """
     path = Path(path)
     if not path.is_file():
@@ -142,31 +173,118 @@ def load_psf(path: str | Path, *, key: str | None = None) -> Tensor:
         psf = np.asarray(read_array(path, key), dtype=np.float64)
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as a PSF ({error}).") from error
-    if psf.ndim != 2 or psf.size == 0:
-        raise InputError(f"{path}: a PSF has two axes; got shape {psf.shape}.")
-    if not np.isfinite(psf).all():
-        raise InputError(f"{path}: the PSF holds NaN or infinite values.")
-    if psf.sum() <= 0:
-        raise InputError(f"{path}: the PSF's sum is {psf.sum():g}, not positive.")
-    return unit_sum(psf)
+    try:
+        return unit_sum(as_plane(psf))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
-    if path.suffix.lower() not in (".npy", ".npz"):
-        from skimage.io import imread
-
-        image = np.asarray(imread(path), dtype=np.float64)
-        return image[..., :3].mean(-1) if image.ndim == 3 else image
-    loaded = np.load(path, allow_pickle=False)
+    suffix = path.suffix.lower()
+    if suffix in (".txt", ".csv"):
+        return np.loadtxt(path.read_text().replace(",", " ").replace(";", " ").splitlines(), ndmin=2)
+    if suffix not in (".npy", ".npz", ".mat"):
+        pixels = read_picture(path).pixels
+        return pixels.mean(-1) if pixels.ndim == 3 else pixels
+    loaded = read_matlab(path) if suffix == ".mat" else np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
-    with loaded as archive:
-        names = list(archive.keys())
-        if key is None and len(names) != 1:
-            raise InputError(f"pass key= to choose one of the arrays {names}")
-        if key is not None and key not in names:
-            raise InputError(f"no array {key!r}; it holds {names}")
-        return np.asarray(archive[key or names[0]])
+    names = list(loaded)
+    if key is None and len(names) != 1:
+        raise InputError(f"it holds {len(names)} arrays; choose one by key= or {path.name}:NAME: {', '.join(names)}")
+    if key is not None and key not in names:
+        raise InputError(f"no array {key!r}; it holds {', '.join(names)}")
+    return np.asarray(loaded[key or names[0]])
+
+
+def read_matlab(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The arrays of numbers in a MATLAB file, of version 7.3 (HDF5) too."""
+    from scipy.io import loadmat
+
+    try:
+        found = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+    except NotImplementedError:  # version 7.3, whose arrays lie the other way round
+        import h5py
+
+        with h5py.File(path) as file:
+            found = {name: np.asarray(value).T for name, value in file.items() if isinstance(value, h5py.Dataset)}
+    return {name: value for name, value in found.items() if value.dtype.kind in "fiu"}
+
+
+def check_psf(psf: Tensor | NDArray[np.generic]) -> tuple[Tensor, tuple[str, ...]]:
+    """The PSF that was meant, as float64 of sum 1 around its tap (h//2, w//2), and a line for each thing that was mended.
+
+    Margins of zeros are cut. A PSF whose origin is its corner (as Fourier transforms have it) is shifted to the middle, and
+    so is one whose middle lies at the edge of its support or outside: its centre of mass then is there. Raises InputError
+    for a photograph, for a PSF of sum ≤ 0, not finite, or more than a tenth negative; ShapeError for other than two axes.
+
+    >>> corner = torch.zeros(8, 8)
+    >>> corner[0, 0] = corner[0, 1] = corner[0, 7] = 1
+    >>> check_psf(corner)
+    (tensor([[0.3333, 0.3333, 0.3333]], dtype=torch.float64), ("the PSF's origin was its corner and is now its middle",))
+    """
+    k, notes = as_plane(np.asarray(psf.detach().cpu() if isinstance(psf, Tensor) else psf, dtype=np.float64)), []
+    if (share := -k.clip(max=0).sum() / np.abs(k).sum()) > TRACE:
+        notes.append(f"{share:.1%} of the PSF is negative")
+    shifted = np.fft.fftshift(k)
+    if variance(shifted) < variance(k) / 2:
+        k = shifted
+        notes.append("the PSF's origin was its corner and is now its middle")
+    moves = [off_centre(np.abs(k).sum(1 - axis)) for axis in (0, 1)]
+    if any(moves):
+        reach = [abs(move) for move in moves]
+        k = np.roll(np.pad(k, [(r, r) for r in reach]), moves, (0, 1))
+        notes.append(f"the PSF lies to one side and was moved by {moves[0]} rows and {moves[1]} columns")
+    return unit_sum(k[tuple(support(np.abs(k).max(1 - axis)) for axis in (0, 1))]), tuple(notes)
+
+
+def as_plane(k: Array) -> Array:
+    """The PSF's two axes, if it can be one."""
+    shape = k.shape
+    k = k[0] if k.ndim == 3 and shape[0] == 1 else k[..., 0] if k.ndim == 3 and shape[-1] == 1 else k
+    if k.ndim != 2 or k.size == 0:
+        raise ShapeError(f"a PSF has two axes; got shape {shape}.")
+    if not np.isfinite(k).all():
+        raise InputError("the PSF holds NaN or infinite values.")
+    if k.sum() <= 0:
+        raise InputError(f"the PSF's sum is {k.sum():g}, not positive.")
+    if (share := -k.clip(max=0).sum() / np.abs(k).sum()) > MOST_NEGATIVE:
+        raise InputError(f"{share:.0%} of the PSF is negative; a blur only adds light.")
+    if min(k.shape) >= PICTURE_SIDE and is_bright_outside(k) and k.min() < k.max() / 2:  # the last: no measured box either
+        raise InputError("this looks like a photograph and not like a PSF, which is dark at its border.")
+    return k
+
+
+def is_bright_outside(k: Array) -> bool:
+    """Whether the border is not dark, beside the middle and beside the brightest pixel."""
+    ring, (h, w) = np.concatenate([k[0], k[-1], k[:, 0], k[:, -1]]), k.shape
+    middle = k[h // 3 : -(h // 3), w // 3 : -(w // 3)]
+    return bool(np.median(ring) > DARK * max(middle.mean(), k.max() / 3))
+
+
+def variance(k: Array) -> float:
+    """Mean squared distance from the centre of mass."""
+    weights = np.abs(k) / np.abs(k).sum()
+    places = np.indices(k.shape)
+    return float(sum((weights * (x - (weights * x).sum()) ** 2).sum() for x in places))
+
+
+def off_centre(profile: Array) -> int:
+    """By how many pixels the centre of mass must move to the middle; 0 if the middle lies well inside of the support."""
+    inside, middle = np.flatnonzero(profile > TRACE * profile.max()), len(profile) // 2
+    first, last = int(inside[0]), int(inside[-1])
+    edge = (last - first) / 10 if last - first >= 3 else 0
+    if first + edge <= middle <= last - edge:
+        return 0
+    centre = float((profile * np.arange(len(profile))).sum() / profile.sum())
+    return middle - math.floor(centre + 0.5)
+
+
+def support(profile: Array) -> slice:
+    """Without margins of zeros, and with the same middle."""
+    inside, middle = np.flatnonzero(profile > 1e-6 * profile.max()), len(profile) // 2
+    reach = max(middle - inside[0], inside[-1] - middle)
+    return slice(middle - reach, middle + reach + 1) if reach <= min(middle, len(profile) - 1 - middle) else slice(None)
 
 
 def as_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Reading and writing images, and the two figures of merit."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 
-__all__ = ["IMAGE_SUFFIXES", "NOISE_REACH", "check_output", "psnr", "read_image", "ssim", "to_grey", "write_atomically",
-           "write_image"]  # fmt: skip
+__all__ = ["IMAGE_SUFFIXES", "NOISE_REACH", "check_output", "psnr", "read_image", "ssim", "to_grey", "weight_of_grey",
+           "write_atomically", "write_image"]  # fmt: skip
 
 NOISE_REACH = 0.5  # by how much noisy images may leave [0, 1]: five standard deviations at σ = 0.1
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")
@@ -63,6 +64,11 @@ def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> 
 def to_grey(x: Tensor) -> Tensor:
     """0.299 R + 0.587 G + 0.114 B for (B, 3, H, W); one channel passes through."""
     return x if x.shape[1] == 1 else (x * x.new_tensor(GREY_WEIGHTS)[:, None, None]).sum(1, keepdim=True)
+
+
+def weight_of_grey(channels: int) -> float:
+    """The standard deviation of ``to_grey`` of white noise of standard deviation 1."""
+    return 1.0 if channels == 1 else math.hypot(*GREY_WEIGHTS)
 
 
 def check_output(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.images import to_grey, weight_of_grey
 
 __all__ = ["estimate_noise"]
 
@@ -16,17 +17,21 @@ FEWEST = 4  # patches at least, for each number in a patch: their covariance nee
 
 
 @torch.no_grad()
-def estimate_noise(y: Tensor) -> Tensor:
+def estimate_noise(y: Tensor, *, compressed: bool = False, blurred: bool = False) -> Tensor:
     """An estimate σ̂ of each image's noise level, the standard deviation of white Gaussian noise. It is not a bound.
 
     σ̂² = mean(λ₁, …, λₘ), m the largest at which that is at most the median of λ₁, …, λₘ
 
     λ₁ ≤ λ₂ ≤ … are the eigenvalues of the covariance of the image's patches of 8 × 8 pixels, all channels together. The
     picture occupies few of these directions, and the others hold only noise. Blurred images and colour images leave more
-    directions free. In a sharp grey image fine texture counts as noise if the noise is weak. Compression, demosaicking and
-    resampling change the noise, and the estimate is then too low. Equal channels count once, constant channels do not count.
+    directions free. In a sharp grey image fine texture counts as noise if the noise is weak. Equal channels count once, constant
+    channels do not count.
     Patches with more than half of their pixels at the image's darkest or brightest value do not count either, because a
     saturated sensor shows no noise.
+
+    Compression, demosaicking and resampling take away fine noise, above all that of colours, and leave the rest: σ̂ is then too
+    low, up to 15 times. ``compressed=True`` returns the larger one of σ̂ and the estimate from luma, for a ``blurred`` picture
+    also that from luma at half the size, each divided by what white noise of level 1 has there.
 
     Shapes: y is (B, C, H, W) of any range, σ̂ (B,) in its units and dtype. Raises ShapeError for other shapes, InputError
     for integers, for numbers that are not finite, and if fewer than 4 · 64 C patches are left.
@@ -42,7 +47,17 @@ def estimate_noise(y: Tensor) -> Tensor:
         raise ShapeError(f"expected images of shape (B, C, H, W); got {tuple(y.shape)}.")
     if not y.is_floating_point():
         raise InputError(f"expected floating-point numbers; got {y.dtype}. Convert 8-bit levels: y.float() / 255.")
-    return torch.stack([noise_of(image) for image in y]).to(y)
+    found = torch.stack([noise_of(image) for image in y])
+    if not compressed:
+        return found.to(y)
+    luma = y[:, :1] if bool((y == y[:, :1]).all()) else to_grey(y) / weight_of_grey(y.shape[1])
+    views = [luma, 2 * F.avg_pool2d(luma, 2)] if blurred and enough(y.shape[-2] // 2, y.shape[-1] // 2) else [luma]
+    return torch.stack([found, *(torch.stack([noise_of(image) for image in view]) for view in views)]).amax(0).to(y)
+
+
+def enough(h: int, w: int) -> bool:
+    """Whether a grey image of this size has the patches that an estimate takes."""
+    return max(h - SIDE + 1, 0) * max(w - SIDE + 1, 0) >= FEWEST * SIDE**2
 
 
 def noise_of(image: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDe
 from pnp_lip.noise import estimate_noise
 from pnp_lip.potentials import SlicedPotential
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
+from pnp_lip.reconstruction import reconstruct
+from pnp_lip.restore import Restoration, deblur, denoise
 from pnp_lip.solvers import PotentialPrior, ProximalDenoiser, Variational, denoise_guided
 from pnp_lip.version import __version__
 
@@ -18,6 +20,7 @@ __all__ = [
     "GradientFlowDenoiser",
     "PotentialPrior",
     "ProximalDenoiser",
+    "Restoration",
     "SlicedDenoiser",
     "SlicedPotential",
     "Variational",
@@ -27,6 +30,8 @@ __all__ = [
     "attack_curvature",
     "certified_names",
     "certify",
+    "deblur",
+    "denoise",
     "denoise_guided",
     "enforce",
     "estimate_noise",
@@ -35,6 +40,7 @@ __all__ = [
     "load_denoiser",
     "load_pretrained",
     "pretrained_names",
+    "reconstruct",
     "relax",
     "save_denoiser",
 ]

@@ -19,17 +19,18 @@ from sentences import decisions_on_sentences
 LEVELS = {
     **dict.fromkeys(("errors", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
     "fingerprint": 1,
-    **dict.fromkeys(("images", "noise", "spectral"), 1),
-    "layers": 2,
+    **dict.fromkeys(("images", "spectral"), 1),
+    **dict.fromkeys(("frame", "layers", "noise", "pictures"), 2),
     **dict.fromkeys(("denoisers",), 3),
     "potentials": 4,
     "certificates": 5,
     **dict.fromkeys(("attacker", "curvature_attack", "operators", "pretrained", "second_opinion", "theory"), 6),
     **dict.fromkeys(("scans", "solvers"), 7),
-    **dict.fromkeys(("training",), 8),
-    "benchmarks": 9,
-    **dict.fromkeys(("command_line", "public"), 10),
-    "__init__": 11,
+    **dict.fromkeys(("restore", "training"), 8),
+    "reconstruction": 9,
+    "benchmarks": 10,
+    **dict.fromkeys(("command_line", "public"), 11),
+    "__init__": 12,
 }
 
 RECORDS = re.compile(  # a scanner has as many numbers as it has, and a certificate as many claims

@@ -64,7 +64,7 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"--noise": "-0.1"}, "not negative"),
         ({"--noise": "nan"}, "finite"),
         ({"--noise": "2.55"}, "divide by 255"),
-        ({"--strength": "0"}, "--strength must be a positive number; got 0.0"),
+        ({"--strength": "0"}, "the strength must be a positive number; got 0.0"),
         ({"--step": "2.5"}, r"(0, 2/||A||^2)"),
         ({"--step": "-1"}, "step"),
         ({"--max-iter": "0"}, "max_iter"),
@@ -118,8 +118,6 @@ def test_denoise(tmp_path: Path) -> None:
     for name in ("y.npy", "y.png"):
         assert main(["denoise", str(tmp_path / name), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 0
         assert psnr(read_image(tmp_path / "out.png"), x) > 25
-    np.save(tmp_path / "y.npy", 255 * y[0, 0].numpy())
-    assert main(["denoise", str(tmp_path / "y.npy"), "--noise", "0.1", "-o", str(tmp_path / "out.png")]) == 2
 
 
 def test_where_nothing_can_be_written_nothing_is_begun(blurred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +130,7 @@ def test_where_nothing_can_be_written_nothing_is_begun(blurred: Path, tmp_path: 
     assert main(["certify", "tiny", "--json", str(tmp_path / "file" / "c.json")]) == 2  # and not 1: it is certified
     assert main(["demo", "--out", str(tmp_path / "file"), "--quiet"]) == 2
     assert "pnp-lip: " in capsys.readouterr().err
-    assert main([*deblur[:3], "gauss:1.5", *deblur[4:], "-o", str(tmp_path / "x.png")]) == 2
+    assert main([*deblur[:3], "gauss:1.5", *deblur[4:], "-o", str(tmp_path / "z.png")]) == 2
     assert "gaussian:SIGMA" in capsys.readouterr().err
 
 

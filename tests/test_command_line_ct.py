@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from pnp_lip.command_line import main
-from pnp_lip.command_line.ct import BRIGHT, parse_angles, read_sinogram, remarks
+from pnp_lip.command_line.ct import parse_angles, read_sinogram, remarks
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, demo_sinogram
 from pnp_lip.operators.phantoms import ellipse_image
+from pnp_lip.reconstruction import BRIGHT
 
 ANGLES = np.arange(0, 180, 6.0)
 

@@ -110,7 +110,7 @@ def test_ct_chooses_the_noise_level_by_the_misfit(folder: Path) -> None:
         (["denoise", "noisy.npy", "--rounds", "1"], "--rounds 1 guides a denoiser"),
         (["deblur", "noisy.npy", "--psf", "gaussian:1", "--rounds", "2"], "is solved once"),
         (["deblur", "noisy.npy", "--psf", "gaussian:1", "--step", "1"], "--step belongs to a denoiser"),
-        (["deblur", "noisy.npy", "--psf", "gaussian:1", "--strength", "-1"], "--strength must be a positive number"),
+        (["deblur", "noisy.npy", "--psf", "gaussian:1", "--strength", "-1"], "strength must be a positive number"),
         (["deblur", "noisy.npy", "--psf", "gaussian:1", "--denoiser", "ridge3.safetensors"], "takes 3 channels"),
     ],
 )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 from torch import Tensor
 
-from pnp_lip import estimate_noise
+from pnp_lip import deblur, estimate_noise
 from pnp_lip.command_line.main import main
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import psnr, read_image, write_image
-from pnp_lip.operators import Blur, motion_psf
+from pnp_lip.operators import Blur, box_psf, motion_psf
+from pnp_lip.restore import shown_level
 
 
 def picture(name: str, side: int = 200) -> Tensor:
@@ -79,6 +83,64 @@ def test_a_large_image_is_known_by_a_part_of_its_patches() -> None:
 def test_bad_input(y: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         estimate_noise(y)
+
+
+def jpeg(x: Tensor, quality: int, subsampling: int) -> Tensor:
+    """The pixels of a JPEG file; ``subsampling`` 2 halves the resolution of the colours (4:2:0)."""
+    pixels = (255 * x.clamp(0, 1)).round().byte()[0].permute(1, 2, 0).squeeze(-1).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    with Image.open(file) as image:
+        read = torch.from_numpy(np.array(image)).float() / 255
+    return read[None, None] if read.ndim == 2 else read.permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("quality", [75, 80, 85, 90, 95, 100])
+def test_the_noise_of_a_compressed_file_is_not_estimated_too_low(quality: int, subsampling: int) -> None:
+    """Of blurred pictures; in sharp ones it is what is left of luma's noise, which qualities of 75 to 85 remove."""
+    y = jpeg(noisy(Blur(motion_psf(8, 35), (3, 128, 128), padding="valid").A(picture("coffee", 128)), 0.02), quality, subsampling)
+    assert 0.019 < estimate_noise(y, compressed=True, blurred=True).item() < 0.028
+    if subsampling and quality < 100:
+        assert estimate_noise(y).item() < 0.02 / 5  # the colours' noise is gone
+        assert shown_level(y, None, blurred=True)[1]
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.01, 0.04])
+def test_white_noise_is_not_taken_for_that_of_a_compressed_file(sigma: float) -> None:
+    x = picture("chelsea", 128)
+    y = noisy(Blur(motion_psf(8, 35), (3, 128, 128), padding="valid").A(x), sigma)
+    level, correlated = shown_level(y, None, blurred=True)
+    assert not correlated and level == pytest.approx(sigma, rel=0.06)
+    assert shown_level(y[:, :1].repeat(1, 3, 1, 1), None, blurred=True) == shown_level(y[:, :1], None, blurred=True)
+    assert estimate_noise(y[..., :40, :40], compressed=True, blurred=True) > 0  # too small to be halved
+    assert sigma == 0.002 or not shown_level(noisy(x, sigma), None, blurred=False)[1]
+
+
+def test_a_blurred_photograph_that_shows_more_noise_than_was_stated_is_believed() -> None:
+    y = jpeg(noisy(Blur(box_psf(5), (3, 100, 100), padding="valid").A(picture("astronaut", 100)), 0.02), 95, 2)
+    fast = {"denoiser": "tiny", "rounds": 0, "tol": 0.5, "device": "cpu"}
+    found = deblur(y, box_psf(5), 0.01, **fast)
+    assert found.noise == pytest.approx(0.022, abs=0.002) and "more than stated" in found.notes[0]
+    assert deblur(y, box_psf(5), 0.02, **fast).noise == 0.02
+
+
+@pytest.mark.slow
+def test_a_compressed_photograph_is_deblurred_as_if_its_noise_were_known() -> None:
+    psf = motion_psf(12, 35)
+    h, w = psf.shape
+    x = torch.from_numpy(data.astronaut()[60 : 171 + h, 110 : 221 + w]).permute(2, 0, 1)[None] / 255
+    y = noisy(Blur(psf, tuple(x.shape[1:]), padding="valid").A(x), 0.02)
+    truth = x[..., h // 2 : -(h // 2), w // 2 : -(w // 2)]
+
+    def quality(image: Tensor, noise: float | None) -> float:
+        return psnr(deblur(image, psf, noise, device="cpu").image, truth)
+
+    file, known = jpeg(y, 95, 2), quality(jpeg(y, 95, 2), 0.02)
+    assert quality(file, None) > known - 0.3 and quality(file, 0.01) > known - 1
+    assert quality(y, 0.01) > quality(y, 0.02) - 1
+    for file in (jpeg(y, 75, 2), jpeg(y, 90, 2)):
+        assert quality(file, None) > psnr(file, truth) + 3
 
 
 def test_commands_estimate_what_is_not_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """``pnp-lip certify``: prove what can be proved of a file of weights, and attack the proof."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -9,6 +10,7 @@ from pnp_lip.benchmarks.photographs import central_crop
 from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import ATTACKED_SIDE, say
 from pnp_lip.command_line.inputs import by_channel, get_certified
+from pnp_lip.command_line.outputs import claim
 from pnp_lip.curvature_attack import attack_curvature
 from pnp_lip.errors import InputError
 from pnp_lip.images import read_image
@@ -27,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
 
     1 when that is not proved or an attack or a second opinion objects.
     """
+    if options.json:
+        claim([Path(options.json)], [options.weights, *(options.attack or ())], force=options.force)
     model = get_certified(options.weights, require_certified=False)
     potential = isinstance(model, RidgePotential)
     if options.attack is not None and potential == bool(options.attack):

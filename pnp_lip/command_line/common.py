@@ -3,35 +3,22 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from pnp_lip.solvers import Result
-
-__all__ = ["ANGLES", "ATTACKED_SIDE", "PSF", "Commands", "say", "say_results", "write_result"]
+__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "PSF", "Commands", "say", "say_results"]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
 ATTACKED_SIDE = 24  # of the attacked crops, in pixels: larger than the reach of a layer, small enough for seconds
-PSF = "a file (image, npy, npz), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
+NOT_CONVERGED = 3  # exit status
+PSF = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
 
 def say(text: str = "") -> None:
     """One line to standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-def write_result(image: Path, result: "Result") -> Path:
-    """Write the result to the .json file beside the image, which is returned."""
-    from pnp_lip.images import write_atomically
-
-    beside = image.with_suffix(".json")
-    with write_atomically(beside) as path:
-        path.write_text(result.to_json() + "\n")
-    return beside
 
 
 def say_results(results: Sequence[object]) -> None:

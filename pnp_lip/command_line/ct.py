@@ -11,35 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.command_line.common import ANGLES, say, say_results
-from pnp_lip.command_line.ct_scan import Projector, is_scan, reconstruct_scan
+from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say, say_results
+from pnp_lip.command_line.ct_scan import is_scan, reconstruct_scan
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import Learned, by_sigma, check_noise, get_prior, make_folder, solutions, solver_of
+from pnp_lip.command_line.inputs import Learned, by_sigma, check_noise, get_prior, make_folder
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.operators.scan_mistakes import likely_mistake
 from pnp_lip.potentials import RidgePotential
-from pnp_lip.protocols import PhysicsLike
+from pnp_lip.reconstruction import LARGE_MISFIT, Projector, Slice, linear_images, solve_slice
 from pnp_lip.scans import det_offset_of
-from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
-from pnp_lip.solvers.scan_strength import SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
 
 __all__ = ["parse_angles", "read_sinogram", "run"]
 
-# Noise levels on [0, 1] that a denoiser may assume, a factor of √2 apart: next to the best one up to 0.5 dB are lost.
-SIGMAS = tuple(0.00125 * 2 ** (k / 2) for k in range(15))
-BRIGHT = 0.75  # where the brightest thousandth of FBP, or else of Tikhonov, is put on the prior's scale [0, 1]
 MISSED = 1.5  # times the misfit that was aimed at: beyond it the geometry is probably wrong
-LARGE_MISFIT = 0.1  # relative misfit that is expected at most of a level that the user states
 # Times the noise: 0.7 to 0.9 in simulated scans, 1.9 to 2.5 if the detector is displaced by two bins. Without noise the estimate
 # is that of the sinogram's texture, and a small misfit means nothing.
 ABOVE_NOISE, SMALL_MISFIT = 1.4, 0.01
-TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check everything, reconstruct in three ways, write images, picture and record."""
+    """Check everything, reconstruct in three ways, write images, picture and record; 0 if it has converged, else 3."""
     if options.misfit is not None and not 0 < options.misfit < 1:
         raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
     if options.sigma is not None:
@@ -53,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
 
         def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path) -> float:
             stated = options.sigma if sigma is None else sigma
-            return reconstruct(argparse.Namespace(**{**vars(options), "sigma": stated}), sinogram, physics, y, prior(), out)
+            settled = argparse.Namespace(**{**vars(options), "sigma": stated})
+            return float(reconstruct(settled, sinogram, physics, y, prior(), out).choice.best["sigma"])
 
         return reconstruct_scan(options, theta, project, solve)
     sinogram = read_sinogram(options.sinogram, options.angles)
@@ -63,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     if mistake:
         say(f"WARNING: {mistake}.")
     out = make_folder(options.out)
-    reconstruct(options, sinogram, physics, float(physics.unit) * sinogram.y, (denoiser, rounds), out)
-    return 0
+    found = reconstruct(options, sinogram, physics, float(physics.unit) * sinogram.y, (denoiser, rounds), out)
+    return 0 if found.results[-1].status == "converged" else NOT_CONVERGED
 
 
 def reconstruct(
@@ -74,25 +68,17 @@ def reconstruct(
     measured: Tensor,
     prior: tuple[Learned, int],
     out: Path,
-) -> float:
-    """Reconstruct data in the units of A in three ways, and write the record last; returns the chosen sigma."""
-    denoiser, rounds = prior
+) -> Slice:
+    """Reconstruct data in the units of A in three ways, and write the record last."""
     images, scale, missing = linear_images(physics, measured)
     y = measured / scale
     if not options.quiet:
         say(f"{physics.norm_bound()}")
         for name, reason in missing.items():
             say(f"no {name} to compare with: {reason}")
-    choices: list[Choice] = []
-    noise = noise_of_scan(y, physics.A(images["Tikhonov"]) - y)
-
-    def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
-        """The search begins without a prior's help, hence without ``x0``."""
-        choices.append(choose(solver, y, physics, noise, options))
-        return choices[-1].result
-
-    solver = dataclasses.replace(solver_of(denoiser, tol=options.tol, weight=SCAN_WEIGHT), box=(0.0, highest(images["Tikhonov"])))
-    results = solutions(solver, y, physics, rounds, solve=search)
+    found = solve_slice(y, physics, images["Tikhonov"], prior, sigma=options.sigma, misfit=options.misfit, tol=options.tol,
+                        max_iter=options.max_iter)  # fmt: skip
+    results, sigma = found.results, float(found.choice.best["sigma"])
     images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     record = {
@@ -103,8 +89,8 @@ def reconstruct(
         "geometry": type(physics).__name__,
         "views": len(sinogram.angles),
         "norm": {**dataclasses.asdict(physics.norm_bound()), "method": str(physics.norm_bound().method)},
-        "criterion": choices[-1].criterion,
-        "score_by_sigma": by_sigma(choices[-1]),
+        "criterion": found.choice.criterion,
+        "score_by_sigma": by_sigma(found.choice),
         **json.loads(results[-1].to_json()),
     }
     for name, image in images.items():
@@ -116,11 +102,12 @@ def reconstruct(
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
     say_results(results)
-    found = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
-    say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
-    for line in remarks(results[-1].x, solver.box[1], misfit["pnp-lip"], noise * math.sqrt(y.numel()) / float(y.norm()), options):
+    misses = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
+    say(f"wrote {out / 'ct.png'}: sigma {sigma:g}, relative data misfit {misses}")
+    explained = found.noise * math.sqrt(y.numel()) / float(y.norm())
+    for line in remarks(results[-1].x, found.top, misfit["pnp-lip"], explained, options):
         say(line)
-    return float(choices[-1].best["sigma"])
+    return found
 
 
 def remarks(x: Tensor, top: float, misfit: float, noise: float, options: argparse.Namespace) -> list[str]:
@@ -137,52 +124,6 @@ def remarks(x: Tensor, top: float, misfit: float, noise: float, options: argpars
             "direction of rotation, the size, the axes of the sinogram and that the data are −log(I/I₀)."
         )
     return found
-
-
-def choose(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, noise: float, options: argparse.Namespace) -> Choice:
-    """The level that predicts held-out views, or the largest one that fits to --misfit; --sigma is only solved."""
-    scan = isinstance(solver, Variational)
-    if options.sigma is None and options.misfit is None:
-        if scan:
-            return choose_for_scan(solver, y, physics, noise=noise, max_iter=options.max_iter)
-        return choose_by_held_out(solver, y, physics, values=SIGMAS, max_iter=options.max_iter)
-    goal = (options.misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
-    values = (options.sigma,) if options.sigma is not None else levels_for_scan(goal) if scan else SIGMAS
-    return choose_by_discrepancy(solver, y, physics, noise=goal, values=values, max_iter=options.max_iter)
-
-
-def linear_images(physics: Projector, measured: Tensor) -> tuple[dict[str, Tensor], float, dict[str, str]]:
-    """Filtered back-projection and Tikhonov's image over their scale, and why the first is missing, where it is.
-
-    Without it, Tikhonov is solved on the scale of the plain back-projection Aᵀy / AᵀA1 and sets the final one.
-    """
-    images, missing = {}, {}
-    try:
-        guide = images["FBP"] = physics.fbp(measured, filter="hann")
-    except InputError as error:  # the views miss lines
-        missing["FBP"] = str(error)
-        ones = physics.A_adjoint_A(torch.ones(1, 1, *physics.img_size[1:]))
-        guide = physics.A_adjoint(measured) / ones.clamp_min(1e-3 * float(ones.max()))
-    scale = scale_of(guide, measured)
-    gamma, tol = TIKHONOV / physics.norm_upper**2, 1e-3 * math.sqrt(guide.numel())
-    images["Tikhonov"] = scale * physics.solve_prox(torch.zeros_like(guide), measured / scale, gamma, tol=tol).x
-    if missing:
-        scale = scale_of(images["Tikhonov"], measured)
-    return {name: image / scale for name, image in images.items()}, scale, missing
-
-
-def highest(image: Tensor) -> float:
-    """The upper end of the box: 1, or twice the brightest pixel where metal or a bead leaves [0, 1.25]."""
-    brightest = float(image.max())
-    return 1.0 if brightest <= 1.25 else 2 * brightest
-
-
-def scale_of(guide: Tensor, measured: Tensor) -> float:
-    """What the prior's 1 stands for in the data's units; InputError for data that no positive image has."""
-    scale = float(np.quantile(guide.numpy(), 0.999)) / BRIGHT
-    if not (scale > 0 and float(measured.mean()) > 0):
-        raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
-    return scale
 
 
 def read_sinogram(path: str | None, angles: str | None) -> Sinogram:

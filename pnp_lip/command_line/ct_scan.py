@@ -16,8 +16,9 @@ from pnp_lip.command_line.common import say
 from pnp_lip.command_line.inputs import make_folder
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeamTomography, Sinogram
+from pnp_lip.operators import FanBeam, Sinogram
 from pnp_lip.operators.filtered_back_projection import bridged
+from pnp_lip.reconstruction import Projector
 from pnp_lip.scans import (
     Scan,
     check_theta,
@@ -40,7 +41,6 @@ OWN = ("center", "weights", "slices", "flat", "dark", "stripes")  # options that
 SHAPING = ("fan", "size", "spacing", "offset", "misfit", "sigma", "tol", "max_iter", "denoiser", "rounds", "center", "weights",
            "flat", "dark", "stripes", "angles")  # options that change a picture  # fmt: skip
 
-Projector: TypeAlias = ParallelBeamTomography | FanBeamTomography
 Project: TypeAlias = Callable[[Sinogram, float | None, FanBeam | None], Projector]
 Solve: TypeAlias = Callable[[Tensor, Projector, Sinogram, float | None, Path], float]
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.certificates import certify
-from pnp_lip.command_line.common import say, say_results
+from pnp_lip.command_line.common import NOT_CONVERGED, say, say_results
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder, solutions, solver_of
+from pnp_lip.command_line.outputs import claim, sha256_of_file
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
 from pnp_lip.solvers import Anderson, ForwardBackward, Result, choose_by_reference, licensed
+from pnp_lip.version import __version__
 
 __all__ = ["run"]
 
@@ -31,6 +33,7 @@ TV, OURS = "total variation", "pnp-lip"
 def run(options: argparse.Namespace) -> int:
     """The demonstration; writes demo.png, result.json and certificate.json."""
     out, start = make_folder(options.out), time.perf_counter()
+    claim([out / name for name in ("demo.png", "result.json", "certificate.json")], force=options.force)
     tell = (lambda text: None) if options.quiet else say
     denoiser, rounds = get_prior(options)
     certificate = certify(denoiser)
@@ -64,13 +67,14 @@ def run(options: argparse.Namespace) -> int:
     draw(out / "demo.png", ("photograph\n", x), titles, results, corner=(1 / 6, 1 / 4))
     *before, last = (json.loads(result.to_json()) for result in results[OURS])
     baseline = json.loads(results[TV][-1].to_json())
-    record = {"psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
+    about = {"pnp_lip": __version__, "command": options.command_line, "written": {"demo.png": sha256_of_file(out / "demo.png")}}
+    record = {**about, "psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
     if not options.quiet:
         say_results(results[OURS])
     say(f"wrote {out / 'demo.png'}: {', '.join(f'{name} {value:.2f} dB' for name, value in quality.items())}")
-    return 0
+    return 0 if results[OURS][-1].status == "converged" else NOT_CONVERGED
 
 
 def blurred(x: Tensor, seed: int) -> tuple[Blur, Tensor]:

@@ -2,43 +2,30 @@
 
 import argparse
 
-from deepinv.physics import Denoising as Identity
-
-from pnp_lip.command_line.common import say, say_results, write_result
-from pnp_lip.command_line.inputs import by_channel, get_noise, get_prior, solver_of
-from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR
-from pnp_lip.errors import InputError
-from pnp_lip.images import NOISE_REACH, check_output, read_image, write_image
-from pnp_lip.potentials import RidgePotential
-from pnp_lip.solvers import Denoising, refine
+from pnp_lip.command_line.common import NOT_CONVERGED, say, say_results
+from pnp_lip.command_line.inputs import get_range
+from pnp_lip.command_line.outputs import claim, save, say_notes
+from pnp_lip.images import check_output
+from pnp_lip.pictures import read_picture
+from pnp_lip.restore import denoise
 
 __all__ = ["run"]
 
-TILE = 2048  # pixels a side of the windows, unless the user says otherwise
-TOL = 1e-4  # of the minimisation with a potential
-
 
 def run(options: argparse.Namespace) -> int:
-    """Read, denoise, write; with a potential also the result, which says how far the minimiser is at most."""
+    """Read, denoise, write the image and the result; 0, or 3 if the minimisation with a potential has not converged."""
     output = check_output(options.output)
-    y = read_image(options.image, beyond=NOISE_REACH)
-    prior, rounds = get_prior(options, y.shape[1])
-    noisy = by_channel(y, prior)
-    if isinstance(prior, RidgePotential) and options.tile is not None:
-        raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
-    noise = get_noise(options.noise, y)
-    written = [output]
-    if isinstance(prior, RidgePotential):
-        result = solver_of(prior, sigma=noise, tol=TOL).solve(noisy, Identity())
-        x_hat = result.x
-        written.append(write_result(output, result))
-        say_results([result])
-    elif rounds:
-        first = Denoising(prior, sigma=GUIDE_SIGMA_FACTOR * noise)
-        x_hat = refine(first, noisy, Identity(), rounds, sigma=noise)[-1].x
-        say("the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
-    else:
-        x_hat = prior.tiled(noisy, noise, tile=TILE if options.tile is None else options.tile)
-    write_image(output, x_hat.reshape(y.shape))
-    say(f"wrote {' and '.join(map(str, written))}")
-    return 0
+    claim([output, output.with_suffix(".json")], [options.image], force=options.force)
+    picture = read_picture(options.image)
+    say_notes(picture, options)
+    found = denoise(
+        picture.pixels, options.noise, denoiser=options.denoiser, rounds=options.rounds, tile=options.tile,
+        value_range=get_range(options.range), correlated=True if picture.correlated else None, device=options.device,
+    )  # fmt: skip
+    for note in found.notes:
+        say(note)
+    written = save(output, found, picture, options)
+    if found.result is not None and found.result.objective is not None:
+        say_results(found.results)
+    say(f"wrote {output} and {written}")
+    return 0 if found.result is None or found.result.status == "converged" else NOT_CONVERGED

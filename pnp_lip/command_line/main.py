@@ -5,6 +5,7 @@ Nothing here imports torch, so that ``pnp-lip --help`` answers at once; a comman
 
 import argparse
 import importlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,10 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``pnp-lip`` with the given arguments (those of the process by default) and return the exit status.
 
     0: done; 1: a denoiser was examined and is not certified; 2: wrong usage, unreadable input, a place that cannot be
-    written to, or a refused run.
+    written to, or a refused run; 3: done, but the iteration has not converged.
     """
     try:
         options = parser().parse_args(arguments)
+        options.command_line = shlex.join(["pnp-lip", *(sys.argv[1:] if arguments is None else arguments)])
         return int(options.run(options))
     except (PnpLipError, OSError) as error:  # OSError: no such place, no permission, no space
         sys.stderr.write(f"pnp-lip: {error}\n")
@@ -55,6 +57,7 @@ def add_commands(commands: Commands) -> None:
     """The commands demo, denoise, deblur, ct and certify, with their options."""
     add = new(commands, "demo", "blur a photograph, restore it with a proof, draw the picture")
     add("--out", default="pnp-lip-demo", metavar="DIR", help="where to write (default: pnp-lip-demo)")
+    add("--force", action="store_true", help="replace files of these names that pnp-lip did not write")
     add("--quiet", action="store_true", help="no progress")
     add_prior(add, "grey")
 
@@ -98,6 +101,7 @@ def add_commands(commands: Commands) -> None:
     )
     add("weights", metavar="NAME|FILE", help="grey, colour, tiny, or a .safetensors, .pt or .pth file")
     add("--json", metavar="FILE", help="also write the certificate")
+    add("--force", action="store_true", help="replace a file that is no certificate")
     add("--rtol", type=float, default=1e-3, help="tightness of the norm bounds (default: 1e-3)")
     add("--verify", choices=["flint"], help="a second proof of the norms by ball arithmetic (needs python-flint)")
     attack = f"try to refute the bound near the central {ATTACKED_SIDE} x {ATTACKED_SIDE} pixels of these images"
@@ -118,10 +122,13 @@ def new(commands: Commands, name: str, text: str) -> Add:
 
 def add_image(add: Add) -> None:
     """The image, where the result goes, and the noise level."""
-    add("image", help="PNG, JPEG, TIFF, BMP or npy; grey or colour")
-    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image")
-    noise = "standard deviation of the noise, for pixel values in [0, 1] (default: estimated from the image)"
+    add("image", help="PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth")
+    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image, of the same depth")
+    add("--force", action="store_true", help="replace files that pnp-lip did not write (never the image itself)")
+    noise = "standard deviation of the noise, a fraction of white; for floats in their units (default: estimated)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
+    add("--range", metavar="LOW:HIGH", help="what black and white are in the file (default: by its type)")
+    add("--device", default="auto", help='"cpu", "cuda" or "auto", a GPU if there is one (the default)')
 
 
 def add_scan(add: Add) -> None:

@@ -1,0 +1,347 @@
+"""One call from data to a restored image: every choice that the commands make is made here."""
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from deepinv.physics import Denoising as Identity
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GradientFlowDenoiser, can_be_guided, require_guidance
+from pnp_lip.errors import InputError
+from pnp_lip.fingerprint import hash_tensor
+from pnp_lip.frame import Data, Frame, plain
+from pnp_lip.noise import estimate_noise
+from pnp_lip.operators import Blur, check_psf, parse_psf
+from pnp_lip.potentials import RidgePotential
+from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.protocols import PhysicsLike
+from pnp_lip.solvers import NOISE_FACTOR, Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
+from pnp_lip.solvers.refine import Improve
+from pnp_lip.solvers.variational import WEIGHT
+from pnp_lip.version import __version__
+
+__all__ = ["Learned", "Restoration", "by_channel", "deblur", "denoise", "device_of", "get_annealing", "get_certified",
+           "prior_of", "solutions", "solver_of", "weights_hash"]  # fmt: skip
+
+Learned: TypeAlias = GradientFlowDenoiser | RidgePotential
+
+# The noise level that a first solution assumes, in units of that of the second solution, which it guides. A smoother guide
+# forgives a noise level that is stated too low: 20 % too low then costs 0.1 to 0.3 dB instead of about 1, and the right one
+# loses nothing (deblurring of held-out photographs). Annealing raises the level itself, so that its first solution needs less.
+GUIDE_FACTOR = 2**0.5
+ANNEALED_GUIDE_FACTOR = 2**0.25
+STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
+TILE = 2048  # pixels a side of the windows in which one pass of a denoiser works
+TOL_OF_DENOISING = 1e-4  # of the minimisation with a potential
+# Luma over all channels, of estimates of the noise. White noise of 0.001 to 0.04 in blurred photographs gave at most 1.3, and in
+# sharp ones from 0.01 on at most 1.4; JPEG with colours at half the resolution gave 1.5 and more, mostly 3 to 20.
+BLURRED_RATIO, SHARP_RATIO = 1.4, 2.0
+TOO_LOW = 1.5  # what the image shows over what was stated, from which on that is said
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restoration:
+    """A restored ``image`` of the data's shape, type and range, and beside it the ``result`` that says what is proved.
+
+    The image is a plain array or tensor, as the data were, which every library takes; an attribute on it would be lost by the
+    first sum or cast. So the two stand side by side; ``numpy.asarray(restoration)`` is the image, too.
+
+    ``results`` are those of all solutions, ``result`` the last of them, None for one pass without a solver; ``noise`` the
+    level that was stated or estimated, in the data's units; ``notes`` what was assumed, mended or lost, a line each; ``record``
+    what the run depended on, in plain data.
+    """
+
+    image: Data
+    results: tuple[Result, ...]
+    noise: float | None
+    notes: tuple[str, ...]
+    record: Mapping[str, object]
+
+    @property
+    def result(self) -> Result | None:
+        """The last solution with its guarantee."""
+        return self.results[-1] if self.results else None
+
+    def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> NDArray[np.generic]:
+        array = self.image if isinstance(self.image, np.ndarray) else plain(self.image).numpy()
+        return np.array(array, dtype=dtype, copy=copy) if copy else np.asarray(array, dtype=dtype)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.notes, *([] if self.result is None else [str(self.result)])])
+
+    def to_json(self, **more: object) -> str:
+        """The record, ``more`` entries, each earlier solution in brief, and the whole last one, as JSON text."""
+        before = [{"status": r.status, "iterations": r.iterations, "settings": dict(r.settings)} for r in self.results[:-1]]
+        last = {} if self.result is None else json.loads(self.result.to_json())
+        brief = json.loads(json.dumps(before, default=str))
+        return json.dumps({**self.record, **more, "notes": self.notes, "earlier_solutions": brief, **last}, indent=1)
+
+
+def deblur(
+    y: Data,
+    psf: Data | str,
+    noise: float | None = None,
+    *,
+    denoiser: str | Learned | None = None,
+    rounds: int | None = None,
+    strength: float | None = None,
+    padding: str = "valid",
+    step: float | None = None,
+    tol: float | None = None,
+    max_iter: int = 1000,
+    value_range: tuple[float, float] | None = None,
+    correlated: bool | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = False,
+) -> Restoration:
+    """Restore a blurred image whose point spread function is known: solve, improve the solution, solve again with this guide.
+
+    x̂ = fix D_g(x − γAᵀ(Ax − y), √S σ) on [0, 1], g the improved first solution, S the ``strength``, σ the ``noise``; with a
+    potential, x̂ minimises ½‖Ax − y‖² + S R_{2σ}(x)
+
+    ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
+    black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
+    ``check_psf``, or words that ``parse_psf`` reads ("motion:12:35"). ``noise``: its standard deviation in the units of y, of
+    8 and 16 unsigned bits as a fraction of white; by default estimated. ``correlated`` says that y was compressed or resampled,
+    which such an estimate must know; by default colours decide. ``denoiser``: a name, a file or an object; ``rounds``: solutions
+    after the first. ``padding``: what lies beyond the border, "valid" for unknown. ``device``: "auto" is a GPU if there is one.
+
+    Raises InputError or ShapeError for data, a PSF or settings that cannot be meant.
+
+    >>> y = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    >>> found = deblur(y, "gaussian:0.6", 0.05, denoiser="tiny", rounds=0, tol=1e-2, device="cpu")
+    >>> found.image.shape, found.result.status, found.result.guarantee.proved
+    (torch.Size([1, 1, 20, 20]), 'converged', True)
+    """
+    if strength is not None and not 0 < strength < math.inf:
+        raise InputError(f"the strength must be a positive number; got {strength}.")
+    kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else psf)
+    place = device_of(device)
+    frame = Frame.of(y, value_range, place)
+    prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
+    prior, images = placed(prior, place), by_channel(frame.y, prior)
+    (h, w), (rows, columns) = kernel.shape, images.shape[2:]
+    if h > rows or w > columns:
+        raise InputError(f"the PSF ({h} x {w}) is larger than the image ({rows} x {columns}); crop it to where it is not zero.")
+    level, notes = level_of(noise, frame, correlated, blurred=True)
+    sigma = math.sqrt(STRENGTH if strength is None else strength) * level
+    improve = get_annealing(prior, rounds)
+    first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
+    extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
+    physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
+    assumed = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
+    solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
+    solve = functools.partial(type(solver).solve, max_iter=max_iter, progress=progress)
+    results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
+    top, left = extra[0] // 2, extra[1] // 2  # where the tap (h//2, w//2) of the first datum lies
+    x = results[-1].x[..., top : top + rows, left : left + columns]
+    used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
+    return finish(frame, x, results, level, noise, (prior, name), (*mended, *notes), used)
+
+
+def denoise(
+    y: Data,
+    noise: float | None = None,
+    *,
+    denoiser: str | Learned | None = None,
+    rounds: int | None = None,
+    tile: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    correlated: bool | None = None,
+    device: str | torch.device = "auto",
+) -> Restoration:
+    """Remove Gaussian noise: one pass of the denoiser and one that the first one guides, or the minimiser with a potential.
+
+    x̂ = D_g(y, σ), g = D(y, 1.1 σ); with ``rounds=0`` x̂ = D(y, σ); with a potential x̂ = argmin ½‖x − y‖² + R_σ(x)
+
+    Arguments and errors are those of ``deblur``. ``tile`` saves memory by windows of so many pixels a side, with ``rounds=0``;
+    ``result`` then is None.
+
+    >>> found = denoise(np.full((16, 16), 128, np.uint8), 0.1, denoiser="tiny", device="cpu")
+    >>> found.image.shape, found.image.dtype, found.result.guarantee.proved
+    ((16, 16), dtype('uint8'), True)
+    """
+    place = device_of(device)
+    frame = Frame.of(y, value_range, place)
+    prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
+    prior, images = placed(prior, place), by_channel(frame.y, prior)
+    if tile is not None and isinstance(prior, RidgePotential):
+        raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
+    level, notes = level_of(noise, frame, correlated, blurred=False)
+    results: tuple[Result, ...] = ()
+    if isinstance(prior, RidgePotential):
+        results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
+    elif rounds:
+        first = Denoising(prior, sigma=GUIDE_SIGMA_FACTOR * level)
+        results = refine(first, images, Identity(), rounds, sigma=level)
+        notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
+    elif tile is None and max(images.shape[-2:]) <= TILE:
+        results = (Denoising(prior, sigma=level).solve(images, Identity()),)
+    else:
+        tiled = prior.tiled(images, level, tile=TILE if tile is None else tile)
+    x = results[-1].x if results else tiled
+    return finish(frame, x, results, level, noise, (prior, name), notes, {})
+
+
+def finish(
+    frame: Frame, x: Tensor, results: tuple[Result, ...], level: float, stated: float | None, prior: tuple[Learned, str],
+    notes: tuple[str, ...], used: Mapping[str, object],
+) -> Restoration:  # fmt: skip
+    """The image as the data were, with everything that the run depended on."""
+    image, lost = frame.back(x.reshape(frame.y.shape))
+    noise = level * frame.unit
+    record = {
+        "pnp_lip": __version__,
+        "noise": noise,
+        "noise_is": "estimated" if stated is None else "stated",
+        "range": [frame.low, frame.high],
+        "denoiser": prior[1],
+        "weights_sha256": weights_hash(prior[0]),
+        **used,
+    }
+    return Restoration(image, results, noise, (*frame.notes, *notes, *lost), record)
+
+
+def level_of(stated: float | None, frame: Frame, correlated: bool | None, *, blurred: bool) -> tuple[float, tuple[str, ...]]:
+    """The noise level on [0, 1] that is assumed, and what to say: the stated one, or else what the image shows.
+
+    Of a blurred image never much less than it shows: an annealer makes structure of noise that nobody told it of, and at half
+    the level 9 dB were lost in a JPEG of quality 95, 2 dB with white noise. A ``strength`` below 1/4 makes a result sharper.
+    """
+    if stated is None:
+        level, correlated = shown_level(frame.y, correlated, blurred=blurred)
+        why = ", safely high, as compression or resampling has smoothed the noise" if correlated else ""
+        return level, (f"noise level {level * frame.unit:.2g}, estimated from the image{why}; pass --noise if you know it",)
+    if not (math.isfinite(stated) and stated >= 0):
+        raise InputError(f"the noise level must be a finite standard deviation that is not negative; got {stated}.")
+    if stated > frame.unit:
+        advice = " For 8-bit levels divide by 255." if frame.unit == 1 else ""
+        raise InputError(f"the noise level is on the scale of images in [0, {frame.unit:g}]; got {stated}.{advice}")
+    level = stated / frame.unit
+    try:
+        shown = shown_level(frame.y, correlated, blurred=True)[0] if blurred else level
+    except InputError:  # too small a picture shows nothing
+        shown = level
+    if shown <= TOO_LOW * level:
+        return level, ()
+    return shown, (f"the image shows a noise level of {shown * frame.unit:.2g}, more than stated, which is assumed",)
+
+
+def shown_level(y: Tensor, correlated: bool | None, *, blurred: bool) -> tuple[float, bool]:
+    """An estimate of the noise level that is not too low where noise is not white, and whether it is not."""
+    white = float(estimate_noise(y).max())
+    if correlated is None:
+        luma = float(estimate_noise(y, compressed=True).max())
+        correlated = luma > (BLURRED_RATIO if blurred else SHARP_RATIO) * white
+    return (float(estimate_noise(y, compressed=True, blurred=blurred).max()) if correlated else white), correlated
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """ "auto" is the first GPU that torch can use, or else the processor. Raises InputError for an unknown or missing device."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"the device {device} cannot be used ({str(error).splitlines()[0]}).") from error
+    return torch.device(device)
+
+
+def placed(prior: Learned, device: torch.device) -> Learned:
+    """The prior on a device; somebody's own object stays where it is."""
+    here = next(iter(prior.state_dict().values())).device
+    return prior if here == device else copy.deepcopy(prior).to(device)
+
+
+def weights_hash(prior: Learned) -> str:
+    """SHA-256 over the names and the hashes of all weights."""
+    text = "".join(f"{name} {hash_tensor(tensor)}\n" for name, tensor in sorted(prior.state_dict().items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def get_certified(name: str, *, require_certified: bool = True) -> Learned:
+    """A denoiser or a potential by its name or from a file.
+
+    Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
+    that do not certify, unless ``require_certified=False``.
+    """
+    if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
+        return load_denoiser(name, require_certified=require_certified)
+    found = load_pretrained(name)
+    if not isinstance(found, Learned):
+        raise InputError(f"{name} has no certificate; these have one: {', '.join(certified_names())}.")
+    return found
+
+
+def prior_of(
+    denoiser: str | Learned | None, rounds: int | None, channels: int = 1, grey: str = "grey"
+) -> tuple[Learned, str, int]:
+    """The denoiser or potential, by default the shipped one for so many channels, its name, and how often to solve again.
+
+    Raises InputError for what is neither and for rounds that it cannot do.
+    """
+    name = (grey if channels == 1 else "colour") if denoiser is None else denoiser
+    prior = get_certified(name) if isinstance(name, str) else name
+    if not isinstance(prior, Learned):
+        raise InputError(f"`denoiser` is a name, a file, a GradientFlowDenoiser or a RidgePotential; got {prior!r:.80}.")
+    called = name if isinstance(name, str) else type(prior).__name__
+    if isinstance(prior, RidgePotential):
+        if rounds:
+            raise InputError(f"--rounds {rounds} guides a denoiser; the objective of a potential is solved once.")
+        return prior, called, 0
+    rounds = int(can_be_guided(prior)) if rounds is None else rounds
+    if rounds < 0:
+        raise InputError(f"--rounds must not be negative; got {rounds}.")
+    if rounds:
+        require_guidance(prior)
+    return prior, called, rounds
+
+
+def solver_of(
+    prior: Learned, *, tol: float | None = None, sigma: float | None = None, step: float | None = None, weight: float = 1.0
+) -> Solver | Variational:
+    """Forward-backward with a denoiser, or the objective f + λR_σ of a potential, λ the ``weight``, for images in [0, 1].
+
+    ``tol`` defaults to 1e-4 with a denoiser, and to that of ``Variational``. Raises InputError for a step with a potential.
+    """
+    if isinstance(prior, GradientFlowDenoiser):
+        return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=1e-4 if tol is None else tol)
+    if step is not None:
+        raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
+    solver = Variational(prior, sigma=sigma, weight=weight, box=(0.0, 1.0))
+    return solver if tol is None else dataclasses.replace(solver, tol=tol)
+
+
+def solutions(
+    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, rounds: int = 0, improve: Improve | None = None, *,
+    sigma: float | None = None, solve: Callable[..., Result],
+) -> tuple[Result, ...]:  # fmt: skip
+    """All that ``refine`` finds with a denoiser; the one solution of an objective."""
+    if isinstance(solver, Solver):
+        return refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+    return (solve(solver, y, physics, x0=None),)
+
+
+def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
+    """What improves the guides of blurred images; None without guides, or where no annealer ships for the channels."""
+    if not rounds or denoiser.in_channels not in ANNEALERS:
+        return None
+    return Anneal(load_annealer(denoiser.in_channels).to(next(denoiser.parameters()).device))
+
+
+def by_channel(x: Tensor, denoiser: Learned) -> Tensor:
+    """(B, C, H, W) as B·C images of one channel when the prior is grey; as it is when the channels agree."""
+    channels = denoiser.in_channels
+    if channels not in (1, x.shape[1]):
+        raise InputError(f"this denoiser takes {channels} channels; the image has {x.shape[1]}. Use --denoiser grey.")
+    return x.reshape(-1, channels, *x.shape[-2:])
