@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         choices.append(choose(solver, y, physics, noise, options))
         return choices[-1].result
 
-    solver = dataclasses.replace(solver_of(denoiser, tol=options.tol, weight=SCAN_WEIGHT), box=(0.0, highest(images["Tikhonov"])))
+    top = highest(images["Tikhonov"])
+    solver = dataclasses.replace(solver_of(denoiser, tol=options.tol, weight=SCAN_WEIGHT), box=(0.0, top))
     results = solutions(solver, y, physics, rounds, solve=search)
     images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     say_results(results)
     found = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
     say(f"wrote {out / 'ct.png'}: sigma {choices[-1].best['sigma']:g}, relative data misfit {found}")
-    for line in remarks(results[-1].x, solver.box[1], misfit["pnp-lip"], noise * math.sqrt(y.numel()) / float(y.norm()), options):
+    for line in remarks(results[-1].x, top, misfit["pnp-lip"], noise * math.sqrt(y.numel()) / float(y.norm()), options):
         say(line)
     return 0
 
