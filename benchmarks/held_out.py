@@ -24,7 +24,7 @@ from pnp_lip.operators import ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import Ellipse, ellipse_image
 from pnp_lip.pretrained import load_pretrained
 from pnp_lip.solvers import Choice, Variational, choose_by_held_out
-from pnp_lip.solvers.parameter_choice import climb
+from pnp_lip.solvers.parameter_choice import climb, with_settings
 from pnp_lip.solvers.scan_strength import LOOSE, SCAN_WEIGHT, choose_for_scan, noise_of_scan
 
 __all__ = ["run"]
@@ -71,7 +71,7 @@ def contrast(x: Tensor, truth: Tensor) -> float:
     """Mean of a ring around the ventricles less that inside of them, over the true one."""
 
     def regions(factor: float) -> Tensor:
-        return ellipse_image(len(x[0, 0]), tuple((1.0, factor * a, factor * b, *rest) for _, a, b, *rest in VENTRICLES))
+        return ellipse_image(len(x[0, 0]), tuple((1.0, factor * a, factor * b, u, v, turn) for _, a, b, u, v, turn in VENTRICLES))
 
     inside, ring = regions(0.8) > 0.99, (regions(1.5) > 0) & (regions(1.2) == 0)
     found, true = (float(i[0, 0][ring].double().mean() - i[0, 0][inside].double().mean()) for i in (x, truth))
@@ -122,7 +122,7 @@ def measure(scan: Scan, prior: str) -> Row:
     def score(value: float) -> float:
         if value not in seen:
             near = seen[min(seen, key=lambda s: abs(math.log(s / value)))]
-            loose = dataclasses.replace(choice.solver, **{parameter: value}, tol=max(3e-6, LOOSE * noise))
+            loose = dataclasses.replace(with_settings(choice.solver, [{parameter: value}])[0], tol=max(3e-6, LOOSE * noise))
             seen[value] = loose.solve(scan.y, scan.physics, x0=near).x
         return psnr(seen[value].clamp(0, 1), scan.x)
 

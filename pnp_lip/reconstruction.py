@@ -16,7 +16,7 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.restore import Learned, Restoration, prior_of, solutions, solver_of, weights_hash
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
-from pnp_lip.solvers.scan_strength import SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
+from pnp_lip.solvers.scan_strength import SCAN_TOL, SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
 from pnp_lip.version import __version__
 
 __all__ = ["LARGE_MISFIT", "Projector", "Slice", "choose", "linear_images", "reconstruct", "solve_slice"]
@@ -118,6 +118,7 @@ def solve_slice(
 
     brightest = float(tikhonov.max())
     top = 1.0 if brightest <= METAL else 2 * brightest
+    tol = SCAN_TOL if tol is None and isinstance(denoiser, RidgePotential) else tol
     solver = dataclasses.replace(solver_of(denoiser, tol=tol, weight=SCAN_WEIGHT), box=(0.0, top))
     results = solutions(solver, y, physics, rounds, solve=search)
     return Slice(results, choices[-1], noise, top)

@@ -102,10 +102,9 @@ def choose_by_held_out(
     The search walks over ``values`` from the one next to ``start``, or from the largest one, while the score falls. Without a
     ``start`` the value with the smallest score is chosen. ``start`` is an expectation: then the chosen value is two thirds of
     the way (in logarithms) from the vertex of the parabola through the smallest squared scores to ``start``; but it is that
-    vertex where the squared score at ``start`` is more than 5 % above the smallest. During the search a solution may stop at
-    ``tol`` instead of the solver's, and in proportion to the value below the first one: a run that ends early near a smoother
-    image would pass for a better one. ``result`` is solved from all views with the solver's own ``tol``. ``parameter`` is as in
-    ``choose_by_discrepancy``.
+    vertex where the squared score at ``start`` is more than 5 % above the smallest. During the search a solution stops at
+    ``tol``, in proportion to the value below the first one, because a run that ends early near a smoother image passes for a
+    better one. ``result`` is solved from all views to the solver's own. ``parameter`` is as in ``choose_by_discrepancy``.
 
     Raises InputError unless A is parallel or fan beam, all values are positive, 2 ≤ ``every`` ≤ the number of views and
     1 ≤ ``folds`` ≤ ``every``.
@@ -120,22 +119,13 @@ def choose_by_held_out(
         varied.require(y, physics)
     levels = [math.log(c[parameter]) for c in candidates]
     first = 0 if start is None else smallest([abs(level - math.log(start)) for level in levels])
-    runs: dict[int, list[Result]] = {}
-    sums: dict[int, float] = {}  # squared errors of all held-out views
-
-    def score(i: int) -> float:
-        """Less the sum of the squared errors with the value i."""
-        goal = solvers[i].tol if tol is None else max(tol * min(1.0, math.exp(levels[i] - levels[first])), solvers[i].tol)
-        loose = dataclasses.replace(solvers[i], tol=goal)
-        sound = [k for k, run in runs.items() if all(r.status != "diverged" for r in run)]
-        near = [r.x for r in runs[min(sound, key=lambda k: abs(k - i))]] if sound else [x0] * folds
-        cases = zip(parts, scans, near, strict=True)
-        runs[i] = [loose.solve(torch.where(p, 0.0, y), scan, x0=x, max_iter=max_iter) for p, scan, x in cases]
-        gaps = [power((physics.A(r.x) - y)[..., part]) for part, r in zip(parts, runs[i], strict=True)]
-        sums[i] = sum(gap if math.isfinite(gap) else math.inf for gap in gaps)
-        return -sums[i]
-
-    best = int(climb(score, range(len(levels)), first, stride=STRIDE if start is None else 1)[0])
+    loose = [
+        dataclasses.replace(v, tol=max(v.tol, 0.0 if tol is None else tol * min(1.0, math.exp(level - levels[first]))))
+        for v, level in zip(solvers, levels, strict=True)
+    ]
+    tried = Trials(loose, y, physics, parts, scans, x0, max_iter)
+    runs, sums = tried.runs, tried.sums
+    best = int(climb(tried.score, range(len(levels)), first, stride=STRIDE if start is None else 1)[0])
     chosen = levels[best] if start is None else vertex([(levels[i], sums[i]) for i in (best - 1, best, best + 1) if i in sums])
     if start is not None and sums[first] <= (1 + COMPARABLE) * sums[best]:
         chosen += TRUST * (math.log(start) - chosen)
@@ -148,6 +138,32 @@ def choose_by_held_out(
     scores = tuple(math.sqrt(sums[i] / size) for i in seen)
     statuses = tuple(next((r.status for r in runs[i] if r.status != "converged"), "converged") for i in seen)
     return Choice(varied, result, found, tuple(candidates[i] for i in seen), scores, statuses, HELD_OUT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """Solutions without some views, by solver and fold, and the summed squared errors with which they predict these views."""
+
+    solvers: Sequence[Solver | Variational]
+    y: Tensor
+    physics: PhysicsLike
+    parts: Sequence[Tensor]
+    scans: Sequence[PhysicsLike]
+    x0: Tensor | None
+    max_iter: int
+    runs: dict[int, list[Result]] = dataclasses.field(default_factory=dict)
+    sums: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    def score(self, i: float) -> float:
+        """Less the sum of solver i, whose runs start at the results of the nearest solver before."""
+        k = int(i)
+        sound = [j for j, run in self.runs.items() if all(r.status != "diverged" for r in run)]
+        near = [r.x for r in self.runs[min(sound, key=lambda j: abs(j - k))]] if sound else [self.x0] * len(self.parts)
+        cases = zip(self.parts, self.scans, near, strict=True)
+        run = [self.solvers[k].solve(torch.where(p, 0.0, self.y), scan, x0=x, max_iter=self.max_iter) for p, scan, x in cases]
+        gaps = [power((self.physics.A(r.x) - self.y)[..., part]) for part, r in zip(self.parts, run, strict=True)]
+        self.runs[k], self.sums[k] = run, sum(gap if math.isfinite(gap) else math.inf for gap in gaps)
+        return -self.sums[k]
 
 
 def vertex(points: Sequence[tuple[float, float]]) -> float:
