@@ -109,11 +109,14 @@ def solve_slice(
     """The prior's image, guided as often as the second of ``prior`` says, of data on its scale, of which Tikhonov's is known."""
     denoiser, rounds = prior
     choices: list[Choice] = []
-    noise = noise_of_scan(y, physics.A(tikhonov) - y)
+    residual = physics.A(tikhonov) - y
+    noise = noise_of_scan(y, residual)
+    # Of measured data a fit misses more than the noise: what no image explains is no better known.
+    assumed = max(noise, float(residual.double().square().mean().sqrt()))
 
     def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
         """The search begins without a prior's help, hence without ``x0``."""
-        choices.append(choose(solver, y, physics, noise, sigma=sigma, misfit=misfit, max_iter=max_iter))
+        choices.append(choose(solver, y, physics, assumed, sigma=sigma, misfit=misfit, max_iter=max_iter))
         return choices[-1].result
 
     brightest = float(tikhonov.max())

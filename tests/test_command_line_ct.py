@@ -244,7 +244,8 @@ def test_remarks_name_what_to_check() -> None:
         options = argparse.Namespace(**{"misfit": None, "sigma": None, **settings})
         return " ".join(remarks(torch.tensor([0.2, 1.0]), top, found, noise, options))
 
-    assert said(0.019, 0.02) == "" and "noise explains 2.0%" in said(0.029, 0.02)
+    assert said(0.019, 0.02) == "" and "noise explains 2.0%; the rest is what the model" in said(0.029, 0.02)
+    assert said(0.06, 0.02).startswith("WARNING: the result misses the data by 6.0%, where their noise explains 2.0%; check")
     assert said(0.009, 0.001) == ""  # without noise
     assert said(0.14, 0.02, sigma=0.1) == "" and "at most 10.0% was expected" in said(0.16, 0.02, sigma=0.1)
     assert said(0.029, 0.001, misfit=0.02) == "" and "at most 2.0%" in said(0.031, 0.1, misfit=0.02)
