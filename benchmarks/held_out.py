@@ -25,7 +25,7 @@ from pnp_lip.operators.phantoms import Ellipse, ellipse_image
 from pnp_lip.pretrained import load_pretrained
 from pnp_lip.solvers import Choice, Variational, choose_by_held_out
 from pnp_lip.solvers.parameter_choice import climb, with_settings
-from pnp_lip.solvers.scan_strength import LOOSE, SCAN_WEIGHT, choose_for_scan, noise_of_scan
+from pnp_lip.solvers.scan_strength import LOOSE, SCAN_TOL, SCAN_WEIGHT, choose_for_scan, noise_of_scan
 
 __all__ = ["run"]
 
@@ -109,7 +109,7 @@ def measure(scan: Scan, prior: str) -> Row:
             solver, scan.y, scan.physics, values=values, parameter="weight", start=start, tol=LOOSE * noise
         )
     else:
-        solver, parameter = Variational(load_pretrained(prior), weight=SCAN_WEIGHT), "sigma"
+        solver, parameter = Variational(load_pretrained(prior), weight=SCAN_WEIGHT, tol=SCAN_TOL), "sigma"
         choose = lambda: choose_for_scan(solver, scan.y, scan.physics, noise=noise)  # noqa: E731
     begun = time.process_time()
     choice = choose()
@@ -122,7 +122,7 @@ def measure(scan: Scan, prior: str) -> Row:
     def score(value: float) -> float:
         if value not in seen:
             near = seen[min(seen, key=lambda s: abs(math.log(s / value)))]
-            loose = dataclasses.replace(with_settings(choice.solver, [{parameter: value}])[0], tol=max(3e-6, LOOSE * noise))
+            loose = dataclasses.replace(with_settings(choice.solver, [{parameter: value}])[0], tol=max(SCAN_TOL, LOOSE * noise))
             seen[value] = loose.solve(scan.y, scan.physics, x0=near).x
         return psnr(seen[value].clamp(0, 1), scan.x)
 
