@@ -354,6 +354,7 @@ def judge_large(
     Raises CertificateError for a denoiser without a certificate, GuaranteeError where no theorem applies.
     """
     certificate = certify(solver.denoiser)  # type: ignore[arg-type]  # whatever else it is, it refuses
+    certificate.require_nonexpansive()
     bound, nonexpansive = judge_denoiser(certificate, "", "require")
     like = torch.zeros(()).expand(1, *shape)  # of the image's shape, without its memory
     norm = 1.0 if blur is None else blur.norm_upper
