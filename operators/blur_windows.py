@@ -60,8 +60,8 @@ class BlurWindows:
         taps = self.psf.shape[1:]
         seen = [range(r.start - h + 1, r.stop + h - 1) for r, h in zip((rows, columns), taps, strict=True)]
         data = [range(r.start - c, r.stop - c + h - 1) for r, c, h in zip((rows, columns), self.shift, taps, strict=True)]
-        around = read(x, *seen, self.wrap)
-        residual = self.correlate(around, self.psf.flip(-2, -1)) - read(y, *data, self.wrap)
+        around = read(x, seen[0], seen[1], self.wrap)
+        residual = self.correlate(around, self.psf.flip(-2, -1)) - read(y, data[0], data[1], self.wrap)
         if not self.wrap:  # data end where they end, though the image may be seen beyond
             (top, bottom), (left, right) = (overhang(r, n)[1] for r, n in zip(data, self.data_size, strict=True))
             height, width = residual.shape[-2:]
@@ -83,14 +83,14 @@ def read(array: ArrayLike, rows: range, columns: range, wrap: bool = False) -> T
     """
     spans, size = (rows, columns), array.shape[-2:]
     ends = [overhang(r, n) for r, n in zip(spans, size, strict=True)]
-    widths = [after for _, after in ends]
+    inside, widths = [held for held, _ in ends], [beyond for _, beyond in ends]
     if wrap and any(map(any, widths)):
-        picks = (np.arange(r.start, r.stop) % n for r, n in zip(spans, size, strict=True))
-        block = array.oindex[(*(slice(None),) * (len(array.shape) - 2), *picks)]  # type: ignore[attr-defined]  # the run's own Zarr arrays
+        key: list[Any] = [slice(None)] * (len(array.shape) - 2)
+        key += [np.arange(r.start, r.stop) % n for r, n in zip(spans, size, strict=True)]
+        block = array.oindex[tuple(key)]  # type: ignore[attr-defined]  # the run's own Zarr arrays
         return torch.from_numpy(block.reshape(-1, len(rows), len(columns)))
-    block = np.asarray(array[(..., *(inside for inside, _ in ends))])
-    block = np.pad(block.reshape(-1, *block.shape[-2:]), [(0, 0), *widths])
-    return torch.from_numpy(block)
+    block = np.asarray(array[(..., inside[0], inside[1])])
+    return torch.from_numpy(np.pad(block.reshape(-1, *block.shape[-2:]), [(0, 0), *widths]))
 
 
 def overhang(span: range, size: int) -> tuple[slice, tuple[int, int]]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -90,8 +90,8 @@ class Job:
         new = self.denoiser(z[None], self.sigma)[0]
         old, new = (t[..., kept_rows, kept_columns] for t in (here, new if self.box is None else new.clamp(*self.box)))
         target = zarr().open_array(str(self.array(k + 1)), mode="r+")
-        kept = (slice(r.start, r.stop) for r in (rows[kept_rows], columns[kept_columns]))
-        target[(..., *kept)] = new.numpy().reshape(*x.shape[:-2], *new.shape[-2:])
+        place = [slice(r.start, r.stop) for r in (rows[kept_rows], columns[kept_columns])]
+        target[(..., place[0], place[1])] = new.numpy().reshape(*x.shape[:-2], *new.shape[-2:])
         return i, float((new - old).double().square().sum()), float(old.double().square().sum())
 
 
@@ -128,16 +128,16 @@ def solve(
     blur = None if physics is None else BlurWindows.of(physics)
     judged, parameters = judge_large(solver, physics, blur, shape)
     tile = (chunk, chunk) if isinstance(chunk, int) else chunk
-    axes = [windows(n, t, reach_of(solver.denoiser), False) for n, t in zip(shape[-2:], tile, strict=True)]
-    job = Job(
-        Path(out), copy.deepcopy(solver.denoiser).eval(), solver.sigma, parameters["step"], solver.box, blur,
-        tuple((rows, columns) for rows in axes[0] for columns in axes[1]),
-    )  # fmt: skip
-    kept = tuple(len(axis[0][1][axis[0][0]]) for axis in axes)
-    run = Run(job, (*y.shape[:-2], *shape[-2:]), kept, str(dtype_of(solver, physics)).removeprefix("torch."))
+    axes = [windows(n, t, reach_of(solver.denoiser), False) for n, t in zip(shape[1:], tile, strict=True)]
+    spans = tuple((rows, columns) for rows in axes[0] for columns in axes[1])
+    denoiser = copy.deepcopy(cast(nn.Module, solver.denoiser)).eval()
+    job = Job(Path(out), denoiser, solver.sigma, parameters["step"], solver.box, blur, spans)
+    kept = tuple(len(seen[given]) for given, seen in (axis[0] for axis in axes))
+    once = isinstance(solver, Denoising)
+    run = Run(job, (*y.shape[:-2], *shape[1:]), kept, str(dtype_of(solver, physics)).removeprefix("torch."))
     run.begin(y, origin_of(job, solver, shape, kept))
-    tol = 1.0 if isinstance(solver, Denoising) else solver.tol
-    run.iterate(tol, 1 if isinstance(solver, Denoising) else max_iter, client, progress)
+    tol = math.inf if once else solver.tol
+    run.iterate(tol, 1 if once else max_iter, client, progress)
     return run.result(tol, judged, parameters)
 
 
@@ -155,6 +155,8 @@ class Run:
         Raises InputError for a folder that holds anything but a state of this run.
         """
         folder = self.job.folder
+        for unfinished in folder.glob(".state.*"):
+            unfinished.unlink()
         if folder.exists() and any(folder.iterdir()):
             self.state = self.load()
             other = [name for name, value in self.state["origin"].items() if origin.get(name) != value]
@@ -210,15 +212,13 @@ class Run:
     def copy_start(self, y: Any) -> None:
         """x_0 = P_C y, extended by its edge where the data are smaller."""
         x, c = self.create(self.job.array(0), self.shape), self.job.blur
-        lead = (slice(None),) * (len(self.shape) - 2)
-        size, taps, shift = self.shape[-2:], (1, 1), (0, 0)
-        if c is not None:
-            taps, shift = (c.psf.shape[1], c.psf.shape[2]), c.shift
+        psf, shift = ((1, 1), (0, 0)) if c is None else (c.psf.shape[1:], c.shift)
+        before = [s - h // 2 for s, h in zip(shift, psf, strict=True)]
         rows, columns = (
-            np.clip(np.arange(n) - s + h // 2, 0, m - 1) for n, s, h, m in zip(size, shift, taps, y.shape[-2:], strict=True)
+            np.clip(np.arange(n) - b, 0, m - 1) for n, b, m in zip(self.shape[-2:], before, y.shape[-2:], strict=True)
         )
-        for start in range(0, size[0], self.chunk[0]):
-            band = y.oindex[(*lead, rows[start : start + self.chunk[0]], columns)]
+        for start in range(0, len(rows), self.chunk[0]):
+            band = y.oindex[tuple([slice(None)] * (len(self.shape) - 2) + [rows[start : start + self.chunk[0]], columns])]
             x[..., start : start + self.chunk[0], :] = band if self.job.box is None else band.clip(*self.job.box)
 
     def iterate(self, tol: float, max_iter: int, client: "Client | None", progress: bool) -> None:
@@ -278,7 +278,9 @@ def zarr() -> Any:
     try:
         import zarr as package
     except ImportError as error:
-        raise InputError("large images need zarr, which is not installed: pip install 'pnp-lip[large]'.") from error
+        raise InputError(
+            "large images need zarr 3, which is not installed: pip install 'pnp-lip[large]' (Python 3.11 or later)."
+        ) from error
     return package
 
 
@@ -300,12 +302,10 @@ def check(
     """The image's shape (C, H, W). Raises InputError or ShapeError for what does not run here."""
     if type(solver) not in (ForwardBackward, Denoising):
         raise InputError(f"large images are solved by ForwardBackward or Denoising; got {type(solver).__name__}.")
-    if (
-        solver.scheme != KrasnoselskiiMann()
-        or type(solver.data_term) is not LeastSquares
-        or vars(solver.data_term) != vars(LeastSquares())
-    ):
+    if (solver.scheme, solver.data_term) != (KrasnoselskiiMann(), LeastSquares()):
         raise InputError("large images are solved by the plain scheme with LeastSquares(); leave out `scheme` and `data_term`.")
+    if isinstance(y, Tensor) or not hasattr(y, "dtype"):
+        raise ShapeError(f"`y` must be a Zarr, Dask or numpy array; got {type(y).__name__}.")
     sides = (chunk, chunk) if isinstance(chunk, int) else tuple(chunk)
     if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
         raise InputError(f"`chunk` is a number of rows and columns, or one for both, at least 1; got {chunk!r}.")
@@ -313,7 +313,8 @@ def check(
         raise ShapeError(f"`y` must hold floating-point numbers, images on [0, 1]; got {y.dtype}.")
     if len(y.shape) not in (2, 3) or 0 in y.shape:
         raise ShapeError(f"`y` must have the shape (H, W) or (C, H, W); got {tuple(y.shape)}.")
-    shape = (1, *y.shape)[-3:]
+    channels, height, width = (1, *y.shape)[-3:]
+    shape = (channels, height, width)
     if isinstance(solver, Denoising):
         if physics is not None:
             raise InputError("Denoising takes no physics; leave it out.")
@@ -332,12 +333,12 @@ def check(
 
 def reach_of(denoiser: object) -> int:
     """How far away a pixel can influence another. Raises InputError for denoisers of which that is not known."""
-    if type(denoiser) in (RelaxedDenoiser, ClippedDenoiser):
+    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser)):
         return reach_of(denoiser.denoiser)
-    if type(denoiser) is not GradientFlowDenoiser or denoiser.padding_mode != "zeros":
-        what = type(denoiser).__name__ + (" with circular padding" if type(denoiser) is GradientFlowDenoiser else "")
-        raise InputError(f"large images need a GradientFlowDenoiser with zero padding, relaxed or clipped or not; got {what}.")
-    return sum(denoiser.reaches)
+    if isinstance(denoiser, GradientFlowDenoiser) and denoiser.padding_mode == "zeros":
+        return sum(denoiser.reaches)
+    given = f"{type(denoiser).__name__}{' with circular padding' if isinstance(denoiser, GradientFlowDenoiser) else ''}"
+    raise InputError(f"large images need a GradientFlowDenoiser with zero padding, relaxed or clipped or not; got {given}.")
 
 
 def dtype_of(solver: ForwardBackward | Denoising, physics: Blur | None) -> torch.dtype:

@@ -26,7 +26,7 @@ LEVELS = {
     "certificates": 5,
     **dict.fromkeys(("attacker", "curvature_attack", "operators", "pretrained", "second_opinion", "theory"), 6),
     "solvers": 7,
-    **dict.fromkeys(("training",), 8),
+    **dict.fromkeys(("large", "training"), 8),
     "benchmarks": 9,
     **dict.fromkeys(("command_line", "public"), 10),
     "__init__": 11,

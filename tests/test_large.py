@@ -275,6 +275,11 @@ def test_another_run_is_refused(other: dict[str, Any], words: str, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_killed_before_its_first_state_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / ".state.17.part.json").write_text("{")
+    assert run_in(tmp_path, max_iter=1).history.iterations == 1
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     for name, text in (("photo.txt", "mine"), ("state.json", "{"), ("state.json", '{"iteration": 3}')):
         (tmp_path / "out").mkdir(exist_ok=True)
@@ -291,6 +296,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ({"y": np.zeros((2, 1, *SIZE), np.float32)}, ShapeError, r"\(H, W\) or \(C, H, W\)"),
         ({"y": np.zeros((50, 50), np.float32)}, ShapeError, r"\(1, 96, 112\); got \(50, 50\)"),
         ({"y": np.full(SIZE, np.nan, np.float32)}, InputError, "NaN or infinite values in rows 0 to 39"),
+        ({"y": torch.zeros(SIZE)}, ShapeError, "numpy array; got Tensor"),
+        ({"y": [[0.0]]}, ShapeError, "numpy array; got list"),
         ({"chunk": 0}, InputError, "at least 1; got 0"),
         ({"chunk": (8, 8, 8)}, InputError, "rows and columns"),
         (
