@@ -124,14 +124,15 @@ def solve(
     """
     check_max_iter(max_iter)
     zarr()
+    reach = reach_of(solver.denoiser)
+    solver = dataclasses.replace(solver, denoiser=copy.deepcopy(cast(nn.Module, solver.denoiser)).cpu().eval())
     shape = check(solver, y, physics, chunk)
     blur = None if physics is None else BlurWindows.of(physics)
     judged, parameters = judge_large(solver, physics, blur, shape)
     tile = (chunk, chunk) if isinstance(chunk, int) else chunk
-    axes = [windows(n, t, reach_of(solver.denoiser), False) for n, t in zip(shape[1:], tile, strict=True)]
+    axes = [windows(n, t, reach, False) for n, t in zip(shape[1:], tile, strict=True)]
     spans = tuple((rows, columns) for rows in axes[0] for columns in axes[1])
-    denoiser = copy.deepcopy(cast(nn.Module, solver.denoiser)).eval()
-    job = Job(Path(out), denoiser, solver.sigma, parameters["step"], solver.box, blur, spans)
+    job = Job(Path(out).absolute(), cast(nn.Module, solver.denoiser), solver.sigma, parameters["step"], solver.box, blur, spans)
     kept = tuple(len(seen[given]) for given, seen in (axis[0] for axis in axes))
     once = isinstance(solver, Denoising)
     run = Run(job, (*y.shape[:-2], *shape[1:]), kept, str(dtype_of(solver, physics)).removeprefix("torch."))
@@ -243,7 +244,7 @@ class Run:
                 self.save()
                 bar.set_postfix_str(f"residual {state['relative'][-1]:.2e}", refresh=False)
                 bar.update(1)
-        self.discard(keep=(state["iteration"],))
+        self.discard(keep=(state["iteration"], state["iteration"] + 1))  # the latter may be half done
 
     def running(self, tol: float) -> bool:
         """Whether the last residual is a number above ``tol``."""
@@ -325,7 +326,6 @@ def check(
         raise ShapeError(f"the data of this blur have the shape {tuple(physics.data_size)}; got {tuple(y.shape)}.")
     else:
         shape = physics.img_size
-    reach_of(solver.denoiser)
     with torch.no_grad():  # it refuses other channels, another noise level and another dtype
         solver.denoiser(torch.zeros(1, shape[0], 8, 8, dtype=dtype_of(solver, physics)), solver.sigma)
     return shape

@@ -203,6 +203,7 @@ def test_killed_while_a_chunk_is_written(moment: str, tmp_path: Path) -> None:
         run_in(tmp_path / "run")
 
     assert in_child(work) == -signal.SIGKILL
+    assert run_in(tmp_path / "run", max_iter=1).history.iterations == 1  # which is done, and leaves the second as it is
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     assert state["iteration"] == 1 and set(state["done"]) == {"0", "1"}
     found = run_in(tmp_path / "run")
@@ -225,7 +226,7 @@ def test_a_resumed_run_repeats_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_workers_of_a_cluster_and_one_of_them_killed(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="needs the extra [large]")
-    import dask
+    import dask.array
 
     y, blur = problem()
     whole = run_in(tmp_path / "whole", max_iter=12)
@@ -245,7 +246,8 @@ def test_workers_of_a_cluster_and_one_of_them_killed(tmp_path: Path) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(large, "updates", killing)
-            found = large.solve(solver(), y[0, 0].numpy(), blur, out=tmp_path / "run", chunk=(48, 56), max_iter=12, client=client)
+            data = dask.array.from_array(y[0, 0].numpy(), chunks=50)
+            found = large.solve(solver(), data, blur, out=tmp_path / "run", chunk=(48, 56), max_iter=12, client=client)
         assert victim not in client.run(os.getpid).values()
     assert found.x[:].tobytes() == whole.x[:].tobytes() and found.history == whole.history
 
