@@ -26,7 +26,7 @@ LEVELS = {
     "certificates": 5,
     **dict.fromkeys(("attacker", "curvature_attack", "operators", "pretrained", "second_opinion", "theory"), 6),
     **dict.fromkeys(("scans", "solvers"), 7),
-    **dict.fromkeys(("restore", "training"), 8),
+    **dict.fromkeys(("large", "restore", "training"), 8),
     "reconstruction": 9,
     "benchmarks": 10,
     **dict.fromkeys(("command_line", "public"), 11),

@@ -1,0 +1,353 @@
+"""Images larger than memory: the in-memory map to the bit in every chunking, and after every kill."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pnp_lip import ClippedDenoiser, GradientFlowDenoiser, firm, large, relax
+from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
+from pnp_lip.layers import project
+from pnp_lip.operators import Blur
+from pnp_lip.operators.blur_windows import WINDOWED_PADDINGS, BlurWindows
+from pnp_lip.solvers import RED, Anderson, Denoising, ForwardBackward, LeastSquares
+
+pytest.importorskip("zarr", reason="needs the extra [large]")
+
+SIZE = (96, 112)
+AVX512 = torch.cpu._is_avx512_supported()
+
+
+def network(**changes: Any) -> GradientFlowDenoiser:
+    torch.manual_seed(0)
+    config = {"hidden_channels": 8, "kernel_size": 5, "dilations": (1, 1), **changes}
+    return project(GradientFlowDenoiser(**config)).eval().requires_grad_(False)
+
+
+def expansive() -> GradientFlowDenoiser:
+    denoiser = network()
+    for weight in denoiser.parameters():
+        weight.mul_(2)
+    return denoiser
+
+
+def rand(*shape: int, seed: int = 1) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def problem(padding: str = "zeros", channels: int = 1, *, per_channel: bool = False) -> tuple[Tensor, Blur]:
+    """Data (1, C, H, W) of an image of noise, under a PSF that is neither symmetric nor odd along both axes."""
+    psf = rand(channels if per_channel else 1, 4, 7, seed=2)
+    blur = Blur(psf / psf.sum((1, 2), keepdim=True), (channels, *SIZE), padding=padding)
+    y = blur(rand(1, channels, *SIZE))
+    return y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(3)), blur
+
+
+def solver(denoiser: Any = None, **changes: Any) -> ForwardBackward:
+    settings = {"sigma": 0.05, "step": 1.5, "box": (0.0, 1.0), "tol": 0.0, **changes}
+    return ForwardBackward(network() if denoiser is None else denoiser, **settings)
+
+
+def start(y: Tensor, blur: Blur) -> Tensor:
+    """The data, extended by their edge and clipped."""
+    h, w = blur.psf.shape[-2:]
+    before = ((h - 1 - h // 2, w - 1 - w // 2) if blur.padding == "valid" else (0, 0), y.shape[-2:], SIZE)
+    rows, columns = (torch.arange(n).sub(b).clamp(0, m - 1) for b, m, n in zip(*before, strict=True))
+    return y[..., rows, :][..., columns].clamp(0, 1).contiguous()
+
+
+def test_windows_are_the_blur_and_its_adjoint() -> None:
+    """Against ``Blur`` in float64, in windows at every border; a PSF per channel."""
+    for padding in WINDOWED_PADDINGS:
+        psf = rand(3, 4, 7, seed=2).double() - 0.3
+        blur = Blur(psf, (3, *SIZE), padding=padding, dtype=torch.float64)
+        x = rand(1, 3, *SIZE).double()
+        y = rand(1, *blur.data_size, seed=4).double()
+        expected = (x - 0.7 * blur.A_adjoint(blur.A(x) - y))[0]
+        window = BlurWindows.of(blur)
+        for rows, columns in ((range(96), range(112)), (range(0, 2), range(30, 70)), (range(50, 96), range(109, 112))):
+            here, moved = window.step(numbers(x[0]), numbers(y[0]), rows, columns, 0.7)
+            assert torch.equal(here, x[0][:, rows.start : rows.stop, columns.start : columns.stop])
+            torch.testing.assert_close(
+                moved, expected[:, rows.start : rows.stop, columns.start : columns.stop], rtol=0, atol=1e-12
+            )
+        assert window.norm_upper >= blur.norm_upper * (1 - 1e-12)
+
+
+def numbers(x: Tensor) -> Any:
+    """A Zarr array in memory."""
+    import zarr
+
+    return zarr.array(x.numpy())
+
+
+@pytest.mark.parametrize("padding", WINDOWED_PADDINGS)
+def test_every_chunking_gives_the_bits_of_the_whole(padding: str, tmp_path: Path) -> None:
+    y, blur = problem(padding)
+    found = [
+        large.solve(solver(), y[0, 0].numpy(), blur, out=tmp_path / str(i), chunk=chunk, max_iter=2)
+        for i, chunk in enumerate((2048, (40, 37), (64, 50), (5, 200)))  # the last one is smaller than the halo of 8
+    ]
+    assert len({len(list((tmp_path / str(i)).glob("x-2/c/*/*"))) for i in range(4)}) == 4, "nothing was cut"
+    whole = found[0].x[:]
+    for result in found[1:]:
+        np.testing.assert_allclose(result.x[:], whole, rtol=0, atol=1e-6)
+        assert np.array_equal(result.x[:], whole) or not AVX512
+        np.testing.assert_allclose(result.history.residual, found[0].history.residual, rtol=1e-6)
+    known = solver().solve(y, blur, x0=start(y, blur), max_iter=2)
+    np.testing.assert_allclose(whole, known.x[0, 0].numpy(), rtol=0, atol=1e-6)
+
+
+def test_the_in_memory_solver_after_thirty_iterations(tmp_path: Path) -> None:
+    y, blur = problem("valid", 3, per_channel=True)
+    denoiser = network(in_channels=3)
+    found = large.solve(solver(denoiser), y[0].numpy(), blur, out=tmp_path / "run", chunk=(2048, 56), max_iter=30)
+    known = solver(denoiser).solve(y, blur, x0=start(y, blur), max_iter=30)
+    assert found.x.shape == (3, *SIZE) and found.status == known.status == "max_iter"
+    np.testing.assert_allclose(found.x[:], known.x[0].numpy(), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.history.relative, known.history.relative, rtol=1e-3)
+    assert found.guarantee.proved and found.guarantee.theorem == known.guarantee.theorem
+    assert found.guarantee.existence == known.guarantee.existence and found.guarantee.rate == known.guarantee.rate
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, firm, lambda d: ClippedDenoiser(relax(d, 0.7))])
+def test_denoising_is_one_application(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    denoiser, y = wrap(network()), rand(1, 1, *SIZE)
+    found = large.solve(Denoising(denoiser, sigma=0.1), y[0, 0].numpy(), out=tmp_path / "run", chunk=48)
+    np.testing.assert_allclose(found.x[:], denoiser(y, 0.1)[0, 0].numpy(), rtol=0, atol=1e-6)
+    assert np.array_equal(found.x[:], denoiser(y, 0.1)[0, 0].numpy()) or not AVX512
+    assert found.status == "converged" and found.history.iterations == 1 and found.guarantee.proved
+
+
+def test_the_default_step_and_convergence(tmp_path: Path) -> None:
+    y, blur = problem()
+    run = solver(relax(network(), 0.5), step=None, tol=0.02)
+    found = large.solve(run, y[0, 0].numpy(), blur, out=tmp_path / "run", max_iter=50)
+    assert found.status == "converged" and found.history.relative[-1] <= 0.02 < found.history.relative[-2]
+    assert (
+        found.parameters["step"] == pytest.approx(1.9, rel=1e-6)
+        and found.parameters["step"] * BlurWindows.of(blur).norm_upper ** 2 < 2
+    )
+
+
+# Killed runs
+
+
+def run_in(folder: Path, max_iter: int = 5) -> large.LargeResult:
+    y, blur = problem()
+    return large.solve(solver(), y[0, 0].numpy(), blur, out=folder, chunk=(48, 56), max_iter=max_iter)
+
+
+def in_child(work: Callable[[], object], kill_after: float | None = None) -> int | None:
+    """Run in a forked process, which SIGKILL ends after so many seconds; its exit code."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    if kill_after is not None:
+        time.sleep(kill_after)
+        if child.is_alive():
+            os.kill(child.pid or 0, signal.SIGKILL)
+    child.join(120)
+    return child.exitcode
+
+
+needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that is killed")
+
+
+@needs_fork
+def test_killed_at_random_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    assert in_child(lambda: run_in(tmp_path / "whole")) == 0
+    seconds, whole = time.perf_counter() - began, run_in(tmp_path / "whole")
+    killed = 0
+    for seed in range(3):
+        draw, folder = random.Random(seed), tmp_path / str(seed)
+        for _ in range(2):
+            killed += in_child(lambda folder=folder: run_in(folder), draw.uniform(0, 0.8 * seconds)) == -signal.SIGKILL
+        found = run_in(folder)
+        assert found.x[:].tobytes() == whole.x[:].tobytes() and found.history == whole.history
+    assert killed >= 3
+
+
+@needs_fork
+@pytest.mark.parametrize("moment", ["before", "half", "after"])
+def test_killed_while_a_chunk_is_written(moment: str, tmp_path: Path) -> None:
+    """Before it, with half of its bytes on the disk, and before it is noted."""
+    whole, update = run_in(tmp_path / "whole"), large.Job.update
+    assert len(list((tmp_path / "whole" / "x-5" / "c").glob("*/*"))) == 4
+
+    def until_the_seventh(job: large.Job, k: int, i: int) -> Any:
+        if (k, i) == (1, 2) and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = update(job, k, i)
+        if (k, i) == (1, 2):
+            path = sorted(job.array(k + 1).glob("c/*/*"))[i]
+            path.write_bytes(path.read_bytes()[:: 2 if moment == "half" else 1])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    def work() -> None:
+        large.Job.update = until_the_seventh  # type: ignore[method-assign]  # in the child alone
+        run_in(tmp_path / "run")
+
+    assert in_child(work) == -signal.SIGKILL
+    assert run_in(tmp_path / "run", max_iter=1).history.iterations == 1  # which is done, and leaves the second as it is
+    state = json.loads((tmp_path / "run" / "state.json").read_text())
+    assert state["iteration"] == 1 and set(state["done"]) == {"0", "1"}
+    found = run_in(tmp_path / "run")
+    assert found.x[:].tobytes() == whole.x[:].tobytes() and found.history == whole.history
+
+
+def test_a_resumed_run_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_in(tmp_path / "run", max_iter=2)
+    calls, update = [], large.Job.update
+    monkeypatch.setattr(large.Job, "update", lambda job, k, i: calls.append((k, i)) or update(job, k, i))
+    run_in(tmp_path / "run", max_iter=2)
+    assert calls == []
+    found = run_in(tmp_path / "run", max_iter=3)
+    assert calls == [(2, i) for i in range(4)] and found.path.name == "x-3"
+    assert found.x[:].tobytes() == run_in(tmp_path / "whole", max_iter=3).x[:].tobytes()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data", "state.json", "x-3"]
+
+
+@needs_fork
+@pytest.mark.slow
+def test_workers_of_a_cluster_and_one_of_them_killed(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra [large]")
+    import dask.array
+
+    y, blur = problem()
+    whole = run_in(tmp_path / "whole", max_iter=12)
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "fork"}),
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        victim = min(client.run(os.getpid).values())
+        update = large.updates
+
+        def killing(job: large.Job, k: int, chunks: list[int], client: Any) -> Any:
+            for found in update(job, k, chunks, client):
+                if (k, found[0]) == (5, 1):
+                    os.kill(victim, signal.SIGKILL)
+                yield found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(large, "updates", killing)
+            data = dask.array.from_array(y[0, 0].numpy(), chunks=50)
+            found = large.solve(solver(), data, blur, out=tmp_path / "run", chunk=(48, 56), max_iter=12, client=client)
+        assert victim not in client.run(os.getpid).values()
+    assert found.x[:].tobytes() == whole.x[:].tobytes() and found.history == whole.history
+
+
+# What is refused, in one line
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"solver": solver(sigma=0.06)}, "other settings"),
+        ({"solver": solver(step=1.4)}, "other settings"),
+        ({"solver": solver(network(kernel_size=7))}, "other denoiser"),
+        ({"solver": solver(relax(network(), 0.9))}, "other denoiser"),
+        ({"chunk": 30}, "other chunk"),
+        ({"y": 0.5 * problem()[0][0, 0].numpy()}, "other data"),
+        ({"physics": problem("circular")[1]}, "other padding"),
+        ({"physics": Blur(torch.ones(4, 7) / 28, (1, *SIZE), padding="zeros")}, "other psf"),
+    ],
+)
+def test_another_run_is_refused(other: dict[str, Any], words: str, tmp_path: Path) -> None:
+    y, blur = problem()
+    given = {"solver": solver(), "y": y[0, 0].numpy(), "physics": blur, "chunk": 40, "max_iter": 1, "out": tmp_path / "run"}
+    large.solve(**given)
+    with pytest.raises(InputError, match=words) as caught:
+        large.solve(**{**given, **other})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_killed_before_its_first_state_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / ".state.17.part.json").write_text("{")
+    assert run_in(tmp_path, max_iter=1).history.iterations == 1
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    for name, text in (("photo.txt", "mine"), ("state.json", "{"), ("state.json", '{"iteration": 3}')):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text(text)
+        with pytest.raises(InputError, match="holds no run of this package"):
+            run_in(tmp_path / "out")
+    assert (tmp_path / "out" / "photo.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"y": np.zeros(SIZE, np.uint8)}, ShapeError, "floating-point"),
+        ({"y": np.zeros((2, 1, *SIZE), np.float32)}, ShapeError, r"\(H, W\) or \(C, H, W\)"),
+        ({"y": np.zeros((50, 50), np.float32)}, ShapeError, r"\(1, 96, 112\); got \(50, 50\)"),
+        ({"y": np.full(SIZE, np.nan, np.float32)}, InputError, "NaN or infinite values in rows 0 to 39"),
+        ({"y": torch.zeros(SIZE)}, ShapeError, "numpy array; got Tensor"),
+        ({"y": [[0.0]]}, ShapeError, "numpy array; got list"),
+        ({"chunk": 0}, InputError, "at least 1; got 0"),
+        ({"chunk": (8, 8, 8)}, InputError, "rows and columns"),
+        (
+            {"physics": Blur(torch.ones(3, 3) / 9, (1, *SIZE), padding="reflect")},
+            InputError,
+            "circular, zeros, valid; got padding 'reflect'",
+        ),
+        ({"physics": None}, InputError, "got NoneType"),
+        ({"solver": Denoising(network())}, InputError, "no physics"),
+        ({"solver": RED(network())}, InputError, "got RED"),
+        ({"solver": solver(scheme=Anderson())}, InputError, "plain scheme"),
+        ({"solver": solver(data_term=LeastSquares(norm_upper=1.0))}, InputError, "plain scheme"),
+        ({"solver": solver(step=2.5)}, GuaranteeError, r"\(0, 2\)"),
+        ({"solver": solver(network(in_channels=3))}, ShapeError, r"\(B, 3, H, W\)"),
+        ({"solver": solver(network().double())}, ShapeError, "float64"),
+        ({"solver": solver(network(padding_mode="circular"))}, InputError, "circular padding"),
+        ({"solver": solver(lambda x, s: x)}, InputError, "got function"),
+        (
+            {"solver": solver(expansive())},
+            CertificateError,
+            "must not exceed 2",
+        ),
+        ({"max_iter": 0}, InputError, "max_iter"),
+    ],
+)
+def test_what_does_not_run_is_refused(change: dict[str, Any], error: type[Exception], words: str, tmp_path: Path) -> None:
+    y, blur = problem()
+    given = {"solver": solver(), "y": y[0, 0].numpy(), "physics": blur, "chunk": 40, "max_iter": 1, "out": tmp_path / "run"}
+    with pytest.raises(error, match=words) as caught:
+        large.solve(**{**given, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(InputError, match=r"pip install 'pnp-lip\[large\]'"):
+        run_in(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_contradicts_the_theorem_claims_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The denoiser of the workers is not the one that was certified."""
+    update = large.Job.update
+
+    def tampered(job: large.Job, k: int, i: int) -> Any:
+        found = update(job, k, i)
+        return (i, found[1] * 4**k, found[2])
+
+    monkeypatch.setattr(large.Job, "update", tampered)
+    found = run_in(tmp_path / "run")
+    assert not found.guarantee.proved and "grew" in str(found.guarantee.failure)
