@@ -43,19 +43,23 @@ def test_mean_of_the_slices(axes: tuple[int, ...]) -> None:
         assert torch.allclose(SlicedDenoiser(net, axes=axes, at_once=at_once)(x, sigma), expected, atol=1e-12)
 
 
+@pytest.mark.slow
+def test_the_attacker_finds_nothing() -> None:
+    net = denoiser(dtype=torch.float64)
+    assert attack(SlicedDenoiser(net), volume(1, 1, 5, 5, 5), sigma=0.1, steps=4, bound=1.0).ratio <= 1
+
+
 def test_certificate_is_that_of_the_denoiser_and_holds() -> None:
-    """Dense Jacobians: ‖J‖ ≤ 1 and ‖(J − (1 − α)Id)/α‖ ≤ 1; the attacker finds nothing."""
+    """Dense Jacobians: ‖J‖ ≤ 1 and ‖(J − (1 − α)Id)/α‖ ≤ 1."""
     for net in (denoiser(dtype=torch.float64), relax(denoiser(dtype=torch.float64), 0.5)):
         sliced, alone = certify(SlicedDenoiser(net)), certify(net)
         assert sliced.bound == alone.bound and sliced.nonexpansive and not sliced.stated
         alpha = float(sliced.bound.averagedness or 1)
-        for seed in range(3):
-            x = volume(1, 1, 3, 4, 3, seed=seed) * 2 - 0.5
-            jacobian = torch.autograd.functional.jacobian(partial(SlicedDenoiser(net), sigma=0.1), x).reshape(36, 36)
-            rest = (jacobian - (1 - alpha) * torch.eye(36, dtype=torch.float64)) / alpha
-            assert float(torch.linalg.matrix_norm(jacobian, 2)) <= 1 + 1e-12
-            assert float(torch.linalg.matrix_norm(rest, 2)) <= 1 + 1e-9
-        assert attack(SlicedDenoiser(net), volume(1, 1, 5, 5, 5), sigma=0.1, steps=4, bound=1.0).ratio <= 1
+        x = volume(1, 1, 3, 3, 2) * 2 - 0.5
+        jacobian = torch.autograd.functional.jacobian(partial(SlicedDenoiser(net), sigma=0.1), x).reshape(18, 18)
+        rest = (jacobian - (1 - alpha) * torch.eye(18, dtype=torch.float64)) / alpha
+        assert float(torch.linalg.matrix_norm(jacobian, 2)) <= 1 + 1e-12
+        assert float(torch.linalg.matrix_norm(rest, 2)) <= 1 + 1e-9
     firm = denoiser(layers=1, limit=0.5, dtype=torch.float64)
     assert certify(SlicedDenoiser(firm)).proximal and certify(SlicedDenoiser(firm)).firmly_nonexpansive
     assert certify(ClippedDenoiser(SlicedDenoiser(firm))).box == (0, 1)
