@@ -51,7 +51,7 @@ def reconstruct(
     sigma: float | None = None,
     misfit: float | None = None,
     tol: float | None = None,
-    max_iter: int = 500,
+    max_iter: int = 2000,
 ) -> Restoration:
     """The slice behind a sinogram, by default the minimiser with the potential ``ridge``, its strength chosen by ``choose``.
 

@@ -572,7 +572,7 @@ def test_radians_in_a_file_are_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_scan_of_the_issue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2e4 photons, 200 bins, the axis on bin 99.2, gain errors of 1 %, three dead columns, 180 views: some ten minutes."""
+    """2e4 photons, 200 bins, the axis on bin 99.2, gain errors of 1 %, three dead columns, 180 views: two minutes."""
     pytest.importorskip("algotom")
     monkeypatch.chdir(tmp_path)
     made = Made(bins=200, views=180, axis=99.2, dead=(37, 120, 121))
