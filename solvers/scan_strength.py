@@ -16,7 +16,7 @@ __all__ = ["SCAN_TOL", "SCAN_WEIGHT", "choose_for_scan", "levels_for_scan", "noi
 # λ of `ridge` where ‖A‖ = 1. σ√λ decides how much it smooths. As long as that is the same, λ from 0.15 to 0.0075 gave the same
 # PSNR to 0.3 dB on most made-up scans. At 0.15 up to half of a contrast of 26 HU was lost, and solutions took four times longer.
 SCAN_WEIGHT = 0.015
-# Gradient (rms) at the solution. A tenth of it changes the PSNR of head slices by at most 0.013 dB in 15 of 16 scans, 0.028 in one.
+# Gradient (rms) at the solution. A tenth of it changes the PSNR of 15 of 16 head scans by at most 0.013 dB, of one by 0.028.
 SCAN_TOL = 3e-7
 EXPECTED = 0.75  # σ√λ in units of the noise of the data: within 0.3 dB of the best value in most scans of held_out.csv
 FACTORS = tuple(2 ** (k / 2) for k in range(-8, 9))  # of the expected σ that a search may try

@@ -148,7 +148,7 @@ def add_scan(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    tol = "where to stop: the relative residual (default: 1e-4); of a potential the gradient per pixel (default: 3e-6, of a scan 3e-7)"
+    tol = "where to stop: the relative residual (default: 1e-4); of a potential the gradient (default: 3e-6, of a scan 3e-7)"
     add("--tol", type=float, help=tol)
     add("--max-iter", type=int, default=max_iter, metavar="N", help=f"iterations at most (default: {max_iter})")
     add("--quiet", action="store_true", help="no progress")
