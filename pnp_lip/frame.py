@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.images import NOISE_REACH
 
 __all__ = ["Data", "Frame", "plain"]
 
 Data = Tensor | NDArray[np.generic]
 
 CHANNELS = (1, 2, 3, 4)  # grey and colour, without and with alpha
-REACH = 0.5  # by how much noisy images may leave [0, 1]: five standard deviations at σ = 0.1
 DARKEST = 0.1  # largest value of a picture on [0, 1]
 MARGIN = 0.1  # of a range that only the data show, on each side: restored extremes lie beyond the blurred ones
 CAMERAS = (10, 12, 14, 16)  # bits that unsigned numbers of 16 bits may hold
@@ -61,7 +61,7 @@ class Frame:
         if not low < high:
             raise InputError(f"a range is LOW < HIGH; got {low:g} and {high:g}.")
         y = (x - low) / (high - low)
-        if natural and not (float(y.min()) >= -REACH and float(y.max()) <= 1 + REACH):
+        if natural and not (float(y.min()) >= -NOISE_REACH and float(y.max()) <= 1 + NOISE_REACH):
             found = f"[{float(x.min()):.4g}, {float(x.max()):.4g}]"
             raise InputError(f"the values lie in {found}, far outside of the range [{low:g}, {high:g}] that was stated.")
         return cls(y.float().to(device), data, order, alpha, low, high, natural)
@@ -133,7 +133,7 @@ def range_of(x: Tensor, kind: np.dtype[np.generic]) -> tuple[float, float, bool]
         return 0.0, 255.0, True
     if kind == np.uint16:
         return 0.0, float(next(2**bits - 1 for bits in CAMERAS if high < 2**bits)), True
-    if kind.kind == "f" and low >= -REACH and high <= 1 + REACH and (high > DARKEST or high == low):
+    if kind.kind == "f" and low >= -NOISE_REACH and high <= 1 + NOISE_REACH and (high > DARKEST or high == low):
         return 0.0, 1.0, True
     span = (high - low) or 1.0
     return (0.0 if low >= 0 else low - MARGIN * span), high + MARGIN * span, False

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from pnp_lip.errors import InputError
-from pnp_lip.images import check_output, write_atomically
+from pnp_lip.images import NOISE_REACH, check_output, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,6 @@ CAMERA = 0x8769  # EXIF's own directory
 ABOUT = (270, 271, 272, 305, 306, 315, 33432, CAMERA, 0x8825)  # what, camera, software, when, who, whose, and where
 ORIENTATION, CAMERA_WIDTH, CAMERA_HEIGHT = 0x0112, 0xA002, 0xA003  # of EXIF
 BITS, PHOTOMETRIC, COMPRESSION, SAMPLE_FORMAT = 258, 262, 259, 339  # of TIFF
-REACH = 0.5  # by how much values of a picture on [0, 1] may leave it
 CLIPPED = 1e-3  # share of the values beyond which clipping is said
 QUALITY = 95  # of a JPEG that is written; its colours keep their resolution
 STANDARD_LUMA = 57.6  # mean of the quantisation table of JPEG's quality 50
@@ -271,7 +270,7 @@ def levels(path: Path, pixels: Pixels, *, most: int) -> tuple[Pixels, list[str]]
             f"{bits}; the 16 bits of the input are kept by .png and .tif"
         ]
     low, high = float(pixels.min()), float(pixels.max())
-    if not np.issubdtype(kind, np.floating) or low < -REACH or high > 1 + REACH:
+    if not np.issubdtype(kind, np.floating) or low < -NOISE_REACH or high > 1 + NOISE_REACH:
         raise InputError(f"{path}: {name} cannot hold {kind} from {low:.4g} to {high:.4g}; write .tif or .npy.")
     target, inside = (np.uint16 if most == 16 else np.uint8), pixels.astype(np.float64).clip(0, 1)
     share = float(np.mean(inside != pixels))

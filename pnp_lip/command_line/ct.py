@@ -14,13 +14,14 @@ from torch import Tensor
 from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say, say_results
 from pnp_lip.command_line.ct_scan import is_scan, reconstruct_scan
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import Learned, by_sigma, check_noise, get_prior, make_folder
+from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.operators.scan_mistakes import likely_mistake
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.reconstruction import LARGE_MISFIT, Projector, Slice, linear_images, solve_slice
+from pnp_lip.restore import Learned
 from pnp_lip.scans import det_offset_of
 
 __all__ = ["parse_angles", "read_sinogram", "run"]

@@ -14,10 +14,11 @@ from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import NOT_CONVERGED, say, say_results
 from pnp_lip.command_line.figure import draw
-from pnp_lip.command_line.inputs import by_sigma, get_annealing, get_prior, make_folder, solutions, solver_of
+from pnp_lip.command_line.inputs import by_sigma, get_prior, make_folder
 from pnp_lip.command_line.outputs import claim, sha256_of_file
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
+from pnp_lip.restore import get_annealing, solutions, solver_of
 from pnp_lip.solvers import Anderson, ForwardBackward, Result, choose_by_reference, licensed
 from pnp_lip.version import __version__
 

@@ -5,20 +5,10 @@ import math
 from pathlib import Path
 
 from pnp_lip.errors import InputError
-from pnp_lip.restore import (
-    Learned,
-    by_channel,
-    device_of,
-    get_annealing,
-    get_certified,
-    prior_of,
-    solutions,
-    solver_of,
-)  # fmt: skip
+from pnp_lip.restore import Learned, prior_of
 from pnp_lip.solvers import Choice
 
-__all__ = ["Learned", "by_channel", "by_sigma", "check_noise", "device_of", "get_annealing", "get_certified", "get_prior",
-           "get_range", "make_folder", "solutions", "solver_of"]  # fmt: skip
+__all__ = ["by_sigma", "check_noise", "get_prior", "get_range", "make_folder"]
 
 
 def get_prior(options: argparse.Namespace, channels: int = 1, grey: str = "grey") -> tuple[Learned, int]:
