@@ -1,4 +1,4 @@
-"""The code blocks of README and docs: ``python tests/readme.py start``, ``test`` or ``python`` prints README's, for ``.ci/run``."""
+"""The code blocks of README and docs. ``python tests/readme.py start``, ``test`` or ``python`` prints README's, for CI."""
 
 from __future__ import annotations
 
