@@ -26,6 +26,7 @@ from pnp_lip.images import write_image
 QUICK_TRAINING = "--steps 2 --batch 4 --patch 24"
 # What a page's commands get in addition, so that they run at toy size. The last of two equal options counts.
 TOY_OPTIONS = {
+    "ct scan.h5": "--size 24 --sigma 0.05 --tol 1e-2 --quiet --slices 0:1 --center 11.5",
     "deblur": "--tol 1e-2 --quiet",
     "ct": "--size 24 --sigma 0.05 --tol 1e-2 --quiet",
     "train --potential": f"{QUICK_TRAINING} --size 4,5",
@@ -40,7 +41,9 @@ TOY_CODE = {
     'pretrained="download"': "pretrained=None",
     "steps=4_000, patches=PatchSettings(size=68": "steps=2, patches=PatchSettings(size=24",
     "threads_per_worker=1)": "threads_per_worker=1, processes=False)",
-    "(1, 128, 128, 128)": "(1, 16, 16, 16)",
+    "128, 128, 128": "16, 16, 16",
+    "256, 256": "64, 64",
+    "box=(0, 1), tol=1e-4)": "box=(0, 1), tol=1e-2)",
     "scan.load(100, 110)": "scan.load(0, 2)",
     'theta=scan.theta, center="auto"': "theta=scan.theta",
 }
