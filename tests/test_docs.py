@@ -22,6 +22,7 @@ from skimage import data
 from pnp_lip.command_line import main
 from pnp_lip.command_line.main import parser
 from pnp_lip.images import write_image
+from pnp_lip.operators import gaussian_psf
 
 QUICK_TRAINING = "--steps 2 --batch 4 --patch 24"
 # What a page's commands get in addition, so that they run at toy size. The last of two equal options counts.
@@ -29,12 +30,13 @@ TOY_OPTIONS = {
     "ct scan.h5": "--size 24 --sigma 0.05 --tol 1e-2 --quiet --slices 0:1 --center 11.5",
     "deblur": "--tol 1e-2 --quiet",
     "ct": "--size 24 --sigma 0.05 --tol 1e-2 --quiet",
+    "train --potential --start": QUICK_TRAINING,
     "train --potential": f"{QUICK_TRAINING} --size 4,5",
     "train --start": QUICK_TRAINING,
     "train": f"{QUICK_TRAINING} --size 2,4,3",
     "bench denoising": "--limit 1 --crop 32",
-    "bench deblurring": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny TV",
-    "bench headline": "--quick --priors tiny TV",
+    "bench deblurring": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
+    "bench headline": "--quick --priors tiny",
 }
 # What a page's Python says for its readers and a test cannot afford: weights of others, thousands of steps, processes.
 TOY_CODE = {
@@ -43,6 +45,7 @@ TOY_CODE = {
     "threads_per_worker=1)": "threads_per_worker=1, processes=False)",
     "128, 128, 128": "16, 16, 16",
     "256, 256": "64, 64",
+    ".solve(y, cone, x0=start)": ".solve(y, cone, x0=start, max_iter=2)",
     "box=(0, 1), tol=1e-4)": "box=(0, 1), tol=1e-2)",
     "scan.load(100, 110)": "scan.load(0, 2)",
     'theta=scan.theta, center="auto"': "theta=scan.theta",
@@ -66,10 +69,11 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     x = torch.tensor(data.astronaut()[60:108, 190:238] / 255).float().permute(2, 0, 1)[None]
     write_image(tmp_path / "photo.png", x)
-    for folder in ("PHOTOGRAPHS", "DIR"):
+    for folder in ("PHOTOGRAPHS", "PSFS"):
         Path(folder).mkdir()
-        for k in range(3):
-            write_image(Path(folder, f"{k}.png"), torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)))
+    for k in range(3):
+        write_image(Path("PHOTOGRAPHS", f"{k}.png"), torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)))
+    np.save("PSFS/gaussian.npy", gaussian_psf(1.0).numpy())
     np.save("sinogram.npy", np.hypot(*np.indices((24, 60)) / 60).astype(np.float32))
     torch.manual_seed(0)
     np.random.seed(0)
