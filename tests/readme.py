@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"auto_gallery", "records"} & {*page.parts})
+PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if not {"auto_gallery", "records", "weights"} & {*page.parts})
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 
 
