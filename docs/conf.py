@@ -42,6 +42,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
+    "capture_repr": (),
 }
 
 # Markdown pages beside the docs that are linked as files of the repository: the build copies them, and the links follow.
