@@ -15,7 +15,7 @@ def notebook(page: str) -> str:
     cells, end = [], 0
     for block in [*BLOCK.finditer(page), None]:
         prose = page[end : block.start() if block else len(page)].strip()
-        prose = re.sub(r"\s*This page is\s+also a \[notebook\]\(.*?\)\.", "", prose)
+        prose = re.sub(r"\s*This\s+page\s+is\s+also\s+a\s+\[notebook\]\(.*?\)\.", "", prose)
         if prose:
             cells.append({"cell_type": "markdown", "metadata": {}, "source": prose})
         if block:
