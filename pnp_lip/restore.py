@@ -159,6 +159,7 @@ def denoise(
     value_range: tuple[float, float] | None = None,
     correlated: bool | None = None,
     device: str | torch.device = "auto",
+    progress: bool = False,
 ) -> Restoration:
     """Remove Gaussian noise: one pass of the denoiser and one that the first one guides, or the minimiser with a potential.
 
@@ -180,7 +181,7 @@ def denoise(
     level, notes = level_of(noise, frame, correlated, blurred=False)
     results: tuple[Result, ...] = ()
     if isinstance(prior, RidgePotential):
-        results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
+        results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity(), progress=progress),)
     elif rounds:
         first = Denoising(prior, sigma=GUIDE_SIGMA_FACTOR * level)
         results = refine(first, images, Identity(), rounds, sigma=level)
@@ -270,11 +271,19 @@ def weights_hash(prior: Learned) -> str:
 
 
 def get_certified(name: str, *, require_certified: bool = True) -> Learned:
-    """A denoiser or a potential by its name or from a file.
+    """A denoiser or a potential by its name or from a file, the same object again as long as the file is the same.
 
     Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
     that do not certify, unless ``require_certified=False``.
     """
+    path = Path(name)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return get_unchanged(name, stamp, require_certified)
+
+
+@functools.lru_cache(maxsize=4)
+def get_unchanged(name: str, stamp: tuple[int, int] | None, require_certified: bool) -> Learned:
+    """``get_certified`` of a file of this ``stamp``: many images share one proof."""
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
         return load_denoiser(name, require_certified=require_certified)
     found = load_pretrained(name)
@@ -336,7 +345,13 @@ def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
     """What improves the guides of blurred images; None without guides, or where no annealer ships for the channels."""
     if not rounds or denoiser.in_channels not in ANNEALERS:
         return None
-    return Anneal(load_annealer(denoiser.in_channels).to(next(denoiser.parameters()).device))
+    return annealer(denoiser.in_channels, next(denoiser.parameters()).device)
+
+
+@functools.lru_cache(maxsize=2)
+def annealer(channels: int, device: torch.device) -> Anneal:
+    """The shipped annealer on a device."""
+    return Anneal(load_annealer(channels).to(device))
 
 
 def by_channel(x: Tensor, denoiser: Learned) -> Tensor:

@@ -61,13 +61,13 @@ def add_commands(commands: Commands) -> None:
     add("--quiet", action="store_true", help="no progress")
     add_prior(add, "grey")
 
-    add = new(commands, "denoise", "remove Gaussian noise from an image")
+    add = new(commands, "denoise", "remove Gaussian noise from images", module="files")
     add_image(add)
     tile = "of a denoiser with --rounds 0: save memory by windows of N x N pixels (default: 2048)"
     add("--tile", type=int, metavar="N", help=tile)
     add_prior(add, "grey; colour for colour images")
 
-    add = new(commands, "deblur", "restore a blurred image whose blur is known")
+    add = new(commands, "deblur", "restore blurred images whose blur is known", module="files")
     add_image(add)
     blur = f"the blur, as a point spread function: {PSF} (--kernel is the former name)"
     add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
@@ -86,6 +86,7 @@ def add_commands(commands: Commands) -> None:
     add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
     add("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
     add("--curved", action="store_true", help="with --fan: a detector with bins of equal angle, on an arc around the source")
+    add("--quiet", action="store_true", help="no progress")
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
@@ -109,22 +110,31 @@ def add_commands(commands: Commands) -> None:
     add("--attack-steps", type=int, default=10, metavar="N", help="effort of the attack (default: 10)")
 
 
-def new(commands: Commands, name: str, text: str) -> Add:
-    """A new command, which the module of the same name runs; returns the function that adds an option."""
+def new(commands: Commands, name: str, text: str, module: str | None = None) -> Add:
+    """A new command, which a module runs, by default that of the same name; returns the function that adds an option."""
 
     def run(options: argparse.Namespace) -> int:
-        return int(importlib.import_module(f"pnp_lip.command_line.{name}").run(options))
+        return int(importlib.import_module(f"pnp_lip.command_line.{module or name}").run(options))
 
     command = commands.add_parser(name, help=text)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, command=name)
     return command.add_argument
 
 
 def add_image(add: Add) -> None:
-    """The image, where the result goes, and the noise level."""
-    add("image", help="PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth")
-    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image, of the same depth")
-    add("--force", action="store_true", help="replace files that pnp-lip did not write (never the image itself)")
+    """The images, where the results go, and the noise level."""
+    kinds = "PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth; several with --out-dir"
+    add("images", nargs="+", metavar="IMAGE", help=f"{kinds}; - is standard input")
+    add("-o", "--output", metavar="FILE", help="where to write the restored image, of the same depth; - is standard output")
+    several = "folder for the results of several images; the same command again goes on where it was interrupted"
+    add("--out-dir", metavar="DIR", help=f"{several}; exit status 2: some failed, else 3: some have not converged")
+    add("--jobs", type=int, default=1, metavar="N", help="with --out-dir: images at a time (default: 1)")
+    add("--force", action="store_true", help="replace files that pnp-lip did not write, and results of other settings")
+    add("--json", action="store_true", help="print the record, one line for each image; everything else to standard error")
+    drawn = "a PNG of the image before and after, with a detail of both and how the iteration converged"
+    add("--figure", metavar="FILE", help=drawn)
+    add("--reference", metavar="FILE", help="the true image, where it is known: for the figure, and to state the PSNR")
+    add("--quiet", action="store_true", help="no progress")
     noise = "standard deviation of the noise, a fraction of white; for floats in their units (default: estimated)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
     add("--range", metavar="LOW:HIGH", help="what black and white are in the file (default: by its type)")
@@ -151,7 +161,6 @@ def add_stopping(add: Add, max_iter: int) -> None:
     tol = "where to stop: the relative residual (default: 1e-4); of a potential the gradient (default: 3e-6, of a scan 3e-7)"
     add("--tol", type=float, help=tol)
     add("--max-iter", type=int, default=max_iter, metavar="N", help=f"iterations at most (default: {max_iter})")
-    add("--quiet", action="store_true", help="no progress")
 
 
 def add_prior(add: Add, default: str) -> None:
@@ -160,3 +169,4 @@ def add_prior(add: Add, default: str) -> None:
     add("--denoiser", metavar="NAME|FILE", help=known)
     again = "solve N more times, each guided by the last result; 0 is faster (default: 1 if the denoiser can be guided)"
     add("--rounds", type=int, metavar="N", help=again)
+    add("--explain", action="store_true", help="what is proved, with every hypothesis of the theorem and its number")

@@ -1,0 +1,97 @@
+"""One image from its file to its result, for ``pnp-lip deblur`` and ``pnp-lip denoise``."""
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pnp_lip.command_line import deblur, denoise
+from pnp_lip.command_line.common import NOT_CONVERGED, say
+from pnp_lip.command_line.explain import say_results
+from pnp_lip.command_line.items import Item, Outcome, outcome
+from pnp_lip.command_line.outputs import notes_of, save
+from pnp_lip.command_line.records import claim, record_of, request_of, sha256_of_file
+from pnp_lip.errors import InputError, PnpLipError
+from pnp_lip.images import IMAGE_SUFFIXES, check_output
+from pnp_lip.pictures import read_picture
+from pnp_lip.restore import Restoration
+
+__all__ = ["outcome_of", "run"]
+
+RESTORE = {"deblur": deblur.restore, "denoise": denoise.restore}
+STREAM = "-"  # standard input or output
+KINDS = ((b"\x93NUMPY", ".npy"), (b"PK", ".npz"), (b"II*\0", ".tif"), (b"MM\0*", ".tif"), (b"\xff\xd8", ".jpg"), (b"BM", ".bmp"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restore one image, from standard input and to standard output if asked for; 0 if it has converged, else 3."""
+    source, output = options.images[0], options.output
+    if options.json and output == STREAM:
+        raise InputError("standard output holds the image or the record; leave out --json, or write the image to a file.")
+    speaks = contextlib.redirect_stdout(sys.stderr) if options.json or output == STREAM else contextlib.nullcontext()
+    stream = sys.stdout
+    with tempfile.TemporaryDirectory(prefix="pnp-lip-") as folder, speaks:
+        path = received(Path(folder)) if source == STREAM else source
+        kept = Path(folder) / f"out{suffix_for(Path(path))}" if output == STREAM else check_output(output)
+        found = restore_file(path, kept, options, tell=say, progress=not options.quiet)
+        if found.results:
+            say_results(found.results, explain=options.explain)
+        if output == STREAM:
+            with kept.open("rb") as file:
+                shutil.copyfileobj(file, stream.buffer)
+            stream.flush()
+        else:
+            say(f"wrote {kept} and {kept.with_suffix('.json')}")
+    if options.json:
+        say(json.dumps(record_of(kept.with_suffix(".json"))))
+    return 0 if found.result is None or found.result.status == "converged" else NOT_CONVERGED
+
+
+def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
+    """What becomes of one of many files: whatever goes wrong stays with it."""
+    notes, started = list[str](), time.perf_counter()
+    try:
+        restore_file(item.source, item.output, options, tell=notes.append, progress=False)
+    except (PnpLipError, OSError) as error:
+        return Outcome(item, "failed", str(error))
+    except Exception as error:  # the other files are to be restored, too
+        return Outcome(item, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
+    seconds = time.perf_counter() - started
+    return outcome(item, record_of(item.output.with_suffix(".json")), tuple(notes), seconds)
+
+
+def restore_file(
+    source: str, output: Path, options: argparse.Namespace, *, tell: Callable[[str], None], progress: bool
+) -> Restoration:
+    """Read, restore and write one image; what there is to know of it is told line by line."""
+    check_output(output)
+    claim([output, output.with_suffix(".json")], [source, getattr(options, "psf", None)], force=options.force)
+    picture = read_picture(source)
+    for note in notes_of(picture):
+        tell(note)
+    found = RESTORE[options.command](picture, options, progress=progress)
+    for note in found.notes:
+        tell(note)
+    given = {"path": source, "sha256": sha256_of_file(picture.path)}
+    for note in save(output, found, picture, options, request=request_of(options), input=given):
+        tell(note)
+    return found
+
+
+def suffix_for(source: Path) -> str:
+    """The suffix of an output that nobody named: that of the input if it can be written."""
+    return source.suffix.lower() if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
+
+
+def received(folder: Path) -> str:
+    """Standard input in a file whose suffix tells its kind."""
+    data = sys.stdin.buffer.read()
+    suffix = next((suffix for magic, suffix in KINDS if data.startswith(magic)), "")
+    path = folder / f"standard-input{suffix}"
+    path.write_bytes(data)
+    return str(path)
