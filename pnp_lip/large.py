@@ -29,6 +29,7 @@ from pnp_lip.solvers.guarantee import judge
 from pnp_lip.solvers.hypothesis import Hypothesis, check_max_iter
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.maps import Box, Maps
+from pnp_lip.solvers.progress import Bar
 from pnp_lip.solvers.solver import BOX, refuse
 
 if TYPE_CHECKING:
@@ -224,10 +225,8 @@ class Run:
 
     def iterate(self, tol: float, max_iter: int, client: "Client | None", progress: bool) -> None:
         """Update until the relative residual falls to ``tol`` or is not finite, at most ``max_iter`` times."""
-        from tqdm import tqdm
-
         state, job = self.state, self.job
-        with tqdm(total=max_iter, initial=state["iteration"], unit="it", disable=not progress) as bar:
+        with Bar("large" if progress else None, tol=tol, most=max_iter, start=state["iteration"]) as bar:
             while state["iteration"] < max_iter and self.running(tol):
                 k = state["iteration"]
                 self.discard(keep=(k, k + 1))
@@ -242,8 +241,7 @@ class Run:
                 state["relative"].append(change / max(size, 1e-300))
                 state["iteration"], state["done"] = k + 1, {}
                 self.save()
-                bar.set_postfix_str(f"residual {state['relative'][-1]:.2e}", refresh=False)
-                bar.update(1)
+                bar.update(state["relative"][-1])
         self.discard(keep=(state["iteration"], state["iteration"] + 1))  # the latter may be half done
 
     def running(self, tol: float) -> bool:

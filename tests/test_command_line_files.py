@@ -161,6 +161,9 @@ def test_a_worker_that_dies_costs_one_file(folder: Path, capsys: pytest.CaptureF
         (["-", "--out-dir", "out"], "standard input is one image"),
         (["00.png", "--out-dir", "out", "--figure", "f.png"], "--figure belongs to a single image"),
         (["00.png", "-o", "-", "--json"], "leave out --json"),
+        (["00.png", "-o", "x.png", "--memory", "much"], 'a size such as "6G"'),
+        (["00.png", "-o", "x.png", "--memory", "300M"], "GB of memory, and there are 0.3 GB"),
+        (["00.png", "-o", "x.png", "--figure", "x.jpg"], "suffix must be .png"),
     ],
 )
 def test_what_cannot_be_meant(folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,8 +200,9 @@ def test_weights_are_certified_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     certified = []
     original = restore.load_pretrained
     monkeypatch.setattr(restore, "load_pretrained", lambda name: certified.append(name) or original(name))
-    options = argparse.Namespace(denoiser="tiny", rounds=0, noise=0.05, force=False, command="denoise", command_line="", range=None,
-                                 tile=None, device="cpu")  # fmt: skip
+    plain = {"denoiser": "tiny", "rounds": 0, "noise": 0.05, "device": "cpu", "limit": 2**60, "jobs": 1, "out_dir": "out"}
+    plain |= dict.fromkeys(("range", "tile", "figure", "reference"))
+    options = argparse.Namespace(command="denoise", command_line="", force=False, **plain)
     for i in range(3):
         assert outcome_of(Item(f"{i:02}.png", folder / "out" / f"{i:02}.png"), options).status == "converged"
     assert certified == ["tiny"]

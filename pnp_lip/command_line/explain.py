@@ -16,7 +16,9 @@ def say_results(results: Sequence[Result], *, explain: bool) -> None:
     for i, result in enumerate(results, start=1):
         place = f"solution {i} of {len(results)}: " if len(results) > 1 else ""
         say(f"{place}{said(result)}")
-    if results[-1].advice:
+    if results[-1].status == "max_iter":
+        say("advice: the image still changes; allow more iterations by --max-iter, or stop earlier by a larger --tol.")
+    elif results[-1].advice:
         say(f"advice: {results[-1].advice}")
     if explain:
         for line in explained(results[-1].guarantee):
@@ -25,9 +27,9 @@ def say_results(results: Sequence[Result], *, explain: bool) -> None:
 
 def said(result: Result) -> str:
     """How a solution ended and what is proved of it."""
-    head, guarantee, claim = str(result).splitlines()[0], result.guarantee, f"converges to a {result.guarantee.kind}"
+    head, guarantee, claim = str(result).splitlines()[0], result.guarantee, f"it tends to a {result.guarantee.kind}"
     if result.settings.get("solver") == Denoising.__name__:
-        head, claim = "one pass of the denoiser", "it never moves two images apart"
+        head, claim = "one pass of the denoiser", "it moves no two images apart"
     if not guarantee.proved:
         return f"{head}; {guarantee.title}: {guarantee.failure}"
     return f"{head}; {guarantee.title}: {claim} (--explain lists the {len(guarantee.hypotheses)} hypotheses)"

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +14,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pnp_lip.command_line.common import NOT_CONVERGED, say
-from pnp_lip.command_line.items import Item, Outcome, expand, items_of, split, sweep
+from pnp_lip.command_line.items import Outcome, expand, items_of, split, sweep
 from pnp_lip.command_line.records import request_of
 from pnp_lip.command_line.workers import outcomes
 from pnp_lip.errors import InputError
+from pnp_lip.memory import available
 
 __all__ = ["run"]
 
 FAILED = 2  # exit status
+SIZE = re.compile(r"(\d+\.?\d*)([KMGT]?)I?B?")
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # bytes
 ROWS = 40  # of a table; of more files only those that need attention are listed
 NOTES = 20  # lines that say what was assumed, mended or lost; the records hold all
 
@@ -31,12 +35,23 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("name the result with -o FILE, or a folder for the results of several files with --out-dir DIR.")
     if options.jobs < 1:
         raise InputError(f"--jobs counts the files that are restored at a time and is at least 1; got {options.jobs}.")
+    options.limit = limit_of(options.memory) // (1 if options.out_dir is None else options.jobs)
     options.images = expand(options.images)
     if options.out_dir is not None:
         return restore_many(options)
     if len(options.images) > 1:
         raise InputError(f"-o names one file, and there are {len(options.images)} images; pass --out-dir DIR.")
     return int(importlib.import_module("pnp_lip.command_line.restoring").run(options))
+
+
+def limit_of(text: str | None) -> int:
+    """Bytes that may be used: what --memory says, or what is available."""
+    if text is None:
+        return available()
+    found = SIZE.fullmatch(text.strip().upper())
+    if found is None:
+        raise InputError(f'--memory takes a size such as "6G" or "500M"; got {text!r}.')
+    return int(float(found[1]) * UNITS[found[2]])
 
 
 def restore_many(options: argparse.Namespace) -> int:

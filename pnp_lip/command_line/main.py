@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from pnp_lip.command_line.common import ANGLES, ATTACKED_SIDE, PSF, Commands
+from pnp_lip.command_line.common import ANGLES, ATTACKED_SIDE, OUT_OF_MEMORY, PSF, Commands, ran_out_of_memory
 from pnp_lip.errors import PnpLipError
 from pnp_lip.version import __version__
 
@@ -30,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except (PnpLipError, OSError) as error:  # OSError: no such place, no permission, no space
         sys.stderr.write(f"pnp-lip: {error}\n")
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        sys.stderr.write(f"pnp-lip: {OUT_OF_MEMORY}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("pnp-lip: interrupted\n")
@@ -130,6 +135,7 @@ def add_image(add: Add) -> None:
     add("--out-dir", metavar="DIR", help=f"{several}; exit status 2: some failed, else 3: some have not converged")
     add("--jobs", type=int, default=1, metavar="N", help="with --out-dir: images at a time (default: 1)")
     add("--force", action="store_true", help="replace files that pnp-lip did not write, and results of other settings")
+    add("--memory", metavar="SIZE", help='most memory to use, such as "6G" or "500M" (default: what is available)')
     add("--json", action="store_true", help="print the record, one line for each image; everything else to standard error")
     drawn = "a PNG of the image before and after, with a detail of both and how the iteration converged"
     add("--figure", metavar="FILE", help=drawn)

@@ -19,15 +19,18 @@ def notes_of(picture: Picture) -> list[str]:
     return [*picture.notes, *([] if picture.correlated is None else [warning])]
 
 
-def save(output: Path, found: Restoration, picture: Picture, options: argparse.Namespace, **more: object) -> tuple[str, ...]:
-    """Write the image and beside it its record, which names the image's hash; returns what the format could not hold.
+def save(
+    output: Path, found: Restoration, picture: Picture, options: argparse.Namespace, *, figure: Path | None, **more: object
+) -> tuple[str, ...]:
+    """Write the image and beside it its record, which names its hash and the figure's; returns what the format could not hold.
 
     The record comes first: a command that dies between the two leaves a record without its image, which the next one sees.
     """
     beside = output.with_suffix(".json")
     with write_atomically(output) as image:
         lost = write_picture(image, np.asarray(found.image), picture)
-        written = {**record_of(beside).get("written", {}), output.name: sha256_of_file(image)}  # of out.tif and out.png, too
+        files = {output.name: image} | ({} if figure is None else {figure.name: figure})
+        written = record_of(beside).get("written", {}) | {name: sha256_of_file(path) for name, path in files.items()}
         with write_atomically(beside) as path:
             path.write_text(found.to_json(command=options.command_line, written=written, **more) + "\n", encoding="utf-8")
     return lost

@@ -14,25 +14,27 @@ __all__ = ["claim", "record_of", "request_of", "sha256_of_file", "wrote"]
 SETTINGS = ("psf", "noise", "range", "denoiser", "rounds", "strength", "padding", "step", "tol", "max_iter", "tile", "device")
 
 
-def claim(outputs: Sequence[Path], inputs: Sequence[str | None] = (), *, force: bool = False) -> None:
+def claim(outputs: Sequence[Path], inputs: Sequence[str | None] = (), *, force: bool = False, record: Path | None = None) -> None:
     """Raise InputError where an output would replace an input, or, without ``force``, a file that no command wrote.
 
-    A command wrote an image if the record beside it, of the same name with the suffix .json, or result.json, has its SHA-256.
+    A command wrote an image if the record beside it, of the same name with the suffix .json, or result.json, has its SHA-256,
+    or the ``record`` of what is now to be written.
     """
     given = [Path(path) for path in inputs if path is not None and Path(path).exists()]
     for path in (path for path in outputs if path.exists()):
         if any(path.samefile(other) for other in given):
             raise InputError(f"{path} would replace the image itself or another input; name another file.")
-        if not force and not wrote(path):
+        if not force and not wrote(path, record):
             raise InputError(f"{path} exists, and pnp-lip did not write it; name another file, or pass --force.")
 
 
-def wrote(path: Path) -> bool:
+def wrote(path: Path, record: Path | None = None) -> bool:
     """Whether a command wrote this file and nobody has changed it."""
     if path.suffix == ".json":  # a record, or a certificate
-        return "pnp_lip" in (record := record_of(path)) or {"schema", "weights", "rounding"} <= record.keys()
-    found = [record_of(path.with_suffix(".json")), record_of(path.with_name("result.json"))]
-    return path.is_file() and sha256_of_file(path) in [record.get("written", {}).get(path.name) for record in found]
+        return "pnp_lip" in (held := record_of(path)) or {"schema", "weights", "rounding"} <= held.keys()
+    records = [path.with_suffix(".json"), path.with_name("result.json"), *([] if record is None else [record])]
+    hashes = [record_of(place).get("written", {}).get(path.name) for place in records]
+    return path.is_file() and sha256_of_file(path) in hashes
 
 
 def record_of(path: Path) -> dict[str, dict[str, str]]:

@@ -10,15 +10,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from pnp_lip.command_line import deblur, denoise
-from pnp_lip.command_line.common import NOT_CONVERGED, say
+from pnp_lip.command_line.common import NOT_CONVERGED, OUT_OF_MEMORY, ran_out_of_memory, say
 from pnp_lip.command_line.explain import say_results
+from pnp_lip.command_line.figure import draw_restored
+from pnp_lip.command_line.inputs import get_range
 from pnp_lip.command_line.items import Item, Outcome, outcome
+from pnp_lip.command_line.needs import require_memory
 from pnp_lip.command_line.outputs import notes_of, save
 from pnp_lip.command_line.records import claim, record_of, request_of, sha256_of_file
 from pnp_lip.errors import InputError, PnpLipError
-from pnp_lip.images import IMAGE_SUFFIXES, check_output
-from pnp_lip.pictures import read_picture
+from pnp_lip.frame import Frame
+from pnp_lip.images import IMAGE_SUFFIXES, check_output, psnr
+from pnp_lip.memory import keeping_within
+from pnp_lip.pictures import Picture, read_picture
 from pnp_lip.restore import Restoration
 
 __all__ = ["outcome_of", "run"]
@@ -60,6 +67,8 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
     except (PnpLipError, OSError) as error:
         return Outcome(item, "failed", str(error))
     except Exception as error:  # the other files are to be restored, too
+        if ran_out_of_memory(error):
+            return Outcome(item, "failed", OUT_OF_MEMORY)
         return Outcome(item, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
     seconds = time.perf_counter() - started
     return outcome(item, record_of(item.output.with_suffix(".json")), tuple(notes), seconds)
@@ -68,19 +77,47 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
 def restore_file(
     source: str, output: Path, options: argparse.Namespace, *, tell: Callable[[str], None], progress: bool
 ) -> Restoration:
-    """Read, restore and write one image; what there is to know of it is told line by line."""
+    """Read, restore and write one image, with its figure; what there is to know of it is told line by line."""
     check_output(output)
-    claim([output, output.with_suffix(".json")], [source, getattr(options, "psf", None)], force=options.force)
+    beside, inputs = output.with_suffix(".json"), [source, getattr(options, "psf", None), options.reference]
+    figure = None if options.figure is None else check_output(options.figure, (".png",))
+    claim([output, beside, *([] if figure is None else [figure])], inputs, force=options.force, record=beside)
     picture = read_picture(source)
     for note in notes_of(picture):
         tell(note)
-    found = RESTORE[options.command](picture, options, progress=progress)
+    images = {} if figure is None and options.reference is None else known_images(picture, options)
+    with keeping_within(options.limit):
+        require_memory(picture, options)
+        found = RESTORE[options.command](picture, options, progress=progress)
     for note in found.notes:
         tell(note)
-    given = {"path": source, "sha256": sha256_of_file(picture.path)}
-    for note in save(output, found, picture, options, request=request_of(options), input=given):
+    about: dict[str, object] = {"request": request_of(options), "input": {"path": source, "sha256": sha256_of_file(picture.path)}}
+    if images:
+        low, high = found.record["range"]  # type: ignore[misc]
+        images = {"before": images["before"], "after": Frame.of(found.image, (low, high)).y, **images}
+    if "truth" in images:
+        about["psnr"] = quality = {name: psnr(images[name], images["truth"]) for name in ("before", "after")}
+        tell(f"PSNR {quality['before']:.2f} dB before, {quality['after']:.2f} dB after")
+        images = {f"{name}, {quality[name]:.2f} dB" if name in quality else name: image for name, image in images.items()}
+    if figure is not None:
+        draw_restored(figure, {name: image[:1] for name, image in images.items()}, found.results)
+    for note in save(output, found, picture, options, figure=figure, **about):
         tell(note)
     return found
+
+
+def known_images(picture: Picture, options: argparse.Namespace) -> dict[str, Tensor]:
+    """What is known before the restoration, on [0, 1]: the picture and, of the same size, the truth."""
+    images = {"before": Frame.of(picture.pixels, get_range(options.range)).y}
+    if options.reference is not None:
+        truth = read_picture(options.reference).pixels
+        images["truth"] = Frame.of(truth, get_range(options.range) if truth.dtype == picture.pixels.dtype else None).y
+        if images["truth"].shape != images["before"].shape:
+            shapes = [" x ".join(map(str, images[name].shape[1:])) for name in ("truth", "before")]
+            raise InputError(
+                f"--reference {options.reference}: {shapes[0]} (channels x rows x columns); the image has {shapes[1]}."
+            )
+    return images
 
 
 def suffix_for(source: Path) -> str:

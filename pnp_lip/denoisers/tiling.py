@@ -1,6 +1,5 @@
 """A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +10,7 @@ from torch.nn import functional as F
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GuideNetwork, UNet
 
-__all__ = ["cache_tile", "improve", "map_windows", "most_kept", "stored", "windows"]
+__all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
 
 CACHE_NUMBERS = 2**20  # numbers of a layer's hidden channels in one window, 4 MB in float32
 CACHE_COLUMNS = 512  # columns of one window
@@ -91,11 +90,6 @@ def stored(x: Tensor, *, by_pixel: bool) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last if by_pixel else torch.contiguous_format)
     plane = x.squeeze(1).contiguous()
     return plane.unsqueeze(-1).permute(0, 3, 1, 2) if by_pixel else plane.unsqueeze(1)
-
-
-def most_kept() -> int:
-    """Bytes that one object may hold between calls: a quarter of the machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def even_share(size: int, limit: int) -> int:
