@@ -23,13 +23,13 @@ from pnp_lip.fingerprint import hash_tensor, is_plain
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import Blur
 from pnp_lip.operators.blur_windows import WINDOWED_PADDINGS, ArrayLike, BlurWindows, read
+from pnp_lip.progress import Bar
 from pnp_lip.solvers import Denoising, ForwardBackward, Guarantee, History, KrasnoselskiiMann, LeastSquares
 from pnp_lip.solvers.examiner import examine_code, judge_certificate, judge_denoiser
 from pnp_lip.solvers.guarantee import judge
 from pnp_lip.solvers.hypothesis import Hypothesis, check_max_iter
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.maps import Box, Maps
-from pnp_lip.solvers.progress import Bar
 from pnp_lip.solvers.solver import BOX, refuse
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Run:
     def iterate(self, tol: float, max_iter: int, client: "Client | None", progress: bool) -> None:
         """Update until the relative residual falls to ``tol`` or is not finite, at most ``max_iter`` times."""
         state, job = self.state, self.job
-        with Bar("large" if progress else None, tol=tol, most=max_iter, start=state["iteration"]) as bar:
+        with Bar("large", progress=progress, tol=tol, most=max_iter, start=state["iteration"]) as bar:
             while state["iteration"] < max_iter and self.running(tol):
                 k = state["iteration"]
                 self.discard(keep=(k, k + 1))

@@ -24,6 +24,7 @@ from pnp_lip.noise import estimate_noise
 from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.progress import showing, stepwise
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import NOISE_FACTOR, Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
 from pnp_lip.solvers.refine import Improve
@@ -141,8 +142,9 @@ def deblur(
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
     assumed = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
     solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
-    solve = functools.partial(type(solver).solve, max_iter=max_iter, progress=progress)
-    results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
+    solve = functools.partial(type(solver).solve, max_iter=max_iter)
+    with showing(progress):
+        results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
     top, left = extra[0] // 2, extra[1] // 2  # where the tap (h//2, w//2) of the first datum lies
     x = results[-1].x[..., top : top + rows, left : left + columns]
     used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
@@ -180,18 +182,30 @@ def denoise(
         raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
     level, notes = level_of(noise, frame, correlated, blurred=False)
     results: tuple[Result, ...] = ()
-    if isinstance(prior, RidgePotential):
-        results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity(), progress=progress),)
-    elif rounds:
+    with showing(progress):
+        if isinstance(prior, RidgePotential):
+            results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
+            x = results[-1].x
+        else:
+            with stepwise("denoise", len(images) * len(prior.flows) * (1 + 2 * rounds)):  # making limits is a step, too
+                results, x = denoised(prior, images, level, rounds, tile)
+    if rounds:
+        notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
+    return finish(frame, x, results, level, noise, (prior, name), notes, {})
+
+
+def denoised(
+    prior: GradientFlowDenoiser, images: Tensor, level: float, rounds: int, tile: int | None
+) -> tuple[tuple[Result, ...], Tensor]:
+    """All solutions with a denoiser, none if it works in windows, and the last image."""
+    if rounds:
         first = Denoising(prior, sigma=GUIDE_SIGMA_FACTOR * level)
         results = refine(first, images, Identity(), rounds, sigma=level)
-        notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
     elif tile is None and max(images.shape[-2:]) <= TILE:
         results = (Denoising(prior, sigma=level).solve(images, Identity()),)
     else:
-        tiled = prior.tiled(images, level, tile=TILE if tile is None else tile)
-    x = results[-1].x if results else tiled
-    return finish(frame, x, results, level, noise, (prior, name), notes, {})
+        return (), prior.tiled(images, level, tile=TILE if tile is None else tile)
+    return results, results[-1].x
 
 
 def finish(

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pnp_lip.progress import Bar
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, require
 from pnp_lip.solvers.guarantee import Guarantee
 from pnp_lip.solvers.iteration import Iteration, euclidean
 from pnp_lip.solvers.maps import Maps, Settings
-from pnp_lip.solvers.progress import Bar
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scheme import Memory, Scheme, per_image
 from pnp_lip.solvers.watch import Watch
@@ -154,7 +154,9 @@ def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor
     watch = Watch.over(iteration, maps, state.v) if monitor.watch else None
     store, part = monitor.store, maps.part(state.batch)
     started = time.perf_counter() - state.seconds
-    with Bar(monitor.bar, tol=monitor.tol, most=monitor.max_iter, start=state.k) as shown:
+    with Bar(
+        monitor.bar or "solve", progress=monitor.bar is not None, tol=monitor.tol, most=monitor.max_iter, start=state.k
+    ) as shown:
         while state.running and state.k < monitor.max_iter:
             part = narrowed(iteration, maps, part, state)
             advance(iteration, part, scheme, state, monitor, watch)

@@ -16,6 +16,7 @@ from pnp_lip.certificates.calculus import CurvatureBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import require_unmodified
+from pnp_lip.progress import Bar
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
@@ -29,7 +30,6 @@ from pnp_lip.solvers.loop import MISFIT_EVERY, Callback, Track, psnr_of
 from pnp_lip.solvers.maps import Box, Maps, Settings, check_like, check_settings, rounded_inwards
 from pnp_lip.solvers.potential_examiner import examine_convexity, examine_gradient, examine_potential, examine_smoothness
 from pnp_lip.solvers.potential_prior import PotentialPrior
-from pnp_lip.solvers.progress import Bar
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
@@ -149,7 +149,7 @@ class Variational:
                 with store.refusing():
                     states, tracks, k, before = resumed(stored, p, states)
             started -= before
-            with Bar("Variational" if progress else None, tol=self.tol, most=max_iter, start=k) as shown:
+            with Bar("Variational", progress=progress, tol=self.tol, most=max_iter, start=k) as shown:
                 while k < max_iter and any(s.status == "running" for s in states):
                     for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
                         if s.status == "running":

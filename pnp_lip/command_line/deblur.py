@@ -10,11 +10,10 @@ from pnp_lip.restore import Restoration, deblur
 __all__ = ["restore"]
 
 
-def restore(picture: Picture, options: argparse.Namespace, *, progress: bool) -> Restoration:
+def restore(picture: Picture, options: argparse.Namespace) -> Restoration:
     """The picture as the options ask for it."""
     return deblur(
         picture.pixels, parse_psf(options.psf), options.noise, denoiser=options.denoiser, rounds=options.rounds,
         strength=options.strength, padding=options.padding, step=options.step, tol=options.tol, max_iter=options.max_iter,
         value_range=get_range(options.range), correlated=True if picture.correlated else None, device=options.device,
-        progress=progress,
     )  # fmt: skip

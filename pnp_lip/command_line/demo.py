@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         choice = choose_by_reference(solver, other_y, other_physics, others, {"sigma": levels}, guarantee=guarantee)
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         tell(f"{name}: restoring ...")
-        solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee, progress=not options.quiet)
+        solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee)
         results[name] = solutions(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
     seconds = time.perf_counter() - start
     images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}

@@ -9,10 +9,9 @@ from pnp_lip.restore import Restoration, denoise
 __all__ = ["restore"]
 
 
-def restore(picture: Picture, options: argparse.Namespace, *, progress: bool) -> Restoration:
+def restore(picture: Picture, options: argparse.Namespace) -> Restoration:
     """The picture as the options ask for it."""
     return denoise(
         picture.pixels, options.noise, denoiser=options.denoiser, rounds=options.rounds, tile=options.tile,
         value_range=get_range(options.range), correlated=True if picture.correlated else None, device=options.device,
-        progress=progress,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from pnp_lip.command_line.common import ANGLES, ATTACKED_SIDE, OUT_OF_MEMORY, PSF, Commands, ran_out_of_memory
 from pnp_lip.errors import PnpLipError
+from pnp_lip.progress import showing
 from pnp_lip.version import __version__
 
 __all__ = ["main"]
@@ -119,7 +120,8 @@ def new(commands: Commands, name: str, text: str, module: str | None = None) -> 
     """A new command, which a module runs, by default that of the same name; returns the function that adds an option."""
 
     def run(options: argparse.Namespace) -> int:
-        return int(importlib.import_module(f"pnp_lip.command_line.{module or name}").run(options))
+        with showing(not getattr(options, "quiet", True)):
+            return int(importlib.import_module(f"pnp_lip.command_line.{module or name}").run(options))
 
     command = commands.add_parser(name, help=text)
     command.set_defaults(run=run, command=name)

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="pnp-lip-") as folder, speaks:
         path = received(Path(folder)) if source == STREAM else source
         kept = Path(folder) / f"out{suffix_for(Path(path))}" if output == STREAM else check_output(output)
-        found = restore_file(path, kept, options, tell=say, progress=not options.quiet)
+        found = restore_file(path, kept, options, tell=say)
         if found.results:
             say_results(found.results, explain=options.explain)
         if output == STREAM:
@@ -63,7 +63,7 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
     """What becomes of one of many files: whatever goes wrong stays with it."""
     notes, started = list[str](), time.perf_counter()
     try:
-        restore_file(item.source, item.output, options, tell=notes.append, progress=False)
+        restore_file(item.source, item.output, options, tell=notes.append)
     except (PnpLipError, OSError) as error:
         return Outcome(item, "failed", str(error))
     except Exception as error:  # the other files are to be restored, too
@@ -74,9 +74,7 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
     return outcome(item, record_of(item.output.with_suffix(".json")), tuple(notes), seconds)
 
 
-def restore_file(
-    source: str, output: Path, options: argparse.Namespace, *, tell: Callable[[str], None], progress: bool
-) -> Restoration:
+def restore_file(source: str, output: Path, options: argparse.Namespace, *, tell: Callable[[str], None]) -> Restoration:
     """Read, restore and write one image, with its figure; what there is to know of it is told line by line."""
     check_output(output)
     beside, inputs = output.with_suffix(".json"), [source, getattr(options, "psf", None), options.reference]
@@ -88,7 +86,7 @@ def restore_file(
     images = {} if figure is None and options.reference is None else known_images(picture, options)
     with keeping_within(options.limit):
         require_memory(picture, options)
-        found = RESTORE[options.command](picture, options, progress=progress)
+        found = RESTORE[options.command](picture, options)
     for note in found.notes:
         tell(note)
     about: dict[str, object] = {"request": request_of(options), "input": {"path": source, "sha256": sha256_of_file(picture.path)}}

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GuideNetwork, UNet
+from pnp_lip.progress import advance
 
 __all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
 
@@ -31,12 +32,10 @@ def map_windows(
         raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
     if min(tile) < 1:
         raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {min(tile)}.")
-    bands = []
-    for kept_rows, rows in windows(x.shape[-2], tile[0], reach, circular):
-        band = [
-            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept]
-            for kept, columns in windows(x.shape[-1], tile[1], reach, circular)
-        ]
+    bands, across = [], windows(x.shape[-1], tile[1], reach, circular)
+    for kept_rows, rows in (down := windows(x.shape[-2], tile[0], reach, circular)):
+        band = [function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept] for kept, columns in across]
+        advance(1 / len(down))
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 
