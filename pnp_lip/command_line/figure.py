@@ -15,6 +15,7 @@ from pnp_lip.solvers import Result
 __all__ = ["draw", "draw_restored"]
 
 DETAIL = 96  # pixels a side of the detail that shows single pixels, of a small image a third of its sides
+PANEL = 500  # pixels of the shorter side of a panel: more are averaged
 
 
 def draw(
@@ -53,13 +54,15 @@ def draw_restored(path: Path, images: Mapping[str, Tensor], results: Sequence[Re
     h, w = before.shape[2:]
     size = tuple(min(DETAIL, max(1, side // 3)) for side in (h, w))
     top, left = busiest((after - before).abs().mean(1, keepdim=True), size)
+    k = max(1, min(h, w) // PANEL)
     iterated = any(result.iterations > 1 for result in results)
     columns = len(images) + iterated
     figure = Figure(figsize=(4 * columns, 4 * (min(h / w, 2) + size[0] / size[1]) + 0.8), layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False, height_ratios=(min(h / w, 2), size[0] / size[1]))
     for column, (title, image) in enumerate(images.items()):
-        show(axes[0, column], title, image)
-        frame = Rectangle((left - 0.5, top - 0.5), size[1], size[0], fill=False, color="red", linewidth=1.2)
+        show(axes[0, column], title, F.avg_pool2d(image, k) if k > 1 else image)
+        corner, (height, width) = (left / k - 0.5, top / k - 0.5), (side / k for side in size)
+        frame = Rectangle(corner, width, height, fill=False, color="red", linewidth=1.2)
         axes[0, column].add_patch(frame)
         show(axes[1, column], f"detail, {size[1]} x {size[0]} pixels", image[..., top : top + size[0], left : left + size[1]])
     if iterated:

@@ -14,14 +14,10 @@ from pnp_lip.solvers import Anderson
 __all__ = ["needed", "require_memory"]
 
 FLOAT = 4  # bytes of a number
-# Peaks of the process, measured with images of 1, 2 and 4 megapixels (tests/test_command_line_memory.py measures one of them).
+# Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
 STARTED = 900 * 2**20  # bytes with torch, deepinv and the weights loaded
-PASS, SOLVE, MINIMISE = (
-    170,
-    190,
-    300,
-)  # bytes for each number of an image: a pass, forward-backward without its memory, a potential
-NETWORK = 300 * 2**20  # bytes of the windows in which networks improve a guide
+PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
+NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
 
 
 def require_memory(picture: Picture, options: argparse.Namespace) -> None:
