@@ -140,12 +140,12 @@ def deblur(
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
-    assumed = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
-    solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
-    solve = functools.partial(type(solver).solve, max_iter=max_iter)
+    first = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
+    solver = solver_of(prior, sigma=first, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
     with showing(progress):
+        solve = functools.partial(type(solver).solve, max_iter=max_iter)
         results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
-    top, left = extra[0] // 2, extra[1] // 2  # where the tap (h//2, w//2) of the first datum lies
+    top, left = (more // 2 for more in extra)  # where the tap (h//2, w//2) of the first datum lies
     x = results[-1].x[..., top : top + rows, left : left + columns]
     used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
     return finish(frame, x, results, level, noise, (prior, name), (*mended, *notes), used)

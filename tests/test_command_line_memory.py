@@ -129,14 +129,18 @@ def test_a_refused_allocation_is_one_line(
 
 
 def outcomes_here(items, options):
+    """In this process, where a test can break things."""
     from pnp_lip.command_line.restoring import outcome_of
 
     return (outcome_of(item, options) for item in items)
 
 
 def test_other_errors_stay_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> None:
+        raise RuntimeError("another")
+
     monkeypatch.chdir(tmp_path)
     write_image("y.png", torch.zeros(1, 1, 20, 30))
-    monkeypatch.setattr("pnp_lip.command_line.restoring.read_picture", lambda path: (_ for _ in ()).throw(RuntimeError("another")))
+    monkeypatch.setattr("pnp_lip.command_line.restoring.read_picture", fails)
     with pytest.raises(RuntimeError, match="another"):
         main(["denoise", "y.png", "-o", "x.png", "--quiet"])

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def restore_file(source: str, output: Path, options: argparse.Namespace, *, tell
         tell(note)
     about: dict[str, object] = {"request": request_of(options), "input": {"path": source, "sha256": sha256_of_file(picture.path)}}
     if images:
-        low, high = found.record["range"]  # type: ignore[misc]
+        low, high = cast(tuple[float, float], found.record["range"])
         images = {"before": images["before"], "after": Frame.of(found.image, (low, high)).y, **images}
     if "truth" in images:
         about["psnr"] = quality = {name: psnr(images[name], images["truth"]) for name in ("before", "after")}

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
 from pnp_lip.command_line.items import Item, Outcome
@@ -13,7 +13,7 @@ from pnp_lip.command_line.items import Item, Outcome
 __all__ = ["outcomes"]
 
 
-def outcomes(items: Sequence[Item], options: argparse.Namespace) -> Iterator[Outcome]:
+def outcomes(items: Sequence[Item], options: argparse.Namespace) -> Generator[Outcome, None, None]:
     """What became of each item, in the order in which they end, with ``options.jobs`` files at a time.
 
     A worker that dies, for lack of memory say, costs its item, and another one takes its place.
@@ -37,10 +37,11 @@ def outcomes(items: Sequence[Item], options: argparse.Namespace) -> Iterator[Out
         for _ in range(min(options.jobs, len(items))):
             start()
         while busy:
-            for worker in wait(list(busy)):
-                process, item = busy.pop(worker)  # type: ignore[index]
+            ready = wait(list(busy))
+            for worker in [worker for worker in busy if worker in ready]:
+                process, item = busy.pop(worker)
                 try:
-                    yield worker.recv()  # type: ignore[union-attr]
+                    yield worker.recv()
                 except (EOFError, ConnectionResetError):
                     process.join()
                     yield Outcome(item, "failed", ended(process.exitcode))
@@ -48,9 +49,9 @@ def outcomes(items: Sequence[Item], options: argparse.Namespace) -> Iterator[Out
                         start()
                     continue
                 if left:
-                    give(worker, process)  # type: ignore[arg-type]
+                    give(worker, process)
                 else:
-                    worker.close()  # type: ignore[union-attr]
+                    worker.close()
                     process.join()
     finally:
         for process, _ in busy.values():
