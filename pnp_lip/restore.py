@@ -127,10 +127,9 @@ def deblur(
     if strength is not None and not 0 < strength < math.inf:
         raise InputError(f"the strength must be a positive number; got {strength}.")
     kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else psf)
-    place = device_of(device)
-    frame = Frame.of(y, value_range, place)
+    frame = Frame.of(y, value_range, device_of(device))
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
-    prior, images = placed(prior, place), by_channel(frame.y, prior)
+    prior, images = placed(prior, frame.y.device), by_channel(frame.y, prior)
     (h, w), (rows, columns) = kernel.shape, images.shape[2:]
     if h > rows or w > columns:
         raise InputError(f"the PSF ({h} x {w}) is larger than the image ({rows} x {columns}); crop it to where it is not zero.")
@@ -139,7 +138,7 @@ def deblur(
     improve = get_annealing(prior, rounds)
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
-    physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
+    physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
     first = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
     solver = solver_of(prior, sigma=first, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
     with showing(progress):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,16 +17,18 @@ from pnp_lip import load_pretrained, memory
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
 from pnp_lip.command_line.files import limit_of
-from pnp_lip.command_line.needs import needed
+from pnp_lip.command_line.needs import needed, share_of_memory
+from pnp_lip.errors import InputError
 from pnp_lip.images import write_image
 from pnp_lip.memory import available, keeping_within, most_kept
+from pnp_lip.pictures import Picture
 from pnp_lip.solvers import Anderson
 
 # Peak memory of the process in MB, measured with 8-bit images of so many megapixels (1 is 2**20 pixels) on a machine with 23 GB.
 PEAKS = [
     ("tiny", 0, 1, 1.0, False, 930), ("tiny", 1, 1, 1.0, False, 1748), ("tiny", 1, 1, 2.0, False, 2699),
     ("tiny", 1, 1, 4.0, False, 4328), ("tiny", 1, 3, 1.0, False, 3443), ("grey", 1, 1, 1.0, False, 4188),
-    ("colour", 1, 3, 1.0, False, 2286), ("ridge", 0, 1, 1.0, False, 1089),
+    ("colour", 1, 3, 1.0, False, 2286), ("ridge", 0, 1, 1.0, False, 1089), ("ridge", 0, 1, 2.0, False, 1245),
     ("tiny", 0, 1, 1.0, True, 1033), ("tiny", 0, 1, 2.0, True, 1192), ("tiny", 0, 1, 4.0, True, 1499),
     ("tiny", 1, 1, 1.0, True, 1915), ("ridge", 0, 1, 1.0, True, 1089),
 ]  # fmt: skip
@@ -105,6 +109,22 @@ def test_too_large_an_image_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert "30 x 20 pixels take about 1.1 GB of memory, and there are 0.5 GB; continue with --rounds 0," in error
     assert error.count("\n") == 1 and not Path("x.png").exists()
+
+
+def test_less_is_kept_where_an_image_would_not_fit() -> None:
+    """24 megapixels in colour: what guided layers would keep alone exceeds the limit."""
+    picture = Picture(Path("y.png"), np.broadcast_to(np.uint8(0), (4000, 6000, 3)))
+    options = argparse.Namespace(command="denoise", denoiser="colour", rounds=1, limit=14 * 2**30, jobs=1, out_dir=None)
+    with keeping_within(options.limit):
+        assert needed(load_pretrained("colour"), 1, 3, 24_000_000, blurred=False) > options.limit
+    share = share_of_memory(picture, options)
+    with keeping_within(share):
+        assert needed(load_pretrained("colour"), 1, 3, 24_000_000, blurred=False) <= 8 * 2**30
+    options.limit, options.jobs, options.out_dir = 4 * 2**30, 2, "out"
+    with pytest.raises(
+        InputError, match=r"6000 x 4000 pixels take about 7\.\d GB .* 4\.0 GB; continue with fewer --jobs, --rounds 0"
+    ):
+        share_of_memory(picture, options)
 
 
 @pytest.mark.parametrize(

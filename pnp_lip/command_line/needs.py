@@ -5,23 +5,27 @@ import argparse
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.frame import layout
-from pnp_lip.memory import most_kept
+from pnp_lip.memory import keeping_within, most_kept
 from pnp_lip.operators import parse_psf
 from pnp_lip.pictures import Picture
 from pnp_lip.restore import Learned, prior_of
 from pnp_lip.solvers import Anderson
 
-__all__ = ["needed", "require_memory"]
+__all__ = ["needed", "share_of_memory"]
 
 FLOAT = 4  # bytes of a number
+SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
 STARTED = 900 * 2**20  # bytes with torch, deepinv and the weights loaded
 PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
 NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
 
 
-def require_memory(picture: Picture, options: argparse.Namespace) -> None:
-    """Raise InputError, before anything is allocated, for a restoration that needs more than ``options.limit`` bytes."""
+def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
+    """Bytes to keep within: the largest of ``SHARES`` of ``options.limit`` with which the whole restoration fits into that.
+
+    Raises InputError, before anything is allocated, where none does.
+    """
     order, four = layout(picture.pixels)
     images, channels, rows, columns = (four[i] for i in order)
     channels -= channels in (2, 4)  # alpha
@@ -29,14 +33,15 @@ def require_memory(picture: Picture, options: argparse.Namespace) -> None:
     blurred = options.command == "deblur"
     if blurred and options.padding == "valid":
         rows, columns = (side + more - 1 for side, more in zip((rows, columns), parse_psf(options.psf).shape, strict=True))
-    need = needed(prior, rounds, images * channels, rows * columns, blurred=blurred)
-    if need > options.limit:
-        fewer = " by fewer --jobs," * (options.jobs > 1 and options.out_dir is not None)
-        less = " --rounds 0," * (rounds > 0)
-        sizes = f"about {need / 2**30:.1f} GB of memory, and there are {options.limit / 2**30:.1f} GB"
-        raise InputError(
-            f"{columns} x {rows} pixels take {sizes}; continue with{fewer}{less} a part of the image, or more memory."
-        )
+    for share in SHARES:
+        with keeping_within(options.limit // share):
+            need = needed(prior, rounds, images * channels, rows * columns, blurred=blurred)
+        if need <= options.limit:
+            return int(options.limit // share)
+    fewer = " fewer --jobs," * (options.jobs > 1 and options.out_dir is not None)
+    less = " --rounds 0," * (rounds > 0)
+    sizes = f"about {need / 2**30:.1f} GB of memory, and there are {options.limit / 2**30:.1f} GB"
+    raise InputError(f"{columns} x {rows} pixels take {sizes}; continue with{fewer}{less} a part of the image, or more memory.")
 
 
 def needed(prior: Learned, rounds: int, planes: int, pixels: int, *, blurred: bool) -> int:

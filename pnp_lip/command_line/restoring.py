@@ -19,7 +19,7 @@ from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw_restored
 from pnp_lip.command_line.inputs import get_range
 from pnp_lip.command_line.items import Item, Outcome, outcome
-from pnp_lip.command_line.needs import require_memory
+from pnp_lip.command_line.needs import share_of_memory
 from pnp_lip.command_line.outputs import notes_of, save
 from pnp_lip.command_line.records import claim, record_of, request_of, sha256_of_file
 from pnp_lip.errors import InputError, PnpLipError
@@ -85,8 +85,7 @@ def restore_file(source: str, output: Path, options: argparse.Namespace, *, tell
     for note in notes_of(picture):
         tell(note)
     images = {} if figure is None and options.reference is None else known_images(picture, options)
-    with keeping_within(options.limit):
-        require_memory(picture, options)
+    with keeping_within(share_of_memory(picture, options)):
         found = RESTORE[options.command](picture, options)
     for note in found.notes:
         tell(note)
