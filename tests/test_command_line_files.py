@@ -24,7 +24,7 @@ from pnp_lip.command_line.common import SUFFIXES
 from pnp_lip.command_line.items import Item, expand, items_of, sweep
 from pnp_lip.command_line.restoring import outcome_of
 from pnp_lip.errors import InputError
-from pnp_lip.images import IMAGE_SUFFIXES, write_image
+from pnp_lip.images import IMAGE_SUFFIXES, read_image, write_image
 
 QUICK = ["--denoiser", "tiny", "--rounds", "0", "--noise", "0.05", "--quiet"]
 COMMAND = [sys.executable, "-c", "import sys; from pnp_lip.command_line import main; sys.exit(main(sys.argv[1:]))"]
@@ -184,6 +184,9 @@ def test_standard_input_and_output(
     assert main(["denoise", "-", "-o", "-", *QUICK]) == 0
     captured = capsysbinary.readouterr()
     assert captured.out == Path(f"file{suffix}").read_bytes() and b"proved" in captured.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(Path(f"00{suffix}").read_bytes())))
+    assert main(["denoise", "-", "-o", "x.png", *QUICK]) == 0
+    assert json.loads(Path("x.json").read_text())["input"]["path"] == "-"
 
 
 def test_the_record_on_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,6 +194,46 @@ def test_the_record_on_standard_output(folder: Path, capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     assert json.loads(captured.out) == json.loads(Path("x.json").read_text()) and captured.out.count("\n") == 1
     assert "wrote x.png" in captured.err
+
+
+def test_figure_and_reference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before, after and the truth; drawn again where the record knows it, never over somebody else's file."""
+    arguments = ["deblur", "00.png", "--psf", "gaussian:0.7", "-o", "x.png", *QUICK, "--tol", "1e-2", "--figure", "figure.png"]
+    assert main([*arguments, "--reference", "00.png"]) == 0
+    said, record = capsys.readouterr().out, json.loads(Path("x.json").read_text())
+    assert f"PSNR inf dB before, {record['psnr']['after']:.2f} dB after" in said and 15 < record["psnr"]["after"] < 60
+    with_truth = read_image("figure.png").shape
+    assert main(arguments) == 0
+    assert read_image("figure.png").shape[-1] < with_truth[-1]  # one column less
+    Path("figure.png").write_bytes(b"mine")
+    assert main(arguments) == 2 and main([*arguments[:-1], "00.png", "--force"]) == 2
+    said = capsys.readouterr().err
+    assert "figure.png exists, and pnp-lip did not write it" in said and "would replace the image itself" in said
+    write_image("other.png", photograph("camera", 256)[..., :20, :20])
+    assert main([*arguments, "--force", "--reference", "other.png"]) == 2
+    assert "1 x 20 x 20 (channels x rows x columns); the image has 1 x 24 x 30" in capsys.readouterr().err
+
+
+def test_one_line_of_guarantee_or_all_of_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["deblur", "00.png", "--psf", "gaussian:0.7", "-o", "x.png", *QUICK, "--tol", "1e-2"]
+    assert main(arguments) == 0
+    brief = capsys.readouterr().out.splitlines()
+    assert sum("proved" in line for line in brief) == 1 and not any("✓" in line for line in brief)
+    assert main([*arguments, "--explain"]) == 0
+    whole = capsys.readouterr().out.splitlines()
+    hypotheses = json.loads(Path("x.json").read_text())["guarantee"]["hypotheses"]
+    assert sum(line.startswith("  ✓ ") for line in whole) == len(hypotheses) > 3 and not any("advice" in line for line in whole)
+    assert main([*arguments, "--max-iter", "2"]) == 3
+    assert "advice: the image still changes; allow more iterations by --max-iter" in capsys.readouterr().out
+
+
+def test_long_steps_show_a_bar_unless_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["00.png", "-o", "x.png", *QUICK]
+    for command in (["denoise", *arguments], ["deblur", *arguments, "--psf", "gaussian:0.7", "--tol", "1e-3"]):
+        assert main(command) == 0 and "%" not in capsys.readouterr().err
+        command.remove("--quiet")
+        assert main(command) == 0
+        assert "100%" in capsys.readouterr().err
 
 
 def test_weights_are_certified_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

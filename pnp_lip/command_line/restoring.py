@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="pnp-lip-") as folder, speaks:
         path = received(Path(folder)) if source == STREAM else source
         kept = Path(folder) / f"out{suffix_for(Path(path))}" if output == STREAM else check_output(output)
-        found = restore_file(path, kept, options, tell=say)
+        found = restore_file(path, kept, options, tell=say, name=source)
         if found.results:
             say_results(found.results, explain=options.explain)
         if output == STREAM:
@@ -54,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
                 shutil.copyfileobj(file, stream.buffer)
             stream.flush()
         else:
-            say(f"wrote {kept} and {kept.with_suffix('.json')}")
+            drawn = "" if options.figure is None else f", and drew {options.figure}"
+            say(f"wrote {kept} and {kept.with_suffix('.json')}{drawn}")
     if options.json:
         say(json.dumps(record_of(kept.with_suffix(".json"))))
     return 0 if found.result is None or found.result.status == "converged" else NOT_CONVERGED
@@ -64,7 +66,7 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
     """What becomes of one of many files: whatever goes wrong stays with it."""
     notes, started = list[str](), time.perf_counter()
     try:
-        restore_file(item.source, item.output, options, tell=notes.append)
+        restore_file(item.source, item.output, options, tell=notes.append, name=item.source)
     except (PnpLipError, OSError) as error:
         return Outcome(item, "failed", str(error))
     except Exception as error:  # the other files are to be restored, too
@@ -75,8 +77,10 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
     return outcome(item, record_of(item.output.with_suffix(".json")), tuple(notes), seconds)
 
 
-def restore_file(source: str, output: Path, options: argparse.Namespace, *, tell: Callable[[str], None]) -> Restoration:
-    """Read, restore and write one image, with its figure; what there is to know of it is told line by line."""
+def restore_file(
+    source: str, output: Path, options: argparse.Namespace, *, tell: Callable[[str], None], name: str
+) -> Restoration:
+    """Read, restore and write one image, with its figure; what there is to know is told line by line."""
     check_output(output)
     beside, inputs = output.with_suffix(".json"), [source, getattr(options, "psf", None), options.reference]
     figure = None if options.figure is None else check_output(options.figure, (".png",))
@@ -89,12 +93,13 @@ def restore_file(source: str, output: Path, options: argparse.Namespace, *, tell
         found = RESTORE[options.command](picture, options)
     for note in found.notes:
         tell(note)
-    about: dict[str, object] = {"request": request_of(options), "input": {"path": source, "sha256": sha256_of_file(picture.path)}}
+    about: dict[str, object] = {"request": request_of(options), "input": {"path": name, "sha256": sha256_of_file(picture.path)}}
     if images:
         low, high = cast(tuple[float, float], found.record["range"])
         images = {"before": images["before"], "after": Frame.of(found.image, (low, high)).y, **images}
     if "truth" in images:
-        about["psnr"] = quality = {name: psnr(images[name], images["truth"]) for name in ("before", "after")}
+        quality = {name: psnr(images[name], images["truth"]) for name in ("before", "after")}
+        about["psnr"] = {name: value if math.isfinite(value) else None for name, value in quality.items()}  # JSON has no ∞
         tell(f"PSNR {quality['before']:.2f} dB before, {quality['after']:.2f} dB after")
         images = {f"{name}, {quality[name]:.2f} dB" if name in quality else name: image for name, image in images.items()}
     if figure is not None:
