@@ -23,6 +23,7 @@ from pnp_lip.fingerprint import hash_tensor, is_plain
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import Blur
 from pnp_lip.operators.blur_windows import WINDOWED_PADDINGS, ArrayLike, BlurWindows, read
+from pnp_lip.progress import Bar
 from pnp_lip.solvers import Denoising, ForwardBackward, Guarantee, History, KrasnoselskiiMann, LeastSquares
 from pnp_lip.solvers.examiner import examine_code, judge_certificate, judge_denoiser
 from pnp_lip.solvers.guarantee import judge
@@ -224,10 +225,8 @@ class Run:
 
     def iterate(self, tol: float, max_iter: int, client: "Client | None", progress: bool) -> None:
         """Update until the relative residual falls to ``tol`` or is not finite, at most ``max_iter`` times."""
-        from tqdm import tqdm
-
         state, job = self.state, self.job
-        with tqdm(total=max_iter, initial=state["iteration"], unit="it", disable=not progress) as bar:
+        with Bar("large", progress=progress, tol=tol, most=max_iter, start=state["iteration"]) as bar:
             while state["iteration"] < max_iter and self.running(tol):
                 k = state["iteration"]
                 self.discard(keep=(k, k + 1))
@@ -242,8 +241,7 @@ class Run:
                 state["relative"].append(change / max(size, 1e-300))
                 state["iteration"], state["done"] = k + 1, {}
                 self.save()
-                bar.set_postfix_str(f"residual {state['relative'][-1]:.2e}", refresh=False)
-                bar.update(1)
+                bar.update(state["relative"][-1])
         self.discard(keep=(state["iteration"], state["iteration"] + 1))  # the latter may be half done
 
     def running(self, tol: float) -> bool:

@@ -17,7 +17,7 @@ from sentences import decisions_on_sentences
 
 # A part may import its own files and parts of a lower level.
 LEVELS = {
-    **dict.fromkeys(("errors", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
+    **dict.fromkeys(("errors", "memory", "progress", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
     "fingerprint": 1,
     **dict.fromkeys(("images", "spectral"), 1),
     **dict.fromkeys(("frame", "layers", "noise", "pictures"), 2),

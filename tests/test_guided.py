@@ -24,9 +24,9 @@ from pnp_lip import (
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GuidedDenoiser, add_guidance, denoiser_from_config
 from pnp_lip.denoisers.guided_denoiser import KEPT, flow_kept
-from pnp_lip.denoisers.tiling import most_kept
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.layers import Guidance
+from pnp_lip.memory import most_kept
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.solvers import Anderson, ForwardBackward, Solver, refine
 
