@@ -4,6 +4,7 @@ The wheel is built from the source distribution, as for a release; both hold wha
 
 The folders are the repository's root, where the checkout's ``pnp_lip`` hides an installed one, and a user's folder with an
 ``operators.py`` of its own. Run by `.ci/run` (python tests/check_installations.py); not a pytest file: it builds wheels.
+``python tests/check_installations.py dist`` compares what ``python -m build`` left in ``dist``, for a release.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ def check(kind: str, work: Path) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["dist"]:
+        sys.exit(check_contents(house.ROOT))
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         for line in pool.map(check, KINDS, [Path(name).resolve()] * len(KINDS)):
             sys.stdout.write(f"{line}\n")
