@@ -18,7 +18,7 @@ for command in {commands}:
         main([*command.split(), "--help"])
     assert "usage: pnp-lip" in said.getvalue(), command
 """
-AFTER_DEEPINV = {"numpy", "scipy", "pnp_lip"}  # what our own parts load beside what deepinv loads
+AFTER_DEEPINV = {"deepinv", "numpy", "pnp_lip", "scipy"}  # what our own parts load beside what `import deepinv` loads
 
 
 def loaded(code: str, folder: Path) -> set[str]:
