@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
 
 COMMANDS = ("", "demo", "denoise", "deblur", "ct", "certify", "train", "bench", "experiment")
@@ -44,3 +47,21 @@ def test_operators_solvers_and_denoisers_cost_little_beside_deepinv(tmp_path: Pa
     before = loaded("import deepinv", tmp_path)
     own = loaded("import pnp_lip.denoisers, pnp_lip.operators, pnp_lip.solvers", tmp_path) - before
     assert families(own) <= AFTER_DEEPINV and len(own) < 0.2 * len(before), families(own)
+
+
+NAMES = {"PIL": "pillow", "astra": "astra-toolbox", "flint": "python-flint", "skimage": "scikit-image"}  # as published
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """Also those that another package happens to bring."""
+    project = pytest.importorskip("tomllib").loads((house.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = [entries for name, entries in project["optional-dependencies"].items() if name not in ("dev", "docs", "test")]
+    entries = [*project["dependencies"], *(entry for extra in extras for entry in extra)]
+    declared = {re.split(r"[^\w-]", entry)[0] for entry in entries} | {"dask"}  # which distributed is made for
+    roots = set()
+    for node in (node for name in house.modules() for node in ast.walk(house.tree(name))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        roots |= {name.partition(".")[0] for name in names}
+    assert len(roots) > 10
+    assert {NAMES.get(root, root) for root in roots - sys.stdlib_module_names} - {"pnp_lip"} - declared == set()
