@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.certificates import certify
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
+from pnp_lip.denoisers.exact_tiling import network_of
 from pnp_lip.denoisers.tiling import windows
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.fingerprint import hash_tensor, is_plain
@@ -331,12 +331,10 @@ def check(
 
 def reach_of(denoiser: object) -> int:
     """How far away a pixel can influence another. Raises InputError for denoisers of which that is not known."""
-    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser)):
-        return reach_of(denoiser.denoiser)
-    if isinstance(denoiser, GradientFlowDenoiser) and denoiser.padding_mode == "zeros":
-        return sum(denoiser.reaches)
-    given = f"{type(denoiser).__name__}{' with circular padding' if isinstance(denoiser, GradientFlowDenoiser) else ''}"
-    raise InputError(f"large images need a GradientFlowDenoiser with zero padding, relaxed or clipped or not; got {given}.")
+    network = network_of(denoiser)
+    if network.padding_mode != "zeros":
+        raise InputError(f"large images need a denoiser with zero padding; got {network.padding_mode} padding.")
+    return sum(network.reaches)
 
 
 def dtype_of(solver: ForwardBackward | Denoising, physics: Blur | None) -> torch.dtype:
