@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import readme
 import torch
+from PIL import Image
 from skimage import data
 
 from pnp_lip.command_line import main
@@ -28,6 +29,7 @@ QUICK_TRAINING = "--steps 2 --batch 4 --patch 24"
 # What a page's commands get in addition, so that they run at toy size. The last of two equal options counts.
 TOY_OPTIONS = {
     "ct scan.h5": "--size 24 --sigma 0.05 --tol 1e-2 --quiet --slices 0:1 --center 11.5",
+    "denoise photos/*.jpg": "--jobs 1",
     "deblur": "--tol 1e-2 --quiet",
     "ct": "--size 24 --sigma 0.05 --tol 1e-2 --quiet",
     "train --potential --start": QUICK_TRAINING,
@@ -69,6 +71,8 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     x = torch.tensor(data.astronaut()[60:108, 190:238] / 255).float().permute(2, 0, 1)[None]
     write_image(tmp_path / "photo.png", x)
+    Path("photos").mkdir()
+    Image.fromarray(data.astronaut()[60:108, 190:238]).save("photos/1.jpg")
     for folder in ("PHOTOGRAPHS", "PSFS"):
         Path(folder).mkdir()
     for k in range(3):
