@@ -15,8 +15,10 @@ __all__ = ["VALIDATION", "NamedImage", "central_crop", "hashes", "load_images", 
            "validation_images"]  # fmt: skip
 
 PHOTOGRAPHS = ("camera", "chelsea", "coffee", "coins", "moon", "rocket")
-VALIDATION = ("astronaut", "clock", "stereo_motorcycle")  # on which every strength is chosen; never reported
-IN_COLOUR = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
+# On which every strength is chosen; never reported: a face, a smooth one, one full of edges, cells, and two textures.
+VALIDATION = ("astronaut", "clock", "stereo_motorcycle", "cell", "brick", "grass")
+VALIDATION_IN_COLOUR = ("astronaut", "stereo_motorcycle", "immunohistochemistry", "retina", "hubble_deep_field")
+IN_COLOUR = ("chelsea", "coffee", "rocket")
 SIDE = 256  # pixels, of scikit-image's photographs after reduction by averaging
 SIDES = (64, 96, 128)  # pixels, of validation images in the shipped configurations
 
@@ -47,11 +49,11 @@ def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
 
 
 def validation_images(side: int, *, colour: bool = False) -> list[NamedImage]:
-    """The photographs on which strengths are chosen, at the scale of those on trial: a face, a smooth one, one full of edges.
+    """The photographs on which strengths are chosen, at the scale of those on trial, smooth ones and ones with texture.
 
-    Their central ``side`` pixels of ``SIDE``; in colour those that have colours.
+    Their central ``side`` pixels of ``SIDE``.
     """
-    found = {n: photograph(n, SIDE, colour=colour) for n in VALIDATION if not colour or n in IN_COLOUR}
+    found = {n: photograph(n, SIDE, colour=colour) for n in (VALIDATION_IN_COLOUR if colour else VALIDATION)}
     return [NamedImage(name, central_crop(x, side, name)) for name, x in found.items()]
 
 
@@ -75,8 +77,9 @@ def load_images(which: Photographs) -> list[NamedImage]:
     images = [NamedImage(name, central_crop(x, which.crop, path)) for name, path, x in found]
     forms = []
     for colour in (False, True):
-        forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (*SIDES, SIDE)]
-        forms += [whole(name, colour=colour) for name in VALIDATION]
+        held_out = VALIDATION_IN_COLOUR if colour else VALIDATION
+        forms += [photograph(name, n, colour=colour) for name in held_out for n in (*SIDES, SIDE)]
+        forms += [whole(name, colour=colour) for name in held_out]
         forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
     forms += [central_crop(v, which.crop, "") for v in forms if which.crop and min(v.shape[-2:]) >= which.crop]
     known = {sha256_of(v) for v in forms}
