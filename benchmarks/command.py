@@ -31,7 +31,9 @@ class Benchmark:
     compares: bool = True
 
 
-TWELVE = config.DeblurringConfig(kernel_names=("levin1", "levin3", "levin5", "levin7"), paired=True)
+TWELVE = config.DeblurringConfig(
+    kernel_names=("levin1", "levin3", "levin5", "levin7"), paired=True, limits=config.Limits(oracle=True)
+)
 BENCHMARKS = {
     "denoising": Benchmark("one pass of every denoiser over noise levels", config.DenoisingConfig()),
     "deblurring": Benchmark("camera shakes, a Gaussian, a box; every prior", config.DeblurringConfig()),

@@ -78,7 +78,7 @@ class Comparison:
             prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=first))
         strength = self.strength(prior, case.group)
         found = self.measure(prior, strength, observe(), False)
-        if not self.oracle:
+        if not self.oracle or len(prior.strength.grid) == 1:
             return {"strength": strength, **found}
         score = self.score(prior, [observe()])
         best, curve = climb(score, prior.strength.grid, strength)
@@ -91,8 +91,10 @@ class Comparison:
         if entry is None:
             cases = [case for case in self.validation if case.group == group]
             grid, start = prior.strength.grid, prior.strength.start
-            score = self.score(prior, [case.make() for case in cases])
-            chosen, curve = largest_of_the_best(score, grid, start if start in grid else grid[0])
+            chosen, curve = grid[0], {}
+            if len(grid) > 1:
+                score = self.score(prior, [case.make() for case in cases])
+                chosen, curve = largest_of_the_best(score, grid, start if start in grid else grid[0])
             seen = {f"{s:g}": round(v, 3) for s, v in curve.items()}
             entry = self.record.add("tuning", key, {"strength": chosen, "psnr": seen, "on": [dict(c.key) for c in cases]})
         return float(entry["strength"])

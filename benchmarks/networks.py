@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def from_deepinv(name: str, folder: Path | None, channels: int) -> nn.Module:
     kind = name.split()[0]
     try:
         network: nn.Module = getattr(deepinv.models, kind)(**sizes, pretrained=str(path))
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(f"{path}: not the weights of deepinv's {kind} ({str(error)[:200]}).") from error
     return network.eval().requires_grad_(False)
 

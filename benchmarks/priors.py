@@ -41,6 +41,7 @@ from pnp_lip.solvers import (
 __all__ = ["STRENGTHS", "Guide", "PotentialPrior", "Prior", "Rival", "Strength", "collect", "prior_of", "with_guide",
            "with_steps"]  # fmt: skip
 
+STATIONARITY = 0.03  # of a solver's tolerance: that of ``Variational``, by default 3e-6, where the residual of others is 1e-4
 STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
 
 
@@ -232,7 +233,8 @@ class PotentialPrior(Prior):
         return dataclasses.replace(found, guarantee="none" if self.kind is None else f"{self.kind}, proved")
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
-        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0))
+        stationary = STATIONARITY * tol
+        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0), tol=stationary)
 
     def describe(self) -> Row:
         row = {**super().describe(), "averagedness": None, "curvature": None}

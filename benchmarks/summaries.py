@@ -131,7 +131,7 @@ def behaviour(content: Row) -> Table:
             ending(runs),
             "–" if change is None else f"{change:.3f}",
             f"{statistics.median(steps):.0f}" if steps else "1",
-            ratio(runs, unit, "seconds"),
+            ratio(runs, unit, "cpu_seconds"),
             ratio(runs, unit, "memory"),
             f"{about['parameters']:,}",
             "none" if bound is None else upwards(bound),
@@ -161,12 +161,12 @@ def how_settled(content: Row) -> str:
 
 def costs(content: Row) -> str:
     """What the ratios of time and memory are."""
-    seconds = [r["seconds"] for r in measured(content, UNIT)]
+    seconds = [r["cpu_seconds"] for r in measured(content, UNIT)]
     threads = sorted({e["threads"] for e in content["environments"]})
     if not seconds:
         return ""
     return (
-        f"Time to the solution and memory beyond the package's own, in units of {UNIT}'s, whose mean is "
+        f"Processor time to the solution and memory beyond the package's own, in units of {UNIT}'s, whose mean is "
         f"{statistics.fmean(seconds):.2g} s with {' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}; "
         "medians over the problems."
     )

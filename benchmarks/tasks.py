@@ -124,9 +124,8 @@ def load_psfs(folder: Path | None, limit: int | None = None, names: Sequence[str
     if folder is None:
         psfs |= {f"shake{n}": shake_psf(torch.Generator().manual_seed(n), reach=4 + 2 * n) for n in (1, 2, 3, 4)}
     else:
-        for path in sorted(
-            p for p in ([folder] if folder.is_file() else folder.glob("*")) if p.suffix.lower() in (".npz", ".npy", ".png")
-        ):
+        paths = [folder] if folder.is_file() else sorted(folder.glob("*"))
+        for path in (p for p in paths if p.suffix.lower() in (".npz", ".npy", ".png")):
             if path.suffix.lower() == ".npz":
                 with np.load(path, allow_pickle=False) as archive:
                     psfs |= {name: load_psf(path, key=name) for name in sorted(archive.keys())}
