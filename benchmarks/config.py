@@ -60,11 +60,11 @@ class DeblurringConfig:
     photographs: Photographs = field(default_factory=lambda: Photographs(crop=128))
     kernels: Path | None = option(None, "folder of camera shakes, images, npy, npz (default: the package's)")
     kernel_limit: int | None = option(None, "the first N kernels", least=1, quick=1)
-    kernel_names: tuple[str, ...] = option((), "these kernels only")
-    paired: bool = option(False, "image i with kernel i modulo their number, instead of all pairs")
     noises: tuple[float, ...] = option((0.01, 0.03), "noise levels on the scale of [0, 1]", quick=(0.01,))
     seed: int = option(0, "of the noise")
     limits: Limits = field(default_factory=Limits)
+    kernel_names: tuple[str, ...] = option((), "these kernels only")
+    paired: bool = option(False, "image i with kernel i modulo their number, instead of all pairs")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The images a benchmark runs on: scikit-image's photographs or a folder of the user's, never a validation image."""
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class NamedImage:
     x: Tensor
 
 
+@functools.lru_cache(maxsize=1)
 def whole(name: str, *, colour: bool = False) -> Tensor:
     """One of scikit-image's photographs, grey unless ``colour``; the left one of a stereo pair."""
     from skimage import data
@@ -75,17 +77,23 @@ def load_images(which: Photographs) -> list[NamedImage]:
         if without:
             raise InputError(f"{', '.join(without)}: grey, where colour is asked for; use a folder of colour images.")
     images = [NamedImage(name, central_crop(x, which.crop, path)) for name, path, x in found]
-    forms = []
-    for colour in (False, True):
-        held_out = VALIDATION_IN_COLOUR if colour else VALIDATION
-        forms += [photograph(name, n, colour=colour) for name in held_out for n in (*SIDES, SIDE)]
-        forms += [whole(name, colour=colour) for name in held_out]
-        forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
-    forms += [central_crop(v, which.crop, "") for v in forms if which.crop and min(v.shape[-2:]) >= which.crop]
-    known = {sha256_of(v) for v in forms}
+    known = held_out_hashes(which.crop)
     for name in (image.name for image in images if sha256_of(image.x) in known):
         raise InputError(f"{name} is a validation photograph; a benchmark never reports on it. Remove it.")
     return images
+
+
+@functools.cache
+def held_out_hashes(crop: int | None) -> frozenset[str]:
+    """SHA-256 of every form of a validation photograph: whole, reduced, the part that is used, and the middle of each."""
+    forms = []
+    for colour, names in ((False, VALIDATION), (True, VALIDATION_IN_COLOUR)):
+        for name in names:
+            reduced = photograph(name, SIDE, colour=colour)
+            forms += [whole(name, colour=colour), reduced, *(photograph(name, n, colour=colour) for n in SIDES)]
+            forms += [central_crop(reduced, n, name) for n in SIDES]
+    forms += [central_crop(v, crop, "") for v in forms if crop and min(v.shape[-2:]) >= crop]
+    return frozenset(sha256_of(v) for v in forms)
 
 
 def on_trial(which: Photographs) -> tuple[list[NamedImage], list[NamedImage], dict[str, object]]:

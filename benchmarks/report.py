@@ -67,10 +67,11 @@ def markdown(path: Path) -> str:
 def renew(page: Path, paths: Sequence[Path]) -> None:
     """Renew the tables of a page: of each record NAME what stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
 
-    "headline" is the README's table. Raises InputError for a page without any of these markers, and for one that does not
-    have both of a name once, in this order.
+    "NAME quality" is the first table of a comparison of priors alone. "headline" is the README's table. Raises InputError for
+    a page without any of these markers, and for one that does not have both of a name once, in this order.
     """
     made = {path.stem: markdown(path) for path in paths}
+    made |= {f"{path.stem} quality": summaries.quality(read_record(path)).markdown() for path in paths if compares(path)}
     if set(GROUPS) <= set(made):
         records = {path.stem: read_record(path) for path in paths if path.stem in GROUPS}
         made["headline"] = f"\n{headline({name: records[name] for name in GROUPS})}\n"
@@ -85,6 +86,11 @@ def renew(page: Path, paths: Sequence[Path]) -> None:
             raise InputError(f"{page}: expected the markers {begin} and {end}, in this order; add them to the page.")
         text = f"{head}{begin}\n{made[name]}{end}{rest.partition(end)[2]}"
     write_text(page, text)
+
+
+def compares(path: Path) -> bool:
+    """Whether a record compares priors."""
+    return read_record(path)["benchmark"] in summaries.AXES
 
 
 def write_text(path: Path, text: str) -> Path:

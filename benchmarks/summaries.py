@@ -1,5 +1,6 @@
 """From the record of a comparison to its tables: quality, cost and proof, margins, strengths."""
 
+import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -7,8 +8,8 @@ from decimal import ROUND_CEILING, Context, Decimal
 
 from pnp_lip.benchmarks.record import Row, Table
 
-__all__ = ["about_guides", "describe_data", "ending", "gain", "guarantee", "how_settled", "label", "mean_psnr", "measured",
-           "pairs", "tables"]  # fmt: skip
+__all__ = ["AXES", "about_guides", "describe_data", "ending", "gain", "guarantee", "how_settled", "label", "mean_psnr",
+           "measured", "pairs", "quality", "tables"]  # fmt: skip
 
 AXES = {"denoising": ("sigma",), "deblurring": ("noise",), "ct": ("geometry", "noise")}
 UNITS = {"denoising": "σ·255 = {}", "deblurring": "noise {}", "ct": "{}, {}"}
@@ -81,7 +82,11 @@ def quality(content: Row) -> Table:
 
     oracles = any("oracle" in r for r in content["rows"])
     note = "After the stroke: with the strength that is best for each problem, which nobody knows. " if oracles else ""
-    return per_group(content, cell, "Mean PSNR in dB", f"Ours in bold. {note}{describe_data(content)}")
+    table = per_group(content, cell, "Mean PSNR in dB", f"Ours in bold. {note}{describe_data(content)}")
+    unit = {tuple(map(r.get, CASE)): r for r in measured(content, UNIT)}
+    more = [(guarantee(content, p), ratio(measured(content, p), unit, "cpu_seconds")) for p in ordered(content)]
+    header = (*table.header, "guarantee", f"time / {UNIT}'s")
+    return dataclasses.replace(table, header=header, rows=tuple(a + b for a, b in zip(table.rows, more, strict=True)))
 
 
 def describe_data(content: Row) -> str:
@@ -126,18 +131,16 @@ def behaviour(content: Row) -> Table:
         steps = [r["iterations"] for r in runs if "iterations" in r]
         rows.append((
             label(content, name),
-            guarantee(content, name),
             about["solver"],
             ending(runs),
             "–" if change is None else f"{change:.3f}",
             f"{statistics.median(steps):.0f}" if steps else "1",
-            ratio(runs, unit, "cpu_seconds"),
             ratio(runs, unit, "memory"),
             f"{about['parameters']:,}",
             "none" if bound is None else upwards(bound),
         ))  # fmt: skip
-    header = ("prior", "guarantee", "method", "converged", "change", "iterations", "time", "memory", "parameters", "Lipschitz ≤")
-    return Table("Guarantee, convergence and cost", header, tuple(rows), f"{how_settled(content)} {costs(content)}".strip())
+    header = ("prior", "method", "converged", "change", "iterations", "memory", "parameters", "Lipschitz ≤")
+    return Table("Convergence and cost", header, tuple(rows), f"{how_settled(content)} {costs(content)}".strip())
 
 
 def ratio(runs: list[Row], unit: dict[tuple[object, ...], Row], what: str) -> str:

@@ -84,7 +84,8 @@ def deblurring(config: DeblurringConfig, to: Destination, priors: Sequence[Prior
     psfs = load_psfs(config.kernels, config.kernel_limit, config.kernel_names)
     # In float32: processors differ in the last bit of an exponential, and a record is continued on any of them.
     data["kernels"] = {name: sha256_of(psf.float()) for name, psf in psfs.items()}
-    shakes = {f"shake {n}": shake_psf(torch.Generator().manual_seed(n), reach=r) for n, r in VALIDATION_SHAKES.items()}
+    shakes = validation_shakes(config.photographs.side)
+    data["validation_kernels"] = {name: sha256_of(psf.float()) for name, psf in shakes.items()}
     cases, validation = [], []
     for noise in config.noises:
         cases += [blurred(image, *psf, noise, config.seed) for image, psf in meet(images, psfs, config.paired)]
@@ -92,6 +93,14 @@ def deblurring(config: DeblurringConfig, to: Destination, priors: Sequence[Prior
     measure = functools.partial(restore, limits=config.limits)
     record = Record.open(to, "deblurring", config, data)
     return Comparison(record, validation, measure, config.limits.oracle).run(cases, priors)
+
+
+def validation_shakes(side: int) -> dict[str, Tensor]:
+    """The kernels on which strengths are chosen, for images of ``side`` pixels."""
+    return {
+        f"shake {seed}": shake_psf(torch.Generator().manual_seed(seed), reach=min(reach, side // 2 - 1))
+        for seed, reach in VALIDATION_SHAKES.items()
+    }
 
 
 def meet(images: Sequence[NamedImage], psfs: Mapping[str, Tensor], paired: bool) -> list[tuple[NamedImage, tuple[str, Tensor]]]:

@@ -147,7 +147,7 @@ def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch
     priors, skipped = collect([], ["grey"])
     assert not priors and "3 channels" in skipped["grey"]
     priors, skipped = collect([], ["grey", "TV"], channels=3)
-    assert [p.name for p in priors] == ["grey", "TV"] and not skipped
+    assert [p.name for p in priors] == ["TV", "grey"] and not skipped
 
 
 def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> None:
