@@ -45,6 +45,7 @@ BENCHMARKS = {
     "operators": Benchmark("projectors beside deepinv's", config.OperatorsConfig(), compares=False),
 }
 TASKS = {"deblurring": "deblurring", "twelve": "deblurring", "ct": "ct"}  # what a benchmark in which priors restore runs
+SHOWN = ("TV", "FFDNet", "ridge", "grey (guided)")  # in the pictures
 HEADLINE: dict[str, Values] = {
     "denoising": {"levels": (25,), "oracle": True},
     "deblurring": {"noises": (0.01,), "paired": True, "oracle": True},
@@ -54,7 +55,7 @@ QUICK_LEAVES_OUT = {"BM3D": "left out of --quick: one deblurring takes a second,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One sub-command for each benchmark, ``headline`` and ``report``."""
+    """One sub-command for each benchmark, ``headline``, ``pictures`` and ``report``."""
     commands = parser.add_subparsers(required=True, metavar="NAME", title="benchmarks")
 
     def add(name: str, text: str, start: Start) -> argparse.ArgumentParser:
@@ -69,6 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         config.add_options(command, benchmark.config)
     text = "the README's table: denoising, deblurring and tomography on scikit-image's data"
     add_common_options(add("headline", text, measure), compares=True)
+    command = add("pictures", "reconstructions of one photograph side by side, with the same part enlarged", pictures)
+    command.add_argument("record", type=Path, metavar="RECORD", help="deblurring.json, which holds the strengths")
+    command.add_argument("--priors", nargs="+", metavar="NAME", default=list(SHOWN), help=f"default: {', '.join(SHOWN)}")
+    command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
     command = add("report", "Markdown tables from records", report)
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
     command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
@@ -116,6 +121,19 @@ def report(options: argparse.Namespace, tell: Tell) -> int:
     if options.profile is not None:
         written.append(plot_profile(paths, options.profile))
     tell(f"wrote {', '.join(map(str, written))}")
+    return 0
+
+
+def pictures(options: argparse.Namespace, tell: Tell) -> int:
+    from pnp_lip.benchmarks.pictures import draw_insets, restored
+    from pnp_lip.benchmarks.priors import collect
+
+    priors, missing = collect((), options.priors, task="deblurring", weights=options.weights)
+    for prior, reason in missing.items():
+        tell(f"SKIPPED {prior}: {reason}")
+    images = restored(options.record, priors)
+    side = images["truth"].shape[-1]
+    tell(f"wrote {draw_insets(images, (side // 4, side // 3), max(side // 4, 1), options.out / 'pictures.png')}")
     return 0
 
 

@@ -1,20 +1,25 @@
 """Figures of the benchmarks: how often each prior is how near to the best, and reconstructions with the same part enlarged."""
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from pnp_lip.benchmarks.photographs import SIDE, NamedImage, central_crop, photograph
+from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.problem import Budget
 from pnp_lip.benchmarks.record import Row, read_record
 from pnp_lip.benchmarks.summaries import AXES, CASE, group_of, measured
+from pnp_lip.benchmarks.tasks import blurred, load_psfs
 from pnp_lip.errors import InputError
-from pnp_lip.images import write_atomically
+from pnp_lip.images import psnr, write_atomically
 
-__all__ = ["behind_the_best", "draw_insets", "plot_profile"]
+__all__ = ["behind_the_best", "draw_insets", "plot_profile", "restored"]
 
 LARGEST = 4.0  # dB behind the best, the end of the plot
-ZOOM = 3  # times
 
 
 def behind_the_best(content: Row) -> dict[str, list[float]]:
@@ -59,20 +64,48 @@ def groups(content: Row) -> list[tuple[str, Row]]:
     return [(f"{content['benchmark']}, {title}", part) for title, part in split]
 
 
+def restored(record: Path, priors: Sequence[Prior]) -> dict[str, Tensor]:
+    """The truth, the data and each prior's reconstruction of the record's first problem, at the strengths of the record.
+
+    Raises InputError for other records than of deblurring scikit-image's photographs, and for a prior without a row there.
+    """
+    content = read_record(record)
+    if content["benchmark"] != "deblurring" or content["data"]["source"] != "scikit-image":
+        raise InputError(f"{record}: pictures show scikit-image's photographs; expected a record of `pnp-lip bench deblurring`.")
+    key = {name: content["rows"][0][name] for name in ("image", "kernel", "noise")}
+    chosen = {row["prior"]: row["strength"] for row in content["rows"] if "psnr" in row and key.items() <= row.items()}
+    missing = [prior.name for prior in priors if prior.name not in chosen]
+    if missing:
+        raise InputError(f"{record}: no row of {', '.join(missing)} for {key['image']}; there are {', '.join(chosen)}.")
+    x = central_crop(photograph(key["image"], SIDE), content["settings"]["photographs"]["crop"], key["image"])
+    psf = load_psfs(None)[key["kernel"]]
+    seen = blurred(NamedImage(key["image"], x), key["kernel"], psf, key["noise"], content["settings"]["seed"]).make()
+    images = {"truth": x, "data": seen.y}
+    for prior in priors:
+        if prior.guide is not None:
+            prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=chosen[prior.guide.prior.name]))
+        images[prior.name] = prior.restore(chosen[prior.name], seen, 1e-5, Budget(10_000, math.inf), None).x
+    return {name: image if name == "truth" else image.clamp(0, 1) for name, image in images.items()}
+
+
 def draw_insets(images: Mapping[str, Tensor], corner: tuple[int, int], side: int, path: Path) -> Path:
-    """Images (1, 1, H, W) by title, side by side, each with its part of ``side`` pixels from ``corner`` enlarged below it."""
+    """Images (1, 1, H, W) by name, side by side, each with its part of ``side`` pixels from ``corner`` enlarged below it.
+
+    Below each name but the first stands the PSNR against the first.
+    """
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     figure = Figure(figsize=(2.2 * len(images), 4.6), layout="constrained")
     (top, left), axes = corner, figure.subplots(2, len(images), squeeze=False)
-    for column, (title, x) in enumerate(images.items()):
+    truth = next(iter(images.values()))
+    for column, (name, x) in enumerate(images.items()):
         pixels = x[0, 0].clamp(0, 1).numpy()
         for axis, shown in zip(axes[:, column], (pixels, pixels[top : top + side, left : left + side]), strict=True):
             axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set_axis_off()
         axes[0, column].add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="tab:orange"))
-        axes[0, column].set_title(title, fontsize="small")
+        axes[0, column].set_title(f"{name}\n{psnr(x, truth):.2f} dB" if column else name, fontsize="small")
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:] or "png", dpi=110)
     return path

@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from pnp_lip.benchmarks import certificates, tasks
-from pnp_lip.benchmarks.config import CertificatesConfig, DenoisingConfig, Photographs
-from pnp_lip.benchmarks.pictures import behind_the_best, draw_insets, plot_profile
-from pnp_lip.benchmarks.priors import Prior, prior_of
+from pnp_lip.benchmarks.config import CertificatesConfig, DeblurringConfig, DenoisingConfig, Limits, Photographs
+from pnp_lip.benchmarks.pictures import behind_the_best, draw_insets, plot_profile, restored
+from pnp_lip.benchmarks.priors import Prior, collect, prior_of
 from pnp_lip.benchmarks.record import FORMAT, Destination, Table, read_record
 from pnp_lip.benchmarks.report import GROUPS, find_records, headline, renew, write_report
 from pnp_lip.benchmarks.summaries import behaviour, gain, margins, quality, tables, upwards
 from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
+from pnp_lip.images import psnr
 from pnp_lip.layers import project
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +102,18 @@ def test_a_profile_counts_problems_near_the_best(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a profile needs"):
         plot_profile([RECORDS / "operators.json"], tmp_path / "q.png")
     assert not (tmp_path / "q.png").exists()
+
+
+def test_pictures_are_made_at_the_strengths_of_the_record(tmp_path: Path) -> None:
+    config = DeblurringConfig(Photographs(crop=24, limit=1, side=24), None, 1, (0.03,), limits=Limits(tol=1e-3))
+    content = tasks.deblurring(config, Destination(tmp_path / "d.json"), collect((), ["TV"], task="deblurring")[0])
+    command = ["bench", "pictures", str(tmp_path / "d.json"), "--out", str(tmp_path)]
+    assert main([*command, "--priors", "TV"]) == 0 and (tmp_path / "pictures.png").is_file()
+    images = restored(tmp_path / "d.json", collect((), ["TV"], task="deblurring")[0])
+    assert psnr(images["TV"], images["truth"]) == pytest.approx(content["rows"][0]["psnr"], abs=0.05)
+    assert main([*command, "--priors", "tiny"]) == 2  # it has no row
+    with pytest.raises(InputError, match="scikit-image's photographs"):
+        restored(RECORDS / "operators.json", [])
 
 
 def test_insets_are_drawn(tmp_path: Path) -> None:
@@ -192,7 +205,7 @@ def test_the_table_goes_between_the_markers(tmp_path: Path) -> None:
     assert page.read_text() == f"a\n{begin}\n{table}{end}\nb\n"
     page.write_text("<!-- deblurring quality: begin --><!-- deblurring quality: end -->")
     renew(page, [record])
-    assert page.read_text().count("|---|") == 1 and "| prior | noise 0.01 | guarantee |" in page.read_text()
+    assert page.read_text().count("\n|---|") == 1 and "| prior | noise 0.01 | guarantee |" in page.read_text()
     for text in ("no markers", f"{end}{begin}", f"{begin}{begin}{end}"):
         page.write_text(text)
         with pytest.raises(InputError, match="markers"):
