@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.config import Limits
-from pnp_lip.benchmarks.priors import Prior, Rival
-from pnp_lip.benchmarks.problem import Budget, Observation, Outcome, OutOfTimeError
+from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.problem import Budget, Observation, Outcome, OutOfTimeError, Way
 from pnp_lip.benchmarks.record import Record, Row, attempted, timed
 from pnp_lip.images import psnr, ssim
 from pnp_lip.solvers.parameter_choice import climb
@@ -91,10 +91,9 @@ class Comparison:
         if entry is None:
             cases = [case for case in self.validation if case.group == group]
             grid, start = prior.strength.grid, prior.strength.start
-            chosen, curve = grid[0], {}
-            if len(grid) > 1:
-                score = self.score(prior, [case.make() for case in cases])
-                chosen, curve = largest_of_the_best(score, grid, start if start in grid else grid[0])
+            score = self.score(prior, [case.make() for case in cases] if len(grid) > 1 else [])
+            first = start if start in grid else grid[0]
+            chosen, curve = largest_of_the_best(score, grid, first) if len(grid) > 1 else (first, {})
             seen = {f"{s:g}": round(v, 3) for s, v in curve.items()}
             entry = self.record.add("tuning", key, {"strength": chosen, "psnr": seen, "on": [dict(c.key) for c in cases]})
         return float(entry["strength"])
@@ -137,7 +136,7 @@ def in_a_line(row: Row, case: Case) -> str:
 
 def denoise(prior: Prior, strength: float, seen: Observation, tuning: bool, limits: Limits) -> Row:
     """Figures of one pass of the denoiser, or of a denoising problem solved."""
-    if isinstance(prior, Rival) and prior.solves_denoising:
+    if isinstance(prior.solver, Way) and prior.solver.solves_denoising:
         return restore(prior, strength, seen, tuning, limits)
     outcome, costs = timed(lambda: prior.denoise(strength, seen))
     return {**quality(outcome.x, seen), "guarantee": outcome.guarantee, **costs}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pnp_lip.benchmarks import networks, rivals
 from pnp_lip.benchmarks.photographs import sha256_of
-from pnp_lip.benchmarks.problem import Budget, Observation, Outcome, Procedure
+from pnp_lip.benchmarks.problem import Budget, Observation, Outcome, Way
 from pnp_lip.benchmarks.published import load_published
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify
@@ -38,7 +38,7 @@ from pnp_lip.solvers import (
     refine,
 )  # fmt: skip
 
-__all__ = ["STRENGTHS", "Guide", "PotentialPrior", "Prior", "Rival", "Strength", "collect", "prior_of", "with_guide",
+__all__ = ["STRENGTHS", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_guide",
            "with_steps"]  # fmt: skip
 
 STATIONARITY = 0.03  # of a solver's tolerance: that of ``Variational``, by default 3e-6, where the residual of others is 1e-4
@@ -73,14 +73,15 @@ class Guide:
 class Prior:
     """A denoiser under its name, with its strength, its solver, and the certificate or the ``reason`` why there is none.
 
-    ``ours`` marks the networks of this package; ``guide`` the solution that guides this one.
+    ``ours`` marks the networks of this package; ``guide`` the solution that guides this one. In the place of a solver may
+    stand a way of its own to restore.
     """
 
     name: str
     denoiser: DenoiserLike
     strength: Strength = Strength()
     ours: bool = False
-    solver: type[Solver] = ForwardBackward
+    solver: type[Solver] | Way = ForwardBackward
     guide: Guide | None = None
     certificate: Certificate | None = None
     reason: str = ""
@@ -98,7 +99,7 @@ class Prior:
     @property
     def method(self) -> str:
         """How it restores, in a word."""
-        return self.solver.__name__
+        return self.solver.name if isinstance(self.solver, Way) else self.solver.__name__
 
     def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
         """The denoiser and the noise level that ``strength`` means for data of this noise."""
@@ -120,6 +121,8 @@ class Prior:
 
         The box [0, 1] constrains certified priors. It would hide the divergence of others behind an image of zeros and ones.
         """
+        if isinstance(self.solver, Way):
+            raise InputError(f"{self.name} has no solver; it restores by {self.solver.name}.")
         denoiser, sigma = self.at(strength, noise)
         boxed = self.solver.takes_box and self.certified
         return self.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
@@ -129,6 +132,8 @@ class Prior:
 
         A guided prior solves twice, and its outcome continues at the first solution.
         """
+        if isinstance(self.solver, Way):
+            return self.solver.procedure(seen, strength, tol, budget, before)
         if seen.physics is None:
             raise InputError("a restoration needs a forward model.")
         solver = self.solver_at(strength, seen.noise, tol)
@@ -181,24 +186,6 @@ class Prior:
             "certified": self.certified,
             "reason": self.reason or ("; ".join(bound.failures) if bound is not None else ""),
         }
-
-
-@dataclasses.dataclass(frozen=True)
-class Rival(Prior):
-    """What restores by a ``procedure`` of its own, called ``way``. With ``solves_denoising`` its denoising is the same."""
-
-    way: str = ""
-    procedure: Procedure | None = None
-    solves_denoising: bool = False
-
-    @property
-    def method(self) -> str:
-        return self.way
-
-    def restore(self, strength: float, seen: Observation, tol: float, budget: Budget, before: Outcome | None) -> Outcome:
-        if self.procedure is None:
-            raise InputError(f"{self.name} has no procedure for restorations.")
-        return self.procedure(seen, strength, tol, budget, before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,34 +263,29 @@ def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
     return dataclasses.replace(prior, name=f"{prior.name} (guided)", guide=Guide(prior, annealer=annealer))
 
 
-def as_rival(prior: Prior, way: str, procedure: Procedure, strength: Strength | None = None) -> Rival:
-    """The prior with its own way to restore."""
-    held = {f.name: getattr(prior, f.name) for f in dataclasses.fields(Prior)}
-    return Rival(**{**held, "strength": strength or prior.strength}, way=way, procedure=procedure)
-
-
-def with_steps(prior: Prior, name: str) -> Rival:
+def with_steps(prior: Prior, name: str) -> Prior:
     """The same denoiser in DPIR's eight steps, without a proof."""
-    bare = dataclasses.replace(prior, name=name, certificate=None, reason=prior.reason or "the number of steps is fixed")
-    return as_rival(bare, "DPIR", partial(rivals.half_quadratic_steps, prior.denoiser), Strength(start=1.0))
+    steps = Way("DPIR", partial(rivals.half_quadratic_steps, prior.denoiser))
+    reason = prior.reason or "the number of steps is fixed"
+    return Prior(name, prior.denoiser, Strength(start=1.0), prior.ours, steps, reason=reason)
 
 
-def total_variation(name: str, order: int) -> Rival:
+def total_variation(name: str, order: int) -> Prior:
     """Total variation of first or second order, solved."""
-    prior = Prior(name, no_denoiser, Strength("weight"), reason="a convex objective; no network")
-    return dataclasses.replace(as_rival(prior, "primal-dual", partial(rivals.variation, order)), solves_denoising=True)
+    way = Way("primal-dual", partial(rivals.variation, order), solves_denoising=True)
+    return Prior(name, no_denoiser, Strength("weight"), solver=way, reason="a convex objective; no network")
 
 
 def bm3d(task: str) -> Prior:
     """BM3D: its own deblurring, and DPIR's steps in tomography."""
-    prior = Prior("BM3D", rivals.bm3d(), reason="no network; nothing is proved of it")
-    return as_rival(prior, "BM3D", rivals.bm3d_deblurring, Strength(start=1.0)) if task == "deblurring" else prior
+    prior = Prior("BM3D", rivals.bm3d(), Strength(start=1.0), reason="no network; nothing is proved of it")
+    return dataclasses.replace(prior, solver=Way("BM3D", rivals.bm3d_deblurring)) if task == "deblurring" else prior
 
 
-def fbp() -> Rival:
+def fbp() -> Prior:
     """Filtered back-projection."""
-    prior = Prior("FBP", no_denoiser, Strength("filter", (0.0, 1.0, 2.0), 0.0), reason="a linear map; it does not iterate")
-    return as_rival(prior, "FBP", rivals.back_projection)
+    strength, way = Strength("filter", (0.0, 1.0, 2.0), 0.0), Way("FBP", rivals.back_projection)
+    return Prior("FBP", no_denoiser, strength, solver=way, reason="a linear map; it does not iterate")
 
 
 def no_denoiser(x: Tensor, sigma: float | Tensor | None) -> Tensor:
@@ -362,7 +344,9 @@ def collect(
     }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
-    makers = {**rivals_by_name(weights, channels, task), **makers}
+    own = {name.lower() for name in makers}  # the user's goes before a rival of the same name
+    rival = {n: make for n, make in rivals_by_name(weights, channels, task).items() if n.lower() not in own}
+    makers = {**rival, **makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
     bases = {re.sub(r" \((guided|dpir)\)$", "", name) for name in kept}  # their entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}
@@ -377,7 +361,7 @@ def collect(
             skipped[name] = str(error)
             continue
         restores = task in ("deblurring", "ct")
-        if restores and not prior.certified and not isinstance(prior, Rival):
+        if restores and not prior.certified and not isinstance(prior.solver, Way):
             prior = with_steps(prior, prior.name)
         priors.append(prior)
         if prior.nonexpansive and can_be_guided(prior.denoiser):

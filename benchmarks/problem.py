@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pnp_lip.protocols import PhysicsLike
 
-__all__ = ["Budget", "Observation", "OutOfTimeError", "Outcome", "Procedure"]
+__all__ = ["Budget", "Observation", "OutOfTimeError", "Outcome", "Way"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,17 @@ class Outcome:
     distance: float | None = None
 
 
-# y and its physics, the strength, the tolerance, the budget, and the outcome to continue from
+# data and their physics, the strength, the tolerance, the budget, and the outcome to continue from
 Procedure = Callable[[Observation, float, float, "Budget", Outcome | None], Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a rival restores, where it is not by a solver of ours. With ``solves_denoising`` it denoises in the same way."""
+
+    name: str
+    procedure: Procedure
+    solves_denoising: bool = False
 
 
 class OutOfTimeError(Exception):

@@ -30,7 +30,7 @@ from pnp_lip.solvers import ProximalDenoiser, Variational
 from pnp_lip.spectral import norm_bound
 
 PHOTOGRAPHS = Photographs(crop=24, limit=1, side=24)
-LIMITS = Limits(tol=1e-3, seconds=10.0)
+LIMITS = Limits(tol=1e-3, max_iter=500, seconds=10.0)
 KNOTS = np.linspace(-0.1, 0.1, 21)
 
 
@@ -253,7 +253,10 @@ def test_files_of_potentials_take_part(tmp_path: Path) -> None:
     save_denoiser(ridge(), tmp_path / "own.safetensors")
     entries = [f"own={tmp_path / 'own.safetensors'}", f"crr={saved(tmp_path)}"]
     priors, skipped = collect(entries, ["own", "crr"])
-    assert [(p.name, p.ours) for p in priors] == [("own", True), ("crr", False)] and not skipped  # no guide, no ADMM
+    assert [(p.name, p.ours) for p in priors] == [
+        ("own", True),
+        ("crr", False),
+    ] and not skipped
     assert all(p.certified for p in priors)
     for entry in entries:
         with pytest.raises(InputError, match="it takes 1 channels"):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pnp_lip.benchmarks import networks, rivals
 from pnp_lip.benchmarks.photographs import photograph
-from pnp_lip.benchmarks.priors import Rival, collect
+from pnp_lip.benchmarks.priors import collect
 from pnp_lip.benchmarks.problem import Budget, Observation
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
@@ -107,7 +107,7 @@ def test_deepinvs_weights_take_part_from_a_folder(tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / networks.DEEPINV_FILES["DnCNN (deepinv)"][0])
     priors, skipped = collect([], ["DnCNN (deepinv)"], weights=tmp_path, task="deblurring")
     (prior,) = priors
-    assert not skipped and isinstance(prior, Rival) and prior.method == "DPIR" and not prior.certified
+    assert not skipped and prior.method == "DPIR" and not prior.certified
     x = torch.rand(1, 1, 8, 8)
     assert torch.equal(prior.denoiser(x, 0.1), network(x, 0.1))
 
