@@ -101,9 +101,9 @@ def describe_data(content: Row) -> str:
 
 
 def guarantee(content: Row, prior: str) -> str:
-    """The class of a prior's guarantee, from its rows."""
-    rows = measured(content, prior)
-    found = Counter(r.get("guarantee", "–") for r in rows if r.get("status") != "out of time")
+    """The class of a prior's guarantee, from its rows; older records say only whether a run was proved."""
+    rows = [{"guarantee": "proved" if r.get("proved") else "none", **r} for r in measured(content, prior)]
+    found = Counter(r["guarantee"] for r in rows if r.get("status") != "out of time")
     return "; ".join(f"{text} ({n} of {len(rows)})" if n < len(rows) else text for text, n in found.items()) or "none"
 
 
@@ -196,8 +196,9 @@ def upwards(bound: float) -> str:
 
 
 def best_of_ours(content: Row) -> str | None:
-    """Our prior with the highest mean PSNR."""
-    return next((name for name in ordered(content) if content["priors"][name]["ours"]), None)
+    """Our certified prior with the highest mean PSNR."""
+    ours = [name for name, about in content["priors"].items() if about["ours"] and about["certified"]]
+    return next((name for name in ordered(content) if name in ours), None)
 
 
 def pairs(content: Row, ours: str, other: str, group: str | None = None) -> list[tuple[float, float]]:
