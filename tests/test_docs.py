@@ -38,6 +38,7 @@ TOY_OPTIONS = {
     "train": f"{QUICK_TRAINING} --size 2,4,3",
     "bench denoising": "--limit 1 --crop 32",
     "bench deblurring": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
+    "bench twelve": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
     "bench headline": "--quick --priors tiny",
 }
 # What a page's Python says for its readers and a test cannot afford: weights of others, thousands of steps, processes.
