@@ -78,7 +78,8 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(folder).mkdir()
     for k in range(3):
         write_image(Path("PHOTOGRAPHS", f"{k}.png"), torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)))
-    np.save("PSFS/gaussian.npy", gaussian_psf(1.0).numpy())
+    for name in ("gaussian", "levin1", "levin3", "levin5", "levin7"):
+        np.save(f"PSFS/{name}.npy", gaussian_psf(1.0).numpy())
     np.save("sinogram.npy", np.hypot(*np.indices((24, 60)) / 60).astype(np.float32))
     torch.manual_seed(0)
     np.random.seed(0)
