@@ -104,7 +104,7 @@ def test_what_changed_is_redone_only_by_force(
     write_image("00.png", photograph("camera", 256)[..., 90:114, 60:90])
     assert main(several) == 2
     said = capsys.readouterr().out
-    assert "00.png  failed     restored before with other pixels; --force" in said and "2 converged, 1 failed" in said
+    assert "00.png  failed     restored before with other content; --force" in said and "2 converged, 1 failed" in said
     assert Path("out/00.png").read_bytes() == before
     assert main([*several, "--force"]) == 0 and Path("out/00.png").read_bytes() != before
     assert "2 of them finished before" in capsys.readouterr().out
