@@ -15,8 +15,9 @@ from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_de
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
 from pnp_lip.denoisers import add_guidance
-from pnp_lip.images import psnr, read_image, write_image
+from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
+from pnp_lip.pictures import read_image, write_image
 
 
 @pytest.fixture

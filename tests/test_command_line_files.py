@@ -24,7 +24,8 @@ from pnp_lip.command_line.common import SUFFIXES
 from pnp_lip.command_line.items import Item, expand, items_of, sweep
 from pnp_lip.command_line.restoring import outcome_of
 from pnp_lip.errors import InputError
-from pnp_lip.images import IMAGE_SUFFIXES, read_image, write_image
+from pnp_lip.images import IMAGE_SUFFIXES
+from pnp_lip.pictures import read_image, write_image
 
 QUICK = ["--denoiser", "tiny", "--rounds", "0", "--noise", "0.05", "--quiet"]
 COMMAND = [sys.executable, "-c", "import sys; from pnp_lip.command_line import main; sys.exit(main(sys.argv[1:]))"]
