@@ -450,8 +450,10 @@ def test_a_finished_slice_is_not_solved_again(
     times = {p: p.stat().st_mtime_ns for p in Path("out").glob("slice*/*")}
     assert run() == 0 and "2 of 3 slices are finished already" in capsys.readouterr().out
     assert all(p.stat().st_mtime_ns == time for p, time in times.items()) and np.load("out/volume.npy").shape == (3, 24, 24)
-    Path("out/slice_00002/pnp-lip.npy").unlink()  # interrupted between its record and its image
-    assert run() == 0
+    Path("out/slice_00002/pnp-lip.npy").unlink()  # killed between its record and its image
+    for left in (halves := [Path("out/.volume.7.part.npy"), Path("out/slice_00002/..ct.7.part.7.part.png")]):
+        left.touch()
+    assert run() == 0 and not any(left.exists() for left in halves)
     changed = {p.parent.name for p, time in times.items() if p.stat().st_mtime_ns != time}
     assert changed == {"slice_00002"}
     assert run("--center", "15") == 2 and "slices of other center; choose another folder" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pnp_lip.command_line.common import say
 from pnp_lip.command_line.inputs import make_folder
-from pnp_lip.command_line.items import Item, Outcome, exit_status, failure, outcome, report
+from pnp_lip.command_line.items import Item, Outcome, exit_status, failure, outcome, report, sweep
 from pnp_lip.command_line.records import Origin, changed, claim, origin_of, record_of, sha256_of, write_record, wrote
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
@@ -122,6 +122,7 @@ class Run:
         self.out, self.found = Path(options.out), dict[int, Outcome]()
         self.origin = origin_of(options, options.sinogram, Path(options.sinogram))
         self.state = begun(self.out, self.origin, force=options.force)
+        sweep([Item(options.sinogram, self.out / "volume.npy")])
 
     def reconstruct(self, rows: range) -> int:
         """The slice in the middle comes first, or the nearest that can be reconstructed; the others take its axis and sigma."""
@@ -170,7 +171,9 @@ class Run:
         data = frames.data[:, row : row + 1]
         sinogram = None
         with self.noting(number):
+            make_folder(str(item.output))
             claim([item.output / name for name in WRITTEN], force=options.force)
+            sweep([Item(item.source, item.output / name) for name in WRITTEN])
             sinogram, weights = measured(item.source, data, flat, dark, self.scan, options)
         if sinogram is None:
             return
