@@ -504,6 +504,26 @@ def test_a_slice_that_fails_stops_no_other(
     assert main(["ct", "scan.h5", *QUICK[2:], "--slices", "0", "--out", "c", "--max-iter", "2", "--tol", "1e-9"]) == 3
 
 
+def test_rows_that_cannot_be_read_stop_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged chunk costs the rows of its batch, and the same command tries them again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr("pnp_lip.command_line.ct_scan.BATCH_BYTES", 8 * 20 * 24 * 2)
+    with h5py.File(Made(bins=24, views=20, axis=11.5, dead=()).dxchange(tmp_path / "scan.h5", rows=4), "a") as file:
+        data = np.asarray(file["exchange/data"])
+        del file["exchange/data"]
+        file.create_dataset("exchange/data", data=data, chunks=(20, 1, 24), fletcher32=True)
+        place = file["exchange/data"].id.get_chunk_info_by_coord((0, 3, 0)).byte_offset
+    whole = Path("scan.h5").read_bytes()
+    Path("scan.h5").write_bytes(whole[:place] + b"no data" + whole[place + 7 :])
+    assert main(["ct", "scan.h5", *QUICK]) == 2
+    records = [json.loads(Path(f"out/slice_{number:05d}/result.json").read_text()) for number in range(4)]
+    assert [record["status"] for record in records] == ["converged", "converged", "converged", "failed"]
+    assert "the file is damaged" in records[3]["error"]
+    Path("scan.h5").write_bytes(whole)
+    assert main(["ct", "scan.h5", *QUICK, "--force"]) == 0 and np.isfinite(np.load("out/volume.npy")).all()
+
+
 def test_slices_have_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """Those that were finished before count as done and not as fast; the search on the first slice has bars of its own."""
     monkeypatch.chdir(tmp_path)
