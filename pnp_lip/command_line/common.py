@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import TextIO, TypeAlias
 
-__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "OUT_OF_MEMORY", "PSF", "SUFFIXES", "Commands", "ran_out_of_memory",
-           "say"]  # fmt: skip
+__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "OUT_OF_MEMORY", "PSF", "STARTED", "SUFFIXES", "Commands",
+           "ran_out_of_memory", "say"]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -15,6 +15,7 @@ NOT_CONVERGED = 3  # exit status
 OUT_OF_MEMORY = "memory ran out; a smaller image, --rounds 0 or fewer --jobs need less."
 PSF = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
+STARTED = 900 * 2**20  # bytes of a process with torch, deepinv and the weights loaded (docs/large.md)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")  # IMAGE_SUFFIXES of pnp_lip.images, which imports torch
 
 

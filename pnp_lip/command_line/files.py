@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pnp_lip.command_line.common import NOT_CONVERGED, say
+from pnp_lip.command_line.common import NOT_CONVERGED, STARTED, say
 from pnp_lip.command_line.items import Outcome, expand, items_of, split, sweep
 from pnp_lip.command_line.records import request_of
 from pnp_lip.command_line.workers import outcomes
@@ -35,9 +35,13 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("name the result with -o FILE, or a folder for the results of several files with --out-dir DIR.")
     if options.jobs < 1:
         raise InputError(f"--jobs counts the files that are restored at a time and is at least 1; got {options.jobs}.")
-    options.limit = limit_of(options.memory) // (1 if options.out_dir is None else options.jobs)
     options.images = expand(options.images)
+    options.limit = limit_of(options.memory)
     if options.out_dir is not None:
+        most, options.jobs = max(1, options.limit // STARTED), min(options.jobs, len(options.images))
+        if options.jobs > most:
+            raise InputError(f"--jobs {options.jobs} take {options.jobs} x 0.9 GB before they begin; at most {most} fit here.")
+        options.limit //= options.jobs
         return restore_many(options)
     if len(options.images) > 1:
         raise InputError(f"-o names one file, and there are {len(options.images)} images; pass --out-dir DIR.")
@@ -97,8 +101,8 @@ def report(found: Sequence[Outcome], folder: Path) -> list[str]:
     listed = found if len(found) <= ROWS else [o for o in found if o not in good]
     width = max((len(o.item.output.name) for o in listed), default=0)
     lines = [f"{o.item.output.name:<{width}}  {o.status:<9}  {o.text}{timed(o)}" for o in listed]
-    notes = Counter(note for o in found for note in o.notes)
-    lines += [f"{count} files: {note}" if count > 1 else note for note, count in notes.most_common(NOTES)]
+    notes, whose = Counter(note for o in found for note in o.notes), {note: o.item.output.name for o in found for note in o.notes}
+    lines += [f"{f'{count} files' if count > 1 else whose[note]}: {note}" for note, count in notes.most_common(NOTES)]
     lines += [f"{len(notes) - NOTES} other remarks stand in the records"] if len(notes) > NOTES else []
     counts = Counter(o.status for o in found)
     before = sum(o.seconds == 0 and o.status != "failed" for o in found)

@@ -92,6 +92,11 @@ def split(items: Sequence[Item], request: Mapping[str, str], options: argparse.N
         try:
             if {os.path.realpath(item.output), os.path.realpath(beside)} & inputs:
                 raise InputError(f"{item.output} would replace an input; choose another --out-dir.")
+            others = [
+                name for name in record.get("written", {}) if name != item.output.name and wrote(item.output.with_name(name))
+            ]
+            if others and not options.force:
+                raise InputError(f"{beside} is the record of {others[0]}; choose another --out-dir.")
             finished = "request" in record and wrote(item.output)
             changes = changed(record, request, item) if finished else []
             if finished and not changes:
