@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import readme
 import torch
+from PIL import Image
 from skimage import data
 
 from pnp_lip.command_line import main
@@ -28,6 +29,7 @@ QUICK_TRAINING = "--steps 2 --batch 4 --patch 24"
 # What a page's commands get in addition, so that they run at toy size. The last of two equal options counts.
 TOY_OPTIONS = {
     "ct scan.h5": "--size 24 --sigma 0.05 --tol 1e-2 --quiet --slices 0:1 --center 11.5",
+    "denoise photos/*.jpg": "--jobs 1",
     "deblur": "--tol 1e-2 --quiet",
     "ct": "--size 24 --sigma 0.05 --tol 1e-2 --quiet",
     "train --potential --start": QUICK_TRAINING,
@@ -36,6 +38,7 @@ TOY_OPTIONS = {
     "train": f"{QUICK_TRAINING} --size 2,4,3",
     "bench denoising": "--limit 1 --crop 32",
     "bench deblurring": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
+    "bench twelve": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
     "bench headline": "--quick --priors tiny",
 }
 # What a page's Python says for its readers and a test cannot afford: weights of others, thousands of steps, processes.
@@ -69,11 +72,14 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     x = torch.tensor(data.astronaut()[60:108, 190:238] / 255).float().permute(2, 0, 1)[None]
     write_image(tmp_path / "photo.png", x)
+    Path("photos").mkdir()
+    Image.fromarray(data.astronaut()[60:108, 190:238]).save("photos/1.jpg")
     for folder in ("PHOTOGRAPHS", "PSFS"):
         Path(folder).mkdir()
     for k in range(3):
         write_image(Path("PHOTOGRAPHS", f"{k}.png"), torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)))
-    np.save("PSFS/gaussian.npy", gaussian_psf(1.0).numpy())
+    for name in ("gaussian", "levin1", "levin3", "levin5", "levin7"):
+        np.save(f"PSFS/{name}.npy", gaussian_psf(1.0).numpy())
     np.save("sinogram.npy", np.hypot(*np.indices((24, 60)) / 60).astype(np.float32))
     torch.manual_seed(0)
     np.random.seed(0)

@@ -109,7 +109,8 @@ def report(found: Sequence[Outcome], folder: Path) -> list[str]:
     words = [f"{count} {status}" for status, count in sorted(counts.items())]
     return [
         *lines,
-        f"{len(found)} files in {folder}: {', '.join(words)}" + (f"; {before} of them finished before" if before else ""),
+        f"{len(found)} file{'s' * (len(found) != 1)} in {folder}: {', '.join(words)}"
+        + (f"; {before} of them finished before" if before else ""),
     ]
 
 
