@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -136,7 +135,7 @@ def sizes(operator: object, given: Sizes | None, attribute: str, name: str) -> S
     found = getattr(operator, attribute, None) if given is None else given
     size = tuple(found) if isinstance(found, Iterable) else ()
     size = (1, *size) if given is None and len(size) == 2 else size
-    if len(size) < 1 + 2 * (name == "img_size") or not all(isinstance(side, Integral) and side > 0 for side in size):
+    if len(size) < 1 + 2 * (name == "img_size") or not all(isinstance(side, (int, np.integer)) and side > 0 for side in size):
         what = "(C, H, W)" if name == "img_size" else "the shape of the data of one image"
         raise InputError(f"pass `{name}`, {what}, positive integers; got {found}.")
     return tuple(map(int, size))

@@ -20,7 +20,7 @@ import torch
 
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import denoise, main
-from pnp_lip.command_line.common import SUFFIXES
+from pnp_lip.command_line.common import SUFFIXES, say
 from pnp_lip.command_line.files import report
 from pnp_lip.command_line.items import Item, Outcome, expand, items_of, sweep
 from pnp_lip.command_line.restoring import RESTORE, outcome_of
@@ -155,6 +155,15 @@ def test_what_is_said_of_one_file_names_it() -> None:
     items = [Item(f"{name}.png", Path(f"out/{name}.png")) for name in "ab"]
     found = [Outcome(items[0], "done", "", ("both", "one")), Outcome(items[1], "done", "", ("both",))]
     assert report(found, Path("out"))[2:4] == ["2 files: both", "a.png: one"]
+
+
+def test_names_and_streams_of_other_encodings() -> None:
+    """A name that is no text (Linux), and a pipe that has no ✓ (Windows)."""
+    assert [Path(item.output).name for item in items_of(["x\udcff.png"], Path("out"))] == ["x\udcff.png"]
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    say("✓ é", pipe)
+    say("x\udcff.png", pipe)
+    assert pipe.buffer.getvalue() == b"\\u2713 \xe9\nx\\udcff.png\n"  # type: ignore[attr-defined]
 
 
 def test_a_closed_standard_input(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

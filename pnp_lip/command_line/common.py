@@ -20,9 +20,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")  # IMAGE_S
 
 
 def say(text: str = "", stream: TextIO | None = None) -> None:
-    """One line to a stream, by default standard output."""
+    """One line to a stream, by default standard output; what its encoding lacks (a pipe on Windows: ✓) by its number."""
     stream = sys.stdout if stream is None else stream
-    stream.write(text + "\n")
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
 
 

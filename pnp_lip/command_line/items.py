@@ -70,7 +70,7 @@ def items_of(sources: Sequence[str], folder: Path) -> list[Item]:
         lambda p: p.stem,
         lambda p: f"{p.absolute().parent.name}-{p.stem}",
         lambda p: f"{p.stem}-{p.suffix[1:]}",
-        lambda p: f"{p.stem}-{hashlib.sha256(os.path.realpath(p).encode()).hexdigest()[:12]}",
+        lambda p: f"{p.stem}-{hashlib.sha256(os.fsencode(os.path.realpath(p))).hexdigest()[:12]}",
     )
     for make in makers:  # a name that two files could have belongs to neither
         count = Counter(make(path).casefold() for path in paths)

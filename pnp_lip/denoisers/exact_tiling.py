@@ -68,7 +68,7 @@ class ExactTiling(DistributedSignalStrategy):  # type: ignore[misc]
 
 def network_of(denoiser: object) -> GradientFlowDenoiser:
     """The network whose reach is that of ``denoiser``: ``relax`` and clipping act pixel by pixel. InputError if there is none."""
-    if type(denoiser) in (RelaxedDenoiser, ClippedDenoiser):
+    if type(denoiser) is RelaxedDenoiser or type(denoiser) is ClippedDenoiser:
         return network_of(denoiser.denoiser)
     if type(denoiser) is GradientFlowDenoiser:  # a subclass may look further
         return denoiser
