@@ -25,6 +25,7 @@ TRACE = 1e-3  # of a PSF's largest row or column, or of its sum: what is below i
 MOST_NEGATIVE = 0.1  # share of Σ|k|; interpolation leaves a few per cent
 PICTURE_SIDE = 16  # pixels; smaller arrays may be a PSF whose border was cut off
 DARK = 1 / 3  # of the mean in the middle, and of a third of the maximum: a PSF's border is darker
+WIDEST = 1000  # pixels, of a PSF in words; a Gaussian of such a sigma takes 300 MB
 SNAP = 1e-9  # pixels; a segment that ends so close to a grid line does not reach beyond it
 
 
@@ -153,7 +154,10 @@ def parse_psf(text: str) -> Tensor:
     if builder is None and Path(text.rpartition(":")[0]).is_file():
         return load_psf(text.rpartition(":")[0], key=numbers[-1])
     try:
-        return builders[name](*(int(n) if n.isdecimal() else float(n) for n in numbers))
+        given = [int(n) if n.isdecimal() else float(n) for n in numbers]
+        if any(n > WIDEST for n in given):
+            raise InputError(f"the sizes of a PSF are pixels, at most {WIDEST}; got {text!r}.")
+        return builders[name](*given)
     except InputError:  # of a builder, which says what is wrong with the numbers
         raise
     except (KeyError, TypeError, ValueError) as error:

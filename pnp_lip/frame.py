@@ -1,6 +1,7 @@
 """Data of any common shape and type as images (B, C, H, W) on [0, 1], and the way back."""
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
@@ -57,8 +58,8 @@ class Frame:
         alpha = x[:, -1:] if x.shape[1] in (2, 4) else None
         x = x if alpha is None else x[:, :-1]
         low, high, natural = range_of(x, array.dtype) if value_range is None else (*value_range, True)
-        if not low < high:
-            raise InputError(f"a range is LOW < HIGH; got {low:g} and {high:g}.")
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"a range is LOW < HIGH, both finite; got {low:g} and {high:g}.")
         y = (x - low) / (high - low)
         if natural and not (float(y.min()) >= -NOISE_REACH and float(y.max()) <= 1 + NOISE_REACH):
             found = f"[{float(x.min()):.4g}, {float(x.max()):.4g}]"

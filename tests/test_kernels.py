@@ -131,6 +131,9 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     np.save(tmp_path / "k.npy", k.astype(">f8"))
     for file in ("k.txt", "k.csv", "k.mat", "k.npz:psf", "k.npy"):
         torch.testing.assert_close(parse_psf(str(tmp_path / file)), MOTION, atol=1e-12, rtol=0)
+    for text in ("motion:1e9:0", "gaussian:1001", "disk:inf"):  # before memory runs out
+        with pytest.raises(InputError, match="at most 1000"):
+            parse_psf(text)
     with pytest.raises(InputError, match=r"it holds 2 arrays; choose one by key= or k\.npz:NAME: psf, other"):
         load_psf(tmp_path / "k.npz")
     savemat(tmp_path / "two.mat", {"a": k, "b": k})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pnp_lip.command_line.common import say
+from pnp_lip.command_line.common import STARTED, say
 from pnp_lip.command_line.items import Outcome, exit_status, expand, items_of, report, split, sweep
 from pnp_lip.command_line.records import request_of
 from pnp_lip.command_line.workers import outcomes
@@ -30,9 +30,13 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("name the result with -o FILE, or a folder for the results of several files with --out-dir DIR.")
     if options.jobs < 1:
         raise InputError(f"--jobs counts the files that are restored at a time and is at least 1; got {options.jobs}.")
-    options.limit = limit_of(options.memory) // (1 if options.out_dir is None else options.jobs)
     options.images = expand(options.images)
+    options.limit = limit_of(options.memory)
     if options.out_dir is not None:
+        most, options.jobs = max(1, options.limit // STARTED), min(options.jobs, len(options.images))
+        if options.jobs > most:
+            raise InputError(f"--jobs {options.jobs} take {options.jobs} x 0.9 GB before they begin; at most {most} fit here.")
+        options.limit //= options.jobs
         return restore_many(options)
     if len(options.images) > 1:
         raise InputError(f"-o names one file, and there are {len(options.images)} images; pass --out-dir DIR.")

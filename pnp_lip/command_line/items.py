@@ -74,7 +74,7 @@ def items_of(sources: Sequence[str], folder: Path) -> list[Item]:
         lambda p: p.stem,
         lambda p: f"{p.absolute().parent.name}-{p.stem}",
         lambda p: f"{p.stem}-{p.suffix[1:]}",
-        lambda p: f"{p.stem}-{hashlib.sha256(os.path.realpath(p).encode()).hexdigest()[:12]}",
+        lambda p: f"{p.stem}-{hashlib.sha256(os.fsencode(os.path.realpath(p))).hexdigest()[:12]}",
     )
     for make in makers:  # a name that two files could have belongs to neither
         count = Counter(make(path).casefold() for path in paths)
@@ -96,6 +96,11 @@ def split(items: Sequence[Item], request: Mapping[str, str], options: argparse.N
         try:
             if {os.path.realpath(item.output), os.path.realpath(beside)} & inputs:
                 raise InputError(f"{item.output} would replace an input; choose another --out-dir.")
+            others = [
+                name for name in record.get("written", {}) if name != item.output.name and wrote(item.output.with_name(name))
+            ]
+            if others and not options.force:
+                raise InputError(f"{beside} is the record of {others[0]}; choose another --out-dir.")
             finished = "request" in record and wrote(item.output)
             source = Path(item.source)
             changes = changed(record, request, sha256_of(source) if source.is_file() else None) if finished else []
@@ -149,15 +154,16 @@ def report(found: Sequence[Outcome], folder: Path, what: str = "files") -> list[
     listed = found if len(found) <= ROWS else [o for o in found if o not in good]
     width = max((len(o.item.output.name) for o in listed), default=0)
     lines = [f"{o.item.output.name:<{width}}  {o.status:<9}  {o.text}{timed(o)}" for o in listed]
-    notes = Counter(note for o in found for note in o.notes)
-    lines += [f"{count} {what}: {note}" if count > 1 else note for note, count in notes.most_common(NOTES)]
+    notes, whose = Counter(note for o in found for note in o.notes), {note: o.item.output.name for o in found for note in o.notes}
+    lines += [f"{f'{count} {what}' if count > 1 else whose[note]}: {note}" for note, count in notes.most_common(NOTES)]
     lines += [f"{len(notes) - NOTES} other remarks stand in the records"] if len(notes) > NOTES else []
     counts = Counter(o.status for o in found)
     before = sum(o.seconds == 0 and o.status != "failed" for o in found)
     words = [f"{count} {status}" for status, count in sorted(counts.items())]
     return [
         *lines,
-        f"{len(found)} {what} in {folder}: {', '.join(words)}" + (f"; {before} of them finished before" if before else ""),
+        f"{len(found)} {what if len(found) > 1 else what[:-1]} in {folder}: {', '.join(words)}"
+        + (f"; {before} of them finished before" if before else ""),
     ]
 
 

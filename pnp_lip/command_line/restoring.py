@@ -80,8 +80,11 @@ def restore_file(
     check_output(output)
     beside, inputs = output.with_suffix(".json"), [source, getattr(options, "psf", None), options.reference]
     figure = None if options.figure is None else check_output(options.figure, (".png",))
+    if figure is not None and figure.resolve() == output.resolve():
+        raise InputError(f"--figure {figure} is the result itself; name another file.")
     claim([output, beside, *([] if figure is None else [figure])], inputs, force=options.force, record=beside)
-    picture = read_picture(source)
+    picture = read_picture(source)  # as it is now, whatever happens to the file in the minutes of a restoration
+    about: dict[str, object] = origin_of(options, name, picture.path)
     for note in notes_of(picture):
         tell(note)
     images = {} if figure is None and options.reference is None else known_images(picture, options)
@@ -89,7 +92,6 @@ def restore_file(
         found = RESTORE[options.command](picture, options)
     for note in found.notes:
         tell(note)
-    about: dict[str, object] = origin_of(options, name, picture.path)
     if images:
         low, high = cast(tuple[float, float], found.record["range"])
         images = {"before": images["before"], "after": Frame.of(found.image, (low, high)).y, **images}
@@ -126,6 +128,8 @@ def suffix_for(source: Path) -> str:
 
 def received(folder: Path) -> str:
     """Standard input in a file whose suffix tells its kind."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("standard input holds no image; pass it on by a pipe, or name a file.")
     data = sys.stdin.buffer.read()
     suffix = next((suffix for magic, suffix in KINDS if data.startswith(magic)), "")
     path = folder / f"standard-input{suffix}"
