@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.images import NOISE_REACH
+from pnp_lip.images import CLIPPED, NOISE_REACH
 
 __all__ = ["Data", "Frame", "plain"]
 
@@ -19,7 +19,6 @@ CHANNELS = (1, 2, 3, 4)  # grey and colour, without and with alpha
 DARKEST = 0.1  # largest value of a picture on [0, 1]
 MARGIN = 0.1  # of a range that only the data show, on each side: restored extremes lie beyond the blurred ones
 CAMERAS = (10, 12, 14, 16)  # bits that unsigned numbers of 16 bits may hold
-CLIPPED = 1e-3  # share of the pixels at the ends of a range beyond which that is said
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,12 +21,11 @@ import torch
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import denoise, main
 from pnp_lip.command_line.common import SUFFIXES, say
-from pnp_lip.command_line.files import report
-from pnp_lip.command_line.items import Item, Outcome, expand, items_of, sweep
+from pnp_lip.command_line.items import Item, Outcome, expand, items_of, report, sweep
 from pnp_lip.command_line.restoring import RESTORE, outcome_of
 from pnp_lip.errors import InputError
-from pnp_lip.images import IMAGE_SUFFIXES, read_image, write_image
-from pnp_lip.pictures import Picture
+from pnp_lip.images import IMAGE_SUFFIXES
+from pnp_lip.pictures import Picture, read_image, write_image
 from pnp_lip.restore import Restoration
 
 QUICK = ["--denoiser", "tiny", "--rounds", "0", "--noise", "0.05", "--quiet"]
@@ -107,7 +106,7 @@ def test_what_changed_is_redone_only_by_force(
     write_image("00.png", photograph("camera", 256)[..., 90:114, 60:90])
     assert main(several) == 2
     said = capsys.readouterr().out
-    assert "00.png  failed     restored before with other pixels; --force" in said and "2 converged, 1 failed" in said
+    assert "00.png  failed     restored before with other content; --force" in said and "2 converged, 1 failed" in said
     assert Path("out/00.png").read_bytes() == before
     assert main([*several, "--force"]) == 0 and Path("out/00.png").read_bytes() != before
     assert "2 of them finished before" in capsys.readouterr().out

@@ -148,3 +148,9 @@ def test_matlab_files_of_version_7_3(tmp_path: Path) -> None:
     with (tmp_path / "k.mat").open("r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\x02IM")
     torch.testing.assert_close(load_psf(tmp_path / "k.mat"), MOTION)
+
+
+def test_a_column_of_a_matlab_file_stays_one(tmp_path: Path) -> None:
+    for shape in ((5, 1), (1, 5), (1, 1)):
+        savemat(tmp_path / "k.mat", {"psf": np.ones(shape), "struct": {"a": 1.0}})
+        assert load_psf(tmp_path / "k.mat").shape == shape
