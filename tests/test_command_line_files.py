@@ -147,7 +147,7 @@ def test_an_input_that_changes_while_it_is_restored_is_restored_again(
     monkeypatch.setitem(RESTORE, "denoise", restore)
     assert main(["denoise", "00.png", "--out-dir", "out", *QUICK]) == 0
     assert main(["denoise", "00.png", "--out-dir", "out", *QUICK]) == 2
-    assert "restored before with other pixels" in capsys.readouterr().out
+    assert "restored before with other content" in capsys.readouterr().out
 
 
 def test_what_is_said_of_one_file_names_it() -> None:
