@@ -16,6 +16,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
+from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
 
@@ -131,6 +132,8 @@ class TrainingRun(Generic[Network]):
         else:
             sigma, y = self.corrupt(x)
             x = x.to(self.device)
+            if isinstance(self.denoiser, GradientStepPotential):
+                return log_error(self.denoiser.denoise(y, sigma), x)
             if part == "denoiser":
                 with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
                     loss = log_error(self.denoiser(y, sigma), x)
@@ -206,9 +209,9 @@ class TrainingRun(Generic[Network]):
 
 def learning_part(denoiser: nn.Module, settings: TrainingSettings) -> nn.Module:
     """The denoiser, or the part of it that a run trains. Raises InputError where there is no such part."""
-    if isinstance(denoiser, AnnealingDenoiser):
+    if isinstance(denoiser, AnnealingDenoiser | GradientStepPotential):
         if settings.part != "denoiser" or settings.problems.equilibrium:
-            raise InputError("an annealer learns from noisy images alone: leave out `equilibrium` and guidance.")
+            raise InputError(f"{type(denoiser).__name__} learns from noisy images alone: leave out `equilibrium` and guidance.")
         return denoiser.network
     if settings.part == "denoiser":
         return denoiser
