@@ -25,9 +25,9 @@ from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import GradientStepPotential, Potential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import NOISE_FACTOR, Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
+from pnp_lip.solvers import Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
 from pnp_lip.solvers.refine import Improve
-from pnp_lip.solvers.variational import WEIGHT
+from pnp_lip.solvers.variational import STRENGTHS
 from pnp_lip.version import __version__
 
 __all__ = ["Learned", "Restoration", "by_channel", "deblur", "denoise", "device_of", "get_annealing", "get_certified",
@@ -107,7 +107,7 @@ def deblur(
     """Restore a blurred image whose point spread function is known: solve, improve the solution, solve again with this guide.
 
     x̂ = fix D_g(x − γAᵀ(Ax − y), √S σ) on [0, 1], g the improved first solution, S the ``strength``, σ the ``noise``; with a
-    potential, x̂ minimises ½‖Ax − y‖² + S R_{2σ}(x)
+    potential, x̂ minimises ½‖Ax − y‖² + S R_{2σ}(x), or R_σ where that is a gradient-step potential
 
     ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
@@ -139,8 +139,11 @@ def deblur(
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
-    assumed = NOISE_FACTOR * level if isinstance(prior, Potential) else first
-    solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
+    assumed, weight = first, 1.0
+    if isinstance(prior, Potential):
+        factor, suggested = STRENGTHS[type(prior)]
+        assumed, weight = factor * level, suggested if strength is None else strength
+    solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
     solve = functools.partial(type(solver).solve, max_iter=max_iter, progress=progress)
     results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
     top, left = extra[0] // 2, extra[1] // 2  # where the tap (h//2, w//2) of the first datum lies

@@ -123,3 +123,52 @@ def test_it_is_trained_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixt
     for wrong in (["--gradient-step", "6,3,2"], ["--gradient-step", "4,3,2", "--size", "4,3"], ["--potential"], []):
         assert main([*further, str(tmp_path / "wrong"), *wrong]) == 2
     assert "gradient-step" in capsys.readouterr().err
+
+
+def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pnp_lip.solvers.examiner import Identity
+    from pnp_lip.training import gradient_step_training as training
+    from pnp_lip.training.equilibrium import TrainingProblem
+
+    monkeypatch.setattr(training, "FIRST", 60)
+    monkeypatch.setattr(training, "ADJOINT", 60)
+    R = potential().double().requires_grad_(True)
+    x = image(4, 1, 20, 20).double()
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    kernel = R.network.convolutions[1].weight  # type: ignore[union-attr]
+
+    def loss() -> Tensor:
+        problem = TrainingProblem(x, y, Identity(), 0.1, None, y, weight=0.5)
+        assert training.approach(R, problem) < 1e-9
+        return training.implicit_loss(R, problem)
+
+    (found,) = torch.autograd.grad(loss(), kernel)  # type: ignore[arg-type]
+    d = torch.randn(found.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    values = []
+    for t in (1e-4, -2e-4):
+        kernel.data.add_(t * d)  # type: ignore[operator]
+        values.append(float(loss().detach()))
+    assert abs((values[0] - values[1]) / 2e-4 / float((found * d).sum()) - 1) < 1e-5
+
+
+def test_a_run_on_reconstructions_resumes_exactly(tmp_path: Path) -> None:
+    from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, train
+
+    photographs = [image(1, 48, 48), image(1, 40, 56)]
+    settings = TrainingSettings(
+        steps=6, patches=PatchSettings(batch=4, size=32, scales=(1,)), problems=ProblemSettings(0.7), checkpoint_every=3
+    )
+    whole = train(potential().requires_grad_(True), photographs, photographs, tmp_path / "whole", settings)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(step: int, loss: float) -> None:
+        if step == 5:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(potential().requires_grad_(True), photographs, photographs, tmp_path / "run", settings, progress=kill)
+    again = train(potential().requires_grad_(True), photographs, photographs, tmp_path / "run", settings, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(whole.network.convolutions[0].weight, potential().network.convolutions[0].weight)  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ class GradientStepPotential(nn.Module):
     def step(self, x: Tensor, sigma: Sigma, differentiable: bool = False) -> Tensor:
         """∇R_σ(x)."""
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
+            leaf = x if x.requires_grad else x.detach().requires_grad_()
             r = self.remainder(leaf, sigma)
             (gradient,) = torch.autograd.grad(r, leaf, r, create_graph=differentiable)
         return gradient

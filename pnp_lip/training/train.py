@@ -18,6 +18,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.potentials import GradientStepPotential, RidgePotential
 from pnp_lip.solvers import denoise_guided
+from pnp_lip.training.gradient_step_training import GradientStepRun
 from pnp_lip.training.potential_training import PotentialRun, denoised
 from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
 
@@ -44,7 +45,8 @@ def train(
     Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one
     per batch, plus the ``penalty`` where there is one (for rivals that are not nonexpansive by construction; ours need
     none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is. A ``RidgePotential`` learns from its
-    minimisers (``PotentialRun``), in the place of D(x + σn, σ), and a ``GradientStepPotential`` from its gradient steps.
+    minimisers (``PotentialRun``), in the place of D(x + σn, σ), and a ``GradientStepPotential`` from its gradient
+    steps (``GradientStepRun``).
 
     Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since
     the row before) and ``settings.json`` under ``out``. Raises InputError when the loss is no longer finite, and for a
@@ -52,7 +54,8 @@ def train(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    kind = cast("type[TrainingRun[Network]]", PotentialRun if isinstance(denoiser, RidgePotential) else TrainingRun)
+    kinds: dict[type[nn.Module], type] = {RidgePotential: PotentialRun, GradientStepPotential: GradientStepRun}
+    kind = cast("type[TrainingRun[Network]]", kinds.get(type(denoiser), TrainingRun))
     run = kind(denoiser.to(device), training, settings, penalty)
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")

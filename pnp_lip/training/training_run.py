@@ -132,8 +132,6 @@ class TrainingRun(Generic[Network]):
         else:
             sigma, y = self.corrupt(x)
             x = x.to(self.device)
-            if isinstance(self.denoiser, GradientStepPotential):
-                return log_error(self.denoiser.denoise(y, sigma), x)
             if part == "denoiser":
                 with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
                     loss = log_error(self.denoiser(y, sigma), x)
@@ -209,9 +207,9 @@ class TrainingRun(Generic[Network]):
 
 def learning_part(denoiser: nn.Module, settings: TrainingSettings) -> nn.Module:
     """The denoiser, or the part of it that a run trains. Raises InputError where there is no such part."""
-    if isinstance(denoiser, AnnealingDenoiser | GradientStepPotential):
+    if isinstance(denoiser, AnnealingDenoiser):
         if settings.part != "denoiser" or settings.problems.equilibrium:
-            raise InputError(f"{type(denoiser).__name__} learns from noisy images alone: leave out `equilibrium` and guidance.")
+            raise InputError("an annealer learns from noisy images alone: leave out `equilibrium` and guidance.")
         return denoiser.network
     if settings.part == "denoiser":
         return denoiser
@@ -232,7 +230,7 @@ def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.opti
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
     named = list(learning.named_parameters())
-    if not isinstance(learning, (GuideNetwork, UNet)):
+    if not isinstance(learning, (GradientStepPotential, GuideNetwork, UNet)):
         ours = isinstance(denoiser, GradientFlowDenoiser)
         slow = [p for name, p in named if not ours or "weight" in name]
         fast = [p for name, p in named if ours and "weight" not in name]

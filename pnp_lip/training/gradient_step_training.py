@@ -1,0 +1,100 @@
+"""Training a gradient-step potential: its gradient step denoises, or its critical points reconstruct.
+
+A critical point x̂ of ½‖Ax − y‖² + λR_θ(x) is differentiated as in ``potential_training``: with g the derivative of the loss in
+x̂ and H v = g, H = AᵀA + λR''(x̂), the derivative in θ is that of −λ⟨v, ∇R_θ(x̂)⟩, x̂ and v held fixed.
+"""
+
+import dataclasses
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from pnp_lip.operators.conjugate_gradient import conjugate_gradient
+from pnp_lip.potentials import GradientStepPotential
+from pnp_lip.solvers import descent
+from pnp_lip.solvers.energy import Energy
+from pnp_lip.solvers.examiner import Identity
+from pnp_lip.solvers.variational import STRENGTHS
+from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
+from pnp_lip.training.training_run import TrainingRun, log_error
+
+__all__ = ["GradientStepRun"]
+
+BORDER = 8  # pixels of a patch that do not count: it goes on there where a photograph does not
+FIRST, AGAIN, ADJOINT = 35, 15, 12  # iterations of a problem's first visit and of a later one, steps of its adjoint equation
+IDENTITIES = 0.2  # the share of problems that denoise, among those that reconstruct
+LOST = 0.05  # of the gradient, root mean square: a problem that is still as far from its critical point is dropped
+
+
+class GradientStepRun(TrainingRun[GradientStepPotential]):
+    """The state of a run that trains a gradient-step potential.
+
+    Steps denoise by x − ∇R_σ(x), or, the share ``equilibrium`` of them, learn from critical points of random blurs, scans and
+    noise alone, with the σ and λ that ``Variational`` suggests.
+    """
+
+    def loss(self) -> Tensor:
+        """The mean over images of the log of their patches' mean squared error."""
+        problems, x = self.settings.problems, self.sampler()
+        if draw(0, 1, self.generator) >= problems.equilibrium:
+            sigma, y = self.corrupt(x)
+            return log_error(self.denoiser.denoise(y, sigma), x.to(self.device))
+        while True:
+            problem = taken(self.equilibrium.pool, lambda: self.problem(x), self.generator)
+            if approach(self.denoiser, problem) < LOST:
+                return implicit_loss(self.denoiser, problem)
+            self.equilibrium.pool = [p for p in self.equilibrium.pool if p is not problem]
+
+    def problem(self, x: Tensor) -> TrainingProblem:
+        """A new problem with these images."""
+        factor, weight = STRENGTHS[GradientStepPotential]
+        if draw(0, 1, self.generator) < IDENTITIES:
+            sigma, y = self.corrupt(x)
+            return TrainingProblem(x.to(self.device), y, Identity(), factor * sigma, None, y, weight=weight)
+        problem = random_reconstruction(x.to(self.device), self.generator, self.settings.problems.scans)
+        return dataclasses.replace(problem, sigma=factor * problem.sigma, weight=weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """½‖Ax − y‖² + λR_σ(x) by its gradient, as far as ``descent.move`` needs it."""
+
+    potential: GradientStepPotential
+    problem: TrainingProblem
+    box: ClassVar[None] = None
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """∇f(x) + λ∇R_σ(x)."""
+        p = self.problem
+        return p.physics.A_adjoint(p.physics.A(x) - p.y) + p.weight * self.potential.grad(x, p.sigma)
+
+
+@torch.no_grad()
+def approach(potential: GradientStepPotential, problem: TrainingProblem) -> float:
+    """Move the problem's solution towards a critical point; the size of the gradient there, root mean square."""
+    objective = cast(Energy, Objective(potential, problem))
+    state = descent.begin(objective, problem.x_hat, None, 0.0, values=False)
+    for _ in range(AGAIN if problem.visited else FIRST):
+        descent.move(objective, state)
+    problem.x_hat, problem.visited = state.z, True
+    return state.size
+
+
+def implicit_loss(potential: GradientStepPotential, problem: TrainingProblem) -> Tensor:
+    """The loss of the problem's critical point, whose gradient is the implicit one."""
+    physics, weight = problem.physics, problem.weight
+    x_hat = problem.x_hat.clone().requires_grad_()
+    inner = (..., slice(BORDER, -BORDER), slice(BORDER, -BORDER))
+    loss = log_error(x_hat[inner], problem.x[inner])
+    (g,) = torch.autograd.grad(loss, x_hat)
+    at = problem.x_hat.clone().requires_grad_()
+    slope = potential.step(at, problem.sigma, differentiable=True)
+
+    def hessian(v: Tensor) -> Tensor:
+        bent = torch.autograd.grad(slope, at, v, retain_graph=True)[0]
+        return physics.A_adjoint(physics.A(v)) + weight * bent
+
+    v, _ = conjugate_gradient(hessian, g, g.new_zeros(len(g)), ADJOINT)
+    product = weight * (v * slope).sum()
+    return loss.detach() - (product - product.detach())
