@@ -1,10 +1,13 @@
 """The images a benchmark runs on: scikit-image's photographs or a folder of the user's, never a validation image."""
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.benchmarks.config import Photographs
@@ -31,12 +34,20 @@ class NamedImage:
 
 def whole(name: str, *, colour: bool = False) -> Tensor:
     """One of scikit-image's photographs, grey unless ``colour``; the left one of a stereo pair."""
+    pixels = torch.tensor(pixels_of(name)).float() / 255
+    x = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
+    return x if colour else to_grey(x)
+
+
+@functools.cache
+def pixels_of(name: str) -> NDArray[np.uint8]:
+    """The photograph as scikit-image has it, which would decode its file at each call."""
     from skimage import data
 
     found = getattr(data, name)()
-    pixels = torch.from_numpy(found[0] if isinstance(found, tuple) else found).float() / 255
-    x = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]
-    return x if colour else to_grey(x)
+    pixels: NDArray[np.uint8] = found[0] if isinstance(found, tuple) else found
+    pixels.flags.writeable = False
+    return pixels
 
 
 def photograph(name: str, size: int, *, colour: bool = False) -> Tensor:
@@ -73,16 +84,22 @@ def load_images(which: Photographs) -> list[NamedImage]:
         if without:
             raise InputError(f"{', '.join(without)}: grey, where colour is asked for; use a folder of colour images.")
     images = [NamedImage(name, central_crop(x, which.crop, path)) for name, path, x in found]
+    known = validation_hashes(which.crop)
+    for name in (image.name for image in images if sha256_of(image.x) in known):
+        raise InputError(f"{name} is a validation photograph; a benchmark never reports on it. Remove it.")
+    return images
+
+
+@functools.cache
+def validation_hashes(crop: int | None) -> frozenset[str]:
+    """Of the photographs on which strengths are chosen: whole, at each size, grey and in colour, and their middle ``crop``."""
     forms = []
     for colour in (False, True):
         forms += [photograph(name, n, colour=colour) for name in VALIDATION for n in (*SIDES, SIDE)]
         forms += [whole(name, colour=colour) for name in VALIDATION]
         forms += [image.x for n in SIDES for image in validation_images(n, colour=colour)]
-    forms += [central_crop(v, which.crop, "") for v in forms if which.crop and min(v.shape[-2:]) >= which.crop]
-    known = {sha256_of(v) for v in forms}
-    for name in (image.name for image in images if sha256_of(image.x) in known):
-        raise InputError(f"{name} is a validation photograph; a benchmark never reports on it. Remove it.")
-    return images
+    forms += [central_crop(v, crop, "") for v in forms if crop and min(v.shape[-2:]) >= crop]
+    return frozenset(map(sha256_of, forms))
 
 
 def on_trial(which: Photographs) -> tuple[list[NamedImage], list[NamedImage], dict[str, object]]:

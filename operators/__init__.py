@@ -8,6 +8,7 @@ from pnp_lip.operators.cone_beam import ConeBeamTomography
 from pnp_lip.operators.cone_geometry import ConeBeam
 from pnp_lip.operators.conjugate_gradient import ProxResult
 from pnp_lip.operators.fan_beam import FanBeam, FanBeamTomography
+from pnp_lip.operators.foreign_operator import ForeignOperator, from_linear_operator
 from pnp_lip.operators.hounsfield import attenuation_to_hounsfield, hounsfield_to_attenuation
 from pnp_lip.operators.norm_rules import norm_rule, stated_norm
 from pnp_lip.operators.parallel_beam import ParallelBeam, ParallelBeamTomography
@@ -23,6 +24,7 @@ __all__ = [
     "ConeBeamTomography",
     "FanBeam",
     "FanBeamTomography",
+    "ForeignOperator",
     "ParallelBeam",
     "ParallelBeamTomography",
     "ProxResult",
@@ -35,6 +37,7 @@ __all__ = [
     "demo_sinogram",
     "disk_psf",
     "from_astra",
+    "from_linear_operator",
     "from_scipy",
     "gaussian_psf",
     "hounsfield_to_attenuation",

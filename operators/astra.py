@@ -1,16 +1,14 @@
 """ASTRA's projectors as forward models: certified where their matrix can be had, and as they are otherwise."""
 
 import importlib
-import math
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from deepinv.physics import LinearPhysics
-from torch import Tensor
 
-from pnp_lip.errors import InputError, ShapeError
+from pnp_lip.errors import InputError
+from pnp_lip.operators.foreign_operator import ForeignOperator
 from pnp_lip.operators.sparse_operator import SparseOperator
 
 __all__ = ["AstraProjector", "from_astra"]
@@ -49,36 +47,19 @@ def from_astra(
     return SparseOperator(matrix, (1, *size), data_shape=(views, matrix.shape[0] // views), dtype=dtype)
 
 
-class AstraProjector(LinearPhysics):  # type: ignore[misc]
+class AstraProjector(ForeignOperator):
     """ASTRA's forward and back projection as they are, in float32: volumes (B, 1, …) to data (B, 1, …), shapes of ASTRA.
 
-    No rule bounds its norm: above 1024 voxels solvers ask for ``norm_upper``, and they always hold A_adjoint against A by
-    random pairs. ASTRA's back projection on GPUs is no exact transpose. ``kind`` is ASTRA's name, "cuda3d" by default.
+    A ``ForeignOperator``: no rule bounds its norm, and ASTRA's back projection on GPUs is no exact transpose. ``kind`` is
+    ASTRA's name, "cuda3d" by default.
     """
 
     def __init__(self, projection: Geometry, volume: Geometry, *, kind: str = "cuda3d") -> None:
         astra = imported()
-        size = astra.geom_size(volume)
-        super().__init__(img_size=(1, *size))
-        self.data_size = (1, *astra.geom_size(projection))
-        self.projector = astra.OpTomo(astra.create_projector(kind, projection, volume))
-
-    def A(self, x: Tensor, **kwargs: object) -> Tensor:
-        """A x."""
-        return self.product(self.projector.FP, x, self.img_size, self.data_size)
-
-    def A_adjoint(self, y: Tensor, **kwargs: object) -> Tensor:
-        """ASTRA's back projection of y."""
-        return self.product(self.projector.BP, y, self.data_size, self.img_size)
-
-    def product(self, work: Any, v: Tensor, size: tuple[int, ...], other: tuple[int, ...]) -> Tensor:
-        """A product, item by item of the batch."""
-        if tuple(v.shape[1:]) != tuple(size):
-            raise ShapeError(f"expected the shape (B, {', '.join(map(str, size))}); got {tuple(v.shape)}.")
-        result = np.empty((len(v), math.prod(other)), dtype=np.float32)
-        for item, out in zip(v.cpu().numpy(), result, strict=True):
-            out[:] = np.asarray(work(np.ascontiguousarray(item[0], dtype=np.float32))).reshape(-1)
-        return torch.from_numpy(result).reshape(len(v), *other).to(v)
+        projector = astra.OpTomo(astra.create_projector(kind, projection, volume))
+        sizes = (1, *astra.geom_size(volume)), (1, *astra.geom_size(projection))
+        super().__init__(lambda x: projector.FP(x[0]), lambda y: projector.BP(y[0]), *sizes, precision=np.float32)
+        self.projector = projector
 
 
 def imported() -> ModuleType:

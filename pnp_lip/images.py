@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +71,11 @@ def weight_of_grey(channels: int) -> float:
     return 1.0 if channels == 1 else math.hypot(*GREY_WEIGHTS)
 
 
-def check_output(path: str | Path) -> Path:
+def check_output(path: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Path:
     """The output as a path. Raises InputError for an unknown format and for a place where no file can be written."""
     path = Path(path)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise InputError(f"{path}: the output's suffix must be one of {', '.join(IMAGE_SUFFIXES)}.")
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: the output's suffix must be {'one of ' * (len(suffixes) > 1)}{', '.join(suffixes)}.")
     if path.is_dir():
         raise InputError(f"{path} is a directory; name a file.")
     folder = next(parent for parent in path.absolute().parents if parent.exists())

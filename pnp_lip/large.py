@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from pnp_lip.certificates import certify
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
+from pnp_lip.denoisers.exact_tiling import network_of
 from pnp_lip.denoisers.tiling import windows
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.fingerprint import hash_tensor, is_plain
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import Blur
 from pnp_lip.operators.blur_windows import WINDOWED_PADDINGS, ArrayLike, BlurWindows, read
+from pnp_lip.progress import Bar
 from pnp_lip.solvers import Denoising, ForwardBackward, Guarantee, History, KrasnoselskiiMann, LeastSquares
 from pnp_lip.solvers.examiner import examine_code, judge_certificate, judge_denoiser
 from pnp_lip.solvers.guarantee import judge
@@ -224,10 +225,8 @@ class Run:
 
     def iterate(self, tol: float, max_iter: int, client: "Client | None", progress: bool) -> None:
         """Update until the relative residual falls to ``tol`` or is not finite, at most ``max_iter`` times."""
-        from tqdm import tqdm
-
         state, job = self.state, self.job
-        with tqdm(total=max_iter, initial=state["iteration"], unit="it", disable=not progress) as bar:
+        with Bar("large", progress=progress, tol=tol, most=max_iter, start=state["iteration"]) as bar:
             while state["iteration"] < max_iter and self.running(tol):
                 k = state["iteration"]
                 self.discard(keep=(k, k + 1))
@@ -242,8 +241,7 @@ class Run:
                 state["relative"].append(change / max(size, 1e-300))
                 state["iteration"], state["done"] = k + 1, {}
                 self.save()
-                bar.set_postfix_str(f"residual {state['relative'][-1]:.2e}", refresh=False)
-                bar.update(1)
+                bar.update(state["relative"][-1])
         self.discard(keep=(state["iteration"], state["iteration"] + 1))  # the latter may be half done
 
     def running(self, tol: float) -> bool:
@@ -333,12 +331,10 @@ def check(
 
 def reach_of(denoiser: object) -> int:
     """How far away a pixel can influence another. Raises InputError for denoisers of which that is not known."""
-    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser)):
-        return reach_of(denoiser.denoiser)
-    if isinstance(denoiser, GradientFlowDenoiser) and denoiser.padding_mode == "zeros":
-        return sum(denoiser.reaches)
-    given = f"{type(denoiser).__name__}{' with circular padding' if isinstance(denoiser, GradientFlowDenoiser) else ''}"
-    raise InputError(f"large images need a GradientFlowDenoiser with zero padding, relaxed or clipped or not; got {given}.")
+    network = network_of(denoiser)
+    if network.padding_mode != "zeros":
+        raise InputError(f"large images need a denoiser with zero padding; got {network.padding_mode} padding.")
+    return sum(network.reaches)
 
 
 def dtype_of(solver: ForwardBackward | Denoising, physics: Blur | None) -> torch.dtype:

@@ -24,6 +24,7 @@ from pnp_lip.noise import estimate_noise
 from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import GradientStepPotential, Potential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.progress import showing, stepwise
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
 from pnp_lip.solvers.refine import Improve
@@ -126,10 +127,9 @@ def deblur(
     if strength is not None and not 0 < strength < math.inf:
         raise InputError(f"the strength must be a positive number; got {strength}.")
     kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else psf)
-    place = device_of(device)
-    frame = Frame.of(y, value_range, place)
+    frame = Frame.of(y, value_range, device_of(device))
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
-    prior, images = placed(prior, place), by_channel(frame.y, prior)
+    prior, images = placed(prior, frame.y.device), by_channel(frame.y, prior)
     (h, w), (rows, columns) = kernel.shape, images.shape[2:]
     if h > rows or w > columns:
         raise InputError(f"the PSF ({h} x {w}) is larger than the image ({rows} x {columns}); crop it to where it is not zero.")
@@ -138,15 +138,16 @@ def deblur(
     improve = get_annealing(prior, rounds)
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
-    physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=place)
+    physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
     assumed, weight = first, 1.0
     if isinstance(prior, Potential):
         factor, suggested = STRENGTHS[type(prior)]
         assumed, weight = factor * level, suggested if strength is None else strength
     solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
-    solve = functools.partial(type(solver).solve, max_iter=max_iter, progress=progress)
-    results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
-    top, left = extra[0] // 2, extra[1] // 2  # where the tap (h//2, w//2) of the first datum lies
+    with showing(progress):
+        solve = functools.partial(type(solver).solve, max_iter=max_iter)
+        results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
+    top, left = (more // 2 for more in extra)  # where the tap (h//2, w//2) of the first datum lies
     x = results[-1].x[..., top : top + rows, left : left + columns]
     used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
     return finish(frame, x, results, level, noise, (prior, name), (*mended, *notes), used)
@@ -162,6 +163,7 @@ def denoise(
     value_range: tuple[float, float] | None = None,
     correlated: bool | None = None,
     device: str | torch.device = "auto",
+    progress: bool = False,
 ) -> Restoration:
     """Remove Gaussian noise: one pass of the denoiser and one that the first one guides, or the minimiser with a potential.
 
@@ -183,20 +185,32 @@ def denoise(
         raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
     level, notes = level_of(noise, frame, correlated, blurred=False)
     results: tuple[Result, ...] = ()
-    if isinstance(prior, GradientStepPotential):
-        restored = prior.denoise(images, level).detach()
-    elif isinstance(prior, Potential):
-        results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
-    elif rounds:
+    with showing(progress):
+        if isinstance(prior, GradientStepPotential):
+            x = images - prior.grad(images, level)
+        elif isinstance(prior, Potential):
+            results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
+            x = results[-1].x
+        else:
+            with stepwise("denoise", len(images) * len(prior.flows) * (1 + 2 * rounds)):  # making limits is a step, too
+                results, x = denoised(prior, images, level, rounds, tile)
+    if rounds:
+        notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
+    return finish(frame, x, results, level, noise, (prior, name), notes, {})
+
+
+def denoised(
+    prior: GradientFlowDenoiser, images: Tensor, level: float, rounds: int, tile: int | None
+) -> tuple[tuple[Result, ...], Tensor]:
+    """All solutions with a denoiser, none if it works in windows, and the last image."""
+    if rounds:
         first = Denoising(prior, sigma=GUIDE_SIGMA_FACTOR * level)
         results = refine(first, images, Identity(), rounds, sigma=level)
-        notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
     elif tile is None and max(images.shape[-2:]) <= TILE:
         results = (Denoising(prior, sigma=level).solve(images, Identity()),)
     else:
-        restored = prior.tiled(images, level, tile=TILE if tile is None else tile)
-    x = results[-1].x if results else restored
-    return finish(frame, x, results, level, noise, (prior, name), notes, {})
+        return (), prior.tiled(images, level, tile=TILE if tile is None else tile)
+    return results, results[-1].x
 
 
 def finish(
@@ -276,11 +290,19 @@ def weights_hash(prior: Learned) -> str:
 
 
 def get_certified(name: str, *, require_certified: bool = True) -> Learned:
-    """A denoiser or a potential by its name or from a file.
+    """A denoiser or a potential by its name or from a file, the same object again as long as the file is the same.
 
     Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
     that do not certify, unless ``require_certified=False``.
     """
+    path = Path(name)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    return get_unchanged(name, stamp, require_certified)
+
+
+@functools.lru_cache(maxsize=4)
+def get_unchanged(name: str, stamp: tuple[int, int] | None, require_certified: bool) -> Learned:
+    """``get_certified`` of a file of this ``stamp``: many images share one proof."""
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
         return load_denoiser(name, require_certified=require_certified)
     found = load_pretrained(name)
@@ -342,7 +364,13 @@ def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
     """What improves the guides of blurred images; None without guides, or where no annealer ships for the channels."""
     if not rounds or denoiser.in_channels not in ANNEALERS:
         return None
-    return Anneal(load_annealer(denoiser.in_channels).to(next(denoiser.parameters()).device))
+    return annealer(denoiser.in_channels, next(denoiser.parameters()).device)
+
+
+@functools.lru_cache(maxsize=2)
+def annealer(channels: int, device: torch.device) -> Anneal:
+    """The shipped annealer on a device."""
+    return Anneal(load_annealer(channels).to(device))
 
 
 def by_channel(x: Tensor, denoiser: Learned) -> Tensor:

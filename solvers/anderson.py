@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.denoisers.tiling import most_kept
 from pnp_lip.errors import InputError
+from pnp_lip.memory import most_kept
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.krasnoselskii_mann import relaxation_below_limit
 from pnp_lip.solvers.scheme import Memory, Scheme, norms, per_image

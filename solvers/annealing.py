@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pnp_lip.errors import InputError
+from pnp_lip.progress import counted
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
 from pnp_lip.solvers.maps import Box
@@ -114,7 +115,7 @@ def annealed(
         return torch.cat(parts)
     s = STRONGER * levels
     highest = max(1.0, HIGHEST / float(s)) if s else 1.0
-    for k in reversed(range(steps)):
+    for k in counted(reversed(range(steps)), "Anneal", steps):
         ratio = highest ** (k / max(steps - 1, 1))
         x = denoiser(prox(x, y, physics, step * ratio**2).x, ratio * s)
         x = x if box is None else x.clamp(*box)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pnp_lip.progress import Bar
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, require
 from pnp_lip.solvers.guarantee import Guarantee
 from pnp_lip.solvers.iteration import Iteration, euclidean
@@ -149,20 +150,19 @@ class State:
 
 def iterate(iteration: Iteration, maps: Maps, scheme: Scheme, x: Tensor, monitor: Monitor) -> State:
     """Iterate from the image x until every image has converged, diverged or used up ``max_iter`` updates."""
-    from tqdm import tqdm
-
     state = begin_or_resume(iteration, maps, scheme, x, monitor)
     watch = Watch.over(iteration, maps, state.v) if monitor.watch else None
     store, part = monitor.store, maps.part(state.batch)
     started = time.perf_counter() - state.seconds
-    with tqdm(total=monitor.max_iter, initial=state.k, desc=monitor.bar, unit="it", disable=monitor.bar is None) as shown:
+    with Bar(
+        monitor.bar or "solve", progress=monitor.bar is not None, tol=monitor.tol, most=monitor.max_iter, start=state.k
+    ) as shown:
         while state.running and state.k < monitor.max_iter:
             part = narrowed(iteration, maps, part, state)
             advance(iteration, part, scheme, state, monitor, watch)
             state.seconds = time.perf_counter() - started
             last = tuple(track.relative[-1] for track in state.tracks)
-            shown.set_postfix_str(f"residual {max(last):.2e}", refresh=False)
-            shown.update(1)
+            shown.update(max(last))
             if monitor.callback is not None:
                 monitor.callback(state.k, state.x.clone(), last)  # a copy, as x may share its memory with v
             if store and state.k % store.every == 0:

@@ -18,6 +18,7 @@ from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import require_unmodified
 from pnp_lip.potentials import GradientStepPotential, RidgePotential
+from pnp_lip.progress import Bar
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
@@ -140,8 +141,6 @@ class Variational:
 
         Raises InputError or ShapeError for unusable data, GuaranteeError where no theorem holds, unless ``guarantee`` allows.
         """
-        from tqdm import tqdm
-
         check_max_iter(max_iter)
         with torch.no_grad(), evaluating(self.potential):
             p = self.prepare(y, physics, x0=x0, guarantee=guarantee)
@@ -156,14 +155,14 @@ class Variational:
                 with store.refusing():
                     states, tracks, k, before = resumed(stored, p, states)
             started -= before
-            with tqdm(total=max_iter, initial=k, unit="it", desc="Variational", disable=not progress) as shown:
+            with Bar("Variational", progress=progress, tol=self.tol, most=max_iter, start=k) as shown:
                 while k < max_iter and any(s.status == "running" for s in states):
                     for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
                         if s.status == "running":
                             descent.advance(e, s)
                             record(track, s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
                     k += 1
-                    shown.update(1)
+                    shown.update(max(s.size for s in states))
                     if callback is not None:
                         callback(k, torch.cat([s.x for s in states]), tuple(s.size for s in states))
                     if store is not None and k % store.every == 0:

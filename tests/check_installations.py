@@ -1,7 +1,10 @@
 """Import the package from a checkout, a plain, an editable and a wheel installation, each from two folders.
 
+The wheel is built from the source distribution, as for a release; both hold what they should, and nothing else.
+
 The folders are the repository's root, where the checkout's ``pnp_lip`` hides an installed one, and a user's folder with an
 ``operators.py`` of its own. Run by `.ci/run` (python tests/check_installations.py); not a pytest file: it builds wheels.
+``python tests/check_installations.py dist`` compares what ``python -m build`` left in ``dist``, for a release.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import venv
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +26,8 @@ import house
 KINDS = ("none", "plain", "editable", "wheel")
 TREES = ("__pycache__", "build", "dist", ".*", "*.egg-info", "pnp-lip-demo")  # of a checkout, what is not source
 NOT_OTHERS = ("pnp_lip", "__editable__", "pip", "setuptools", "wheel")
+DATA = ("pnp_lip/py.typed", "operators/*.npz", "pnp_lip/weights/*.safetensors", "pnp_lip/weights/*.json", "pnp_lip/weights/*.md")
+BESIDE = {"CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg"}
 PROBE = """
 import importlib.util, pathlib, pkgutil, runpy, sys
 import pnp_lip, pnp_lip.benchmarks, pnp_lip.solvers
@@ -64,10 +71,31 @@ def install(kind: str, python: Path, root: Path) -> None:
     """Install the checkout ``root`` as ``kind`` says."""
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     if kind == "wheel":
-        run(*pip, "wheel", "--no-deps", "-w", root / "dist", root, cwd=root.parent)
+        run(python, "-m", "build", root, cwd=root.parent)
+        check_contents(root)
         run(*pip, "install", "--no-deps", next((root / "dist").glob("*.whl")), cwd=root.parent)
     elif kind != "none":
         run(*pip, "install", "--no-deps", *(["-e"] if kind == "editable" else []), root, cwd=root.parent)
+
+
+def check_contents(root: Path) -> None:
+    """End this program unless the distributions in ``dist`` hold all modules, the data beside them, and no other file."""
+    data = [file for pattern in DATA for file in root.glob(pattern)]
+    if {file.suffix for file in data} != {".typed", ".npz", ".safetensors", ".json", ".md"}:
+        sys.exit(f"some of {DATA} are missing")
+    files = {str(file.relative_to(root)) for file in data} | {str(f.relative_to(house.ROOT)) for f in house.modules().values()}
+    inside = {file if file.startswith("pnp_lip/") else f"pnp_lip/{file}" for file in files}
+    (source,), (wheel,) = (root / "dist").glob("*.tar.gz"), (root / "dist").glob("*.whl")
+    with tarfile.open(source) as archive:
+        in_source = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    in_wheel = set(zipfile.ZipFile(wheel).namelist())
+    in_source -= {name for name in in_source if name.startswith("pnp_lip.egg-info/")}
+    information = {name for name in in_wheel if name.partition("/")[0].endswith(".dist-info")}
+    for name, found, expected in (("source", in_source, files | BESIDE), ("wheel", in_wheel - information, inside)):
+        if found != expected:
+            sys.exit(f"the {name} distribution differs from the checkout in {sorted(found ^ expected)}")
+    if not any(name.endswith("/licenses/LICENSE") for name in information):
+        sys.exit(f"the wheel has no licence: {sorted(information)}")
 
 
 def check(kind: str, work: Path) -> str:
@@ -104,6 +132,8 @@ def check(kind: str, work: Path) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["dist"]:
+        sys.exit(check_contents(house.ROOT))
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         for line in pool.map(check, KINDS, [Path(name).resolve()] * len(KINDS)):
             sys.stdout.write(f"{line}\n")

@@ -85,7 +85,7 @@ def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -
     d, annealer = guided_network(), annealing_network()
     _, _, y = scene(2)
     physics, y = Blur(gaussian_psf(1.2), SIZE), y.float()
-    solver = ForwardBackward(d, sigma=torch.tensor([0.02, 0.04]), box=(0, 1), tol=1e-4)
+    solver = ForwardBackward(d, sigma=torch.tensor([0.02, 0.04]), box=(0, 1), tol=1e-2)
     first, second = refine(solver, y, physics, improve=Anneal(annealer))
     assert first.settings["step"] == second.settings["step"]
     balance = {"step": first.settings["step"], "data_term": LeastSquares(), "box": (0, 1)}
@@ -94,7 +94,7 @@ def test_refining_with_an_annealer_improves_guides_and_proves_what_it_proved() -
     assert torch.equal(second.x, again.solve(y, physics, x0=g).x) and second.guarantee.proved
     assert second.settings["map_averagedness"] == first.settings["map_averagedness"]
     plain = refine(solver, y, physics)
-    assert torch.equal(plain[0].x, first.x) and not torch.allclose(plain[1].x, second.x, atol=1e-4)
+    assert torch.equal(plain[0].x, first.x) and not torch.allclose(plain[1].x, second.x, atol=1e-2)
     assert torch.equal(refine(solver, y, physics, improve=Anneal(annealer, steps=0))[1].x, plain[1].x)
     _, second, third = refine(solver, y, physics, 2, Anneal(annealer, steps=2), sigma=0.04)
     g = annealed(annealer, second.x, y, physics, sigma=0.04, steps=2, **balance)
@@ -106,7 +106,7 @@ def test_any_function_may_improve_a_guide_and_any_denoiser_anneal() -> None:
     d = guided_network()
     physics = Blur(gaussian_psf(1.2), SIZE)
     x, _, y = (value.float() if isinstance(value, torch.Tensor) else value for value in scene())
-    solver = ForwardBackward(d, sigma=0.02, tol=1e-4)
+    solver = ForwardBackward(d, sigma=0.02, tol=1e-2)
     seen = []
 
     def truth(result, data, forward):
@@ -171,9 +171,9 @@ def test_the_balance_is_that_of_the_solver() -> None:
     physics = Blur(gaussian_psf(1.2), SIZE)
     y = scene()[2].float()
     for solver, sigma, step in (
-        (RED(d, sigma=0.02, weight=0.4, tol=1e-4), 0.02, 2.5),
-        (ForwardBackward(d, step=1.3, tol=1e-3), d.default_sigma, 1.3),
-        (ForwardBackward(relax(d, 0.5), sigma=0.02, step=1.3, tol=1e-3), 0.02, 2.6),
+        (RED(d, sigma=0.02, weight=0.4, tol=1e-2), 0.02, 2.5),
+        (ForwardBackward(d, step=1.3, tol=1e-2), d.default_sigma, 1.3),
+        (ForwardBackward(relax(d, 0.5), sigma=0.02, step=1.3, tol=1e-2), 0.02, 2.6),
     ):
         first, second = refine(solver, y, physics, improve=Anneal(annealer, 2))
         g = annealed(annealer, first.x, y, physics, sigma=sigma, step=step, data_term=LeastSquares(), steps=2)
@@ -192,7 +192,7 @@ def test_however_weak_the_prior_annealing_assumes_the_noise_that_the_misfit_show
         (d, weak.reshape(2, 1, 1, 1), 1.3),
         (relax(d, 0.5), 1e-3, 2.6),
     ):
-        solver = ForwardBackward(denoiser, sigma=sigma, step=1.3, tol=1e-3)
+        solver = ForwardBackward(denoiser, sigma=sigma, step=1.3, tol=1e-2)
         first, second = refine(solver, y, physics, improve=Anneal(annealer, 2))
         misfit = (y - physics.A(first.x)).flatten(1).square().mean(1).sqrt()
         least = 0.5 * math.sqrt(step / 2) * misfit
@@ -204,7 +204,7 @@ def test_however_weak_the_prior_annealing_assumes_the_noise_that_the_misfit_show
     bare = annealed(annealer, first.x, y, physics, sigma=1e-3, step=2.6, data_term=LeastSquares(), steps=2)
     assert (bare - g).abs().max() > 1e-3
     term = WeightedLeastSquares(torch.full_like(y, 0.9))
-    solver = ForwardBackward(d, sigma=1e-3, step=1.3, tol=1e-3, data_term=term)  # whose misfit is in units of its own
+    solver = ForwardBackward(d, sigma=1e-3, step=1.3, tol=1e-2, data_term=term)  # whose misfit is in units of its own
     first, second = refine(solver, y, physics, improve=Anneal(annealer, 2))
     g = annealed(annealer, first.x, y, physics, sigma=1e-3, step=1.3, data_term=term, steps=2)
     again = dataclasses.replace(solver, denoiser=guided(d, g))
@@ -224,7 +224,7 @@ def test_a_physics_with_something_for_each_image_keeps_its_batch() -> None:
     ("image", "base", "priors"), [("camera", "tiny", ("grey", "tiny")), ("astronaut", "colour", ("colour",))]
 )
 def test_the_shipped_ones_improve_denoising_and_deblurring(image: str, base: str, priors: tuple[str, ...]) -> None:
-    x = photograph(image, 256, colour=base == "colour")[..., 40:136, 70:166]
+    x = photograph(image, 256, colour=base == "colour")[..., 40:104, 70:134]
     annealer = load_annealer(x.shape[1])
     with pytest.raises(InputError, match="ships for images of 1 and of 3 channels; got 4"):
         load_annealer(4)
@@ -234,7 +234,7 @@ def test_the_shipped_ones_improve_denoising_and_deblurring(image: str, base: str
         for level in (5, 15, 25, 50):
             y = x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(level))
             assert psnr(annealer(y, level / 255), x) > psnr(annealer.first(y, level / 255), x) + 0.3
-    physics = Blur(gaussian_psf(1.2), (x.shape[1], 96, 96), padding="circular")
+    physics = Blur(gaussian_psf(1.2), (x.shape[1], 64, 64), padding="circular")
     y = physics.A(x) + 0.01 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     for name in priors:
         solver = ForwardBackward(load_pretrained(name), sigma=0.007, box=(0, 1), tol=1e-4, scheme=Anderson())

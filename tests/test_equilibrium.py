@@ -133,7 +133,7 @@ def test_training_at_equilibrium_lowers_its_loss_and_keeps_the_certificate(
     settings = TrainingSettings(
         steps=25,
         learning_rate=2e-2,
-        patches=PatchSettings(batch=4, size=32),
+        patches=PatchSettings(batch=4, size=24),
         problems=ProblemSettings(equilibrium=1.0),
         checkpoint_every=25,
         validate_every=25,

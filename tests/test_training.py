@@ -53,7 +53,7 @@ def images() -> list[torch.Tensor]:
 def network(kind: str = "denoiser") -> GradientFlowDenoiser:
     """A denoiser with what the training of a part needs."""
     torch.manual_seed(0)
-    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2))
+    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2), kernel_size=5)
     if kind != "denoiser":  # its training leaves the denoiser as it is
         project(add_guidance(denoiser, network=(4, 3) if kind == "guide network" else None))
     return denoiser

@@ -9,7 +9,7 @@ from pnp_lip.attacker import attack
 from pnp_lip.benchmarks.photographs import central_crop
 from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import ATTACKED_SIDE, say
-from pnp_lip.command_line.outputs import claim
+from pnp_lip.command_line.records import claim
 from pnp_lip.curvature_attack import attack_curvature
 from pnp_lip.errors import InputError
 from pnp_lip.images import read_image

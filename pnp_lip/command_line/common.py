@@ -2,28 +2,30 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
-__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "PSF", "Commands", "say", "say_results"]
+__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "OUT_OF_MEMORY", "PSF", "SUFFIXES", "Commands", "ran_out_of_memory",
+           "say"]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
 ATTACKED_SIDE = 24  # of the attacked crops, in pixels: larger than the reach of a layer, small enough for seconds
 NOT_CONVERGED = 3  # exit status
+OUT_OF_MEMORY = "memory ran out; a smaller image, --rounds 0 or fewer --jobs need less."
 PSF = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
-
-def say(text: str = "") -> None:
-    """One line to standard output."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")  # IMAGE_SUFFIXES of pnp_lip.images, which imports torch
 
 
-def say_results(results: Sequence[object]) -> None:
-    """How each solution ended, then the guarantee of the last one."""
-    *before, last = results
-    for i, result in enumerate(before, start=1):
-        say(f"solution {i} of {len(results)}, which guides the next: {str(result).splitlines()[0]}")
-    say((f"solution {len(results)} of {len(results)}: " if before else "") + str(last))
+def say(text: str = "", stream: TextIO | None = None) -> None:
+    """One line to a stream, by default standard output."""
+    stream = sys.stdout if stream is None else stream
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of numpy or torch, which has no kind of its own for this on a processor, is a refused allocation."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say, say_results
+from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say
 from pnp_lip.command_line.ct_scan import is_scan, reconstruct_scan
+from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
 from pnp_lip.errors import InputError
@@ -103,7 +104,7 @@ def reconstruct(
     draw(out / "ct.png", source, titles, {"pnp-lip": results}, labels=("detector", "view"))
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps(record, indent=1) + "\n")
-    say_results(results)
+    say_results(results, explain=options.explain)
     misses = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
     say(f"wrote {out / 'ct.png'}: sigma {sigma:g}, relative data misfit {misses}")
     explained = found.noise * math.sqrt(y.numel()) / float(y.norm())

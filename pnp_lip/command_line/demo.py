@@ -12,10 +12,11 @@ from torch import Tensor
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.certificates import certify
-from pnp_lip.command_line.common import NOT_CONVERGED, say, say_results
+from pnp_lip.command_line.common import NOT_CONVERGED, say
+from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, get_prior, make_folder
-from pnp_lip.command_line.outputs import claim, sha256_of_file
+from pnp_lip.command_line.records import claim, sha256_of_file
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
 from pnp_lip.restore import get_annealing, solutions, solver_of
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         choice = choose_by_reference(solver, other_y, other_physics, others, {"sigma": levels}, guarantee=guarantee)
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         tell(f"{name}: restoring ...")
-        solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee, progress=not options.quiet)
+        solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee)
         results[name] = solutions(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
     seconds = time.perf_counter() - start
     images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
     if not options.quiet:
-        say_results(results[OURS])
+        say_results(results[OURS], explain=options.explain)
     say(f"wrote {out / 'demo.png'}: {', '.join(f'{name} {value:.2f} dB' for name, value in quality.items())}")
     return 0 if results[OURS][-1].status == "converged" else NOT_CONVERGED
 

@@ -5,12 +5,17 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip.images import write_atomically
 from pnp_lip.solvers import Result
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_restored"]
+
+DETAIL = 96  # pixels a side of the detail that shows single pixels, of a small image a third of its sides
+PANEL = 500  # pixels of the shorter side of a panel: more are averaged
 
 
 def draw(
@@ -40,10 +45,46 @@ def draw(
         figure.savefig(temporary, dpi=90, format="png")
 
 
+def draw_restored(path: Path, images: Mapping[str, Tensor], results: Sequence[Result]) -> None:
+    """Each of ``images``, the first of them the input, above a detail: where the second one differs most from the first.
+
+    Images are (1, C, H, W) on [0, 1], C = 1 or 3. The convergence follows where there is one.
+    """
+    before, after, *_ = images.values()
+    h, w = before.shape[2:]
+    size = tuple(min(DETAIL, max(1, side // 3)) for side in (h, w))
+    top, left = busiest((after - before).abs().mean(1, keepdim=True), size)
+    k = max(1, min(h, w) // PANEL)
+    iterated = any(result.iterations > 1 for result in results)
+    columns = len(images) + iterated
+    figure = Figure(figsize=(4 * columns, 4 * (min(h / w, 2) + size[0] / size[1]) + 0.8), layout="constrained")
+    axes = figure.subplots(2, columns, squeeze=False, height_ratios=(min(h / w, 2), size[0] / size[1]))
+    for column, (title, image) in enumerate(images.items()):
+        show(axes[0, column], title, F.avg_pool2d(image, k) if k > 1 else image)
+        corner, (height, width) = (left / k - 0.5, top / k - 0.5), (side / k for side in size)
+        frame = Rectangle(corner, width, height, fill=False, color="red", linewidth=1.2)
+        axes[0, column].add_patch(frame)
+        show(axes[1, column], f"detail, {size[1]} x {size[0]} pixels", image[..., top : top + size[0], left : left + size[1]])
+    if iterated:
+        axes[0, -1].axis("off")
+        draw_convergence(axes[1, -1], {"pnp-lip": results})
+    with write_atomically(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
+
+
+def busiest(change: Tensor, size: tuple[int, ...]) -> tuple[int, int]:
+    """The corner of the window of this size with the largest mean of (1, 1, H, W), on a grid of a quarter of its sides."""
+    stride = (max(1, size[0] // 4), max(1, size[1] // 4))
+    means = F.avg_pool2d(change, size, stride)[0, 0]
+    row, column = divmod(int(means.argmax()), means.shape[1])
+    return row * stride[0], column * stride[1]
+
+
 def show(axis: Axes, title: str, image: Tensor, labels: tuple[str, str] | None = None) -> None:
-    """One panel: an image on [0, 1], or data of any range with labelled axes."""
+    """One panel: an image on [0, 1], grey or in colour, or data of any range with labelled axes."""
     if labels is None:
-        axis.imshow(image[0, 0].numpy(), "gray", vmin=0, vmax=1, interpolation="nearest")
+        pixels = image[0].clamp(0, 1).movedim(0, -1).numpy()
+        axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], "gray", vmin=0, vmax=1, interpolation="nearest")
         axis.axis("off")
     else:
         axis.imshow(image[0, 0].numpy(), "gray", aspect="auto")

@@ -9,8 +9,10 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from pnp_lip.command_line.common import ANGLES, ATTACKED_SIDE, PSF, Commands
+from pnp_lip.command_line.common import ANGLES, ATTACKED_SIDE, OUT_OF_MEMORY, PSF, Commands, ran_out_of_memory
+from pnp_lip.command_line.examples import EXAMPLES
 from pnp_lip.errors import PnpLipError
+from pnp_lip.progress import showing
 from pnp_lip.version import __version__
 
 __all__ = ["main"]
@@ -31,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PnpLipError, OSError) as error:  # OSError: no such place, no permission, no space
         sys.stderr.write(f"pnp-lip: {error}\n")
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        sys.stderr.write(f"pnp-lip: {OUT_OF_MEMORY}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("pnp-lip: interrupted\n")
         return 130
@@ -50,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
     add_commands(commands)
     for module in (train, bench, experiment):
         module.add_command(commands)
+    for name, lines in EXAMPLES.items():
+        commands.choices[name].epilog = "\n  ".join(["examples:", *lines])
+        commands.choices[name].formatter_class = argparse.RawDescriptionHelpFormatter
     return top
 
 
@@ -61,21 +71,21 @@ def add_commands(commands: Commands) -> None:
     add("--quiet", action="store_true", help="no progress")
     add_prior(add, "grey")
 
-    add = new(commands, "denoise", "remove Gaussian noise from an image")
+    add = new(commands, "denoise", "remove Gaussian noise from images", module="files")
     add_image(add)
-    tile = "of a denoiser with --rounds 0: save memory by windows of N x N pixels (default: 2048)"
+    tile = "with --rounds 0: work in squares of N x N pixels, which saves memory and changes nothing (default: 2048)"
     add("--tile", type=int, metavar="N", help=tile)
     add_prior(add, "grey; colour for colour images")
 
-    add = new(commands, "deblur", "restore a blurred image whose blur is known")
+    add = new(commands, "deblur", "restore blurred images whose blur is known", module="files")
     add_image(add)
-    blur = f"the blur, as a point spread function: {PSF} (--kernel is the former name)"
+    blur = f"what the blur makes of a point of light: {PSF} (--kernel is the former name)"
     add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
-    strength = "weight of the prior, larger is smoother: it assumes a noise level of sqrt(S) x noise"
-    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.25; for a potential 0.15)")
-    borders = '"valid" (unknown, the default), "circular", "zeros", "replicate" or "reflect"'
-    add("--padding", default="valid", help=f"what lies beyond the border: {borders}")
-    add("--step", type=float, help="step size in (0, 2/||A||^2) (default: 1.9/||A||^2)")
+    strength = "how smooth: half of the default keeps more detail and more noise, twice the default less of both"
+    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.25; with ridge 0.15)")
+    borders = '"valid" (unknown, right for photographs, the default), "circular", "zeros", "replicate" or "reflect"'
+    add("--padding", default="valid", help=f"what lies beyond the edge of the image: {borders}")
+    add("--step", type=float, help="for experts: the step of the iteration, in (0, 2/||A||^2) (default: 1.9/||A||^2)")
     add_stopping(add, 1000)
     add_prior(add, "grey; colour for colour images")
 
@@ -86,6 +96,7 @@ def add_commands(commands: Commands) -> None:
     add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
     add("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
     add("--curved", action="store_true", help="with --fan: a detector with bins of equal angle, on an arc around the source")
+    add("--quiet", action="store_true", help="no progress")
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
@@ -109,23 +120,35 @@ def add_commands(commands: Commands) -> None:
     add("--attack-steps", type=int, default=10, metavar="N", help="effort of the attack (default: 10)")
 
 
-def new(commands: Commands, name: str, text: str) -> Add:
-    """A new command, which the module of the same name runs; returns the function that adds an option."""
+def new(commands: Commands, name: str, text: str, module: str | None = None) -> Add:
+    """A new command, which a module runs, by default that of the same name; returns the function that adds an option."""
 
     def run(options: argparse.Namespace) -> int:
-        return int(importlib.import_module(f"pnp_lip.command_line.{name}").run(options))
+        with showing(not getattr(options, "quiet", True)):
+            return int(importlib.import_module(f"pnp_lip.command_line.{module or name}").run(options))
 
     command = commands.add_parser(name, help=text)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, command=name)
     return command.add_argument
 
 
 def add_image(add: Add) -> None:
-    """The image, where the result goes, and the noise level."""
-    add("image", help="PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth")
-    add("-o", "--output", required=True, metavar="FILE", help="where to write the restored image, of the same depth")
-    add("--force", action="store_true", help="replace files that pnp-lip did not write (never the image itself)")
-    noise = "standard deviation of the noise, a fraction of white; for floats in their units (default: estimated)"
+    """The images, where the results go, and the noise level."""
+    kinds = "PNG, JPEG, TIFF, BMP, npy or FILE.npz:NAME; grey or colour, of any depth; several with --out-dir"
+    add("images", nargs="+", metavar="IMAGE", help=f"{kinds}; - is standard input")
+    add("-o", "--output", metavar="FILE", help="where to write the restored image, of the same depth; - is standard output")
+    several = "folder for the results of several images; the same command again goes on where it was interrupted"
+    add("--out-dir", metavar="DIR", help=f"{several}; exit status 2: some failed, else 3: some have not converged")
+    add("--jobs", type=int, default=1, metavar="N", help="with --out-dir: images at a time (default: 1)")
+    add("--force", action="store_true", help="replace files that pnp-lip did not write, and results of other settings")
+    add("--memory", metavar="SIZE", help='most memory to use, such as "6G" or "500M" (default: what is available)')
+    add("--json", action="store_true", help="print the record, one line for each image; everything else to standard error")
+    drawn = "a PNG of the image before and after, with a detail of both and how the iteration converged"
+    add("--figure", metavar="FILE", help=drawn)
+    add("--reference", metavar="FILE", help="the true image, where it is known: for the figure, and to state the PSNR")
+    add("--quiet", action="store_true", help="no progress")
+    noise = "how strong the noise is, its standard deviation as a fraction of white: 0.01 is little, 0.1 much; of floats in "
+    noise += "their own units (default: estimated from the image)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
     add("--range", metavar="LOW:HIGH", help="what black and white are in the file (default: by its type)")
     add("--device", default="auto", help='"cpu", "cuda" or "auto", a GPU if there is one (the default)')
@@ -148,15 +171,22 @@ def add_scan(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    tol = "where to stop: the relative residual (default: 1e-4); of a potential the gradient (default: 3e-6, of a scan 3e-7)"
+    tol = "stop when an iteration changes the image by less than this share (default: 1e-4); with ridge the gradient (default: "
+    tol += "3e-6, of a scan 3e-7)"
     add("--tol", type=float, help=tol)
-    add("--max-iter", type=int, default=max_iter, metavar="N", help=f"iterations at most (default: {max_iter})")
-    add("--quiet", action="store_true", help="no progress")
+    add(
+        "--max-iter",
+        type=int,
+        default=max_iter,
+        metavar="N",
+        help=f"stop after so many iterations (default: {max_iter})",
+    )
 
 
 def add_prior(add: Add, default: str) -> None:
     """The denoiser or potential, and how often to solve again."""
-    known = f"grey, colour, tiny, ridge, or a .safetensors, .pt or .pth file of a denoiser or a potential (default: {default})"
-    add("--denoiser", metavar="NAME|FILE", help=known)
-    again = "solve N more times, each guided by the last result; 0 is faster (default: 1 if the denoiser can be guided)"
+    known = "what knows how images look: grey, colour, tiny (five times faster), ridge, or a .safetensors, .pt or .pth file "
+    add("--denoiser", metavar="NAME|FILE", help=f"{known}of a denoiser or a potential (default: {default})")
+    again = "restore N more times, each time guided by the last result: sharper, 0 is faster (default: 1 if the denoiser can)"
     add("--rounds", type=int, metavar="N", help=again)
+    add("--explain", action="store_true", help="what is proved: the theorem, and a table of everything that it asks for")

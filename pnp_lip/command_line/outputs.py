@@ -1,72 +1,36 @@
-"""What the commands write: never over an input nor over a file of somebody else, and each image with its record."""
+"""What the commands write: each image with its record."""
 
 import argparse
-import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pnp_lip.command_line.common import say
-from pnp_lip.errors import InputError
+from pnp_lip.command_line.records import record_of, sha256_of_file
 from pnp_lip.images import write_atomically
 from pnp_lip.pictures import Picture, write_picture
 from pnp_lip.restore import Restoration
 
-__all__ = ["claim", "save", "say_notes", "sha256_of_file"]
+__all__ = ["notes_of", "save"]
 
 
-def claim(outputs: Sequence[Path], inputs: Sequence[str | None] = (), *, force: bool = False) -> None:
-    """Raise InputError where an output would replace an input, or, without ``force``, a file that no command wrote.
-
-    A command wrote an image if the record beside it, of the same name with the suffix .json, or result.json, has its SHA-256.
-    """
-    given = [Path(path) for path in inputs if path is not None and Path(path).exists()]
-    for path in (path for path in outputs if path.exists()):
-        if any(path.samefile(other) for other in given):
-            raise InputError(f"{path} would replace the image itself or another input; name another file.")
-        if not force and not wrote(path):
-            raise InputError(f"{path} exists, and pnp-lip did not write it; name another file, or pass --force.")
-
-
-def wrote(path: Path) -> bool:
-    """Whether a command wrote this file and nobody has changed it."""
-    if path.suffix == ".json":  # a record, or a certificate
-        return "pnp_lip" in (record := record_of(path)) or {"schema", "weights", "rounding"} <= record.keys()
-    found = [record_of(path.with_suffix(".json")), record_of(path.with_name("result.json"))]
-    return sha256_of_file(path) in [record.get("written", {}).get(path.name) for record in found]
-
-
-def record_of(path: Path) -> dict[str, dict[str, str]]:
-    """The record in a file, empty if there is none."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of what a file holds."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def say_notes(picture: Picture, options: argparse.Namespace) -> None:
+def notes_of(picture: Picture) -> list[str]:
     """What was converted, and a warning for a picture whose noise is not that of a sensor."""
-    for note in picture.notes:
-        say(f"{options.image}: {note}")
-    if picture.correlated is not None:
-        say(f"WARNING: {options.image}: {picture.correlated}; its noise is no longer a sensor's, and less is known of it")
+    warning = f"WARNING: {picture.correlated}; its noise is no longer a sensor's, and less is known of it"
+    return [*picture.notes, *([] if picture.correlated is None else [warning])]
 
 
-def save(output: Path, found: Restoration, picture: Picture, options: argparse.Namespace) -> Path:
-    """Write the image, then its record beside it, which is returned; say what the format could not hold."""
-    for line in write_picture(output, np.asarray(found.image), picture):
-        say(f"{output}: {line}")
+def save(
+    output: Path, found: Restoration, picture: Picture, options: argparse.Namespace, *, figure: Path | None, **more: object
+) -> tuple[str, ...]:
+    """Write the image and beside it its record, which names its hash and the figure's; returns what the format could not hold.
+
+    The record comes first: a command that dies between the two leaves a record without its image, which the next one sees.
+    """
     beside = output.with_suffix(".json")
-    written = {**record_of(beside).get("written", {}), output.name: sha256_of_file(output)}  # out.tif and out.png share a record
-    more = {"command": options.command_line, "written": written}
-    with write_atomically(beside) as path:
-        path.write_text(found.to_json(**more) + "\n")
-    return beside
+    with write_atomically(output) as image:
+        lost = write_picture(image, np.asarray(found.image), picture)
+        files = {output.name: image} | ({} if figure is None else {figure.name: figure})
+        written = record_of(beside).get("written", {}) | {name: sha256_of_file(path) for name, path in files.items()}
+        with write_atomically(beside) as path:
+            path.write_text(found.to_json(command=options.command_line, written=written, **more) + "\n", encoding="utf-8")
+    return lost

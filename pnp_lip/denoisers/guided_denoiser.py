@@ -11,9 +11,10 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, Sigma, require_image
-from pnp_lip.denoisers.tiling import improve, most_kept, stored
+from pnp_lip.denoisers.tiling import improve, stored
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GradientFlowConv2d, Guidance
+from pnp_lip.memory import most_kept
 from pnp_lip.snapshot import Snapshot, lasting
 
 __all__ = ["GUIDE_SIGMA_FACTOR", "GuidedDenoiser", "can_be_guided", "guided", "require_guidance"]

@@ -1,6 +1,5 @@
 """A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -10,8 +9,9 @@ from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.layers import GuideNetwork, UNet
+from pnp_lip.progress import advance
 
-__all__ = ["cache_tile", "improve", "map_windows", "most_kept", "stored", "windows"]
+__all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
 
 CACHE_NUMBERS = 2**20  # numbers of a layer's hidden channels in one window, 4 MB in float32
 CACHE_COLUMNS = 512  # columns of one window
@@ -32,12 +32,10 @@ def map_windows(
         raise ShapeError(f"images must have the shape (B, C, H, W); got {tuple(x.shape)}.")
     if min(tile) < 1:
         raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {min(tile)}.")
-    bands = []
-    for kept_rows, rows in windows(x.shape[-2], tile[0], reach, circular):
-        band = [
-            function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept]
-            for kept, columns in windows(x.shape[-1], tile[1], reach, circular)
-        ]
+    bands, across = [], windows(x.shape[-1], tile[1], reach, circular)
+    for kept_rows, rows in (down := windows(x.shape[-2], tile[0], reach, circular)):
+        band = [function(*(cut(z, rows, columns) for z in (x, *others)))[..., kept_rows, kept] for kept, columns in across]
+        advance(1 / len(down))
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 
@@ -91,11 +89,6 @@ def stored(x: Tensor, *, by_pixel: bool) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last if by_pixel else torch.contiguous_format)
     plane = x.squeeze(1).contiguous()
     return plane.unsqueeze(-1).permute(0, 3, 1, 2) if by_pixel else plane.unsqueeze(1)
-
-
-def most_kept() -> int:
-    """Bytes that one object may hold between calls: a quarter of the machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def even_share(size: int, limit: int) -> int:

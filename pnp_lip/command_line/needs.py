@@ -1,0 +1,64 @@
+"""How much memory a restoration takes, estimated before it begins."""
+
+import argparse
+
+from pnp_lip.denoisers import GradientFlowDenoiser
+from pnp_lip.errors import InputError
+from pnp_lip.frame import layout
+from pnp_lip.memory import keeping_within, most_kept
+from pnp_lip.operators import parse_psf
+from pnp_lip.pictures import Picture
+from pnp_lip.restore import Learned, prior_of
+from pnp_lip.solvers import Anderson
+
+__all__ = ["needed", "share_of_memory"]
+
+FLOAT = 4  # bytes of a number
+SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
+# Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
+STARTED = 900 * 2**20  # bytes with torch, deepinv and the weights loaded
+PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
+NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
+
+
+def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
+    """Bytes to keep within: the largest of ``SHARES`` of ``options.limit`` with which the whole restoration fits into that.
+
+    Raises InputError, before anything is allocated, where none does.
+    """
+    order, four = layout(picture.pixels)
+    images, channels, rows, columns = (four[i] for i in order)
+    channels -= channels in (2, 4)  # alpha
+    prior, _, rounds = prior_of(options.denoiser, options.rounds, channels)
+    blurred = options.command == "deblur"
+    if blurred and options.padding == "valid":
+        rows, columns = (side + more - 1 for side, more in zip((rows, columns), parse_psf(options.psf).shape, strict=True))
+    for share in SHARES:
+        with keeping_within(options.limit // share):
+            need = needed(prior, rounds, images * channels, rows * columns, blurred=blurred)
+        if need <= options.limit:
+            return int(options.limit // share)
+    fewer = " fewer --jobs," * (options.jobs > 1 and options.out_dir is not None)
+    less = " --rounds 0," * (rounds > 0)
+    sizes = f"about {need / 2**30:.1f} GB of memory, and there are {options.limit / 2**30:.1f} GB"
+    raise InputError(f"{columns} x {rows} pixels take {sizes}; continue with{fewer}{less} a part of the image, or more memory.")
+
+
+def needed(prior: Learned, rounds: int, planes: int, pixels: int, *, blurred: bool) -> int:
+    """Bytes that the process holds at most, for so many ``planes`` (channels of all images) of so many ``pixels`` each."""
+    numbers = planes * pixels
+    if not isinstance(prior, GradientFlowDenoiser):
+        return STARTED + MINIMISE * numbers
+    most, clips = most_kept(), 0
+    total = STARTED + (SOLVE if blurred else PASS) * numbers
+    if blurred:
+        state = FLOAT * numbers
+        total += 2 * state * min(Anderson().memory, max(1, most // (2 * state)))
+    if rounds:
+        kept = 0
+        for layer in prior.flows:  # what guided layers keep, and three times that of the one that is made
+            size = FLOAT * layer.kernel[0] * (1 + prior.centred) * pixels * (planes // prior.in_channels)
+            if kept + size <= most:
+                clips, kept = max(clips, kept + 3 * size), kept + size
+        total += clips + (rounds - 1) * kept + NETWORK
+    return total

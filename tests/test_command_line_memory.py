@@ -1,0 +1,166 @@
+"""Memory: what there is, what a restoration takes, and one line where that is too much."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pnp_lip import load_pretrained, memory
+from pnp_lip.benchmarks.photographs import photograph
+from pnp_lip.command_line import main
+from pnp_lip.command_line.files import limit_of
+from pnp_lip.command_line.needs import needed, share_of_memory
+from pnp_lip.errors import InputError
+from pnp_lip.images import write_image
+from pnp_lip.memory import available, keeping_within, most_kept
+from pnp_lip.pictures import Picture
+from pnp_lip.solvers import Anderson
+
+# Peak memory of the process in MB, measured with 8-bit images of so many megapixels (1 is 2**20 pixels) on a machine with 23 GB.
+PEAKS = [
+    ("tiny", 0, 1, 1.0, False, 930), ("tiny", 1, 1, 1.0, False, 1748), ("tiny", 1, 1, 2.0, False, 2699),
+    ("tiny", 1, 1, 4.0, False, 4328), ("tiny", 1, 3, 1.0, False, 3443), ("grey", 1, 1, 1.0, False, 4188),
+    ("colour", 1, 3, 1.0, False, 2286), ("ridge", 0, 1, 1.0, False, 1089), ("ridge", 0, 1, 2.0, False, 1245),
+    ("tiny", 0, 1, 1.0, True, 1033), ("tiny", 0, 1, 2.0, True, 1192), ("tiny", 0, 1, 4.0, True, 1499),
+    ("tiny", 1, 1, 1.0, True, 1915), ("ridge", 0, 1, 1.0, True, 1089),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "rounds", "channels", "megapixels", "blurred", "peak"), PEAKS)
+def test_estimates_are_never_below_nor_far_above(
+    name: str, rounds: int, channels: int, megapixels: float, blurred: bool, peak: int
+) -> None:
+    with keeping_within(23 * 2**30):
+        need = needed(load_pretrained(name), rounds, channels, int(megapixels * 2**20), blurred=blurred) / 2**20
+    assert peak <= need <= 1.5 * peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_the_estimate_holds_here(tmp_path: Path, rounds: int) -> None:
+    """The peak of a whole process, read when it ends."""
+    write_image(tmp_path / "y.png", photograph("camera", 512).repeat(1, 1, 2, 2)[..., :1024, :1024])
+    code = """if True:
+        import resource, sys
+        from pnp_lip.command_line import main
+        assert main(sys.argv[1:]) == 0
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    """
+    arguments = ["denoise", "y.png", "-o", "x.png", "--noise", "0.05", "--denoiser", "tiny", "--rounds", str(rounds), "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--memory", "8G"], cwd=tmp_path, env=environment, capture_output=True, check=True
+    )
+    peak = int(run.stdout.split()[-1])
+    with keeping_within(8 * 2**30):
+        need = needed(load_pretrained("tiny"), rounds, 1, 2**20, blurred=False)
+    assert peak <= need <= 1.5 * peak
+
+
+def test_what_is_kept_follows_the_limit() -> None:
+    v = torch.zeros(1, 1, 8, 8)
+    with keeping_within(4 * 2 * 3 * v.numel() * v.element_size()):
+        assert most_kept() == 2 * 3 * v.numel() * v.element_size()
+        assert Anderson().start(v)["images"].shape[1] == 3
+    assert Anderson().start(v)["images"].shape[1] == 8 and most_kept() <= memory.machine() // 4
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_of_control_groups_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    group = tmp_path / "cgroup" / ("memory/a/b" if version == 1 else "a/b")
+    group.mkdir(parents=True)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "meminfo").write_text("MemTotal: 99999 kB\nMemAvailable: 5000 kB\n")
+    (tmp_path / "self" / "cgroup").write_text("7:cpu,memory:/a/b\n3:pids:/x\n" if version == 1 else "0::/a/b\n")
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    (group / names[0]).write_text(str(1 << 62) if version == 1 else "max")
+    (group / names[1]).write_text("1000000")
+    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(memory, "CGROUP", tmp_path / "cgroup")
+    assert available() == 5000 * 1024  # there is no limit
+    (group.parent / names[0]).write_text("2000000")  # of the group around it
+    (group.parent / names[1]).write_text("1500000")
+    (group.parent / "memory.stat").write_text("file 900000\ninactive_file 400000\n")
+    assert available() == 2_000_000 - (1_500_000 - 400_000) and most_kept() == 2_000_000 // 4
+
+
+def test_sizes_are_read() -> None:
+    assert [limit_of(text) for text in ("6G", "1.5g", "500 M".replace(" ", ""), "64KiB", "2TB", "7")] == [
+        6 * 2**30, 3 * 2**29, 500 * 2**20, 2**16, 2**41, 7,
+    ]  # fmt: skip
+    assert 2**28 < limit_of(None) <= memory.machine()
+
+
+def test_too_large_an_image_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image("y.png", torch.zeros(1, 1, 20, 30))
+    arguments = ["denoise", "y.png", "--denoiser", "tiny", "--quiet", "--memory", "0.5G"]
+    assert main([*arguments, "-o", "x.png"]) == 2
+    error = capsys.readouterr().err
+    assert "30 x 20 pixels take about 1.1 GB of memory, and there are 0.5 GB; continue with --rounds 0," in error
+    assert error.count("\n") == 1 and not Path("x.png").exists()
+
+
+def test_less_is_kept_where_an_image_would_not_fit() -> None:
+    """24 megapixels in colour: what guided layers would keep alone exceeds the limit."""
+    picture = Picture(Path("y.png"), np.broadcast_to(np.uint8(0), (4000, 6000, 3)))
+    options = argparse.Namespace(command="denoise", denoiser="colour", rounds=1, limit=14 * 2**30, jobs=1, out_dir=None)
+    with keeping_within(options.limit):
+        assert needed(load_pretrained("colour"), 1, 3, 24_000_000, blurred=False) > options.limit
+    share = share_of_memory(picture, options)
+    with keeping_within(share):
+        assert needed(load_pretrained("colour"), 1, 3, 24_000_000, blurred=False) <= 8 * 2**30
+    options.limit, options.jobs, options.out_dir = 4 * 2**30, 2, "out"
+    with pytest.raises(
+        InputError, match=r"6000 x 4000 pixels take about 7\.\d GB .* 4\.0 GB; continue with fewer --jobs, --rounds 0"
+    ):
+        share_of_memory(picture, options)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 9 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_refused_allocation_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    write_image("y.png", torch.zeros(1, 1, 20, 30))
+    monkeypatch.setitem(__import__("pnp_lip.command_line.restoring", fromlist=["RESTORE"]).RESTORE, "denoise", fails)
+    arguments = ["denoise", "y.png", "--denoiser", "tiny", "--rounds", "0", "--quiet"]
+    assert main([*arguments, "-o", "x.png"]) == 2
+    said = capsys.readouterr().err
+    assert "memory ran out" in said and said.count("\n") == 1
+    monkeypatch.setattr("pnp_lip.command_line.files.outcomes", outcomes_here)
+    assert main([*arguments, "--out-dir", "out", "--json"]) == 2
+    assert "memory ran out" in json.loads(capsys.readouterr().out)["error"]
+
+
+def outcomes_here(items, options):
+    """In this process, where a test can break things."""
+    from pnp_lip.command_line.restoring import outcome_of
+
+    return (outcome_of(item, options) for item in items)
+
+
+def test_other_errors_stay_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> None:
+        raise RuntimeError("another")
+
+    monkeypatch.chdir(tmp_path)
+    write_image("y.png", torch.zeros(1, 1, 20, 30))
+    monkeypatch.setattr("pnp_lip.command_line.restoring.read_picture", fails)
+    with pytest.raises(RuntimeError, match="another"):
+        main(["denoise", "y.png", "-o", "x.png", "--quiet"])
