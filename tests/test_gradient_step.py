@@ -46,6 +46,20 @@ def test_each_image_stands_alone_and_the_default_noise_level_counts() -> None:
     assert not torch.allclose(R(x, 0.02), R(x, 0.1))
 
 
+@pytest.mark.parametrize("size", [(64, 48), (61, 50)])
+def test_windows_change_nothing(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    R, x = potential().double(), image(2, 1, *size).double()
+    sigma = torch.tensor([0.02, 0.1], dtype=torch.float64)
+    with torch.no_grad():
+        value, gradient = R(x, sigma), R.grad(x, sigma)
+        seen = []
+        monkeypatch.setattr(R.network, "forward", lambda z, f=R.network.forward, **how: (seen.append(z.shape), f(z, **how))[1])
+        monkeypatch.setattr("pnp_lip.potentials.gradient_step_potential.TILE", (8, 8))
+        assert torch.allclose(R(x, sigma), value, rtol=1e-12)
+        assert torch.allclose(R.grad(x, sigma), gradient, rtol=1e-10, atol=1e-13)
+    assert len(seen) > 10 and all(shape[-1] < size[1] or shape[-2] < size[0] for shape in seen)
+
+
 def test_the_derivative_does_not_jump() -> None:
     """Along a line the second differences of the value shrink with the square of the step, as no kink lets them."""
     R, x = potential().double(), image(1, 1, 8, 8).double()

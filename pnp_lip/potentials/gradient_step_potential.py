@@ -1,17 +1,21 @@
 """The gradient-step potential: a learned objective without a bound of its curvature, whose gradient step denoises."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma, noise_level
+from pnp_lip.denoisers.tiling import map_windows
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.fingerprint import recognise
 from pnp_lip.layers import UNet
 
 __all__ = ["GradientStepPotential", "gradient_step_from_config"]
+
+TILE = (1024, 1024)  # rows and columns of a window, without its margins: whole blocks of every network
 
 
 class GradientStepPotential(nn.Module):
@@ -52,32 +56,58 @@ class GradientStepPotential(nn.Module):
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         """R_σ(x), one number per image in float64."""
-        return 0.5 * self.remainder(x, sigma).double().square().flatten(1).sum(1)
+        z, inside, level = self.prepared(x, sigma)
+        if torch.is_grad_enabled():
+            r = self.remainder(z, inside, sigma=level)
+        else:
+            r = self.in_windows(self.remainder, z, inside, level, reach=self.network.reach)
+        return 0.5 * r.double().square().flatten(1).sum(1)
 
     def grad(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         """∇R_σ(x) = r − Jᵀr with r = x − N_σ(x) and J the derivative of N_σ, of the shape of x; not differentiable."""
-        return self.step(x.detach(), sigma).detach()
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            z, inside, level = self.prepared(leaf, sigma)
+            # A pixel's derivative needs r as far as N reaches, and r needs z as far again.
+            g = self.in_windows(self.step, z.detach(), inside, level, reach=2 * self.network.reach)
+            return torch.autograd.grad(z, leaf, g)[0]
 
     def denoise(self, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """D_σ(x) = x − ∇R_σ(x), for training: differentiable in the weights."""
-        return x - self.step(x, sigma, differentiable=True)
+        """D_σ(x) = x − ∇R_σ(x), differentiable in x and in the weights."""
+        return x - self.differentiable_grad(x, sigma)
 
-    def step(self, x: Tensor, sigma: Sigma, differentiable: bool = False) -> Tensor:
-        """∇R_σ(x)."""
+    def differentiable_grad(self, x: Tensor, sigma: Sigma = None) -> Tensor:
+        """∇R_σ(x) in one piece, to be differentiated again."""
         with torch.enable_grad():
             leaf = x if x.requires_grad else x.detach().requires_grad_()
-            r = self.remainder(leaf, sigma)
-            (gradient,) = torch.autograd.grad(r, leaf, r, create_graph=differentiable)
-        return gradient
+            z, inside, level = self.prepared(leaf, sigma)
+            r = self.remainder(z, inside, sigma=level)
+            return torch.autograd.grad(r, leaf, r, create_graph=True)[0]
 
-    def remainder(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """x − N_σ(x). N works in whole blocks: the image's border is repeated as far as the last block needs it."""
+    def prepared(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
+        """x in whole blocks, its border repeated as far as the last one needs it; 1 at pixels of x and 0 beyond; the σ."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ShapeError(f"this potential takes (B, {self.in_channels}, H, W) images; got {tuple(x.shape)}.")
         level = noise_level(self.default_sigma if sigma is None else sigma, len(x))
         (h, w), block = x.shape[-2:], self.network.block
-        whole = F.pad(x, (0, -w % block, 0, -h % block), mode="replicate")
-        return x - self.network(whole, sigma=torch.as_tensor(level).to(x).reshape(-1))[..., :h, :w]
+        more = (0, -w % block, 0, -h % block)
+        inside = F.pad(torch.ones(1, 1, h, w, dtype=x.dtype, device=x.device), more)
+        return F.pad(x, more, mode="replicate"), inside, level.to(x)
+
+    def remainder(self, z: Tensor, inside: Tensor, *, sigma: Tensor) -> Tensor:
+        """r = z − N_σ(z) at the pixels of the image, 0 beyond."""
+        return (z - self.network(z, sigma=sigma)) * inside
+
+    def step(self, z: Tensor, inside: Tensor, *, sigma: Tensor) -> Tensor:
+        """The derivative of ½‖r‖² in z."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            r = self.remainder(leaf, inside, sigma=sigma)
+            return torch.autograd.grad(r, leaf, r)[0]
+
+    def in_windows(self, function: Callable[..., Tensor], z: Tensor, inside: Tensor, sigma: Tensor, *, reach: int) -> Tensor:
+        """``function``, whose value at a pixel depends on no more than ``reach`` around it, in windows that bound the memory."""
+        return map_windows(partial(function, sigma=sigma), z, inside, tile=TILE, reach=reach, circular=False)
 
 
 recognise(GradientStepPotential, UNet)

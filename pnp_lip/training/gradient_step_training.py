@@ -89,7 +89,7 @@ def implicit_loss(potential: GradientStepPotential, problem: TrainingProblem) ->
     loss = log_error(x_hat[inner], problem.x[inner])
     (g,) = torch.autograd.grad(loss, x_hat)
     at = problem.x_hat.clone().requires_grad_()
-    slope = potential.step(at, problem.sigma, differentiable=True)
+    slope = potential.differentiable_grad(at, problem.sigma)
 
     def hessian(v: Tensor) -> Tensor:
         bent = torch.autograd.grad(slope, at, v, retain_graph=True)[0]
