@@ -24,33 +24,38 @@ Start = Callable[[argparse.Namespace, "Tell"], int]
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark does, its default settings, whether priors take part, and whether they run in solvers."""
+    """What a benchmark does, its default settings, and whether priors take part."""
 
     text: str
     config: object
     compares: bool = True
-    restores: bool = False
 
 
+TWELVE = config.DeblurringConfig(
+    kernel_names=("levin1", "levin3", "levin5", "levin7"), paired=True, limits=config.Limits(oracle=True)
+)
 BENCHMARKS = {
     "denoising": Benchmark("one pass of every denoiser over noise levels", config.DenoisingConfig()),
-    "deblurring": Benchmark("camera shakes, a Gaussian, a box; every prior", config.DeblurringConfig(), restores=True),
-    "ct": Benchmark("parallel and fan beam, two kinds of noise; every prior, FBP", config.CtConfig(), restores=True),
+    "deblurring": Benchmark("camera shakes, a Gaussian, a box; every prior", config.DeblurringConfig()),
+    "twelve": Benchmark("deblurring of 12 images (--images Set12) with Levin's kernels (--kernels levin09.npz) in turn", TWELVE),
+    "ct": Benchmark("parallel and fan beam, two kinds of noise; every prior, FBP", config.CtConfig()),
     "certificates": Benchmark("proved bounds against attacks, and the time of proving", config.CertificatesConfig()),
     "speed": Benchmark("one pass of our networks in several ways, beside DRUNet and DnCNN", config.SpeedConfig()),
     "convergence": Benchmark("every solver on every forward model", config.ConvergenceConfig(), compares=False),
     "operators": Benchmark("projectors beside deepinv's", config.OperatorsConfig(), compares=False),
 }
+TASKS = {"deblurring": "deblurring", "twelve": "deblurring", "ct": "ct"}  # what a benchmark in which priors restore runs
+SHOWN = ("TV", "FFDNet", "ridge", "grey (guided)")  # in the pictures
 HEADLINE: dict[str, Values] = {
-    "denoising": {"levels": (25,)},
-    "deblurring": {"noises": (0.01,), "limit": 3},
-    "ct": {"geometries": ("parallel 60",), "noises": ("Gaussian",)},
+    "denoising": {"levels": (25,), "oracle": True},
+    "deblurring": {"noises": (0.01,), "paired": True, "oracle": True},
+    "ct": {"geometries": ("parallel 60",), "noises": ("Gaussian",), "oracle": True},
 }
-QUICK_LEAVES_OUT = {"BM3D": "left out of --quick: one pass takes longer than a whole run may; name it to have it"}
+QUICK_LEAVES_OUT = {"BM3D": "left out of --quick: one deblurring takes a second, however small the image; name it to have it"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One sub-command for each benchmark, ``headline``, ``rival`` and ``report``."""
+    """One sub-command for each benchmark, ``headline``, ``pictures`` and ``report``."""
     commands = parser.add_subparsers(required=True, metavar="NAME", title="benchmarks")
 
     def add(name: str, text: str, start: Start) -> argparse.ArgumentParser:
@@ -65,13 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         config.add_options(command, benchmark.config)
     text = "the README's table: denoising, deblurring and tomography on scikit-image's data"
     add_common_options(add("headline", text, measure), compares=True)
-    command = add("rival", "train deepinv's DnCNN as our denoisers are; --denoiser NAME=FILE takes it", rival)
-    command.add_argument("--images", type=Path, help="folder of photographs; every 20th is held out")
-    command.add_argument("--penalty", type=float, default=0.0, help="weight of the Jacobian penalty (default: 0)")
-    command.add_argument("--steps", type=int, default=7_000, help="of training (default: 7000)")
+    command = add("pictures", "reconstructions of one photograph side by side, with the same part enlarged", pictures)
+    command.add_argument("record", type=Path, metavar="RECORD", help="deblurring.json, which holds the strengths")
+    command.add_argument("--priors", nargs="+", metavar="NAME", default=list(SHOWN), help=f"default: {', '.join(SHOWN)}")
+    command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights")
     command = add("report", "Markdown tables from records", report)
     command.add_argument("records", nargs="+", metavar="RECORDS", help="JSON files, or folders with them")
     command.add_argument("--page", type=Path, help="renew the tables between this page's markers from RECORDS")
+    command.add_argument("--profile", type=Path, metavar="PNG", help="plot how often each prior is how near to the best")
 
 
 def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None:
@@ -80,8 +86,9 @@ def add_common_options(command: argparse.ArgumentParser, compares: bool) -> None
     command.add_argument("--threads", type=int, help="of torch (default: all cores)")
     if compares:
         command.add_argument("--priors", nargs="+", metavar="NAME", help="these only (default: all)")
-        text = "also: weights of ours, a network by benchmarks.networks.save_rival, a published ridge regulariser (npz)"
+        text = "also: weights of ours, or a published ridge regulariser (npz)"
         command.add_argument("--denoiser", action="append", default=[], metavar="NAME=FILE", help=text)
+        command.add_argument("--weights", type=Path, metavar="DIR", help="folder of published weights (docs/benchmarks.md)")
 
 
 def measure(options: argparse.Namespace, tell: Tell) -> int:
@@ -103,6 +110,7 @@ def measure(options: argparse.Namespace, tell: Tell) -> int:
 
 def report(options: argparse.Namespace, tell: Tell) -> int:
     """The report of given records, and the tables of a page on request."""
+    from pnp_lip.benchmarks.pictures import plot_profile
     from pnp_lip.benchmarks.report import find_records, renew, write_report
 
     paths = find_records(options.records)
@@ -110,14 +118,22 @@ def report(options: argparse.Namespace, tell: Tell) -> int:
     if options.page is not None:
         renew(options.page, paths)
         written.append(options.page)
+    if options.profile is not None:
+        written.append(plot_profile(paths, options.profile))
     tell(f"wrote {', '.join(map(str, written))}")
     return 0
 
 
-def rival(options: argparse.Namespace, tell: Tell) -> int:
-    from pnp_lip.benchmarks.networks import train_rival
+def pictures(options: argparse.Namespace, tell: Tell) -> int:
+    from pnp_lip.benchmarks.pictures import draw_insets, restored
+    from pnp_lip.benchmarks.priors import collect
 
-    tell(f"wrote {train_rival(options.images, options.penalty, options.steps, options.out)}")
+    priors, missing = collect((), options.priors, task="deblurring", weights=options.weights)
+    for prior, reason in missing.items():
+        tell(f"SKIPPED {prior}: {reason}")
+    images = restored(options.record, priors)
+    side = images["truth"].shape[-1]
+    tell(f"wrote {draw_insets(images, (side // 4, side // 3), max(side // 4, 1), options.out / 'pictures.png')}")
     return 0
 
 
@@ -143,17 +159,17 @@ def run_one(name: str, options: argparse.Namespace, preset: Values, tell: Tell) 
         tell(f"{name}: {', '.join(prior.name for prior in priors)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other packages' remarks on their own defaults
-        return MAKERS[name][0](settings, Destination(options.out / f"{name}.json", missing, tell), priors)
+        return MAKERS[TASKS.get(name, name)][0](settings, Destination(options.out / f"{name}.json", missing, tell), priors)
 
 
 def find_priors(name: str, options: argparse.Namespace) -> tuple[list[Prior], dict[str, str]]:
-    """Who takes part, and why others cannot; --quick leaves out the slow ones unless they are named."""
+    """Who takes part, and why others cannot."""
     from pnp_lip.benchmarks.priors import collect
 
-    restores, channels = BENCHMARKS[name].restores, 3 if getattr(options, "colour", None) else 1
-    annealed = name == "deblurring"
-    priors, missing = collect(options.denoiser, options.priors, admm=restores, channels=channels, annealed=annealed)
-    if options.quick and options.priors is None and restores:
+    channels = 3 if getattr(options, "colour", None) else 1
+    task = TASKS.get(name, "denoising")
+    priors, missing = collect(options.denoiser, options.priors, task=task, channels=channels, weights=options.weights)
+    if options.quick and options.priors is None and name in TASKS:
         missing |= {prior.name: QUICK_LEAVES_OUT[prior.name] for prior in priors if prior.name in QUICK_LEAVES_OUT}
         priors = [prior for prior in priors if prior.name not in QUICK_LEAVES_OUT]
     return priors, missing

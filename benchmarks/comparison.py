@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,29 +12,16 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.config import Limits
 from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.problem import Budget, Observation, Outcome, OutOfTimeError, Way
 from pnp_lip.benchmarks.record import Record, Row, attempted, timed
-from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, ssim
-from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anneal, Result, Solver, Variational, denoise_guided, refine
 from pnp_lip.solvers.parameter_choice import climb
 
-__all__ = ["Case", "Comparison", "Measure", "Observation", "denoise", "quality", "restore", "seeded"]
+__all__ = ["Case", "Comparison", "Measure", "denoise", "largest_of_the_best", "quality", "restore", "seeded"]
 
 STRIDE = 2  # points of the grid in the search's first steps, so factors of 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """Data ``y`` of an image ``x``, their forward model (None for denoising), and the noise's standard deviation.
-
-    That deviation is the unit of strengths.
-    """
-
-    x: Tensor
-    y: Tensor
-    noise: float
-    physics: PhysicsLike | None = None
+SLACK = 0.05  # dB: among strengths whose validation differs by less, the largest is taken, which is the safest where noise is
+SETTLED = 0.02  # dB: a solution changes by less at a tenth of its tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +43,15 @@ def seeded(seed: int, key: Mapping[str, object]) -> torch.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Fills ``record``; ``validation`` holds the cases for choosing strengths, ``measure`` makes the figures."""
+    """Fills ``record``; ``validation`` holds the cases for choosing strengths, ``measure`` makes the figures.
+
+    With ``oracle`` a row also holds the PSNR at the strength that is best for its own case, which shows what choosing cost.
+    """
 
     record: Record
     validation: Sequence[Case]
     measure: Measure
+    oracle: bool = False
 
     def run(self, cases: Sequence[Case], priors: Sequence[Prior]) -> Row:
         """The record's content with a row for each prior and case; a prior that raises does not stop the others."""
@@ -82,31 +72,58 @@ class Comparison:
         return record.content
 
     def figures(self, case: Case, prior: Prior, observe: Callable[[], Observation]) -> Row:
-        """What is measured of one prior on one case, at the strength that is chosen for it."""
+        """What is measured of one prior on one case, at the strength that is chosen for it; and the case's best strength."""
         if prior.guide is not None:
             first = self.strength(prior.guide.prior, case.group)
             prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=first))
         strength = self.strength(prior, case.group)
-        return {"strength": strength, **self.measure(prior, strength, observe(), False)}
+        found = self.measure(prior, strength, observe(), False)
+        if not self.oracle or len(prior.strength.grid) == 1:
+            return {"strength": strength, **found}
+        score = self.score(prior, [observe()])
+        best, curve = climb(score, prior.strength.grid, strength)
+        return {"strength": strength, **found, "oracle": max(found["psnr"], curve[best]), "best_strength": best}
 
     def strength(self, prior: Prior, group: str) -> float:
-        """The strength with the best mean PSNR on the validation cases, from the record if it was chosen before."""
+        """The strength that the validation cases choose, from the record if it was chosen before."""
         key = {"prior": prior.name, "group": group}
         entry = self.record.find("tuning", key)
         if entry is None:
             cases = [case for case in self.validation if case.group == group]
             grid, start = prior.strength.grid, prior.strength.start
-            observations = [case.make() for case in cases]
-
-            def score(strength: float) -> float:
-                found = [self.measure(prior, strength, observation, True) for observation in observations]
-                diverged = any(figures.get("status") == "diverged" for figures in found)
-                return -math.inf if diverged else sum(float(figures["psnr"]) for figures in found) / len(found)
-
-            best, curve = climb(score, grid, start if start in grid else grid[0], stride=STRIDE)
+            score = self.score(prior, [case.make() for case in cases] if len(grid) > 1 else [])
+            first = start if start in grid else grid[0]
+            chosen, curve = largest_of_the_best(score, grid, first) if len(grid) > 1 else (first, {})
             seen = {f"{s:g}": round(v, 3) for s, v in curve.items()}
-            entry = self.record.add("tuning", key, {"strength": best, "psnr": seen, "on": [dict(c.key) for c in cases]})
+            entry = self.record.add("tuning", key, {"strength": chosen, "psnr": seen, "on": [dict(c.key) for c in cases]})
         return float(entry["strength"])
+
+    def score(self, prior: Prior, observations: Sequence[Observation]) -> Callable[[float], float]:
+        """The mean PSNR at a strength; −∞ where a run diverged."""
+
+        def mean(strength: float) -> float:
+            found = [self.measure(prior, strength, observation, True) for observation in observations]
+            diverged = any(figures.get("status") == "diverged" for figures in found)
+            return -math.inf if diverged else sum(float(figures["psnr"]) for figures in found) / len(found)
+
+        return mean
+
+
+def largest_of_the_best(score: Callable[[float], float], grid: Sequence[float], start: float) -> tuple[float, dict[float, float]]:
+    """The largest strength whose score is at most ``SLACK`` below the best one, up to the first that is not; all scores seen.
+
+    >>> largest_of_the_best(lambda s: -0.01 * (s - 2) ** 2, [1, 2, 3, 4, 5, 6], start=1)[0]
+    4
+    """
+    best, curve = climb(score, grid, start, stride=STRIDE)
+    chosen = best
+    for strength in sorted(s for s in grid if s > best):
+        if strength not in curve:
+            curve[strength] = score(strength)
+        if not curve[strength] >= curve[best] - SLACK:
+            break
+        chosen = strength
+    return chosen, dict(sorted(curve.items()))
 
 
 def in_a_line(row: Row, case: Case) -> str:
@@ -117,86 +134,72 @@ def in_a_line(row: Row, case: Case) -> str:
     return f"{what}: " + ", ".join([f"{row['psnr'] or math.nan:.2f} dB", *ending, f"{row['cpu_seconds']:.1f} s"])
 
 
-def denoise(prior: Prior, strength: float, observation: Observation, tuning: bool) -> Row:
-    """Figures of one application of the denoiser to its data, or of one more, guided by the first."""
-    denoiser, sigma = prior.at(strength, observation.noise)
-    work = denoiser if prior.guide is None else functools.partial(denoise_guided, denoiser)
-    with torch.no_grad():
-        x_hat, times = timed(lambda: work(observation.y, sigma))
-    proved = {} if prior.kind is None else {"kind": prior.kind}
-    return {**quality(x_hat, observation), **proved, **times}
+def denoise(prior: Prior, strength: float, seen: Observation, tuning: bool, limits: Limits) -> Row:
+    """Figures of one pass of the denoiser, or of a denoising problem solved."""
+    if isinstance(prior.solver, Way) and prior.solver.solves_denoising:
+        return restore(prior, strength, seen, tuning, limits)
+    outcome, costs = timed(lambda: prior.denoise(strength, seen))
+    return {**quality(outcome.x, seen), "guarantee": outcome.guarantee, **costs}
 
 
-class OutOfTimeError(Exception):
-    """Ends a run from within its callback."""
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a run found at a tolerance, and what it cost."""
+
+    tol: float
+    outcome: Outcome
+    psnr: float
+    costs: Row
 
 
-class Watch:
-    """A callback that keeps the last iterate and its residual, and ends the run once its ``seconds`` are used up."""
+def restore(prior: Prior, strength: float, seen: Observation, tuning: bool, limits: Limits) -> Row:
+    """Figures of a reconstruction, clipped to [0, 1]: of a solution, or of what the budget allowed.
 
-    def __init__(self, seconds: float) -> None:
-        self.end, self.iterations, self.residual = time.process_time() + seconds, 0, math.nan
-
-    def __call__(self, k: int, x: Tensor, relative: tuple[float, ...]) -> None:
-        self.x, self.residual, self.iterations = x, relative[0], self.iterations + 1
-        if time.process_time() > self.end:
-            raise OutOfTimeError
-
-
-def restore(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
-    """Figures of the solver's reconstruction; certified priors must satisfy their theorem, others run without a proof.
-
-    Every result is clipped before it is judged.
+    Where a run reaches its tolerance it goes on to a tenth of it, and so on until that changes the PSNR by less than
+    ``SETTLED``. Then the status is "converged"; the figures are those before the last round, and ``psnr_tol10`` is after it.
     """
-    y, physics = observation.y, observation.physics
-    if physics is None:
-        raise InputError("a restoration needs a forward model.")
-    solver = prior.solver_at(strength, observation.noise, limits.tuning_tol if tuning else limits.tol)
-    watch = Watch(math.inf if prior.certified else limits.uncertified_seconds / (2 if tuning else 1))
-    solve = functools.partial(
-        type(solver).solve,
-        max_iter=limits.max_iter if prior.certified else limits.uncertified_max_iter,
-        guarantee="require" if prior.certified else "report",
-        callback=watch,
+    budget = Budget(limits.max_iter, limits.seconds)
+    stages: list[Stage] = []
+    while not stages or (stages[-1].outcome.status == "converged" and not tuning and not settled(stages)):
+        stages.append(stage(prior, strength, seen, stages, budget, limits))
+    done = settled(stages)
+    taken = stages[-2 if done else -1]
+    outcome = taken.outcome
+    spent = [s.costs for s in stages[: stages.index(taken) + 1]]
+    known = {name: value for name in ("objective", "distance") if (value := getattr(outcome, name)) is not None}
+    return {
+        **quality(outcome.x.clamp(0, 1), seen),
+        "status": outcome.status,
+        "guarantee": outcome.guarantee,
+        "failure": outcome.failure,
+        "iterations": outcome.iterations,
+        **({"tol": taken.tol, "psnr_tol10": stages[-1].psnr} if done else {}),
+        **known,
+        **{name: max(c[name] for c in spent) if name == "memory" else sum(c[name] for c in spent) for name in spent[0]},
+    }
+
+
+def settled(stages: Sequence[Stage]) -> bool:
+    """Whether the last tenth of the tolerance, reached or found to be below rounding, changed the PSNR by little."""
+    return (
+        len(stages) > 1
+        and stages[-1].outcome.status in ("converged", "rounding")
+        and abs(stages[-1].psnr - stages[-2].psnr) < SETTLED
     )
 
-    def reconstruct() -> tuple[Result, ...]:
+
+def stage(prior: Prior, strength: float, seen: Observation, before: Sequence[Stage], budget: Budget, limits: Limits) -> Stage:
+    """The next tolerance; where the time is used up, the last image seen."""
+    tol = before[-1].tol / 10 if before else limits.tol
+
+    def work() -> Outcome:
         try:
-            if prior.guide is None or not isinstance(solver, Solver):
-                return (solve(solver, y, physics),)
-            first = dataclasses.replace(solver, sigma=prior.guide.prior.at(prior.guide.strength, observation.noise)[1])
-            improve = None if prior.guide.annealer is None else Anneal(prior.guide.annealer)
-            return refine(first, y, physics, improve=improve, sigma=solver.sigma, solve=solve)
+            return prior.restore(strength, seen, tol, budget, before[-1].outcome if before else None)
         except OutOfTimeError:
-            return ()
+            return Outcome(budget.x, "out of time", budget.iterations, "none")
 
-    results, times = timed(reconstruct)
-    guarantee = results[-1].guarantee if results else solver.check(y, physics)
-    more = minimum(solver, results[-1], observation, solve) if isinstance(solver, Variational) and results and not tuning else {}
-    unfinished = [result.status for result in results if result.status != "converged"]
-    return {
-        **quality((results[-1].x if results else watch.x).clamp(0, 1), observation),
-        "status": (unfinished or ["converged"])[0] if results else "out of time",
-        "iterations": watch.iterations,
-        "residual": watch.residual,
-        "proved": guarantee.proved and all(result.guarantee.proved for result in results),
-        "kind": guarantee.kind if guarantee.proved else None,
-        "existence": guarantee.existence if guarantee.proved else None,
-        "failure": guarantee.failure,
-        **times,
-        **more,
-    }
-
-
-def minimum(solver: Variational, result: Result, observation: Observation, solve: Callable[..., Result]) -> Row:
-    """The objective's value, how stationary it is, how far at most the minimiser is, and the PSNR at a tenth of ``tol``."""
-    finer = dataclasses.replace(solver, tol=solver.tol / 10)
-    x_hat = solve(finer, observation.y, observation.physics, x0=result.x, callback=None).x
-    found = {"objective": result.objective, "stationarity": result.stationarity, "distance": result.distance_upper}
-    return {
-        **{name: None if values is None else values[0] for name, values in found.items()},
-        "psnr_tol10": psnr(x_hat.clamp(0, 1), observation.x),
-    }
+    outcome, costs = timed(work)
+    return Stage(tol, outcome, psnr(outcome.x.clamp(0, 1), seen.x), costs)
 
 
 def quality(x_hat: Tensor, observation: Observation) -> Row:

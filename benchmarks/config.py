@@ -35,13 +35,12 @@ class Photographs:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """When a run ends; with a proof it may take ``max_iter`` updates, without one it has less."""
+    """What a run may spend, the same for every prior."""
 
-    tol: float = option(1e-5, "relative residual at which a run ends")
-    tuning_tol: float = option(1e-4, "the same while a strength is chosen")
-    max_iter: int = option(10_000, "updates of a run with a proof", least=1)
-    uncertified_max_iter: int = option(300, "updates of a run without a proof", least=1)
-    uncertified_seconds: float = option(20.0, "of processor time without a proof, half in tuning", quick=0.5)
+    tol: float = option(1e-4, "relative residual at which a run ends first; a tenth of it must not change the PSNR")
+    max_iter: int = option(10_000, "updates of a run", least=1)
+    seconds: float = option(60.0, "of processor time of a run", quick=2.0)
+    oracle: bool = option(False, "also find the best strength of each test problem, to show what choosing costs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +50,7 @@ class DenoisingConfig:
     photographs: Photographs = field(default_factory=Photographs)
     levels: tuple[float, ...] = option((5, 15, 25, 50), "noise levels in units of 1/255", quick=(25,))
     seed: int = option(0, "of the noise")
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,8 @@ class DeblurringConfig:
     noises: tuple[float, ...] = option((0.01, 0.03), "noise levels on the scale of [0, 1]", quick=(0.01,))
     seed: int = option(0, "of the noise")
     limits: Limits = field(default_factory=Limits)
+    kernel_names: tuple[str, ...] = option((), "these kernels only")
+    paired: bool = option(False, "image i with kernel i modulo their number, instead of all pairs")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Everything that takes part in a comparison: a denoiser, what its strength means, its solver, and what is proved of it."""
+"""Everything that takes part in a comparison: a denoiser, what its strength means, how it restores, and what is proved of it."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -13,43 +13,51 @@ import torch
 from deepinv.physics import Denoising
 from torch import Tensor, nn
 
-from pnp_lip.benchmarks.baselines import BASELINES
-from pnp_lip.benchmarks.networks import load_rival
+from pnp_lip.benchmarks import networks, rivals
 from pnp_lip.benchmarks.photographs import sha256_of
+from pnp_lip.benchmarks.problem import Budget, Observation, Outcome, Way
 from pnp_lip.benchmarks.published import load_published
 from pnp_lip.benchmarks.record import Row
-from pnp_lip.certificates import Certificate, certify, firm
+from pnp_lip.certificates import Certificate, certify
 from pnp_lip.certificates.calculus import round_up
-from pnp_lip.denoisers import RelaxedDenoiser, can_be_guided, relax
+from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.protocols import DenoiserLike
-from pnp_lip.solvers import ADMM, NOISE_FACTOR, Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
+from pnp_lip.solvers import (
+    NOISE_FACTOR,
+    Anderson,
+    Anneal,
+    ForwardBackward,
+    ProximalDenoiser,
+    Result,
+    Solver,
+    Variational,
+    denoise_guided,
+    refine,
+)  # fmt: skip
 
-__all__ = ["STRENGTHS", "THRESHOLD", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_admm",
-           "with_guide"]  # fmt: skip
+__all__ = ["STRENGTHS", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_guide",
+           "with_steps"]  # fmt: skip
 
+STATIONARITY = 0.03  # of a solver's tolerance: that of ``Variational``, by default 3e-6, where the residual of others is 1e-4
 STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
 
 
 @dataclasses.dataclass(frozen=True)
 class Strength:
-    """What the one number that is tuned, s > 0, means for a denoiser D(x, σ), and its ``grid``.
+    """What the one number that is tuned, s > 0, means, and its ``grid``; the search begins at ``start``.
 
-    At a fixed point a prior weighs as much as its threshold, or as the square of its noise level. So s acts as a
-    "threshold", D(·, s·noise), or as "noise level squared", D(·, √s·noise). A denoiser that ignores its noise level is
-    relaxed instead: s acts as a "relaxation" θ = min(s, 1). ``theta_upper`` is 1, or what makes the relaxed denoiser firmly
-    nonexpansive for a solver that needs this; the noise level then is √(s/θ)·noise. The search begins at ``start``.
+    At a fixed point a denoiser D(x, σ) weighs as much as the square of its noise level, so s acts as a "noise level squared",
+    D(·, √s·noise). A denoiser that ignores its noise level is relaxed instead: s acts as a "relaxation" θ = min(s, 1). In an
+    objective s is a "weight", in units of the noise level for total variation; of filtered back-projection it chooses the
+    "filter".
     """
 
-    acts_as: Literal["noise level squared", "threshold", "relaxation"] = "noise level squared"
-    theta_upper: float = 1.0
+    acts_as: Literal["noise level squared", "relaxation", "weight", "filter"] = "noise level squared"
     grid: tuple[float, ...] = STRENGTHS
     start: float = 0.5
-
-
-THRESHOLD = Strength("threshold")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +73,15 @@ class Guide:
 class Prior:
     """A denoiser under its name, with its strength, its solver, and the certificate or the ``reason`` why there is none.
 
-    ``ours`` marks the networks of this package; ``guide`` the solution that guides this one.
+    ``ours`` marks the networks of this package; ``guide`` the solution that guides this one. In the place of a solver may
+    stand a way of its own to restore.
     """
 
     name: str
     denoiser: DenoiserLike
     strength: Strength = Strength()
     ours: bool = False
-    solver: type[Solver] = ForwardBackward
+    solver: type[Solver] | Way = ForwardBackward
     guide: Guide | None = None
     certificate: Certificate | None = None
     reason: str = ""
@@ -88,30 +97,72 @@ class Prior:
         return self.certificate is not None and (self.nonexpansive or self.certificate.curvature is not None)
 
     @property
-    def kind(self) -> str | None:
-        """What the denoiser of a potential is proved to give; None for maps that minimise nothing known."""
-        return None
+    def method(self) -> str:
+        """How it restores, in a word."""
+        return self.solver.name if isinstance(self.solver, Way) else self.solver.__name__
 
     def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
         """The denoiser and the noise level that ``strength`` means for data of this noise."""
-        acts_as, theta = self.strength.acts_as, self.strength.theta_upper
-        if acts_as == "threshold":
-            return self.denoiser, strength * noise
-        if acts_as == "relaxation":
-            theta, sigma = min(strength, theta), noise
-        else:
-            sigma = math.sqrt(strength / theta) * noise
-        return self.denoiser if theta == 1 else relax(self.denoiser, theta), sigma  # type: ignore[arg-type]
+        if self.strength.acts_as == "relaxation":
+            theta = min(strength, 1.0)
+            return self.denoiser if theta == 1 else relax(self.denoiser, theta), noise  # type: ignore[arg-type]
+        return self.denoiser, math.sqrt(strength) * noise
+
+    def denoise(self, strength: float, seen: Observation) -> Outcome:
+        """One pass of the denoiser over its data, or one more, guided by the first."""
+        denoiser, sigma = self.at(strength, seen.noise)
+        work = denoiser if self.guide is None else partial(denoise_guided, denoiser)
+        proved = "nonexpansive, proved" if self.nonexpansive and self.guide is None else "none"
+        with torch.no_grad():
+            return Outcome(work(seen.y, sigma), "finished", 1, proved)
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
         """The solver of a restoration at this strength.
 
-        The box [0, 1] constrains certified priors and proximal maps. It would hide the divergence of other priors behind an
-        image of zeros and ones, so they run without it.
+        The box [0, 1] constrains certified priors. It would hide the divergence of others behind an image of zeros and ones.
         """
+        if isinstance(self.solver, Way):
+            raise InputError(f"{self.name} has no solver; it restores by {self.solver.name}.")
         denoiser, sigma = self.at(strength, noise)
-        boxed = self.solver.takes_box and (self.certified or self.strength.acts_as == "threshold")
+        boxed = self.solver.takes_box and self.certified
         return self.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
+
+    def restore(self, strength: float, seen: Observation, tol: float, budget: Budget, before: Outcome | None) -> Outcome:
+        """A solution to the tolerance ``tol``, continued from the one ``before``; certified priors must satisfy their theorem.
+
+        A guided prior solves twice, and its outcome continues at the first solution.
+        """
+        if isinstance(self.solver, Way):
+            return self.solver.procedure(seen, strength, tol, budget, before)
+        if seen.physics is None:
+            raise InputError("a restoration needs a forward model.")
+        solver = self.solver_at(strength, seen.noise, tol)
+        solve = partial(
+            type(solver).solve,
+            max_iter=budget.max_iter,
+            guarantee="require" if self.certified else "report",
+            callback=budget,
+        )
+        x0 = None if before is None else before.state
+        if self.guide is None or not isinstance(solver, Solver):
+            results: tuple[Result, ...] = (solve(solver, seen.y, seen.physics, x0=x0),)
+        else:
+            first = dataclasses.replace(solver, sigma=self.guide.prior.at(self.guide.strength, seen.noise)[1])
+            improve = None if self.guide.annealer is None else Anneal(self.guide.annealer)
+            results = refine(first, seen.y, seen.physics, improve=improve, sigma=solver.sigma, x0=x0, solve=solve)
+        last, unfinished = results[-1], [result.status for result in results if result.status != "converged"]
+        proved = all(result.guarantee.proved for result in results)
+        held = " with its guide held fixed" if self.guide is not None else ""
+        return Outcome(
+            x=last.x,
+            status=(unfinished or ["converged"])[0],
+            iterations=budget.iterations,
+            guarantee=f"{last.guarantee.kind}{held}, proved" if proved else "none",
+            failure=last.guarantee.failure,
+            state=results[0].x,
+            objective=None if last.objective is None else last.objective[0],
+            distance=None if last.distance_upper is None else last.distance_upper[0],
+        )
 
     def describe(self) -> Row:
         """What a record says of it; tensors for guidance count only with a guide."""
@@ -124,9 +175,8 @@ class Prior:
         bound = self.certificate
         return {
             "ours": self.ours,
-            "solver": self.solver.__name__,
+            "solver": self.method,
             "strength": self.strength.acts_as,
-            "theta_upper": self.strength.theta_upper,
             **guide,
             "grid": self.strength.grid,
             "parameters": sum(p.numel() for name, p in network.named_parameters() if not name.startswith(unused)),
@@ -153,6 +203,7 @@ class PotentialPrior(Prior):
 
     @property
     def kind(self) -> str | None:
+        """What its denoiser is proved to give."""
         rho = self.certificate.curvature.rho if self.certificate and self.certificate.curvature else math.inf
         return "global minimiser" if rho < 1 else "critical point" if rho < math.inf else None
 
@@ -160,11 +211,20 @@ class PotentialPrior(Prior):
         unique, sigma = self.kind == "global minimiser", math.sqrt(strength) * noise
         return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
 
+    @property
+    def method(self) -> str:
+        return Variational.__name__
+
+    def denoise(self, strength: float, seen: Observation) -> Outcome:
+        found = super().denoise(strength, seen)
+        return dataclasses.replace(found, guarantee="none" if self.kind is None else f"{self.kind}, proved")
+
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
-        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0))
+        stationary = STATIONARITY * tol
+        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0), tol=stationary)
 
     def describe(self) -> Row:
-        row = {**super().describe(), "solver": Variational.__name__, "averagedness": None, "curvature": None}
+        row = {**super().describe(), "averagedness": None, "curvature": None}
         curvature = None if self.certificate is None else self.certificate.curvature
         if curvature is None:
             return row
@@ -178,9 +238,7 @@ def critical_point(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor
     return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y, guarantee="report").x
 
 
-def prior_of(
-    name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool = False, threshold: bool = False, channels: int = 1
-) -> Prior:
+def prior_of(name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool = False, channels: int = 1) -> Prior:
     """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:
@@ -190,21 +248,14 @@ def prior_of(
     except CertificateError as error:
         certificate, reason = None, str(error)
     if isinstance(denoiser, RidgePotential):
-        return PotentialPrior(name, denoiser, Strength(start=0.125), ours, certificate=certificate, reason=reason)
-    strength = THRESHOLD if threshold else Strength()
+        strength = Strength("weight", start=0.125)
+        return PotentialPrior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
+    strength = Strength()
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        if not threshold and torch.equal(denoiser(x, 0.02), denoiser(x, 0.2)):  # it ignores its noise level
+        if certificate is not None and torch.equal(denoiser(x, 0.02), denoiser(x, 0.2)):  # it ignores its noise level
             strength = Strength("relaxation")
     return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
-
-
-def with_admm(prior: Prior) -> Prior:
-    """The same denoiser in ADMM, relaxed at least as far as makes it firmly nonexpansive."""
-    firmed = firm(prior.denoiser)  # type: ignore[arg-type]  # what is certified is a network
-    theta = firmed.theta if isinstance(firmed, RelaxedDenoiser) and firmed is not prior.denoiser else 1.0
-    strength = dataclasses.replace(prior.strength, theta_upper=theta)
-    return dataclasses.replace(prior, name=f"{prior.name} (ADMM)", solver=ADMM, strength=strength)
 
 
 def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
@@ -212,18 +263,79 @@ def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
     return dataclasses.replace(prior, name=f"{prior.name} (guided)", guide=Guide(prior, annealer=annealer))
 
 
+def with_steps(prior: Prior, name: str) -> Prior:
+    """The same denoiser in DPIR's eight steps, without a proof."""
+    steps = Way("DPIR", partial(rivals.half_quadratic_steps, prior.denoiser))
+    reason = prior.reason or "the number of steps is fixed"
+    return Prior(name, prior.denoiser, Strength(start=1.0), prior.ours, steps, reason=reason)
+
+
+def total_variation(name: str, order: int) -> Prior:
+    """Total variation of first or second order, solved."""
+    way = Way("primal-dual", partial(rivals.variation, order), solves_denoising=True)
+    return Prior(name, no_denoiser, Strength("weight"), solver=way, reason="a convex objective; no network")
+
+
+def bm3d(task: str) -> Prior:
+    """BM3D: its own deblurring, and DPIR's steps in tomography."""
+    prior = Prior("BM3D", rivals.bm3d(), Strength(start=1.0), reason="no network; nothing is proved of it")
+    return dataclasses.replace(prior, solver=Way("BM3D", rivals.bm3d_deblurring)) if task == "deblurring" else prior
+
+
+def fbp() -> Prior:
+    """Filtered back-projection."""
+    strength, way = Strength("filter", (0.0, 1.0, 2.0), 0.0), Way("FBP", rivals.back_projection)
+    return Prior("FBP", no_denoiser, strength, solver=way, reason="a linear map; it does not iterate")
+
+
+def no_denoiser(x: Tensor, sigma: float | Tensor | None) -> Tensor:
+    """In the place of a denoiser where there is none."""
+    raise InputError("this prior has no denoiser.")
+
+
+def rivals_by_name(weights: Path | None, channels: int, task: str) -> Mapping[str, Callable[[], Prior]]:
+    """The rivals by name; each raises InputError where its package or its file in the folder of weights is missing.
+
+    A further one is one line here.
+    """
+
+    def ridge(name: str, file: str) -> Prior:
+        return prior_of(name, load_published(networks.in_folder(weights, file)), channels=channels)
+
+    def scico() -> Prior:
+        if channels != 1:
+            raise InputError("it takes 1 channel, and the benchmark's images have 3")
+        return prior_of("DnCNN", networks.dncnn_of_scico())
+
+    makers: dict[str, Callable[[], Prior]] = {
+        "FFDNet": lambda: prior_of("FFDNet", networks.ffdnet(channels), channels=channels),
+        "DnCNN": scico,
+        "WCRR": partial(ridge, "WCRR", "wcrr.npz"),
+        "CRR": partial(ridge, "CRR", "crr.npz"),
+        "BM3D": partial(bm3d, task),
+        "TV": partial(total_variation, "TV", 1),
+        "TGV": partial(total_variation, "TGV", 2),
+    }
+    for name in networks.DEEPINV_FILES:
+        makers[name] = partial(
+            lambda name: prior_of(name, networks.from_deepinv(name, weights, channels), channels=channels), name
+        )
+    return makers | ({"FBP": fbp} if task == "ct" else {})
+
+
 def collect(
     named: Sequence[str] = (),
     wanted: Sequence[str] | None = None,
     *,
-    admm: bool = True,
+    task: str = "denoising",
     channels: int = 1,
-    annealed: bool = False,
+    weights: Path | None = None,
 ) -> tuple[list[Prior], dict[str, str]]:
-    """All priors: the shipped ones, the user's (``named``, each NAME=FILE), baselines; and why others cannot take part.
+    """All priors: the shipped ones, the user's (``named``, each NAME=FILE), rivals; and why others cannot take part.
 
-    ``wanted`` keeps those names only, in any case; ``admm`` adds a second entry for each certified one; ``channels`` are
-    those of the images, 1 or 3; ``annealed`` improves guides by the annealer.
+    ``wanted`` keeps those names only, in any case; ``channels`` are those of the images, 1 or 3; ``weights`` is a folder with
+    published weights. In the tasks "deblurring" and "ct" a proved denoiser takes part in its solver, guided, and in DPIR's
+    steps; any other denoiser in DPIR's steps. In "deblurring" the annealer improves guides.
     Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
     makers: dict[str, Callable[[], Prior]] = {
@@ -232,14 +344,15 @@ def collect(
     }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
-    for name, (build, threshold) in BASELINES.items():
-        makers.setdefault(name, lambda n=name, b=build, t=threshold: prior_of(n, b(), threshold=t, channels=channels))  # type: ignore[misc]
+    own = {name.lower() for name in makers}  # the user's goes before a rival of the same name
+    rival = {n: make for n, make in rivals_by_name(weights, channels, task).items() if n.lower() not in own}
+    makers = {**rival, **makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
-    bases = {re.sub(r" \((admm|guided)\)$", "", name) for name in kept}  # their entries come with the denoiser's
+    bases = {re.sub(r" \((guided|dpir)\)$", "", name) for name in kept}  # their entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}
     if unknown:
         raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
-    annealer = load_annealer(channels) if annealed else None
+    annealer = load_annealer(channels) if task == "deblurring" else None
     priors, skipped = [], {}
     for name in (name for name in makers if name.lower() in bases):
         try:
@@ -247,16 +360,19 @@ def collect(
         except InputError as error:
             skipped[name] = str(error)
             continue
+        restores = task in ("deblurring", "ct")
+        if restores and not prior.certified and not isinstance(prior.solver, Way):
+            prior = with_steps(prior, prior.name)
         priors.append(prior)
         if prior.nonexpansive and can_be_guided(prior.denoiser):
             priors.append(with_guide(prior, annealer))
-        if admm and prior.nonexpansive:
-            priors.append(with_admm(prior))
+        if prior.nonexpansive and restores:
+            priors.append(with_steps(prior, f"{prior.name} (DPIR)"))
     return [p for p in priors if wanted is None or p.name.lower() in kept], skipped
 
 
 def user_prior(entry: str, channels: int) -> Prior:
-    """A prior of the user's, NAME=FILE: our weights, a network by ``save_rival``, or a published ridge regulariser (.npz).
+    """A prior of the user's, NAME=FILE: our weights, or a published ridge regulariser (.npz).
 
     Raises InputError for a missing or unreadable file, CertificateError for weights that contradict their certificate.
     """
@@ -269,7 +385,4 @@ def user_prior(entry: str, channels: int) -> Prior:
     if path.suffix == ".npz":
         return prior_of(name, load_published(path), channels=channels)
     plain = path.suffix in TORCH_SUFFIXES
-    rival = load_rival(path) if plain else None
-    if rival is not None:
-        return prior_of(name, rival, channels=channels)
     return prior_of(name, load_denoiser(path, require_certified=not plain), ours=True, channels=channels)

@@ -1,19 +1,27 @@
-"""Published ridge regularisers, read from the files of their networks, as potentials that can be certified."""
+"""Published ridge regularisers, read from the files of their networks, as potentials that can be certified.
 
+``python -m pnp_lip.benchmarks.published FILE.npz ... --out PAIRS.npz`` writes images that refute their claim ‖W‖ ≤ 1.
+"""
+
+import argparse
 import math
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from pnp_lip.errors import InputError
+from pnp_lip.images import write_atomically
 from pnp_lip.layers.activations import SIGMA_RANGE
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.training.curvature import compose
 
-__all__ = ["load_published"]
+__all__ = ["expanded", "load_published"]
 
 ARRAYS = {"conv0": 4, "conv1": 4, "conv2": 4, "knots": 1, "phi": 1, "slopes": 1, "scaling_levels": 1, "scaling": 2,
           "conv_norm": 0}  # fmt: skip  # by name, with their numbers of axes
@@ -58,6 +66,40 @@ def load_published(path: str | Path, *, padding_mode: str = "zeros") -> RidgePot
         potential.weight.copy_(weight)
         potential.activation.log_scale.copy_(torch.from_numpy(np.log(255 * (1 + SHIFT / at))[:, None] - exponent))
     return potential.eval().requires_grad_(False)
+
+
+def as_published(path: str | Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """W and Wᵀ as the published network runs them in float64: each of its three convolutions pads with zeros."""
+    arrays = read(Path(path))
+    weights = [torch.from_numpy(arrays[f"conv{i}"]).double() for i in range(3)]
+    scale = math.sqrt(arrays["conv_norm"])
+
+    def forward(x: Tensor) -> Tensor:
+        for weight in weights:
+            x = functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        return x / scale
+
+    def adjoint(z: Tensor) -> Tensor:
+        for weight in reversed(weights):
+            z = functional.conv_transpose2d(z, weight, padding=weight.shape[-1] // 2)
+        return z / scale
+
+    return forward, adjoint
+
+
+def expanded(path: str | Path, *, side: int = 64, steps: int = 300) -> tuple[float, Tensor]:
+    """‖Wx‖²/‖x‖² of the published network, and the image x of ``side``² pixels that has it: with 0 a pair that proves it.
+
+    x comes from a power iteration. The files' ``conv_norm`` bounds the composition on the torus; zero padding between the
+    convolutions voids that bound.
+    """
+    forward, adjoint = as_published(path)
+    channels = torch.from_numpy(read(Path(path))["conv0"]).shape[1]
+    x = torch.randn((1, channels, side, side), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for _ in range(steps):
+        x = adjoint(forward(x / x.norm()))
+    x = (x / x.norm()).float().double()  # as it is stored
+    return float(forward(x).square().sum() / x.square().sum()), x
 
 
 def read(path: Path) -> Mapping[str, np.ndarray]:
@@ -108,3 +150,20 @@ def clips_of(knots: np.ndarray, phi: np.ndarray, slopes: np.ndarray, path: str |
     if not any(c > 0 for c, _ in clips):
         raise InputError(f"{path}: φ never rises.")
     return clips
+
+
+def main() -> None:
+    """Write the pairs, and say what they prove."""
+    parser = argparse.ArgumentParser(prog="python -m pnp_lip.benchmarks.published")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True, metavar="PAIRS.npz")
+    options = parser.parse_args()
+    found = {path.stem: expanded(path) for path in options.files}
+    with write_atomically(options.out) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{name: x[0].float().numpy() for name, (_, x) in found.items()})  # type: ignore[arg-type]
+    for name, (ratio, x) in found.items():
+        sys.stdout.write(f"{name}: ‖W‖² ≥ {ratio:.4f} on {x.shape[-1]} x {x.shape[-1]} pixels\n")
+
+
+if __name__ == "__main__":
+    main()

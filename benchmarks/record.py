@@ -1,6 +1,7 @@
 """The record of a benchmark, a JSON file that is written after every row and continued where it stopped; and its tables."""
 
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -21,7 +22,7 @@ __all__ = ["FORMAT", "Destination", "Record", "Row", "Table", "Tell", "attempted
            "settings", "timed"]  # fmt: skip
 
 FORMAT = "pnp-lip benchmark 1"
-PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ptwt")
+PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ffdnet", "scico")
 PLACES = ("images", "kernels", "phantom")  # files that a configuration names; their hashes say more
 
 T = TypeVar("T")
@@ -163,11 +164,25 @@ def environment() -> Row:
 
 
 def timed(work: Callable[[], T], digits: int = 4) -> tuple[T, dict[str, float]]:
-    """A result, and the seconds it took of the processor and of the clock, with so many ``digits`` after the point."""
+    """A result; the seconds it took of the processor and of the clock, with so many ``digits``; on Linux the megabytes."""
+    before = peak_memory(reset=True)
     cpu, wall = time.process_time(), time.perf_counter()
     result = work()
     used, passed = time.process_time() - cpu, time.perf_counter() - wall
-    return result, {"cpu_seconds": round(used, digits), "seconds": round(passed, digits)}
+    costs = {"cpu_seconds": round(used, digits), "seconds": round(passed, digits)}
+    return result, costs if before is None else {**costs, "memory": round((peak_memory() or before) - before, 1)}
+
+
+def peak_memory(*, reset: bool = False) -> float | None:
+    """The process's largest resident memory in MB, from now on after a ``reset``; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    try:
+        if reset:
+            ctypes.CDLL(None).malloc_trim(0)  # else what was freed is used again and not counted
+            Path("/proc/self/clear_refs").write_text("5")
+        return int(re.findall(r"VmHWM:\s*(\d+)", status.read_text())[0]) / 1024
+    except (OSError, AttributeError, IndexError, TypeError):
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

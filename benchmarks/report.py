@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries, tasks
 from pnp_lip.benchmarks.record import Row, Table, read_record
-from pnp_lip.benchmarks.summaries import describe_data, label, mean_psnr, measured, settled
+from pnp_lip.benchmarks.summaries import describe_data, ending, guarantee, label, mean_psnr, measured
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 
@@ -67,10 +67,11 @@ def markdown(path: Path) -> str:
 def renew(page: Path, paths: Sequence[Path]) -> None:
     """Renew the tables of a page: of each record NAME what stands between ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``.
 
-    "headline" is the README's table. Raises InputError for a page without any of these markers, and for one that does not
-    have both of a name once, in this order.
+    "NAME quality" is the first table of a comparison of priors alone. "headline" is the README's table. Raises InputError for
+    a page without any of these markers, and for one that does not have both of a name once, in this order.
     """
     made = {path.stem: markdown(path) for path in paths}
+    made |= {f"{path.stem} quality": summaries.quality(read_record(path)).markdown() for path in paths if compares(path)}
     if set(GROUPS) <= set(made):
         records = {path.stem: read_record(path) for path in paths if path.stem in GROUPS}
         made["headline"] = f"\n{headline({name: records[name] for name in GROUPS})}\n"
@@ -87,6 +88,11 @@ def renew(page: Path, paths: Sequence[Path]) -> None:
     write_text(page, text)
 
 
+def compares(path: Path) -> bool:
+    """Whether a record compares priors."""
+    return read_record(path)["benchmark"] in summaries.AXES
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a text file in one atomic step."""
     with write_atomically(path) as temporary:
@@ -95,7 +101,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def headline(records: Mapping[str, Row]) -> str:
-    """The table in Markdown: mean PSNR of each task, how many reconstructions converged, and how many had a proof."""
+    """The table in Markdown: mean PSNR of each task, the class of the guarantee, and how many reconstructions converged."""
     order: dict[str, float] = {}
     for kind, content in records.items():
         for name in content["priors"]:
@@ -103,20 +109,21 @@ def headline(records: Mapping[str, Row]) -> str:
             if value is not None and (kind == "deblurring" or name not in order):
                 order[name] = value if kind == "deblurring" else value - BELOW
     rows = tuple(headline_cells(records, name) for name in sorted(order, key=lambda n: -order[n]))
-    header = ("prior", *(TITLES[kind] for kind in records), "converged", "proved")
-    ticks = max((summaries.about_ticks(content) for content in records.values()), key=len)
-    note = [f"Mean PSNR in dB; {ticks}", summaries.about_guides(records["deblurring"])]
+    header = ("prior", *(TITLES[kind] for kind in records), "guarantee of a reconstruction", "converged")
+    deblurring = records["deblurring"]
+    note = ["Mean PSNR in dB; ours in bold.", summaries.how_settled(deblurring)]
     note += [f"{TITLES[kind]}: {describe_data(content)}" for kind, content in records.items()]
     return Table("", header, rows).markdown() + "\n" + textwrap.fill(" ".join(filter(None, note)), PROSE) + "\n"
 
 
 def headline_cells(records: Mapping[str, Row], name: str) -> tuple[str, ...]:
-    """One prior's line; it has a tick only if it is certified in all tasks."""
-    found, runs = [], []
+    """One prior's line."""
+    found, runs, classes, names = [], [], [], []
     for kind, content in records.items():
         rows, value = measured(content, name, GROUPS[kind]), mean_psnr(content, name, GROUPS[kind])
         found.append(f"{value:.2f}" if value is not None else "diverged" if rows else "–")
-        runs += [r for r in rows if "status" in r]
-    counts = (sum(map(settled, runs)), sum(r["proved"] for r in runs))
-    shares = [f"{n} of {len(runs)}" if runs else "–" for n in counts]
-    return (min((label(c, name) for c in records.values() if name in c["priors"]), key=len), *found, *shares)
+        names += [label(content, name)] if name in content["priors"] else []
+        if kind != "denoising" and rows:
+            runs += rows
+            classes.append(guarantee(content, name))
+    return (names[0], *found, "; ".join(dict.fromkeys(classes)) or "–", ending(runs))

@@ -3,18 +3,19 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pnp_lip.benchmarks.comparison import Case, Comparison, Observation, denoise, quality, restore, seeded
-from pnp_lip.benchmarks.config import CtConfig, DeblurringConfig, DenoisingConfig, Limits
+from pnp_lip.benchmarks.comparison import Case, Comparison, denoise, restore, seeded
+from pnp_lip.benchmarks.config import CtConfig, DeblurringConfig, DenoisingConfig
 from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, on_trial, photograph, sha256_of
-from pnp_lip.benchmarks.priors import Prior, Strength
-from pnp_lip.benchmarks.record import Destination, Record, Row, timed
+from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.problem import Observation
+from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.phantoms import ellipse_image
@@ -23,9 +24,7 @@ from pnp_lip.operators.tomography import SymmetricTomography, circle_mask
 
 __all__ = ["ct", "deblurring", "denoising", "load_psfs", "load_slices", "validation_slices"]
 
-VALIDATION_PSF = 0  # the shake's seed; the shakes on trial have others
-FILTERS = ("ramp", "shepp-logan", "hann")  # the grid of FBP
-FBP = Prior("FBP", lambda x, sigma: x, Strength(grid=(0.0, 1.0, 2.0)), reason="it does not iterate")
+VALIDATION_SHAKES = {0: 7, 10: 4, 11: 10}  # seed and reach of the kernels of the validation; those on trial have others
 LARGEST_INTEGRAL = 4.0  # of the attenuation along a ray, for Poisson noise: e⁻⁴ of the photons arrive
 HOUNSFIELD = (-1000, 1600)  # HU, mapped to [0, 1]
 
@@ -49,7 +48,8 @@ def denoising(config: DenoisingConfig, to: Destination, priors: Sequence[Prior])
     images, held_out, data = on_trial(config.photographs)
     cases = [noisy(image, level, config.seed) for level in config.levels for image in images]
     validation = [noisy(image, level, config.seed) for level in config.levels for image in held_out]
-    comparison = Comparison(Record.open(to, "denoising", config, data), validation, denoise)
+    measure = functools.partial(denoise, limits=config.limits)
+    comparison = Comparison(Record.open(to, "denoising", config, data), validation, measure, config.limits.oracle)
     return comparison.run(cases, [at_true_level(prior) for prior in priors])
 
 
@@ -81,16 +81,34 @@ def noisy(image: NamedImage, level: float, seed: int) -> Case:
 def deblurring(config: DeblurringConfig, to: Destination, priors: Sequence[Prior]) -> Row:
     """The record of every prior on every image, blur and noise level; continues the one that is there."""
     images, held_out, data = on_trial(config.photographs)
-    psfs = load_psfs(config.kernels, config.kernel_limit)
+    psfs = load_psfs(config.kernels, config.kernel_limit, config.kernel_names)
     # In float32: processors differ in the last bit of an exponential, and a record is continued on any of them.
     data["kernels"] = {name: sha256_of(psf.float()) for name, psf in psfs.items()}
-    shake = shake_psf(torch.Generator().manual_seed(VALIDATION_PSF), reach=7)
+    shakes = validation_shakes(config.photographs.side)
+    data["validation_kernels"] = {name: sha256_of(psf.float()) for name, psf in shakes.items()}
     cases, validation = [], []
     for noise in config.noises:
-        cases += [blurred(image, *psf, noise, config.seed) for psf in psfs.items() for image in images]
-        validation += [blurred(image, "validation shake", shake, noise, config.seed) for image in held_out]
+        cases += [blurred(image, *psf, noise, config.seed) for image, psf in meet(images, psfs, config.paired)]
+        validation += [blurred(image, *psf, noise, config.seed) for image, psf in meet(held_out, shakes, True)]
     measure = functools.partial(restore, limits=config.limits)
-    return Comparison(Record.open(to, "deblurring", config, data), validation, measure).run(cases, priors)
+    record = Record.open(to, "deblurring", config, data)
+    return Comparison(record, validation, measure, config.limits.oracle).run(cases, priors)
+
+
+def validation_shakes(side: int) -> dict[str, Tensor]:
+    """The kernels on which strengths are chosen, for images of ``side`` pixels."""
+    return {
+        f"shake {seed}": shake_psf(torch.Generator().manual_seed(seed), reach=min(reach, side // 2 - 1))
+        for seed, reach in VALIDATION_SHAKES.items()
+    }
+
+
+def meet(images: Sequence[NamedImage], psfs: Mapping[str, Tensor], paired: bool) -> list[tuple[NamedImage, tuple[str, Tensor]]]:
+    """Image i with kernel i modulo their number if ``paired``, else every image with every kernel."""
+    kernels = list(psfs.items())
+    if paired:
+        return [(image, kernels[i % len(kernels)]) for i, image in enumerate(images)]
+    return [(image, kernel) for kernel in kernels for image in images]
 
 
 def blurred(image: NamedImage, name: str, psf: Tensor, noise: float, seed: int) -> Case:
@@ -105,16 +123,18 @@ def blurred(image: NamedImage, name: str, psf: Tensor, noise: float, seed: int) 
     return Case(key, f"noise {noise:g}", make)
 
 
-def load_psfs(folder: Path | None, limit: int | None = None) -> dict[str, Tensor]:
+def load_psfs(folder: Path | None, limit: int | None = None, names: Sequence[str] = ()) -> dict[str, Tensor]:
     """Camera shakes by name, the package's or those in a folder's images, npy and npz files; a Gaussian of 1.6, a box of 9.
 
-    ``limit`` keeps the first of them all. Raises InputError for a folder without kernels.
+    ``folder`` may be an npz file. ``names`` keeps those kernels, ``limit`` the first of them all. Raises InputError for a
+    folder without kernels and for an unknown name.
     """
     psfs: dict[str, Tensor] = {}
     if folder is None:
         psfs |= {f"shake{n}": shake_psf(torch.Generator().manual_seed(n), reach=4 + 2 * n) for n in (1, 2, 3, 4)}
     else:
-        for path in sorted(p for p in folder.glob("*") if p.suffix.lower() in (".npz", ".npy", ".png")):
+        paths = [folder] if folder.is_file() else sorted(folder.glob("*"))
+        for path in (p for p in paths if p.suffix.lower() in (".npz", ".npy", ".png")):
             if path.suffix.lower() == ".npz":
                 with np.load(path, allow_pickle=False) as archive:
                     psfs |= {name: load_psf(path, key=name) for name in sorted(archive.keys())}
@@ -123,28 +143,22 @@ def load_psfs(folder: Path | None, limit: int | None = None) -> dict[str, Tensor
         if not psfs:
             raise InputError(f"{folder}: no kernels (.npz, .npy, .png) there.")
     psfs |= {"gaussian 1.6": gaussian_psf(1.6), "box 9": box_psf(9)}
+    unknown = [name for name in names if name not in psfs]
+    if unknown:
+        raise InputError(f"no kernel is called {', '.join(unknown)}; there are {', '.join(psfs)}.")
+    psfs = {name: psfs[name] for name in names or psfs}
     return dict(list(psfs.items())[:limit])
 
 
 def ct(config: CtConfig, to: Destination, priors: Sequence[Prior]) -> Row:
-    """The record of every prior, and of FBP, on every slice, geometry and noise; continues the one that is there."""
+    """The record of every prior on every slice, geometry and noise; continues the one that is there."""
     slices, held_out = load_slices(config.phantom, config.limit, config.side), validation_slices(config.side)
     source = "scikit-image" if config.phantom is None else config.phantom.stem
     data = {"images": hashes(slices), "validation": hashes(held_out), "source": source}
     scans = [(geometry, noise) for geometry in config.scans.geometries for noise in config.scans.noises]
     cases, validation = ([scan(s, *how, config) for how in scans for s in which] for which in (slices, held_out))
-    measure = functools.partial(measure_scan, limits=config.limits)
-    return Comparison(Record.open(to, "ct", config, data), validation, measure).run(cases, [FBP, *priors])
-
-
-def measure_scan(prior: Prior, strength: float, observation: Observation, tuning: bool, limits: Limits) -> Row:
-    """FBP with the strength's filter, or the solver's reconstruction."""
-    y, physics = observation.y, observation.physics
-    if prior.name != FBP.name or not isinstance(physics, SymmetricTomography):
-        return restore(prior, strength, observation, tuning, limits)
-    name = FILTERS[int(strength)]
-    x_hat, times = timed(lambda: physics.fbp(y, filter=name).clamp(0, 1))
-    return {**quality(x_hat, observation), **times, "filter": name}
+    measure = functools.partial(restore, limits=config.limits)
+    return Comparison(Record.open(to, "ct", config, data), validation, measure, config.limits.oracle).run(cases, priors)
 
 
 def load_slices(phantom: Path | None, limit: int | None, side: int) -> list[NamedImage]:

@@ -6,24 +6,25 @@ import dataclasses
 import itertools
 import json
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import deepinv
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pnp_lip import GradientFlowDenoiser, certify, denoise_guided, firm, load_pretrained, save_denoiser
-from pnp_lip.benchmarks import networks, photographs, tasks
-from pnp_lip.benchmarks.baselines import BASELINES, total_generalised_variation, total_variation
+from pnp_lip import GradientFlowDenoiser, denoise_guided, load_pretrained, save_denoiser
+from pnp_lip.benchmarks import photographs, tasks
 from pnp_lip.benchmarks.command import BENCHMARKS, find_priors
 from pnp_lip.benchmarks.comparison import (
+    SETTLED,
+    SLACK,
     Case,
     Comparison,
-    Observation,
     denoise,
+    largest_of_the_best,
     restore,
 )
 from pnp_lip.benchmarks.config import (
@@ -36,7 +37,8 @@ from pnp_lip.benchmarks.config import (
     configured,
 )
 from pnp_lip.benchmarks.photographs import load_images
-from pnp_lip.benchmarks.priors import STRENGTHS, THRESHOLD, Prior, Strength, collect, prior_of, with_admm, with_guide
+from pnp_lip.benchmarks.priors import STRENGTHS, Prior, Strength, collect, fbp, prior_of, with_guide
+from pnp_lip.benchmarks.problem import Observation
 from pnp_lip.benchmarks.record import Destination, Record, Row, fingerprint, read_record
 from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import add_guidance
@@ -44,11 +46,11 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_image
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur, gaussian_psf
-from pnp_lip.solvers import ADMM, Anderson, ForwardBackward, refine
+from pnp_lip.solvers import Anderson, ForwardBackward, refine
 from pnp_lip.solvers.parameter_choice import climb
 
 TINY = DeblurringConfig(
-    Photographs(crop=16, limit=1, side=16), kernel_limit=1, noises=(0.05,), limits=Limits(tol=1e-2, tuning_tol=1e-1)
+    Photographs(crop=16, limit=1, side=16), kernel_limit=1, noises=(0.05,), limits=Limits(tol=1e-2, seconds=5.0)
 )
 
 
@@ -81,96 +83,54 @@ def test_the_climb_walks_past_what_diverged() -> None:
     assert climb(lambda s: np.nan, [1.0, 2.0], 1.0)[1].keys() == {1.0, 2.0}
 
 
+def test_the_largest_strength_within_the_slack_is_taken() -> None:
+    """On a flat curve the choice does not hang on the third digit of a mean."""
+    curve = dict(zip(STRENGTHS, [20.0 + min(k, 8) - (k > 12) * 3 - 0.02 * (k - 8) for k in range(len(STRENGTHS))], strict=True))
+    chosen, seen = largest_of_the_best(curve.__getitem__, STRENGTHS, STRENGTHS[4])
+    assert chosen == STRENGTHS[10] and max(seen, key=seen.__getitem__) == STRENGTHS[8]
+    assert largest_of_the_best(lambda s: s, [1.0, 2.0], 1.0)[0] == 2.0
+
+
+def test_the_oracle_is_at_least_as_good(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, limits=dataclasses.replace(TINY.limits, oracle=True))
+    row = tasks.deblurring(config, Destination(tmp_path / "r.json"), [Prior("s", shrink)])["rows"][0]
+    assert row["oracle"] >= row["psnr"] and row["best_strength"] in STRENGTHS
+
+
 # Priors
 
 
-def test_strength_is_a_threshold_or_the_square_of_a_noise_level_or_a_relaxation() -> None:
+def test_strength_is_the_square_of_a_noise_level_or_a_relaxation() -> None:
     prior = prior_of("grey", load_pretrained("grey"), ours=True)
     assert prior.certified and prior.strength == Strength()
     for strength, factor in ((0.25, 0.5), (1.0, 1.0), (4.0, 2.0)):
         assert prior.at(strength, 0.1) == (prior.denoiser, pytest.approx(factor * 0.1))
-    assert Prior("TV", shrink, THRESHOLD).at(4.0, 0.1) == (shrink, 0.4)
-    blind = prior_of("mean", lambda x, sigma: (x + x.mean()) / 2)
-    assert blind.strength.acts_as == "relaxation" and blind.at(4.0, 0.1) == (blind.denoiser, 0.1)
+    blind = Prior("mean", lambda x, sigma: (x + x.mean()) / 2, Strength("relaxation"))
+    assert blind.at(4.0, 0.1) == (blind.denoiser, 0.1)
     weak, sigma = blind.at(0.25, 0.1)
     assert (weak.theta, sigma) == (0.25, 0.1)
-    firmed = dataclasses.replace(prior, strength=Strength(theta_upper=0.5))
-    half, sigma = firmed.at(1.0, 0.1)
-    assert (half.theta, sigma) == (0.5, pytest.approx(0.1 * 2**0.5))
-
-
-def test_admm_gets_a_firm_denoiser_at_every_strength() -> None:
-    prior = with_admm(prior_of("grey", load_pretrained("grey")))
-    assert prior.solver is ADMM and prior.strength.theta_upper == firm(prior.denoiser).theta
-    for strength in (STRENGTHS[0], 0.5, STRENGTHS[-1]):
-        assert certify(prior.at(strength, 0.01)[0]).firmly_nonexpansive
-
-
-def test_every_baseline_is_a_fixed_map_that_removes_noise() -> None:
-    x = photographs.photograph("camera", 32)
-    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    for name, (build, _) in BASELINES.items():
-        try:
-            denoise = build()
-        except InputError as error:
-            assert "not installed" in str(error) and name in ("wavelets", "BM3D")
-            continue
-        first = denoise(y, 0.08)
-        assert torch.allclose(first, denoise(y, 0.08), atol=1e-4), name  # BM3D sums in the order in which threads finish
-        assert (first - x).norm() < 0.95 * (y - x).norm(), name
-
-
-def test_total_variation_proxes_solve_their_problem() -> None:
-    y = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
-    x = total_variation(4000)(y, 0.05)
-    z = x.double()
-
-    def objective(z: Tensor) -> Tensor:
-        down, across = z.diff(dim=-2)[..., :, :-1], z.diff(dim=-1)[..., :-1, :]
-        edges = z[..., -1, :].diff(dim=-1).abs().sum() + z[..., :, -1].diff(dim=-1).abs().sum()
-        return 0.5 * (z - y.double()).square().sum() + 0.05 * ((down.square() + across.square()).sqrt().sum() + edges)
-
-    best = float(objective(z))
-    generator = torch.Generator().manual_seed(1)
-    for size in (1e-1, 1e-2, 1e-3):
-        for _ in range(20):
-            assert float(objective(z + size * torch.randn(z.shape, generator=generator))) > best
-    flat = total_generalised_variation(400)(torch.full((1, 1, 8, 8), 0.3), 0.1)
-    assert torch.allclose(flat, torch.full_like(flat, 0.3), atol=1e-5)
 
 
 def test_users_denoisers_come_from_files(tmp_path: Path) -> None:
-    network = deepinv.models.DnCNN(1, 1, depth=3, nf=4, pretrained=None)
-    config = {"in_channels": 1, "out_channels": 1, "depth": 3, "nf": 4}
-    networks.save_rival(network, tmp_path / "rival.pt", kind="DnCNN", config=config)
     small = GradientFlowDenoiser(channels=2, hidden_channels=2, dilations=(1,))
     with torch.no_grad():
         small.layers[0].weight.mul_(0.1)
     save_denoiser(small, tmp_path / "own.safetensors")
     torch.save({"config": small.config, "state_dict": small.state_dict()}, tmp_path / "own.pt")
-    entries = [f"rival={tmp_path / 'rival.pt'}", f"own={tmp_path / 'own.safetensors'}", f"same={tmp_path / 'own.pt'}"]
-    priors, skipped = collect(entries, ["rival", "own", "same", "own (ADMM)"])
-    assert [p.name for p in priors] == ["rival", "own", "own (ADMM)", "same"] and not skipped
-    x = torch.rand(1, 1, 8, 8)
-    assert torch.equal(priors[0].denoiser(x, 0.1), network(x, 0.1)) and not priors[0].ours and not priors[0].certified
-    assert priors[1].ours and priors[1].certified
-    priors, skipped = collect([f"dncnn={tmp_path / 'rival.pt'}"], ["dncnn", "tv"])
-    assert [p.name for p in priors] == ["dncnn", "TV"] and not skipped
+    entries = [f"own={tmp_path / 'own.safetensors'}", f"same={tmp_path / 'own.pt'}"]
+    priors, skipped = collect(entries, ["own", "same", "own (DPIR)", "TV"], task="deblurring")
+    assert [p.name for p in priors] == ["TV", "own", "own (DPIR)", "same"] and not skipped
+    assert priors[1].ours and priors[1].certified and not priors[2].certified
 
 
 def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> None:
-    network = deepinv.models.DnCNN(1, 1, depth=3, nf=4, pretrained=None)
-    with pytest.raises(InputError, match="do not fit"):
-        networks.save_rival(network, tmp_path / "x.pt", kind="DnCNN", config={"in_channels": 3, "out_channels": 3})
-    with pytest.raises(InputError, match="must be one of"):
-        networks.save_rival(network, tmp_path / "x.pt", kind="Linear", config={})
     torch.save({"a": 1}, tmp_path / "other.pt")
     torch.save([1], tmp_path / "list.pt")
     (tmp_path / "damaged.pt").write_bytes(b"no")
     for name, message in (
         ("other.pt", "two dictionaries"),
         ("list.pt", "two dictionaries"),
-        ("damaged.pt", "plain weights"),
+        ("damaged.pt", "damaged"),
     ):
         with pytest.raises(InputError, match=message):
             collect([f"a={tmp_path / name}"])
@@ -187,11 +147,11 @@ def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch
     priors, skipped = collect([], ["grey"])
     assert not priors and "3 channels" in skipped["grey"]
     priors, skipped = collect([], ["grey", "TV"], channels=3)
-    assert [p.name for p in priors] == ["grey", "TV"] and not skipped
+    assert [p.name for p in priors] == ["TV", "grey"] and not skipped
 
 
 def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> None:
-    colour, prior = Photographs(crop=32, limit=1, side=32, colour=True), Prior("s", shrink, THRESHOLD)
+    colour, prior = Photographs(crop=32, limit=1, side=32, colour=True), Prior("s", shrink)
     larger = dataclasses.replace(colour, crop=40, side=40)
     for content in (
         tasks.denoising(DenoisingConfig(colour, levels=(25,)), Destination(tmp_path / "a.json"), [prior]),
@@ -215,13 +175,13 @@ def test_colour_images_are_denoised_and_deblurred_in_colour(tmp_path: Path) -> N
 def test_the_validation_image_is_never_on_trial(tmp_path: Path) -> None:
     assert not set(photographs.VALIDATION) & set(photographs.PHOTOGRAPHS)
     held_out = set(photographs.hashes(photographs.validation_images(128)).values())
-    assert len(held_out) == 3 and not held_out & set(photographs.hashes(load_images(Photographs(crop=128))).values())
+    assert len(held_out) == 6 and not held_out & set(photographs.hashes(load_images(Photographs(crop=128))).values())
     write_image(tmp_path / "a.npy", photographs.photograph(photographs.VALIDATION[0], 128))
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path, crop=128))
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path))
-    write_image(tmp_path / "a.npy", photographs.validation_images(128)[2].x)
+    write_image(tmp_path / "a.npy", photographs.validation_images(128)[-1].x)
     with pytest.raises(InputError, match="validation photograph"):
         load_images(Photographs(tmp_path))
     held_out = set(photographs.hashes(tasks.validation_slices(32)).values())
@@ -293,7 +253,7 @@ def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert content["rows"][:2] == before["rows"] and content["tuning"][:1] == before["tuning"] and len(content["rows"]) == 4
     assert "2 of 4 results" in told[0]
     whole = tasks.denoising(config, Destination(tmp_path / "other.json"), [Prior("shrink", shrink)])
-    drop = ("seconds", "cpu_seconds")
+    drop = ("seconds", "cpu_seconds", "memory")
     strip = [[{k: v for k, v in row.items() if k not in drop} for row in c["rows"]] for c in (content, whole)]
     assert strip[0] == strip[1]
 
@@ -360,13 +320,13 @@ def test_committed_records_can_be_continued() -> None:
 
 def test_a_record_says_what_made_it(tmp_path: Path) -> None:
     config = DenoisingConfig(Photographs(crop=16, limit=1, side=16), levels=(25,))
-    content = tasks.denoising(config, Destination(tmp_path / "r.json"), [Prior("s", shrink, THRESHOLD)])
+    content = tasks.denoising(config, Destination(tmp_path / "r.json"), [Prior("s", shrink, Strength("weight"))])
     assert content["settings"]["seed"] == 0 and content["environments"][0]["threads"] == torch.get_num_threads()
     assert {"pnp-lip", "torch", "deepinv"} <= set(content["environments"][0]["versions"])
     assert len(content["data"]["images"]["camera"]) == 64
     assert content["priors"]["s"]["grid"] == list(STRENGTHS)
     chosen = content["tuning"][0]
-    assert chosen["psnr"][f"{chosen['strength']:g}"] == max(chosen["psnr"].values())
+    assert chosen["psnr"][f"{chosen['strength']:g}"] >= max(chosen["psnr"].values()) - SLACK - 1e-3
 
 
 # Runs
@@ -394,13 +354,12 @@ def scene() -> Observation:
 
 
 def test_our_prior_runs_with_its_proof_and_an_expansive_one_is_stopped() -> None:
-    limits = Limits(tol=1e-3, uncertified_max_iter=200)
-    ours = prior_of("grey", load_pretrained("grey"))
-    for prior in (ours, with_admm(ours)):
-        figures = restore(prior, 0.5, scene(), False, limits)
-        assert figures["status"] == "converged" and figures["proved"] and figures["residual"] <= 1e-3
+    limits = Limits(tol=1e-3, max_iter=500)
+    figures = restore(prior_of("grey", load_pretrained("grey")), 0.5, scene(), False, limits)
+    assert figures["status"] == "converged" and figures["guarantee"] == "fixed point, proved" and figures["tol"] <= 1e-3
+    assert abs(figures["psnr_tol10"] - figures["psnr"]) < SETTLED
     figures = restore(Prior("wild", lambda x, s: 3 * x), 1.0, scene(), False, limits)
-    assert figures["status"] == "diverged" and not figures["proved"] and figures["failure"]
+    assert figures["status"] == "diverged" and figures["guarantee"] == "none" and figures["failure"]
     assert np.isfinite(figures["psnr"])
 
 
@@ -416,17 +375,18 @@ def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
     twice = with_guide(plain)
     assert twice.name == "own (guided)" and twice.describe()["before"] == "own" and "before" not in plain.describe()
     limits, seen = Limits(tol=1e-3), scene()
-    first, both = (restore(p, 0.5, seen, False, limits) for p in (plain, guided_by(twice, 0.5)))
+    first, both = (restore(p, 0.5, seen, True, limits) for p in (plain, guided_by(twice, 0.5)))
     solver = ForwardBackward(d, sigma=0.5**0.5 * seen.noise, tol=1e-3, box=(0, 1), scheme=Anderson())
     solutions = refine(solver, seen.y, seen.physics)
     assert [first["psnr"], both["psnr"]] == [psnr(result.x.clamp(0, 1), seen.x) for result in solutions]
     assert both["iterations"] > first["iterations"] == solutions[0].iterations
-    assert both["status"] == "converged" and both["proved"] and first["psnr"] != both["psnr"]
-    other = restore(twice, 0.5, seen, False, limits)  # another first solution
+    assert both["status"] == "converged" and first["psnr"] != both["psnr"]
+    assert both["guarantee"] == "fixed point with its guide held fixed, proved"
+    other = restore(twice, 0.5, seen, True, limits)  # another first solution
     assert other["psnr"] != both["psnr"]
     noisy = dataclasses.replace(seen, physics=None)
     expected = psnr(denoise_guided(d, noisy.y, 0.01), noisy.x)
-    assert denoise(twice, 1.0, noisy, False)["psnr"] == expected
+    assert denoise(twice, 1.0, noisy, False, limits)["psnr"] == expected
     assert tasks.at_true_level(plain).certified and not tasks.at_true_level(twice).certified  # the data make its guide
 
 
@@ -455,18 +415,10 @@ def test_guided_priors_take_part_where_guidance_was_learned(tmp_path: Path) -> N
     assert names == ["own", "own (guided)"]
 
 
-def test_an_uncertified_prior_is_stopped_when_its_time_is_used_up() -> None:
-    limits = Limits(tol=0.0, uncertified_seconds=0.0)
+def test_a_prior_is_stopped_when_its_time_is_used_up() -> None:
+    limits = Limits(tol=0.0, seconds=0.0)
     figures = restore(Prior("slow", shrink), 1.0, scene(), False, limits)
-    assert figures["status"] == "out of time" and figures["iterations"] == 1 and not figures["proved"]
-
-
-def test_an_uncertified_prior_has_half_the_time_while_its_strength_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = itertools.count()
-    monkeypatch.setattr("pnp_lip.benchmarks.comparison.time.process_time", lambda: float(next(ticks)))
-    limits = Limits(tol=0.0, tuning_tol=0.0, uncertified_seconds=20.0)
-    runs = [restore(Prior("slow", shrink), 1.0, scene(), tuning, limits) for tuning in (False, True)]
-    assert [r["iterations"] for r in runs] == [20, 10] and all(r["status"] == "out of time" for r in runs)
+    assert figures["status"] == "out of time" and figures["iterations"] == 1 and figures["guarantee"] == "none"
 
 
 def test_a_case_keeps_its_noise_whatever_runs_beside_it(tmp_path: Path) -> None:
@@ -491,9 +443,9 @@ def test_the_tomography_runs_on_simulated_scans(tmp_path: Path) -> None:
         Scans(("parallel 12", "fan 16")),
         limit=1,
         side=24,
-        limits=Limits(tol=1e-2, tuning_tol=1e-1),
+        limits=Limits(tol=1e-2, seconds=5.0),
     )
-    content = tasks.ct(config, Destination(tmp_path / "ct.json"), [Prior("shrink", shrink)])
+    content = tasks.ct(config, Destination(tmp_path / "ct.json"), [Prior("shrink", shrink), fbp()])
     assert not [row for row in content["rows"] if "error" in row]
     assert len(content["rows"]) == 2 * 2 * 2
     assert all(row["misfit"] < 1 for row in content["rows"])
@@ -512,7 +464,7 @@ def test_compare_reports_the_remaining_cases(tmp_path: Path) -> None:
     record = Record.open(Destination(tmp_path / "r.json", tell=told.append), "denoising", Asked(), {})
     x = photographs.photograph("camera", 16)
     case = Case({"image": "a", "sigma": 1.0}, "g", lambda: Observation(x, x + 0.1, 0.1))
-    Comparison(record, [case], denoise).run([case], [Prior("s", shrink)])
+    Comparison(record, [case], partial(denoise, limits=Limits())).run([case], [Prior("s", shrink)])
     assert told[0].startswith("[1/1] a, 1.0, s:")
 
 
@@ -530,7 +482,7 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
         "--out",
         tmp_path,
         "--priors",
-        "median",
+        "tiny",
         "TV",
         "colour",
         "--crop",
@@ -542,7 +494,7 @@ def test_the_command_runs_reports_and_resumes(tmp_path: Path, capsys: pytest.Cap
     out = capsys.readouterr().out
     assert "SKIPPED colour: it takes 3 channels" in out and "wrote" in out
     content = json.loads((tmp_path / "denoising.json").read_text())
-    assert {row["prior"] for row in content["rows"]} == {"median", "TV"} and "colour" in content["skipped"]
+    assert {row["prior"] for row in content["rows"]} == {"tiny", "TV"} and "colour" in content["skipped"]
     assert run(*common) == 0
     assert "2 of 2 results are in" in capsys.readouterr().out
     assert run(*common, "--limit", "2") == 2
@@ -555,25 +507,25 @@ def test_every_setting_can_be_replaced_where_it_stands() -> None:
     deblurring = BENCHMARKS["deblurring"].config
     quick = configured(deblurring, {"noises": (0.03,)}, quick=True)
     assert quick == DeblurringConfig(
-        Photographs(crop=48, limit=1, side=32), kernel_limit=1, noises=(0.03,), limits=Limits(uncertified_seconds=0.5)
+        Photographs(crop=48, limit=1, side=32), kernel_limit=1, noises=(0.03,), limits=Limits(seconds=2.0)
     )
     changed = configured(deblurring, {"crop": 40, "tol": 1e-3, "kernel_limit": 2, "unknown": 1})
     expected = DeblurringConfig(Photographs(crop=40), kernel_limit=2, limits=Limits(tol=1e-3))
     assert changed == expected and deblurring == DeblurringConfig()
-    with pytest.raises(InputError, match="--uncertified-max-iter must be a positive integer"):
-        configured(deblurring, {"uncertified_max_iter": 0})
+    with pytest.raises(InputError, match="--max-iter must be a positive integer"):
+        configured(deblurring, {"max_iter": 0})
 
 
 def test_quick_restoration_leaves_out_what_one_pass_of_takes_longer_than_a_run_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def collect(*named: object, **options: object) -> tuple[list[Prior], dict[str, str]]:
-        return [Prior(name, shrink) for name in ("TV", "BM3D", "median")], {"DRUNet": "no weights"}
+        return [Prior(name, shrink) for name in ("TV", "BM3D", "FFDNet")], {"DRUNet": "no weights"}
 
     monkeypatch.setattr("pnp_lip.benchmarks.priors.collect", collect)
-    options = Namespace(denoiser=[], priors=None, quick=True)
+    options = Namespace(denoiser=[], priors=None, quick=True, weights=None)
     kept, missing = find_priors("deblurring", options)
-    assert [prior.name for prior in kept] == ["TV", "median"]
+    assert [prior.name for prior in kept] == ["TV", "FFDNet"]
     assert set(missing) == {"DRUNet", "BM3D"} and "--quick" in missing["BM3D"]
     options.priors = ["BM3D"]
     assert len(find_priors("deblurring", options)[0]) == len(find_priors("denoising", Namespace(**vars(options)))[0]) == 3
@@ -599,5 +551,5 @@ def test_wrong_usage_is_one_clear_line(
 def test_denoising_tells_networks_the_true_noise_level_and_tunes_thresholds() -> None:
     grey = tasks.at_true_level(prior_of("grey", load_pretrained("tiny")))
     assert grey.strength.grid == (1.0,) and grey.at(1.0, 0.1)[1] == 0.1
-    for prior in (Prior("TV", shrink, THRESHOLD), Prior("mean", shrink, Strength("relaxation"))):
+    for prior in (Prior("TV", shrink, Strength("weight")), Prior("mean", shrink, Strength("relaxation"))):
         assert tasks.at_true_level(prior) is prior

@@ -38,6 +38,7 @@ TOY_OPTIONS = {
     "train": f"{QUICK_TRAINING} --size 2,4,3",
     "bench denoising": "--limit 1 --crop 32",
     "bench deblurring": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
+    "bench twelve": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
     "bench headline": "--quick --priors tiny",
 }
 # What a page's Python says for its readers and a test cannot afford: weights of others, thousands of steps, processes.
@@ -77,7 +78,8 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(folder).mkdir()
     for k in range(3):
         write_image(Path("PHOTOGRAPHS", f"{k}.png"), torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(k)))
-    np.save("PSFS/gaussian.npy", gaussian_psf(1.0).numpy())
+    for name in ("gaussian", "levin1", "levin3", "levin5", "levin7"):
+        np.save(f"PSFS/{name}.npy", gaussian_psf(1.0).numpy())
     np.save("sinogram.npy", np.hypot(*np.indices((24, 60)) / 60).astype(np.float32))
     torch.manual_seed(0)
     np.random.seed(0)
