@@ -28,7 +28,7 @@ from pnp_lip.progress import showing, stepwise
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
 from pnp_lip.solvers.refine import Improve
-from pnp_lip.solvers.variational import STRENGTHS
+from pnp_lip.solvers.variational import SUGGESTED
 from pnp_lip.version import __version__
 
 __all__ = ["Learned", "Restoration", "by_channel", "deblur", "denoise", "device_of", "get_annealing", "get_certified",
@@ -141,7 +141,7 @@ def deblur(
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
     assumed, weight = first, 1.0
     if isinstance(prior, Potential):
-        factor, suggested = STRENGTHS[type(prior)]
+        factor, suggested = SUGGESTED[type(prior)]
         assumed, weight = factor * level, suggested if strength is None else strength
     solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
     with showing(progress):

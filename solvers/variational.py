@@ -45,7 +45,7 @@ NOISE_FACTOR = 2.0
 WEIGHT = 0.15  # λ there
 # The noise level that each assumes in reconstructions, in units of the data's, and λ there. A gradient-step potential is
 # trained at these numbers.
-STRENGTHS: dict[type, tuple[float, float]] = {RidgePotential: (NOISE_FACTOR, WEIGHT), GradientStepPotential: (1.0, 0.5)}
+SUGGESTED: dict[type, tuple[float, float]] = {RidgePotential: (NOISE_FACTOR, WEIGHT), GradientStepPotential: (1.0, 0.5)}
 
 # Of the gradient, root mean square: a tenth of it changes the PSNR by at most 0.0064 dB in 42 deblurring problems (photographs
 # of scikit-image, 128², shakes, noise 0.01 and 0.03, weight 0.15). 5e-6 changes it by up to 0.023 dB and 1e-5 by up to 0.038 dB.

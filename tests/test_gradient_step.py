@@ -132,6 +132,7 @@ def test_it_is_trained_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*common, "--out", str(out), "--gradient-step", "4,3,2", "--steps", "3"]) == 0
     weights = str(out / "potential.safetensors")
     assert isinstance(load_denoiser(weights), GradientStepPotential)
+    assert main(["certify", weights]) == 2
     further = [*common, "--start", weights, "--steps", "1", "--out"]
     assert main([*further, str(tmp_path / "other"), "--gradient-step", "4,3,2"]) == 0
     for wrong in (["--gradient-step", "6,3,2"], ["--gradient-step", "4,3,2", "--size", "4,3"], ["--potential"], []):

@@ -96,7 +96,8 @@ class GradientStepPotential(nn.Module):
 
     def remainder(self, z: Tensor, inside: Tensor, *, sigma: Tensor) -> Tensor:
         """r = z − N_σ(z) at the pixels of the image, 0 beyond."""
-        return (z - self.network(z, sigma=sigma)) * inside
+        r: Tensor = (z - self.network(z, sigma=sigma)) * inside
+        return r
 
     def step(self, z: Tensor, inside: Tensor, *, sigma: Tensor) -> Tensor:
         """The derivative of ½‖r‖² in z."""

@@ -15,7 +15,7 @@ from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.energy import Energy
 from pnp_lip.solvers.examiner import Identity
-from pnp_lip.solvers.variational import STRENGTHS
+from pnp_lip.solvers.variational import SUGGESTED
 from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import TrainingRun, log_error
 
@@ -48,7 +48,7 @@ class GradientStepRun(TrainingRun[GradientStepPotential]):
 
     def problem(self, x: Tensor) -> TrainingProblem:
         """A new problem with these images."""
-        factor, weight = STRENGTHS[GradientStepPotential]
+        factor, weight = SUGGESTED[GradientStepPotential]
         if draw(0, 1, self.generator) < IDENTITIES:
             sigma, y = self.corrupt(x)
             return TrainingProblem(x.to(self.device), y, Identity(), factor * sigma, None, y, weight=weight)
