@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.config import Photographs
 from pnp_lip.errors import InputError
-from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
+from pnp_lip.images import IMAGE_SUFFIXES, to_grey
+from pnp_lip.pictures import read_image
 
 __all__ = ["VALIDATION", "NamedImage", "central_crop", "hashes", "load_images", "on_trial", "photograph", "sha256_of",
            "validation_images"]  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.certified_physics import require_positive
+from pnp_lip.operators.matlab import load_matlab
 from pnp_lip.pictures import read_picture
 
 __all__ = ["FORMS", "box_psf", "check_psf", "disk_psf", "gaussian_psf", "load_psf", "motion_psf", "parse_psf", "shake_psf"]
@@ -24,6 +25,7 @@ TRACE = 1e-3  # of a PSF's largest row or column, or of its sum: what is below i
 MOST_NEGATIVE = 0.1  # share of Σ|k|; interpolation leaves a few per cent
 PICTURE_SIDE = 16  # pixels; smaller arrays may be a PSF whose border was cut off
 DARK = 1 / 3  # of the mean in the middle, and of a third of the maximum: a PSF's border is darker
+WIDEST = 1000  # pixels, of a PSF in words; a Gaussian of such a sigma takes 300 MB
 SNAP = 1e-9  # pixels; a segment that ends so close to a grid line does not reach beyond it
 
 
@@ -152,7 +154,10 @@ def parse_psf(text: str) -> Tensor:
     if builder is None and Path(text.rpartition(":")[0]).is_file():
         return load_psf(text.rpartition(":")[0], key=numbers[-1])
     try:
-        return builders[name](*(int(n) if n.isdecimal() else float(n) for n in numbers))
+        given = [int(n) if n.isdecimal() else float(n) for n in numbers]
+        if any(n > WIDEST for n in given):
+            raise InputError(f"the sizes of a PSF are pixels, at most {WIDEST}; got {text!r}.")
+        return builders[name](*given)
     except InputError:  # of a builder, which says what is wrong with the numbers
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -186,7 +191,10 @@ def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
     if suffix not in (".npy", ".npz", ".mat"):
         pixels = read_picture(path).pixels
         return pixels.mean(-1) if pixels.ndim == 3 else pixels
-    loaded = read_matlab(path) if suffix == ".mat" else np.load(path, allow_pickle=False)
+    if suffix == ".mat":
+        loaded = {name: value for name, value in load_matlab(path).items() if np.asarray(value).dtype.kind in "fiu"}
+    else:
+        loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
     names = list(loaded)
@@ -194,21 +202,7 @@ def read_array(path: Path, key: str | None) -> NDArray[np.generic]:
         raise InputError(f"it holds {len(names)} arrays; choose one by key= or {path.name}:NAME: {', '.join(names)}")
     if key is not None and key not in names:
         raise InputError(f"no array {key!r}; it holds {', '.join(names)}")
-    return np.asarray(loaded[key or names[0]])
-
-
-def read_matlab(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of numbers in a MATLAB file, of version 7.3 (HDF5) too."""
-    from scipy.io import loadmat
-
-    try:
-        found = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
-    except NotImplementedError:  # version 7.3, whose arrays lie the other way round
-        import h5py
-
-        with h5py.File(path) as file:
-            found = {name: np.asarray(value).T for name, value in file.items() if isinstance(value, h5py.Dataset)}
-    return {name: value for name, value in found.items() if value.dtype.kind in "fiu"}
+    return np.atleast_2d(loaded[key or names[0]])
 
 
 def check_psf(psf: Tensor | NDArray[np.generic]) -> tuple[Tensor, tuple[str, ...]]:

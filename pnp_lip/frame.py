@@ -1,6 +1,7 @@
 """Data of any common shape and type as images (B, C, H, W) on [0, 1], and the way back."""
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.images import NOISE_REACH
+from pnp_lip.images import CLIPPED, NOISE_REACH
 
 __all__ = ["Data", "Frame", "plain"]
 
@@ -18,7 +19,6 @@ CHANNELS = (1, 2, 3, 4)  # grey and colour, without and with alpha
 DARKEST = 0.1  # largest value of a picture on [0, 1]
 MARGIN = 0.1  # of a range that only the data show, on each side: restored extremes lie beyond the blurred ones
 CAMERAS = (10, 12, 14, 16)  # bits that unsigned numbers of 16 bits may hold
-CLIPPED = 1e-3  # share of the pixels at the ends of a range beyond which that is said
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,8 +58,8 @@ class Frame:
         alpha = x[:, -1:] if x.shape[1] in (2, 4) else None
         x = x if alpha is None else x[:, :-1]
         low, high, natural = range_of(x, array.dtype) if value_range is None else (*value_range, True)
-        if not low < high:
-            raise InputError(f"a range is LOW < HIGH; got {low:g} and {high:g}.")
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"a range is LOW < HIGH, both finite; got {low:g} and {high:g}.")
         y = (x - low) / (high - low)
         if natural and not (float(y.min()) >= -NOISE_REACH and float(y.max()) <= 1 + NOISE_REACH):
             found = f"[{float(x.min()):.4g}, {float(x.max()):.4g}]"

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pnp_lip.errors import InputError
-from pnp_lip.images import NOISE_REACH, check_output, write_atomically
+from pnp_lip.images import CLIPPED, NOISE_REACH, check_output, to_grey, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Picture", "read_picture", "write_picture"]
+__all__ = ["Picture", "read_image", "read_picture", "write_image", "write_picture"]
 
 Pixels = NDArray[np.generic]
 
@@ -24,7 +25,6 @@ CAMERA = 0x8769  # EXIF's own directory
 ABOUT = (270, 271, 272, 305, 306, 315, 33432, CAMERA, 0x8825)  # what, camera, software, when, who, whose, and where
 ORIENTATION, CAMERA_WIDTH, CAMERA_HEIGHT = 0x0112, 0xA002, 0xA003  # of EXIF
 BITS, PHOTOMETRIC, COMPRESSION, SAMPLE_FORMAT = 258, 262, 259, 339  # of TIFF
-CLIPPED = 1e-3  # share of the values beyond which clipping is said
 QUALITY = 95  # of a JPEG that is written; its colours keep their resolution
 STANDARD_LUMA = 57.6  # mean of the quantisation table of JPEG's quality 50
 PLAIN = ("L", "LA", "RGB", "RGBA", "F")  # modes of Pillow whose pixels are taken as they are
@@ -83,6 +83,36 @@ def read_picture(path: str | Path) -> Picture:
         raise
     except Exception as error:  # each reader has exceptions of its own
         raise InputError(f"{path}: could not be read as an image ({' '.join(str(error).split())}).") from error
+
+
+def read_image(path: str | Path, *, grey: bool = False, beyond: float = 0.0) -> Tensor:
+    """What ``read_picture`` reads as a float32 tensor (1, C, H, W) on [0, 1], C = 1 or 3.
+
+    Unsigned integers of 8 and 16 bits are divided by 255 and 65,535. Floating-point values must lie in
+    [−beyond, 1 + beyond]. An alpha channel is dropped. Raises InputError for an unknown layout, other integer types,
+    non-finite or out-of-range values.
+    """
+    data = read_picture(path).pixels
+    data = data[..., None] if data.ndim == 2 else data
+    if data.ndim != 3 or data.shape[-1] not in (1, 2, 3, 4) or 0 in data.shape:
+        raise InputError(f"{path}: expected an image of shape (H, W), (H, W, 3) or (H, W, 4); got {data.shape}.")
+    data = data[..., :-1] if data.shape[-1] in (2, 4) else data
+    if data.dtype == np.bool_:
+        data = data.astype(np.float32)
+    elif data.dtype in (np.uint8, np.uint16):
+        data = data.astype(np.float64) / (255 if data.dtype == np.uint8 else 65_535)
+    elif np.issubdtype(data.dtype, np.integer):
+        raise InputError(f"{path}: {data.dtype} does not say which number is white; save uint8, uint16 or floats in [0, 1].")
+    elif not np.issubdtype(data.dtype, np.floating):
+        raise InputError(f"{path}: expected real numbers; got {data.dtype}.")
+    if not np.isfinite(data).all():
+        raise InputError(f"{path}: the image holds NaN or infinite values; repair them first.")
+    if data.min() < -beyond or data.max() > 1 + beyond:
+        limits = f"[{-beyond:g}, {1 + beyond:g}]" if beyond else "[0, 1]"
+        found = f"[{data.min():.4g}, {data.max():.4g}]"
+        raise InputError(f"{path}: values must lie in {limits}; got {found}. Rescale them, and the noise level with them.")
+    x = torch.from_numpy(np.ascontiguousarray(data.transpose(2, 0, 1), dtype=np.float32))[None]
+    return to_grey(x) if grey else x
 
 
 def split_name(path: str | Path) -> tuple[Path, str, str]:
@@ -257,6 +287,13 @@ def write_picture(path: str | Path, pixels: Pixels, like: Picture | None = None)
             given = {} if suffix == ".bmp" else {name: value for name, value in kept.items() if value is not None}
             pillow.fromarray(np.ascontiguousarray(data)).save(temporary, **jpeg, **given)
     return tuple(lost)
+
+
+def write_image(path: str | Path, x: Tensor) -> None:
+    """Write (1, C, H, W) or (C, H, W) on [0, 1] as 8 bits (npy: as float32), clipped, in one atomic step."""
+    data = x.detach().cpu().float().clamp(0, 1).reshape(x.shape[-3:]).permute(1, 2, 0).numpy()
+    data = data[..., 0] if data.shape[-1] == 1 else data
+    write_picture(path, data if Path(path).suffix.lower() == ".npy" else (data * 255).round().astype(np.uint8))
 
 
 def levels(path: Path, pixels: Pixels, *, most: int) -> tuple[Pixels, list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-__all__ = ["Bar", "advance", "counted", "expected_updates", "showing", "stepwise"]
+__all__ = ["Bar", "advance", "counted", "expected_updates", "hidden", "showing", "stepwise"]
 
 T = TypeVar("T")
 
@@ -20,6 +20,16 @@ ADVANCE: contextvars.ContextVar[Callable[[float], None] | None] = contextvars.Co
 def showing(on: bool = True) -> Iterator[None]:
     """Everything that takes long shows a bar here, searches included, if ``on``; elsewhere only what is asked to."""
     token = SHOWN.set(on or SHOWN.get())
+    try:
+        yield
+    finally:
+        SHOWN.reset(token)
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Nothing shows a bar here: what calls it has one of its own."""
+    token = SHOWN.set(False)
     try:
         yield
     finally:

@@ -43,9 +43,10 @@ from pnp_lip.benchmarks.record import Destination, Record, Row, fingerprint, rea
 from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
-from pnp_lip.images import psnr, write_image
+from pnp_lip.images import psnr
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur, gaussian_psf
+from pnp_lip.pictures import write_image
 from pnp_lip.solvers import Anderson, ForwardBackward, refine
 from pnp_lip.solvers.parameter_choice import climb
 

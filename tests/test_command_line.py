@@ -15,8 +15,9 @@ from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_de
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
 from pnp_lip.denoisers import add_guidance
-from pnp_lip.images import psnr, read_image, write_image
+from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
+from pnp_lip.pictures import read_image, write_image
 
 
 @pytest.fixture
@@ -307,6 +308,25 @@ def test_train_makes_weights_that_certify(tmp_path: Path, capsys: pytest.Capture
         with pytest.raises(SystemExit):
             main([*arguments, "--resume", option, "1;2"])
         assert option in capsys.readouterr().err
+
+
+def test_train_replaces_no_file_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photographs(tmp_path / "photos", 3)
+    out = tmp_path / "run"
+    out.mkdir()
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--out", str(out), "--steps", "1", "--device", "cpu"]
+    arguments += ["--batch", "4", "--patch", "16", "--size", "2,4,5"]
+    for name in ("denoiser.safetensors", "denoiser.certificate.json", "denoiser.json", "settings.json", "log.csv"):
+        (out / name).write_text("mine")
+        assert main(arguments) == 2
+        assert f"{name} exists, and pnp-lip did not write it" in capsys.readouterr().err
+        assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "mine"
+        (out / name).unlink()
+    (out / "settings.json").write_text(json.dumps({"pnp_lip": "0.1"}))  # of a run that died before its first checkpoint
+    assert main(arguments) == 0 and main([*arguments[:-2], "--size", "2,4,5", "--resume"]) == 0
+    (out / "denoiser.safetensors").write_text("mine")
+    assert main([*arguments, "--resume"]) == 2 and (out / "denoiser.safetensors").read_text() == "mine"
+    assert main([*arguments, "--resume", "--force"]) == 0 and load_denoiser(out / "denoiser.safetensors").in_channels == 1
 
 
 def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:

@@ -103,6 +103,22 @@ def test_dark_data_are_refused_without_fbp(folder: Path, capsys: pytest.CaptureF
     assert "positive image" in capsys.readouterr().err and not Path("out/result.json").exists()
 
 
+def test_no_file_of_others_is_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["ct", "y.npz", "--size", "32", "--out", "out", "--quiet", "--tol", "1e-2", "--sigma", "0.01", "--rounds", "0"]
+    Path("out").mkdir()
+    for name in ("pnp-lip.npy", "ct.png", "result.json"):
+        Path("out", name).write_text("mine")
+        assert main(arguments) == 2 and f"{name} exists, and pnp-lip did not write it" in capsys.readouterr().err
+        assert [path.name for path in Path("out").iterdir()] == [name] and Path("out", name).read_text() == "mine"
+        Path("out", name).unlink()
+    Path("out/fbp.npy").write_text("mine")
+    assert main([*arguments, "--force"]) == 0
+    assert main(arguments) == 0  # its own files
+    assert json.loads(Path("out/result.json").read_text())["input"]["path"] == "y.npz"
+    Path("y.npz").rename("out/fbp.npy")
+    assert main(["ct", "out/fbp.npy", *arguments[2:], "--force"]) == 2 and "another input" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_strength_follows_from_the_misfit_aimed_at(folder: Path) -> None:
     found = []

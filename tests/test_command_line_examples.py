@@ -13,9 +13,9 @@ from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
 from pnp_lip.command_line.examples import EXAMPLES
 from pnp_lip.command_line.main import parser
-from pnp_lip.images import write_image
 from pnp_lip.operators import ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.operators.phantoms import ellipse_image
+from pnp_lip.pictures import write_image
 
 # What makes each example small: the last of two options counts.
 SMALL = {

@@ -19,12 +19,14 @@ import pytest
 import torch
 
 from pnp_lip.benchmarks.photographs import photograph
-from pnp_lip.command_line import main
-from pnp_lip.command_line.common import SUFFIXES
-from pnp_lip.command_line.items import Item, expand, items_of, sweep
-from pnp_lip.command_line.restoring import outcome_of
+from pnp_lip.command_line import denoise, main
+from pnp_lip.command_line.common import SUFFIXES, say
+from pnp_lip.command_line.items import Item, Outcome, expand, items_of, report, sweep
+from pnp_lip.command_line.restoring import RESTORE, outcome_of
 from pnp_lip.errors import InputError
-from pnp_lip.images import IMAGE_SUFFIXES, read_image, write_image
+from pnp_lip.images import IMAGE_SUFFIXES
+from pnp_lip.pictures import Picture, read_image, write_image
+from pnp_lip.restore import Restoration
 
 QUICK = ["--denoiser", "tiny", "--rounds", "0", "--noise", "0.05", "--quiet"]
 COMMAND = [sys.executable, "-c", "import sys; from pnp_lip.command_line import main; sys.exit(main(sys.argv[1:]))"]
@@ -104,7 +106,7 @@ def test_what_changed_is_redone_only_by_force(
     write_image("00.png", photograph("camera", 256)[..., 90:114, 60:90])
     assert main(several) == 2
     said = capsys.readouterr().out
-    assert "00.png  failed     restored before with other pixels; --force" in said and "2 converged, 1 failed" in said
+    assert "00.png  failed     restored before with other content; --force" in said and "2 converged, 1 failed" in said
     assert Path("out/00.png").read_bytes() == before
     assert main([*several, "--force"]) == 0 and Path("out/00.png").read_bytes() != before
     assert "2 of them finished before" in capsys.readouterr().out
@@ -117,6 +119,56 @@ def test_what_changed_is_redone_only_by_force(
     assert "pnp-lip did not write it" in capsys.readouterr().out and Path("out/01.png").read_bytes() == b"mine"
     assert main(["denoise", "0[0-2].png", "--out-dir", ".", *QUICK, "--force"]) == 2
     assert capsys.readouterr().out.count("would replace an input") == 3
+
+
+def test_a_record_is_of_one_image_in_its_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of two runs whose names differ in their kind alone would share it."""
+    monkeypatch.setattr("pnp_lip.command_line.files.outcomes", lambda items, options: (outcome_of(i, options) for i in items))
+    assert main(["denoise", "00.png", "01.png", "--out-dir", "out", *QUICK]) == 0
+    capsys.readouterr()
+    record = Path("out/00.json").read_bytes()
+    write_image("00.tif", photograph("camera", 256)[..., 90:114, 60:90])
+    assert main(["denoise", "00.tif", "--out-dir", "out", *QUICK]) == 2
+    assert "out/00.json is the record of 00.png; choose another --out-dir" in capsys.readouterr().out
+    assert Path("out/00.json").read_bytes() == record and not Path("out/00.tif").exists()
+    assert main(["denoise", "00.png", "01.png", "--out-dir", "out", *QUICK]) == 0
+
+
+def test_an_input_that_changes_while_it_is_restored_is_restored_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restore(picture: Picture, options: argparse.Namespace) -> Restoration:
+        write_image("00.png", photograph("camera", 256)[..., 90:114, 60:90])
+        return denoise.restore(picture, options)
+
+    monkeypatch.setattr("pnp_lip.command_line.files.outcomes", lambda items, options: (outcome_of(i, options) for i in items))
+    monkeypatch.setitem(RESTORE, "denoise", restore)
+    assert main(["denoise", "00.png", "--out-dir", "out", *QUICK]) == 0
+    assert main(["denoise", "00.png", "--out-dir", "out", *QUICK]) == 2
+    assert "restored before with other content" in capsys.readouterr().out
+
+
+def test_what_is_said_of_one_file_names_it() -> None:
+    items = [Item(f"{name}.png", Path(f"out/{name}.png")) for name in "ab"]
+    found = [Outcome(items[0], "done", "", ("both", "one")), Outcome(items[1], "done", "", ("both",))]
+    assert report(found, Path("out"))[2:4] == ["2 files: both", "a.png: one"]
+
+
+def test_names_and_streams_of_other_encodings() -> None:
+    """A name that is no text (Linux), and a pipe that has no ✓ (Windows)."""
+    assert [Path(item.output).name for item in items_of(["x\udcff.png"], Path("out"))] == ["x\udcff.png"]
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    say("✓ é", pipe)
+    say("x\udcff.png", pipe)
+    assert pipe.buffer.getvalue() == b"\\u2713 \xe9\nx\\udcff.png\n"  # type: ignore[attr-defined]
+
+
+def test_a_closed_standard_input(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["denoise", "-", "-o", "x.png", *QUICK]) == 2
+    assert "standard input holds no image" in capsys.readouterr().err
 
 
 def test_one_failure_stops_nothing(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +216,11 @@ def test_a_worker_that_dies_costs_one_file(folder: Path, capsys: pytest.CaptureF
         (["00.png", "-o", "x.png", "--memory", "much"], 'a size such as "6G"'),
         (["00.png", "-o", "x.png", "--memory", "300M"], "GB of memory, and there are 0.3 GB"),
         (["00.png", "-o", "x.png", "--figure", "x.jpg"], "suffix must be .png"),
+        (["00.png", "-o", "x.png", "--figure", "./x.png"], "is the result itself"),
+        (
+            ["*.png", "--out-dir", "out", "--jobs", "1000", "--memory", "2G"],
+            "--jobs 12 take 12 x 0.9 GB before they begin; at most 2",
+        ),
     ],
 )
 def test_what_cannot_be_meant(folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

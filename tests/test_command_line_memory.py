@@ -19,9 +19,8 @@ from pnp_lip.command_line import main
 from pnp_lip.command_line.files import limit_of
 from pnp_lip.command_line.needs import needed, share_of_memory
 from pnp_lip.errors import InputError
-from pnp_lip.images import write_image
 from pnp_lip.memory import available, keeping_within, most_kept
-from pnp_lip.pictures import Picture
+from pnp_lip.pictures import Picture, write_image
 from pnp_lip.solvers import Anderson
 
 # Peak memory of the process in MB, measured with 8-bit images of so many megapixels (1 is 2**20 pixels) on a machine with 23 GB.

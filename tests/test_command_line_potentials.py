@@ -12,9 +12,10 @@ import torch
 from pnp_lip import save_denoiser
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
-from pnp_lip.images import psnr, read_image, write_image
+from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.operators.phantoms import ellipse_image
+from pnp_lip.pictures import read_image, write_image
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers.scan_strength import FACTORS
 from pnp_lip.spectral import norm_bound

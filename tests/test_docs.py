@@ -22,8 +22,8 @@ from skimage import data
 
 from pnp_lip.command_line import main
 from pnp_lip.command_line.main import parser
-from pnp_lip.images import write_image
 from pnp_lip.operators import gaussian_psf
+from pnp_lip.pictures import write_image
 
 QUICK_TRAINING = "--steps 2 --batch 4 --patch 24"
 # What a page's commands get in addition, so that they run at toy size. The last of two equal options counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -77,11 +78,21 @@ def test_an_attack_refutes_the_stock_tiling_and_not_ours(processes: DistributedC
     assert found.ratio > 1.001 and found.exceeds
 
 
+class Wider(GradientFlowDenoiser):
+    """What its layers say of its reach is too little."""
+
+    def forward(self, x: Tensor, *others: Any, **options: Any) -> Tensor:
+        return super().forward(x - x.mean(), *others, **options)
+
+
 def test_other_denoisers_images_and_tiles_are_refused() -> None:
     tiling = ExactTiling(network(), (1, 1, 70, 50))
     with pytest.raises(ShapeError, match=r"images of \(70, 50\) pixels; got \(1, 1, 70, 51\)"):
         tiling.get_local_patches(torch.rand(1, 1, 70, 51), [0])
     with pytest.raises(InputError, match="got AnnealingDenoiser"):
         ExactTiling(load_pretrained("annealer"), (1, 1, 70, 50))
-    with pytest.raises(InputError, match="at least 1; got 0"):
-        ExactTiling(network(), (1, 1, 70, 50), tile=0)
+    with pytest.raises(InputError, match="got Wider"):
+        ExactTiling(Wider(), (1, 1, 70, 50))
+    for tile in (0, 1.5):
+        with pytest.raises(InputError, match=f"at least 1; got {tile}"):
+            ExactTiling(network(), (1, 1, 70, 50), tile=tile)  # type: ignore[arg-type]

@@ -147,6 +147,7 @@ def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(training, "FIRST", 60)
     monkeypatch.setattr(training, "ADJOINT", 60)
+    monkeypatch.setattr(training, "STEEPEST", 1e3)
     R = potential().double().requires_grad_(True)
     x = image(4, 1, 20, 20).double()
     y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -155,7 +156,7 @@ def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.Monke
     def loss() -> Tensor:
         problem = TrainingProblem(x, y, Identity(), 0.1, None, y, weight=0.5)
         assert training.approach(R, problem) < 1e-9
-        return training.implicit_loss(R, problem)
+        return training.implicit_loss(R, problem, torch.Generator().manual_seed(0))
 
     (found,) = torch.autograd.grad(loss(), kernel)  # type: ignore[arg-type]
     d = torch.randn(found.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -164,6 +165,25 @@ def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.Monke
         kernel.data.add_(t * d)  # type: ignore[operator]
         values.append(float(loss().detach()))
     assert abs((values[0] - values[1]) / 2e-4 / float((found * d).sum()) - 1) < 1e-5
+
+
+def test_steep_curvature_has_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pnp_lip.solvers.examiner import Identity
+    from pnp_lip.training import gradient_step_training as training
+    from pnp_lip.training.equilibrium import TrainingProblem
+
+    R, x = potential().double().requires_grad_(True), image(4, 1, 20, 20).double()
+    losses = []
+    for steepest in (1e3, 0.0):
+        monkeypatch.setattr(training, "STEEPEST", steepest)
+        problem = TrainingProblem(x, x, Identity(), 0.1, None, 0.9 * x, weight=0.5)
+        losses.append(float(training.implicit_loss(R, problem, torch.Generator().manual_seed(0)).detach()))
+    leaf = (0.9 * x).requires_grad_()
+    slope = R.differentiable_grad(leaf, 0.1)
+    u = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).double()
+    for _ in range(training.POWER_STEPS + 1):
+        u = torch.autograd.grad(slope, leaf, u / training.sizes(u), retain_graph=True)[0]
+    assert losses[1] - losses[0] == pytest.approx(float(training.sizes(u).square().mean()), rel=1e-6)
 
 
 def test_a_run_on_reconstructions_resumes_exactly(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.io import imsave
 
 from pnp_lip.errors import InputError
-from pnp_lip.images import psnr, read_image, ssim, to_grey, write_atomically, write_image
+from pnp_lip.images import psnr, ssim, to_grey, write_atomically
+from pnp_lip.pictures import read_image, write_image
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp", ".npy"])
@@ -31,6 +33,13 @@ def test_sixteen_bits_alpha_and_booleans(tmp_path: Path) -> None:
     assert read_image(tmp_path / "b.png", grey=True).shape == (1, 1, 4, 4)
     np.save(tmp_path / "c.npy", np.eye(3, dtype=bool))
     assert read_image(tmp_path / "c.npy").sum() == 3
+
+
+def test_photographs_are_read_as_the_camera_was_held(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(np.array([[0, 0, 0], [255, 255, 255]], np.uint8)).save(tmp_path / "x.png", exif=exif)
+    assert read_image(tmp_path / "x.png")[0, 0].tolist() == [[1, 0]] * 3
 
 
 @pytest.mark.parametrize(

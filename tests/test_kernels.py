@@ -131,6 +131,9 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     np.save(tmp_path / "k.npy", k.astype(">f8"))
     for file in ("k.txt", "k.csv", "k.mat", "k.npz:psf", "k.npy"):
         torch.testing.assert_close(parse_psf(str(tmp_path / file)), MOTION, atol=1e-12, rtol=0)
+    for text in ("motion:1e9:0", "gaussian:1001", "disk:inf"):  # before memory runs out
+        with pytest.raises(InputError, match="at most 1000"):
+            parse_psf(text)
     with pytest.raises(InputError, match=r"it holds 2 arrays; choose one by key= or k\.npz:NAME: psf, other"):
         load_psf(tmp_path / "k.npz")
     savemat(tmp_path / "two.mat", {"a": k, "b": k})
@@ -145,3 +148,9 @@ def test_matlab_files_of_version_7_3(tmp_path: Path) -> None:
     with (tmp_path / "k.mat").open("r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\x02IM")
     torch.testing.assert_close(load_psf(tmp_path / "k.mat"), MOTION)
+
+
+def test_a_column_of_a_matlab_file_stays_one(tmp_path: Path) -> None:
+    for shape in ((5, 1), (1, 5), (1, 1)):
+        savemat(tmp_path / "k.mat", {"psf": np.ones(shape), "struct": {"a": 1.0}})
+        assert load_psf(tmp_path / "k.mat").shape == shape

@@ -15,8 +15,9 @@ from torch import Tensor
 from pnp_lip import deblur, estimate_noise
 from pnp_lip.command_line.main import main
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.images import psnr, read_image, write_image
+from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, box_psf, motion_psf
+from pnp_lip.pictures import read_image, write_image
 from pnp_lip.restore import shown_level
 
 

@@ -86,6 +86,19 @@ def test_a_wrong_adjoint_is_refused(factor: float) -> None:
         from_linear_operator((lambda x: gaussian_filter(x, (0, 1, 1)), lambda y: gaussian_filter(y, (0, 1, 1.1))), LARGE, LARGE)
 
 
+@pytest.mark.parametrize("share", [-0.01, 0.01])
+def test_an_error_that_averages_out_over_random_pairs_is_seen(share: float) -> None:
+    """In float32 one per cent of the mean in the adjoint lies below what a random pair shows."""
+    constant = np.full(LARGE, 1 / np.sqrt(np.prod(LARGE)))
+    forward, adjoint = (
+        lambda v, f=f: f(v.reshape(LARGE)).astype(np.float32).reshape(-1)
+        for f in (blur()[0], lambda y: blur()[1](y) + share * constant * (constant * y).sum())
+    )
+    size = 2 * (int(np.prod(LARGE)),)
+    with pytest.raises(CertificateError, match="the adjoint is not that of A"):
+        from_linear_operator(LinearOperator(size, matvec=forward, rmatvec=adjoint, dtype=np.float32), LARGE)
+
+
 def test_other_objects_and_sizes_are_refused() -> None:
     operator = aslinearoperator(MATRIX)
     for other, options, error, words in (
@@ -95,6 +108,10 @@ def test_other_objects_and_sizes_are_refused() -> None:
         (blur(), {"img_size": (1, 4, 5)}, InputError, "pass `data_size`, the shape of the data"),
         (blur(), {"img_size": (1, 4, 5), "data_size": (7,)}, ShapeError, r"shape \(1, 4, 5\); expected 7 real ones"),
         (LinearOperator((4, 4), matvec=lambda v: v, dtype=complex), {}, InputError, "real operator"),
+        (blur(), {"img_size": (1, 4.5, 5), "data_size": (1, 4, 5)}, InputError, r"positive integers; got \(1, 4.5, 5\)"),
+        (blur(), {"img_size": (1, 0, 5), "data_size": (1, 4, 5)}, InputError, r"positive integers; got \(1, 0, 5\)"),
+        (blur(), {"img_size": 20, "data_size": (1, 4, 5)}, InputError, "positive integers; got 20"),
+        (torch.zeros(3, 20), {"img_size": (1, 4, 5)}, InputError, "numpy arrays; got Tensor of torch.float32"),
         ("A", {}, InputError, "two functions .* got str"),
         (np.zeros(3), {}, InputError, "got ndarray"),
     ):

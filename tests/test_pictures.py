@@ -312,7 +312,12 @@ def test_a_range_is_taken_as_stated(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(tmp_path, "a.npy", "b.npy", "--range", "0:50", "--noise", "2.5") == 0
     straight = np.asarray(denoise(GREY, 0.05, denoiser="tiny", rounds=0, device="cpu"))
     assert np.allclose(np.load(tmp_path / "b.npy") / 50, straight, atol=1e-4)
-    for text, message in (("0", "LOW:HIGH"), ("5:5", "LOW < HIGH"), ("0:1", "far outside of the range [0, 1]")):
+    for text, message in (
+        ("0", "LOW:HIGH"),
+        ("5:5", "LOW < HIGH"),
+        ("0:inf", "both finite"),
+        ("0:1", "far outside of the range [0, 1]"),
+    ):
         assert run(tmp_path, "a.npy", "c.npy", "--range", text) == 2
         assert message in capsys.readouterr().err
 

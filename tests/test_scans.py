@@ -442,7 +442,7 @@ def test_a_finished_slice_is_not_solved_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda *_, **__: None)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
     made = Made(bins=24, views=20, axis=11.5, dead=())
     made.dxchange(tmp_path / "scan.h5", rows=3)
     run: Callable[..., int] = lambda *more: main(["ct", "scan.h5", *more, *QUICK])  # noqa: E731
@@ -450,11 +450,91 @@ def test_a_finished_slice_is_not_solved_again(
     times = {p: p.stat().st_mtime_ns for p in Path("out").glob("slice*/*")}
     assert run() == 0 and "2 of 3 slices are finished already" in capsys.readouterr().out
     assert all(p.stat().st_mtime_ns == time for p, time in times.items()) and np.load("out/volume.npy").shape == (3, 24, 24)
-    Path("out/slice_00002/result.json").unlink()  # interrupted before its record was written
-    assert run() == 0
+    Path("out/slice_00002/pnp-lip.npy").unlink()  # killed between its record and its image
+    for left in (halves := [Path("out/.volume.7.part.npy"), Path("out/slice_00002/..ct.7.part.7.part.png")]):
+        left.touch()
+    assert run() == 0 and not any(left.exists() for left in halves)
     changed = {p.parent.name for p, time in times.items() if p.stat().st_mtime_ns != time}
     assert changed == {"slice_00002"}
-    assert run("--center", "15") == 2 and "differ in center" in capsys.readouterr().err
+    assert run("--center", "15") == 2 and "slices of other center; choose another folder" in capsys.readouterr().err
+    assert run("--curved") == 2 and "slices of other curved" in capsys.readouterr().err
+    Made(bins=24, views=20, axis=11.5, dead=(), seed=1).dxchange(tmp_path / "scan.h5", rows=3)
+    before = np.load("out/volume.npy")
+    assert run() == 2 and "slices of other content" in capsys.readouterr().err
+    assert np.array_equal(np.load("out/volume.npy"), before)
+    assert run("--slices", "1:3", "--force") == 0 and not np.array_equal(np.load("out/volume.npy"), before[1:])
+    capsys.readouterr()
+    assert run() == 0 and "2 of 3 slices are finished already" in capsys.readouterr().out  # of the new content
+    np.save("out/slice_00001/tikhonov.npy", np.zeros(3))
+    np.save("out/slice_00002/pnp-lip.npy", np.zeros(3))
+    assert run() == 2 and "pnp-lip.npy exists, and pnp-lip did not write it" in capsys.readouterr().out
+    assert np.load("out/slice_00002/pnp-lip.npy").shape == (3,)
+    np.save("out/volume.npy", np.zeros(3))
+    assert run() == 2 and "volume.npy exists, and pnp-lip did not write it" in capsys.readouterr().err
+    assert run("--force") == 0 and np.load("out/volume.npy").shape == (3, 24, 24)
+
+
+def test_a_slice_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Air in the middle, a row without rays, one with NaN, one that ends in an error of no name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    made = Made(bins=24, views=20, axis=11.5, dead=())
+    data, flat = (np.repeat(frames[:, None], 6, 1) for frames in (made.counts, made.flat))
+    data[:, 3], data[:, 1], data[4, 5, 6] = flat.mean(0)[3], DARK, np.nan
+    made.dxchange(tmp_path / "scan.h5", rows=6, data=data, data_white=flat)
+    assert main(["ct", "scan.h5", *QUICK]) == 2
+    said, error = capsys.readouterr()
+    assert error == "" and "6 slices in out: 3 converged, 3 failed" in said and "NaN where 3 of them failed" in said
+    for number, reason in ((3, "positive image"), (1, "no counts above the dark"), (5, "1 NaN")):
+        record = json.loads(Path(f"out/slice_{number:05d}/result.json").read_text())
+        assert record["status"] == "failed" and reason in record["error"] and f"slice_{number:05d}  failed     " in said
+    volume, state = np.load("out/volume.npy"), json.loads(Path("out/scan.json").read_text())
+    assert np.isnan(volume).all((1, 2)).tolist() == [False, True, False, True, False, True] and state["sigma"] == 0.01
+    assert np.isfinite(volume[[0, 2, 4]]).all() and not Path("out/slice_00003/pnp-lip.npy").exists()
+    assert main(["ct", "scan.h5", *QUICK, "--slices", "2"]) == 0  # of the same run
+    assert main(["ct", "scan.h5", *QUICK, "--slices", "1:2"]) == 2
+    assert "no slice could be reconstructed; no counts above the dark" in capsys.readouterr().err
+    monkeypatch.setattr("pnp_lip.command_line.ct.solve_slice", lambda *_, **__: 1 / 0)
+    assert main(["ct", "scan.h5", *QUICK[2:], "--out", "b"]) == 2 and "ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    assert main(["ct", "scan.h5", *QUICK[2:], "--slices", "0", "--out", "c", "--max-iter", "2", "--tol", "1e-9"]) == 3
+
+
+def test_rows_that_cannot_be_read_stop_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged chunk costs the rows of its batch, and the same command tries them again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    monkeypatch.setattr("pnp_lip.command_line.ct_scan.BATCH_BYTES", 8 * 20 * 24 * 2)
+    with h5py.File(Made(bins=24, views=20, axis=11.5, dead=()).dxchange(tmp_path / "scan.h5", rows=4), "a") as file:
+        data = np.asarray(file["exchange/data"])
+        del file["exchange/data"]
+        file.create_dataset("exchange/data", data=data, chunks=(20, 1, 24), fletcher32=True)
+        place = file["exchange/data"].id.get_chunk_info_by_coord((0, 3, 0)).byte_offset
+    whole = Path("scan.h5").read_bytes()
+    Path("scan.h5").write_bytes(whole[:place] + b"no data" + whole[place + 7 :])
+    assert main(["ct", "scan.h5", *QUICK]) == 2
+    records = [json.loads(Path(f"out/slice_{number:05d}/result.json").read_text()) for number in range(4)]
+    assert [record["status"] for record in records] == ["converged", "converged", "converged", "failed"]
+    assert "the file is damaged" in records[3]["error"]
+    Path("scan.h5").write_bytes(whole)
+    assert main(["ct", "scan.h5", *QUICK, "--force"]) == 0 and np.isfinite(np.load("out/volume.npy")).all()
+
+
+def test_slices_have_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Those that were finished before count as done and not as fast; the search on the first slice has bars of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    Made(bins=24, views=20, axis=11.5, dead=()).dxchange(tmp_path / "scan.h5", rows=4)
+    loud = [word for word in QUICK if word != "--quiet"]
+    assert main(["ct", "scan.h5", *loud]) == 0
+    bars = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    slices = [bar for bar in bars if "/4 [" in bar]
+    assert "1/4" in slices[0] and "4/4" in slices[-1] and "slice" in slices[-1]
+    assert bars.index(slices[0]) > 0 and not any("residual" in bar for bar in bars[bars.index(slices[0]) :])
 
 
 def test_slices_are_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +546,7 @@ def test_slices_are_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_tiff_and_matlab_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda *_, **__: None)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
     made = Made(bins=32, views=30, axis=15.0, dead=())
     tifffile.imwrite("scan.tif", made.counts[:, None].astype(np.uint16), photometric="minisblack")
     np.save("flat.npy", made.flat[:, None])
@@ -561,7 +641,7 @@ def test_bad_files_end_in_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mon
         assert main(["ct", *arguments, *out, "--quiet", "--denoiser", "tiny"]) == 2, arguments
         error = capsys.readouterr().err
         assert error.startswith("pnp-lip: ") and message in error and error.count("\n") == 1, (arguments, error)
-        assert not list(Path("out").glob("slice*/result.json"))
+        assert not list(Path("out").glob("slice*/pnp-lip.npy"))
 
 
 def test_radians_in_a_file_are_recognised(tmp_path: Path) -> None:

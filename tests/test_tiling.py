@@ -15,8 +15,8 @@ from pnp_lip import GradientFlowDenoiser, load_pretrained, save_denoiser
 from pnp_lip.command_line import main
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, windows
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.images import write_image
 from pnp_lip.layers import PADDING_MODES, project
+from pnp_lip.pictures import write_image
 
 
 def network(padding: str = "zeros", **changes: object) -> GradientFlowDenoiser:

@@ -16,8 +16,9 @@ from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line.main import main
 from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
-from pnp_lip.images import psnr, write_image
+from pnp_lip.images import psnr
 from pnp_lip.layers import project
+from pnp_lip.pictures import write_image
 from pnp_lip.training import PatchSettings, ProblemSettings, TrainingSettings, train
 from pnp_lip.training.equilibrium import Equilibrium, noisy_guide
 from pnp_lip.training.patches import PatchSampler

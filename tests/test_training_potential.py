@@ -15,9 +15,9 @@ from torch.nn.utils import parametrize
 from pnp_lip import GradientFlowDenoiser, certify, load_denoiser, save_denoiser
 from pnp_lip.command_line.main import main
 from pnp_lip.errors import InputError
-from pnp_lip.images import write_image
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur
+from pnp_lip.pictures import write_image
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.spectral import norm_bound
 from pnp_lip.training import (

@@ -12,7 +12,7 @@ from pnp_lip.command_line.common import ATTACKED_SIDE, say
 from pnp_lip.command_line.records import claim
 from pnp_lip.curvature_attack import attack_curvature
 from pnp_lip.errors import InputError
-from pnp_lip.images import read_image
+from pnp_lip.pictures import read_image
 from pnp_lip.potentials import GradientStepPotential, RidgePotential
 from pnp_lip.restore import by_channel, get_certified
 from pnp_lip.second_opinion import disputed

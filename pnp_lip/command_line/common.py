@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import TextIO, TypeAlias
 
-__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "OUT_OF_MEMORY", "PSF", "SUFFIXES", "Commands", "ran_out_of_memory",
-           "say"]  # fmt: skip
+__all__ = ["ANGLES", "ATTACKED_SIDE", "NOT_CONVERGED", "OUT_OF_MEMORY", "PSF", "STARTED", "SUFFIXES", "Commands",
+           "ran_out_of_memory", "say"]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -15,13 +15,15 @@ NOT_CONVERGED = 3  # exit status
 OUT_OF_MEMORY = "memory ran out; a smaller image, --rounds 0 or fewer --jobs need less."
 PSF = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
+STARTED = 900 * 2**20  # bytes of a process with torch, deepinv and the weights loaded (docs/large.md)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")  # IMAGE_SUFFIXES of pnp_lip.images, which imports torch
 
 
 def say(text: str = "", stream: TextIO | None = None) -> None:
-    """One line to a stream, by default standard output."""
+    """One line to a stream, by default standard output; what its encoding lacks (a pipe on Windows: ✓) by its number."""
     stream = sys.stdout if stream is None else stream
-    stream.write(text + "\n")
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
 
 

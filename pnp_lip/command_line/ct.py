@@ -1,6 +1,7 @@
 """``pnp-lip ct``: reconstruct a measured sinogram, the user's own or the shipped one, with the guarantee beside it."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say
-from pnp_lip.command_line.ct_scan import is_scan, reconstruct_scan
+from pnp_lip.command_line.ct_scan import WRITTEN, is_scan, reconstruct_scan
 from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
+from pnp_lip.command_line.records import Origin, claim, origin_of, sha256_of, write_record
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
@@ -47,20 +49,33 @@ def run(options: argparse.Namespace) -> int:
         def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
             return projector(sinogram, options, isinstance(prior()[0], Potential), center=center, fan=fan)
 
-        def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path) -> float:
-            stated = options.sigma if sigma is None else sigma
-            settled = argparse.Namespace(**{**vars(options), "sigma": stated})
-            return float(reconstruct(settled, sinogram, physics, y, prior(), out).choice.best["sigma"])
+        def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path, origin: Origin) -> float:
+            settled = argparse.Namespace(**{**vars(options), "sigma": options.sigma if sigma is None else sigma})
+            found, _ = reconstruct(settled, sinogram, physics, y, prior(), out, origin)
+            if sigma is None:
+                say_results(found.results, explain=options.explain)
+            return float(found.choice.best["sigma"])
 
         return reconstruct_scan(options, theta, project, solve)
     sinogram = read_sinogram(options.sinogram, options.angles)
+    out = make_folder(options.out)
+    claim([out / name for name in WRITTEN], [options.sinogram, options.angles], force=options.force)
     denoiser, rounds = get_prior(options, grey="ridge")
     physics = projector(sinogram, options, normalize=isinstance(denoiser, Potential))
     mistake = likely_mistake(physics, sinogram.y)
     if mistake:
         say(f"WARNING: {mistake}.")
-    out = make_folder(options.out)
-    found = reconstruct(options, sinogram, physics, float(physics.unit) * sinogram.y, (denoiser, rounds), out)
+    if not options.quiet:
+        say(f"{physics.norm_bound()}")
+    path = None if options.sinogram is None else Path(options.sinogram)
+    origin = origin_of(options, options.sinogram, path)
+    y = float(physics.unit) * sinogram.y
+    found, record = reconstruct(options, sinogram, physics, y, (denoiser, rounds), out, origin)
+    say_results(found.results, explain=options.explain)
+    misses = ", ".join(f"{name} {value:.1%}" for name, value in record["misfit"].items() if value is not None)
+    say(f"wrote {out / 'ct.png'}: sigma {found.choice.best['sigma']:g}, relative data misfit {misses}")
+    for line in record["notes"]:
+        say(line)
     return 0 if found.results[-1].status == "converged" else NOT_CONVERGED
 
 
@@ -71,20 +86,23 @@ def reconstruct(
     measured: Tensor,
     prior: tuple[Learned, int],
     out: Path,
-) -> Slice:
-    """Reconstruct data in the units of A in three ways, and write the record last."""
+    origin: Origin,
+) -> tuple[Slice, Origin]:
+    """Reconstruct data in the units of A in three ways, and write the images with their record, which is returned.
+
+    The record comes first and pnp-lip's image last: a command that dies between the two leaves what the next one sees.
+    """
     images, scale, missing = linear_images(physics, measured)
     y = measured / scale
-    if not options.quiet:
-        say(f"{physics.norm_bound()}")
-        for name, reason in missing.items():
-            say(f"no {name} to compare with: {reason}")
     found = solve_slice(y, physics, images["Tikhonov"], prior, sigma=options.sigma, misfit=options.misfit, tol=options.tol,
                         max_iter=options.max_iter)  # fmt: skip
-    results, sigma = found.results, float(found.choice.best["sigma"])
+    results = found.results
     images["pnp-lip"] = results[-1].x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
+    explained = found.noise * math.sqrt(y.numel()) / float(y.norm())
+    unavailable = [] if options.quiet else [f"no {name} to compare with: {reason}" for name, reason in missing.items()]
     record = {
+        **origin,
         "source": sinogram.source,
         "misfit": {**dict.fromkeys(missing), **misfit},
         "missing": missing,
@@ -94,23 +112,23 @@ def reconstruct(
         "norm": {**dataclasses.asdict(physics.norm_bound()), "method": str(physics.norm_bound().method)},
         "criterion": found.choice.criterion,
         "score_by_sigma": by_sigma(found.choice),
+        "notes": [*unavailable, *remarks(results[-1].x, found.top, misfit["pnp-lip"], explained, options)],
         **json.loads(results[-1].to_json()),
     }
-    for name, image in images.items():
-        with write_atomically(out / f"{name.lower()}.npy") as path, path.open("wb") as file:
-            np.save(file, scale * image[0, 0].numpy())
     source = (f"sinogram, {len(sinogram.angles)} views", sinogram.y.mT)
     titles = {f"{name}\ndata misfit {misfit[name]:.1%}": image for name, image in images.items()}
-    draw(out / "ct.png", source, titles, {"pnp-lip": results}, labels=("detector", "view"))
-    with write_atomically(out / "result.json") as path:
-        path.write_text(json.dumps(record, indent=1) + "\n")
-    say_results(results, explain=options.explain)
-    misses = ", ".join(f"{name} {value:.1%}" for name, value in misfit.items())
-    say(f"wrote {out / 'ct.png'}: sigma {sigma:g}, relative data misfit {misses}")
-    explained = found.noise * math.sqrt(y.numel()) / float(y.norm())
-    for line in remarks(results[-1].x, found.top, misfit["pnp-lip"], explained, options):
-        say(line)
-    return found
+    with contextlib.ExitStack() as stack:  # what is entered first gets its name last
+        files = {f"{name.lower()}.npy": image for name, image in reversed(images.items())}
+        places = {name: stack.enter_context(write_atomically(out / name)) for name in (*files, "ct.png")}
+        for name, image in files.items():
+            with places[name].open("wb") as file:
+                np.save(file, scale * image[0, 0].numpy())
+        draw(places["ct.png"], source, titles, {"pnp-lip": results}, labels=("detector", "view"))
+        record["written"] = {name: sha256_of(place) for name, place in places.items()}
+        write_record(out / "result.json", record)
+        for name in missing:  # that of an earlier run
+            (out / f"{name.lower()}.npy").unlink(missing_ok=True)
+    return found, record
 
 
 def remarks(x: Tensor, top: float, misfit: float, noise: float, options: argparse.Namespace) -> list[str]:

@@ -1,25 +1,32 @@
 """The part of ``pnp-lip ct`` that reads scanner files: slice by slice, resumable, a few detector rows in memory at a time."""
 
 import argparse
+import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Iterator
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from pnp_lip.command_line.common import say
 from pnp_lip.command_line.inputs import make_folder
+from pnp_lip.command_line.items import Item, Outcome, exit_status, failure, outcome, report, sweep
+from pnp_lip.command_line.records import Origin, changed, claim, origin_of, record_of, sha256_of, write_record, wrote
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, Sinogram
 from pnp_lip.operators.filtered_back_projection import bridged
+from pnp_lip.progress import hidden
 from pnp_lip.reconstruction import Projector
 from pnp_lip.scans import (
+    Frames,
     Scan,
     check_theta,
     find_center,
@@ -32,17 +39,17 @@ from pnp_lip.scans import (
 )
 from pnp_lip.scans.scan import Array
 from pnp_lip.scans.tiff import TIFF_SUFFIXES
+from pnp_lip.version import __version__
 
-__all__ = ["is_scan", "open_scan", "parse_slices", "reconstruct_scan"]
+__all__ = ["WRITTEN", "is_scan", "open_scan", "parse_slices", "reconstruct_scan"]
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
-BATCH_BYTES = 2**27  # of projections read at once; float64 copies make it some five times as much
+BATCH_BYTES = 2**27  # of projections read at once, were they float64; the copies of one row come on top
 OWN = ("center", "weights", "slices", "flat", "dark", "stripes")  # options that belong to scanner files
-SHAPING = ("fan", "size", "spacing", "offset", "misfit", "sigma", "tol", "max_iter", "denoiser", "rounds", "center", "weights",
-           "flat", "dark", "stripes", "angles")  # options that change a picture  # fmt: skip
+WRITTEN = ("result.json", "ct.png", "fbp.npy", "tikhonov.npy", "pnp-lip.npy")  # of a slice
 
 Project: TypeAlias = Callable[[Sinogram, float | None, FanBeam | None], Projector]
-Solve: TypeAlias = Callable[[Tensor, Projector, Sinogram, float | None, Path], float]
+Solve: TypeAlias = Callable[[Tensor, Projector, Sinogram, float | None, Path, Origin], float]
 
 
 def is_scan(path: str | None, options: argparse.Namespace) -> bool:
@@ -87,47 +94,131 @@ def parse_slices(text: str | None, rows: int) -> range:
 
 
 def reconstruct_scan(options: argparse.Namespace, theta: NDArray[np.float64] | None, project: Project, solve: Solve) -> int:
-    """All chosen slices, each in a folder of its own, then a volume of them; finished slices are not solved again.
+    """All chosen slices, each in a folder of its own, then a volume of them; 0, or 2 if some failed, 3 if some did not converge.
 
-    ``project`` makes the projector of a slice, ``solve`` writes its pictures and returns its sigma. The slice in the middle
-    comes first and sets the axis and the strength of the others.
+    ``project`` makes the projector of a slice, ``solve`` writes its pictures and returns its sigma.
     """
     scan = open_scan(options.sinogram, theta)
     rows = parse_slices(options.slices, scan.shape[1])
-    flat, dark = (frames_of(getattr(options, name)) for name in ("flat", "dark"))
+    flat, dark = (frames_of(name, getattr(options, name), scan) for name in ("flat", "dark"))
     require_fitting(options, scan, rows, has_flat=flat is not None, has_dark=dark is not None)
-    out, middle = make_folder(options.out), rows[len(rows) // 2]
-    state = begun(out, identity(options, scan))
+    make_folder(options.out)
+    return Run(scan, options, (flat, dark), project, solve).reconstruct(rows)
 
-    def read(chosen: range) -> Iterator[tuple[int, Sinogram, Tensor]]:
-        return prepared(scan, chosen, flat, dark, options.weights or "photons", bool(options.stripes))
 
-    _, first, weights = next(read(range(middle, middle + 1)))
-    if "center" not in state:
-        state["center"] = center_of(options, scan, first, weights)
-        write_json(out / "scan.json", state)
-    if state["center"] is not None:
-        say(f"axis on bin {state['center']:.2f}, counted from 0, of {scan.shape[2]}")
-    physics, finished = project(first, state["center"], scan.fan), sum(is_finished(out, number) for number in rows)
-    if finished:
-        say(f"{finished} of {len(rows)} slices are finished already")
-    for chosen in (range(middle, middle + 1), *batches(scan, rows)):
-        if all(is_finished(out, number) for number in chosen):
-            continue
-        for number, sinogram, weights in read(chosen):
-            if is_finished(out, number):
-                continue
-            weighted = cast(Projector, physics.with_weights(weights))
-            y = weighted.apply_weights(float(weighted.unit) * sinogram.y)
-            sigma = solve(y, weighted, sinogram, state.get("sigma"), make_folder(str(folder_of(out, number))))
-            finished += 1
-            say(f"slice {number} is finished, {finished} of {len(rows)}")
-            if "sigma" not in state:
-                state["sigma"] = sigma
-                write_json(out / "scan.json", state)
-    write_volume(out, rows)
-    say(f"wrote {out / 'volume.npy'}: slices {rows.start} to {rows.stop - 1}")
-    return 0
+class Run:
+    """The slices of a scan: ``found`` is what became of each, ``state`` the record of what they share."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        options: argparse.Namespace,
+        stated: tuple[Array | None, Array | None],
+        project: Project,
+        solve: Solve,
+    ) -> None:
+        self.scan, self.options, self.stated, self.solve = scan, options, stated, solve
+        self.project = functools.lru_cache(1)(lambda center: project(blank(scan), center, scan.fan))
+        self.out, self.found = Path(options.out), dict[int, Outcome]()
+        self.origin = origin_of(options, options.sinogram, Path(options.sinogram))
+        self.state = begun(self.out, self.origin, force=options.force)
+        sweep([Item(options.sinogram, self.out / "volume.npy")])
+
+    def reconstruct(self, rows: range) -> int:
+        """The slice in the middle comes first, or the nearest that can be reconstructed; the others take its axis and sigma."""
+        if "sigma" in self.state:
+            self.found = {number: known for number in rows if (known := self.finished(number)) is not None}
+        if self.found:
+            say(f"{len(self.found)} of {len(rows)} slices are finished already")
+        for number in sorted(rows, key=lambda number: abs(number - rows[len(rows) // 2])):
+            if "sigma" in self.state:
+                break
+            self.attempt(range(number, number + 1))
+        done = len(self.found)
+        silent = self.options.quiet or done == len(rows)
+        with hidden(), tqdm(initial=done, total=len(rows), unit="slice", disable=silent) as bar:
+            for chosen in batches(self.scan, rows):
+                self.attempt(chosen, bar.update)
+        found = [self.found[number] for number in rows]
+        failed = sum(outcome.status == "failed" for outcome in found)
+        if failed == len(rows):
+            raise InputError(f"{self.options.sinogram}: no slice could be reconstructed; {found[0].text}")
+        write_volume(self.out / "volume.npy", found, self.state)
+        for line in report(found, self.out, "slices"):
+            say(line)
+        lost = f", NaN where {failed} of them failed" if failed else ""
+        say(f"wrote {self.out / 'volume.npy'}: slices {rows.start} to {rows.stop - 1}{lost}")
+        return exit_status(found)
+
+    def attempt(self, chosen: range, tell: Callable[[int], object] = bool) -> None:
+        """Read the chosen slices at once and reconstruct those of which nothing is known."""
+        left = [number for number in chosen if number not in self.found]
+        if not left:
+            return
+        frames = None
+        with self.noting(*left):
+            frames = self.scan.load(chosen.start, chosen.stop)
+        for number in left:
+            if frames is not None:
+                self.solve_one(number, frames, number - chosen.start)
+            tell(1)
+
+    def solve_one(self, number: int, frames: Frames, row: int) -> None:
+        """Reconstruct a slice from this row of frames. Raises InputError where the axis or the geometry suits no slice."""
+        item, options, started = self.item(number), self.options, time.perf_counter()
+        own = zip(self.stated, frames[1:], strict=True)
+        flat, dark = (row_of(part, row) if stated is None else row_of(stated, number) for stated, part in own)
+        data = frames.data[:, row : row + 1]
+        sinogram = None
+        with self.noting(number):
+            make_folder(str(item.output))
+            claim([item.output / name for name in WRITTEN], force=options.force)
+            sweep([Item(item.source, item.output / name) for name in WRITTEN])
+            sinogram, weights = measured(item.source, data, flat, dark, self.scan, options)
+        if sinogram is None:
+            return
+        center = self.state["center"] if "sigma" in self.state else center_of(options, self.scan, sinogram, weights)
+        physics = cast(Projector, self.project(center).with_weights(weights))
+        with self.noting(number):
+            y = physics.apply_weights(float(physics.unit) * sinogram.y)
+            sigma = self.solve(y, physics, sinogram, self.state.get("sigma"), item.output, self.origin)
+            self.found[number] = self.outcome(number, time.perf_counter() - started)
+            if "sigma" not in self.state:
+                self.state |= {"center": center, "sigma": sigma}
+                write_record(self.out / "scan.json", self.state)
+                on = "" if center is None else f"; axis on bin {center:.2f}, counted from 0, of {self.scan.shape[2]}"
+                say(f"{item.source} sets sigma {sigma:g} of all{on}")
+
+    def item(self, number: int) -> Item:
+        """A slice and its folder."""
+        return Item(f"{self.scan.source}, slice {number}", self.out / f"slice_{number:05d}")
+
+    def outcome(self, number: int, seconds: float = 0.0) -> Outcome:
+        """What the record of a slice says, without the record, of which a volume has many."""
+        record = record_of(self.item(number).output / "result.json")
+        found = outcome(self.item(number), record, tuple(record.get("notes", ())), seconds)
+        return dataclasses.replace(found, record={})
+
+    def finished(self, number: int) -> Outcome | None:
+        """What became of a slice if it is solved, with these settings, and nobody has changed its picture."""
+        folder = self.item(number).output
+        record = record_of(folder / "result.json")
+        same = "request" in record and not changed(record, self.origin["request"], self.origin["input"]["sha256"])
+        return self.outcome(number) if same and wrote(folder / "pnp-lip.npy") else None
+
+    @contextlib.contextmanager
+    def noting(self, *numbers: int) -> Iterator[None]:
+        """Whatever goes wrong inside stays in the records of these slices: the others are to be reconstructed, too."""
+        try:
+            yield
+        except Exception as error:
+            for number in numbers:
+                self.found[number] = found = failure(self.item(number), error)
+                place = found.item.output / "result.json"
+                if self.options.force or not place.exists() or wrote(place):
+                    about = {"written": record_of(place).get("written", {}), "source": found.item.source}
+                    failed = {"status": "failed", "error": found.text}
+                    write_record(place, {"pnp_lip": __version__, **about, **failed})
 
 
 def require_fitting(options: argparse.Namespace, scan: Scan, rows: range, *, has_flat: bool, has_dark: bool) -> None:
@@ -144,40 +235,41 @@ def require_fitting(options: argparse.Namespace, scan: Scan, rows: range, *, has
             raise InputError(f"--out {options.out} holds {name}, which is read; choose another folder.")
 
 
-def prepared(
-    scan: Scan, rows: range, flat: Array | None, dark: Array | None, weights: str, stripes: bool
-) -> Iterator[tuple[int, Sinogram, Tensor]]:
-    """The slices of these rows, with their line integrals and weights."""
-    frames = scan.load(rows.start, rows.stop)
-    own = zip(("flat", "dark"), (flat, dark), frames[1:], strict=True)
-    parts = [measured if stated is None else cut(name, stated, scan, rows) for name, stated, measured in own]
-    try:
-        y, w, _ = line_integrals(frames.data, *parts, weights=weights)
-    except InputError as error:
-        raise InputError(f"slices {rows.start} to {rows.stop - 1} of {scan.source}: {error}") from error
-    y = without_stripes(y, w) if stripes else y
-    angles = torch.from_numpy(np.asarray(scan.theta, np.float64))
-    for k, number in enumerate(rows):
-        yield number, Sinogram(y[k : k + 1], angles, f"{scan.source}, slice {number}"), w[k]
+def measured(
+    source: str, data: Array, flat: Array | None, dark: Array | None, scan: Scan, options: argparse.Namespace
+) -> tuple[Sinogram, Tensor]:
+    """The line integrals of one slice and their weights."""
+    y, w, _ = line_integrals(data, flat, dark, weights=options.weights or "photons")
+    y = without_stripes(y, w) if options.stripes else y
+    return Sinogram(y, views_of(scan), source), w[0]
 
 
-def frames_of(stated: str | None) -> Array | None:
-    """The frames of --flat or --dark, from a file or as one number."""
+def blank(scan: Scan) -> Sinogram:
+    """A slice of this scan without data; its geometry is that of all."""
+    return Sinogram(torch.zeros(1, 1, scan.shape[2], scan.shape[0]), views_of(scan), scan.source)
+
+
+def views_of(scan: Scan) -> Tensor:
+    """The angles in degrees."""
+    return torch.from_numpy(np.asarray(scan.theta, np.float64))
+
+
+def row_of(frames: Array | None, row: int) -> Array | None:
+    """One row of frames (frames, rows, bins); what holds for all rows stays as it is."""
+    return frames if frames is None or frames.ndim < 3 else frames[:, row : row + 1]
+
+
+def frames_of(name: str, stated: str | None, scan: Scan) -> Array | None:
+    """The frames of --flat or --dark, from a file or as one number; InputError for frames of another shape."""
     if stated is None:
         return None
     try:
         return np.asarray(float(stated))
     except ValueError:
-        return read_frames(stated)
-
-
-def cut(name: str, frames: Array, scan: Scan, rows: range) -> Array:
-    """These rows of frames that were stated; InputError for frames of another shape."""
-    if frames.ndim == 0:
-        return frames
+        frames = read_frames(stated)
     if frames.shape[1] not in (1, scan.shape[1]) or frames.shape[2] != scan.shape[2]:
         raise InputError(f"--{name} has frames of {frames.shape[1:]}, the projections of {scan.shape[1:]}.")
-    return frames.mean(0)[0] if frames.shape[1] == 1 else frames[:, rows.start : rows.stop]
+    return frames.mean(0)[0] if frames.shape[1] == 1 else frames
 
 
 def center_of(options: argparse.Namespace, scan: Scan, sinogram: Sinogram, weights: Tensor) -> float | None:
@@ -199,24 +291,19 @@ def center_of(options: argparse.Namespace, scan: Scan, sinogram: Sinogram, weigh
     return center
 
 
-def identity(options: argparse.Namespace, scan: Scan) -> dict[str, Any]:
-    """What the pictures of a folder have in common."""
-    return {"source": scan.source, "shape": list(scan.shape), **{name: getattr(options, name) for name in SHAPING}}
-
-
-def begun(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The state of an earlier run in this folder, or a new one. Raises InputError for a run of other settings."""
+def begun(out: Path, origin: Origin, *, force: bool) -> Origin:
+    """The state of an earlier run in this folder, or a new one. InputError for one of other settings, and others' files."""
     path = out / "scan.json"
-    if not path.exists():
-        return {"settings": settings}
-    try:
-        state: dict[str, Any] = json.loads(path.read_text())
-        other = [name for name in settings if state["settings"][name] != settings[name]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not the record of a scan; choose another folder for --out.") from error
-    if other:
-        raise InputError(f"{out} holds slices that differ in {', '.join(other)}; choose another folder for --out.")
-    return state
+    claim([path, out / "volume.npy"], force=force, record=path)
+    state = record_of(path)
+    anew = {**origin, "written": state.get("written", {})}
+    if not {"request", "input"} <= state.keys():
+        return anew
+    changes = changed(state, origin["request"], origin["input"]["sha256"])
+    if changes and not force:
+        which = ", ".join(changes)
+        raise InputError(f"{out} holds slices of other {which}; choose another folder for --out, or replace them by --force.")
+    return anew if changes else state
 
 
 def batches(scan: Scan, rows: range) -> Iterator[range]:
@@ -226,28 +313,13 @@ def batches(scan: Scan, rows: range) -> Iterator[range]:
         yield range(start, min(start + at_once, rows.stop))
 
 
-def folder_of(out: Path, number: int) -> Path:
-    """Where the pictures of a slice are."""
-    return out / f"slice_{number:05d}"
-
-
-def is_finished(out: Path, number: int) -> bool:
-    """Whether a slice is solved: its record is written last."""
-    return (folder_of(out, number) / "result.json").is_file()
-
-
-def write_volume(out: Path, rows: range) -> None:
-    """All pictures in one file, of which one is in memory at a time."""
-    first = np.load(folder_of(out, rows.start) / "pnp-lip.npy")
-    with write_atomically(out / "volume.npy") as path:
-        volume = np.lib.format.open_memmap(path, mode="w+", dtype=first.dtype, shape=(len(rows), *first.shape))
-        for k, number in enumerate(rows):
-            volume[k] = np.load(folder_of(out, number) / "pnp-lip.npy")
+def write_volume(path: Path, found: Sequence[Outcome], state: Origin) -> None:
+    """All pictures in one file, of which one is in memory at a time, NaN where there is none; its hash is recorded first."""
+    shape = next(np.load(o.item.output / "pnp-lip.npy", mmap_mode="r").shape for o in found if o.status != "failed")
+    with write_atomically(path) as temporary:
+        volume = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(found), *shape))
+        for k, outcome in enumerate(found):
+            volume[k] = np.nan if outcome.status == "failed" else np.load(outcome.item.output / "pnp-lip.npy")
         volume.flush()
         del volume
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a record in one atomic step."""
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        write_record(path.with_name("scan.json"), {**state, "written": {path.name: sha256_of(temporary)}})

@@ -16,7 +16,7 @@ from pnp_lip.command_line.common import NOT_CONVERGED, say
 from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, get_prior, make_folder
-from pnp_lip.command_line.records import claim, sha256_of_file
+from pnp_lip.command_line.records import claim, sha256_of
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
 from pnp_lip.restore import get_annealing, solutions, solver_of
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     draw(out / "demo.png", ("photograph\n", x), titles, results, corner=(1 / 6, 1 / 4))
     *before, last = (json.loads(result.to_json()) for result in results[OURS])
     baseline = json.loads(results[TV][-1].to_json())
-    about = {"pnp_lip": __version__, "command": options.command_line, "written": {"demo.png": sha256_of_file(out / "demo.png")}}
+    about = {"pnp_lip": __version__, "command": options.command_line, "written": {"demo.png": sha256_of(out / "demo.png")}}
     record = {**about, "psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")

@@ -7,14 +7,12 @@ import itertools
 import json
 import re
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from pnp_lip.command_line.common import NOT_CONVERGED, say
-from pnp_lip.command_line.items import Outcome, expand, items_of, split, sweep
+from pnp_lip.command_line.common import STARTED, say
+from pnp_lip.command_line.items import Outcome, exit_status, expand, items_of, report, split, sweep
 from pnp_lip.command_line.records import request_of
 from pnp_lip.command_line.workers import outcomes
 from pnp_lip.errors import InputError
@@ -22,11 +20,8 @@ from pnp_lip.memory import available
 
 __all__ = ["run"]
 
-FAILED = 2  # exit status
 SIZE = re.compile(r"(\d+\.?\d*)([KMGT]?)I?B?")
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}  # bytes
-ROWS = 40  # of a table; of more files only those that need attention are listed
-NOTES = 20  # lines that say what was assumed, mended or lost; the records hold all
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,9 +30,13 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("name the result with -o FILE, or a folder for the results of several files with --out-dir DIR.")
     if options.jobs < 1:
         raise InputError(f"--jobs counts the files that are restored at a time and is at least 1; got {options.jobs}.")
-    options.limit = limit_of(options.memory) // (1 if options.out_dir is None else options.jobs)
     options.images = expand(options.images)
+    options.limit = limit_of(options.memory)
     if options.out_dir is not None:
+        most, options.jobs = max(1, options.limit // STARTED), min(options.jobs, len(options.images))
+        if options.jobs > most:
+            raise InputError(f"--jobs {options.jobs} take {options.jobs} x 0.9 GB before they begin; at most {most} fit here.")
+        options.limit //= options.jobs
         return restore_many(options)
     if len(options.images) > 1:
         raise InputError(f"-o names one file, and there are {len(options.images)} images; pass --out-dir DIR.")
@@ -80,8 +79,7 @@ def restore_many(options: argparse.Namespace) -> int:
                     say(as_json(outcome), stream)
         for line in report([found[item] for item in items], folder):
             say(line)
-    statuses = {outcome.status for outcome in found.values()}
-    return FAILED if "failed" in statuses else 0 if statuses <= {"converged", "done"} else NOT_CONVERGED
+    return exit_status(list(found.values()))
 
 
 def as_json(outcome: Outcome) -> str:
@@ -89,29 +87,3 @@ def as_json(outcome: Outcome) -> str:
     about = {"file": outcome.item.source, "output": str(outcome.item.output), "status": outcome.status}
     failed = {"error": outcome.text} if outcome.status == "failed" else {}
     return json.dumps({**outcome.record, **about, **failed})
-
-
-def report(found: Sequence[Outcome], folder: Path) -> list[str]:
-    """A table of what became of each file, what is said of several of them once, and the sums."""
-    good = [o for o in found if o.status in ("converged", "done")]
-    listed = found if len(found) <= ROWS else [o for o in found if o not in good]
-    width = max((len(o.item.output.name) for o in listed), default=0)
-    lines = [f"{o.item.output.name:<{width}}  {o.status:<9}  {o.text}{timed(o)}" for o in listed]
-    notes = Counter(note for o in found for note in o.notes)
-    lines += [f"{count} files: {note}" if count > 1 else note for note, count in notes.most_common(NOTES)]
-    lines += [f"{len(notes) - NOTES} other remarks stand in the records"] if len(notes) > NOTES else []
-    counts = Counter(o.status for o in found)
-    before = sum(o.seconds == 0 and o.status != "failed" for o in found)
-    words = [f"{count} {status}" for status, count in sorted(counts.items())]
-    return [
-        *lines,
-        f"{len(found)} file{'s' * (len(found) != 1)} in {folder}: {', '.join(words)}"
-        + (f"; {before} of them finished before" if before else ""),
-    ]
-
-
-def timed(outcome: Outcome) -> str:
-    """How long it took."""
-    if outcome.status == "failed":
-        return ""
-    return f"  {outcome.seconds:.1f} s" if outcome.seconds else "  finished before"

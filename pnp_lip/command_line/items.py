@@ -10,12 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pnp_lip.command_line.common import SUFFIXES
-from pnp_lip.command_line.records import claim, record_of, sha256_of_file, wrote
-from pnp_lip.errors import InputError
+from pnp_lip.command_line.common import NOT_CONVERGED, OUT_OF_MEMORY, SUFFIXES, ran_out_of_memory
+from pnp_lip.command_line.records import changed, claim, record_of, sha256_of, wrote
+from pnp_lip.errors import InputError, PnpLipError
 
-__all__ = ["Item", "Outcome", "expand", "items_of", "outcome", "split", "sweep"]
+__all__ = ["Item", "Outcome", "exit_status", "expand", "failure", "items_of", "outcome", "report", "split",
+           "sweep"]  # fmt: skip
 
+FAILED = 2  # exit status
+ROWS = 40  # of a table; of more items only those that need attention are listed
+NOTES = 20  # lines that say what was assumed, mended or lost; the records hold all
 PART = re.compile(r"\.{1,2}(?P<stem>.+?)\.\d+\.part(\.\d+\.part)?(?P<suffix>\.\w+)")  # of write_atomically
 
 
@@ -70,7 +74,7 @@ def items_of(sources: Sequence[str], folder: Path) -> list[Item]:
         lambda p: p.stem,
         lambda p: f"{p.absolute().parent.name}-{p.stem}",
         lambda p: f"{p.stem}-{p.suffix[1:]}",
-        lambda p: f"{p.stem}-{hashlib.sha256(os.path.realpath(p).encode()).hexdigest()[:12]}",
+        lambda p: f"{p.stem}-{hashlib.sha256(os.fsencode(os.path.realpath(p))).hexdigest()[:12]}",
     )
     for make in makers:  # a name that two files could have belongs to neither
         count = Counter(make(path).casefold() for path in paths)
@@ -92,8 +96,14 @@ def split(items: Sequence[Item], request: Mapping[str, str], options: argparse.N
         try:
             if {os.path.realpath(item.output), os.path.realpath(beside)} & inputs:
                 raise InputError(f"{item.output} would replace an input; choose another --out-dir.")
+            others = [
+                name for name in record.get("written", {}) if name != item.output.name and wrote(item.output.with_name(name))
+            ]
+            if others and not options.force:
+                raise InputError(f"{beside} is the record of {others[0]}; choose another --out-dir.")
             finished = "request" in record and wrote(item.output)
-            changes = changed(record, request, item) if finished else []
+            source = Path(item.source)
+            changes = changed(record, request, sha256_of(source) if source.is_file() else None) if finished else []
             if finished and not changes:
                 known.append(outcome(item, record))
                 continue
@@ -106,20 +116,26 @@ def split(items: Sequence[Item], request: Mapping[str, str], options: argparse.N
     return left, known
 
 
-def changed(record: Mapping[str, Mapping[str, str]], request: Mapping[str, str], item: Item) -> list[str]:
-    """What is not as it was when the result was made."""
-    old = record["request"]
-    names = [name for name in sorted({*old, *request}) if old.get(name) != request.get(name)]
-    same = Path(item.source).is_file() and record["input"]["sha256"] == sha256_of_file(Path(item.source))
-    return [*([] if same else ["pixels"]), *names]
-
-
 def outcome(item: Item, record: Mapping[str, object], notes: tuple[str, ...] = (), seconds: float = 0.0) -> Outcome:
     """Of a result with its record."""
     guarantee = record.get("guarantee")
     proved = isinstance(guarantee, Mapping) and bool(guarantee["proved"])
     text = "" if guarantee is None else "proved" if proved else "not proved"
     return Outcome(item, str(record.get("status", "done")), text, notes, seconds, record)
+
+
+def failure(item: Item, error: Exception) -> Outcome:
+    """Of an item that has no result, for this reason."""
+    if isinstance(error, PnpLipError | OSError):
+        return Outcome(item, "failed", str(error))
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Outcome(item, "failed", OUT_OF_MEMORY if ran_out_of_memory(error) else text)
+
+
+def exit_status(found: Sequence[Outcome]) -> int:
+    """0 if all is done, 3 if some have not converged, 2 if some failed."""
+    statuses = {outcome.status for outcome in found}
+    return FAILED if "failed" in statuses else 0 if statuses <= {"converged", "done"} else NOT_CONVERGED
 
 
 def sweep(items: Sequence[Item]) -> None:
@@ -130,3 +146,29 @@ def sweep(items: Sequence[Item]) -> None:
             found = PART.fullmatch(path.name)
             if found and found["stem"] + found["suffix"] in names:
                 path.unlink(missing_ok=True)
+
+
+def report(found: Sequence[Outcome], folder: Path, what: str = "files") -> list[str]:
+    """A table of what became of each item, what is said of several of them once, and the sums."""
+    good = [o for o in found if o.status in ("converged", "done")]
+    listed = found if len(found) <= ROWS else [o for o in found if o not in good]
+    width = max((len(o.item.output.name) for o in listed), default=0)
+    lines = [f"{o.item.output.name:<{width}}  {o.status:<9}  {o.text}{timed(o)}" for o in listed]
+    notes, whose = Counter(note for o in found for note in o.notes), {note: o.item.output.name for o in found for note in o.notes}
+    lines += [f"{f'{count} {what}' if count > 1 else whose[note]}: {note}" for note, count in notes.most_common(NOTES)]
+    lines += [f"{len(notes) - NOTES} other remarks stand in the records"] if len(notes) > NOTES else []
+    counts = Counter(o.status for o in found)
+    before = sum(o.seconds == 0 and o.status != "failed" for o in found)
+    words = [f"{count} {status}" for status, count in sorted(counts.items())]
+    return [
+        *lines,
+        f"{len(found)} {what if len(found) > 1 else what[:-1]} in {folder}: {', '.join(words)}"
+        + (f"; {before} of them finished before" if before else ""),
+    ]
+
+
+def timed(outcome: Outcome) -> str:
+    """How long it took."""
+    if outcome.status == "failed":
+        return ""
+    return f"  {outcome.seconds:.1f} s" if outcome.seconds else "  finished before"

@@ -96,6 +96,7 @@ def add_commands(commands: Commands) -> None:
     add("--out", required=True, metavar="DIR", help="folder for ct.png, result.json and the images")
     add("--fan", metavar="SOURCE:DETECTOR", help="fan beam: distances from the axis, in pixels")
     add("--curved", action="store_true", help="with --fan: a detector with bins of equal angle, on an arc around the source")
+    add("--force", action="store_true", help="replace files that pnp-lip did not write, and slices of other settings")
     add("--quiet", action="store_true", help="no progress")
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")

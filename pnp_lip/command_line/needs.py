@@ -2,6 +2,7 @@
 
 import argparse
 
+from pnp_lip.command_line.common import STARTED
 from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.frame import layout
@@ -16,7 +17,6 @@ __all__ = ["needed", "share_of_memory"]
 FLOAT = 4  # bytes of a number
 SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
-STARTED = 900 * 2**20  # bytes with torch, deepinv and the weights loaded
 PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
 NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
 

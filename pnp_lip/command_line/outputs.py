@@ -1,11 +1,10 @@
 """What the commands write: each image with its record."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from pnp_lip.command_line.records import record_of, sha256_of_file
+from pnp_lip.command_line.records import record_of, sha256_of
 from pnp_lip.images import write_atomically
 from pnp_lip.pictures import Picture, write_picture
 from pnp_lip.restore import Restoration
@@ -19,9 +18,7 @@ def notes_of(picture: Picture) -> list[str]:
     return [*picture.notes, *([] if picture.correlated is None else [warning])]
 
 
-def save(
-    output: Path, found: Restoration, picture: Picture, options: argparse.Namespace, *, figure: Path | None, **more: object
-) -> tuple[str, ...]:
+def save(output: Path, found: Restoration, picture: Picture, *, figure: Path | None, **more: object) -> tuple[str, ...]:
     """Write the image and beside it its record, which names its hash and the figure's; returns what the format could not hold.
 
     The record comes first: a command that dies between the two leaves a record without its image, which the next one sees.
@@ -30,7 +27,7 @@ def save(
     with write_atomically(output) as image:
         lost = write_picture(image, np.asarray(found.image), picture)
         files = {output.name: image} | ({} if figure is None else {figure.name: figure})
-        written = record_of(beside).get("written", {}) | {name: sha256_of_file(path) for name, path in files.items()}
+        written = record_of(beside).get("written", {}) | {name: sha256_of(path) for name, path in files.items()}
         with write_atomically(beside) as path:
-            path.write_text(found.to_json(command=options.command_line, written=written, **more) + "\n", encoding="utf-8")
+            path.write_text(found.to_json(written=written, **more) + "\n", encoding="utf-8")
     return lost

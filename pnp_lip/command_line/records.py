@@ -1,17 +1,24 @@
-"""Which files a command may write: never an input nor a file of somebody else; and which results are finished already."""
+"""Which files a command may write: never an input nor a file of somebody else; and what a result was made of."""
 
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from pnp_lip.errors import InputError
 from pnp_lip.version import __version__
 
-__all__ = ["claim", "record_of", "request_of", "sha256_of_file", "wrote"]
+__all__ = ["Origin", "changed", "claim", "origin_of", "record_of", "request_of", "sha256_of", "write_record",
+           "wrote"]  # fmt: skip
 
-SETTINGS = ("psf", "noise", "range", "denoiser", "rounds", "strength", "padding", "step", "tol", "max_iter", "tile", "device")
+Origin: TypeAlias = dict[str, Any]
+
+FILES = ("psf", "denoiser", "angles", "flat", "dark")  # settings that may name a file
+SETTINGS = (*FILES, "noise", "range", "rounds", "strength", "padding", "step", "tol", "max_iter", "tile", "device", "fan",
+            "curved", "size", "spacing", "offset", "misfit", "sigma", "center", "weights", "stripes")  # fmt: skip
+BLOCK = 2**20  # bytes that are read at once
 
 
 def claim(outputs: Sequence[Path], inputs: Sequence[str | None] = (), *, force: bool = False, record: Path | None = None) -> None:
@@ -34,7 +41,7 @@ def wrote(path: Path, record: Path | None = None) -> bool:
         return "pnp_lip" in (held := record_of(path)) or {"schema", "weights", "rounding"} <= held.keys()
     records = [path.with_suffix(".json"), path.with_name("result.json"), *([] if record is None else [record])]
     hashes = [record_of(place).get("written", {}).get(path.name) for place in records]
-    return path.is_file() and sha256_of_file(path) in hashes
+    return path.is_file() and sha256_of(path) in hashes
 
 
 def record_of(path: Path) -> dict[str, dict[str, str]]:
@@ -46,9 +53,31 @@ def record_of(path: Path) -> dict[str, dict[str, str]]:
     return record if isinstance(record, dict) else {}
 
 
-def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of what a file holds."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of what a file holds, or of the names and hashes of a folder's files."""
+    found = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.glob("[!.]*") if file.is_file()):
+            found.update(f"{sha256_of(file)}  {file.name}\n".encode())
+        return found.hexdigest()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def origin_of(options: argparse.Namespace, name: str | None, path: Path | None) -> Origin:
+    """What the record of a result says of its making: by which version, of which ``request``, from which ``input``."""
+    held = None if path is None else sha256_of(path)
+    about = {"pnp_lip": __version__, "command": options.command_line}
+    return {**about, "request": request_of(options), "input": {"path": name, "sha256": held}}
+
+
+def changed(record: Mapping[str, Mapping[str, object]], request: Mapping[str, object], sha256: str | None) -> list[str]:
+    """What is not as it was when the result with this record was made: the input's content, or settings by name."""
+    old = record["request"]
+    same = record["input"]["sha256"] == sha256
+    return [*([] if same else ["content"]), *(name for name in sorted({*old, *request}) if old.get(name) != request.get(name))]
 
 
 def request_of(options: argparse.Namespace) -> dict[str, str]:
@@ -56,9 +85,17 @@ def request_of(options: argparse.Namespace) -> dict[str, str]:
     found = {"command": str(options.command), "pnp_lip": __version__}
     for name in SETTINGS:
         value = getattr(options, name, None)
-        for part in (value, value.rpartition(":")[0]) if isinstance(value, str) else ():
-            if Path(part).is_file():
-                value = f"{value} {sha256_of_file(Path(part))}"
+        for part in (value, value.rpartition(":")[0]) if isinstance(value, str) and name in FILES else ():
+            if Path(part).is_file() or (part and name in ("flat", "dark") and Path(part).is_dir()):
+                value = f"{value} {sha256_of(Path(part))}"
                 break
         found |= {} if value is None else {name: str(value)}
     return found
+
+
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """Write a record in one atomic step."""
+    from pnp_lip.images import write_atomically  # which imports torch
+
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -15,15 +15,15 @@ from typing import cast
 from torch import Tensor
 
 from pnp_lip.command_line import deblur, denoise
-from pnp_lip.command_line.common import NOT_CONVERGED, OUT_OF_MEMORY, ran_out_of_memory, say
+from pnp_lip.command_line.common import NOT_CONVERGED, say
 from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw_restored
 from pnp_lip.command_line.inputs import get_range
-from pnp_lip.command_line.items import Item, Outcome, outcome
+from pnp_lip.command_line.items import Item, Outcome, failure, outcome
 from pnp_lip.command_line.needs import share_of_memory
 from pnp_lip.command_line.outputs import notes_of, save
-from pnp_lip.command_line.records import claim, record_of, request_of, sha256_of_file
-from pnp_lip.errors import InputError, PnpLipError
+from pnp_lip.command_line.records import claim, origin_of, record_of
+from pnp_lip.errors import InputError
 from pnp_lip.frame import Frame
 from pnp_lip.images import IMAGE_SUFFIXES, check_output, psnr
 from pnp_lip.memory import keeping_within
@@ -67,12 +67,8 @@ def outcome_of(item: Item, options: argparse.Namespace) -> Outcome:
     notes, started = list[str](), time.perf_counter()
     try:
         restore_file(item.source, item.output, options, tell=notes.append, name=item.source)
-    except (PnpLipError, OSError) as error:
-        return Outcome(item, "failed", str(error))
     except Exception as error:  # the other files are to be restored, too
-        if ran_out_of_memory(error):
-            return Outcome(item, "failed", OUT_OF_MEMORY)
-        return Outcome(item, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return failure(item, error)
     seconds = time.perf_counter() - started
     return outcome(item, record_of(item.output.with_suffix(".json")), tuple(notes), seconds)
 
@@ -84,8 +80,11 @@ def restore_file(
     check_output(output)
     beside, inputs = output.with_suffix(".json"), [source, getattr(options, "psf", None), options.reference]
     figure = None if options.figure is None else check_output(options.figure, (".png",))
+    if figure is not None and figure.resolve() == output.resolve():
+        raise InputError(f"--figure {figure} is the result itself; name another file.")
     claim([output, beside, *([] if figure is None else [figure])], inputs, force=options.force, record=beside)
-    picture = read_picture(source)
+    picture = read_picture(source)  # as it is now, whatever happens to the file in the minutes of a restoration
+    about: dict[str, object] = origin_of(options, name, picture.path)
     for note in notes_of(picture):
         tell(note)
     images = {} if figure is None and options.reference is None else known_images(picture, options)
@@ -93,7 +92,6 @@ def restore_file(
         found = RESTORE[options.command](picture, options)
     for note in found.notes:
         tell(note)
-    about: dict[str, object] = {"request": request_of(options), "input": {"path": name, "sha256": sha256_of_file(picture.path)}}
     if images:
         low, high = cast(tuple[float, float], found.record["range"])
         images = {"before": images["before"], "after": Frame.of(found.image, (low, high)).y, **images}
@@ -104,7 +102,7 @@ def restore_file(
         images = {f"{name}, {quality[name]:.2f} dB" if name in quality else name: image for name, image in images.items()}
     if figure is not None:
         draw_restored(figure, {name: image[:1] for name, image in images.items()}, found.results)
-    for note in save(output, found, picture, options, figure=figure, **about):
+    for note in save(output, found, picture, figure=figure, **about):
         tell(note)
     return found
 
@@ -130,6 +128,8 @@ def suffix_for(source: Path) -> str:
 
 def received(folder: Path) -> str:
     """Standard input in a file whose suffix tells its kind."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("standard input holds no image; pass it on by a pipe, or name a file.")
     data = sys.stdin.buffer.read()
     suffix = next((suffix for magic, suffix in KINDS if data.startswith(magic)), "")
     path = folder / f"standard-input{suffix}"

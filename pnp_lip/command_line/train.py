@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pnp_lip.command_line.common import Commands, say
+from pnp_lip.command_line.records import claim, sha256_of, write_record
 from pnp_lip.errors import InputError
+from pnp_lip.version import __version__
 
 if TYPE_CHECKING:
     from pnp_lip.potentials import GradientStepPotential, RidgePotential
@@ -30,6 +32,7 @@ def add_command(commands: Commands) -> None:
     add, part = command.add_argument, command.add_mutually_exclusive_group().add_argument
     add("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
     add("--out", required=True, metavar="DIR", help="checkpoints, log and the finished weights")
+    add("--force", action="store_true", help="replace files in --out that pnp-lip did not write")
     add("--resume", action="store_true", help="continue from the checkpoint in --out")
     add("--colour", action="store_true", help="train on colour instead of grey")
     add("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
@@ -62,6 +65,9 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{out} holds a training run already; pass --resume to continue it, or choose another --out.")
     if options.resume and not begun:
         say(f"{out} holds no checkpoint to resume from; training starts anew")
+    path = out / ("potential.safetensors" if options.potential or options.gradient_step else "denoiser.safetensors")
+    beside, log = path.with_suffix(".json"), [] if begun else [out / "settings.json", out / "log.csv"]
+    claim([path, beside, path.with_suffix(".certificate.json"), *log], [options.start], force=options.force)
     import torch
     from tqdm import tqdm
 
@@ -95,8 +101,9 @@ def run(options: argparse.Namespace) -> int:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
 
         result = train(network, *images, out, settings, device=device, resume=options.resume, progress=progress)
-    path = out / ("potential.safetensors" if options.potential or options.gradient_step else "denoiser.safetensors")
     certificate = save_denoiser(result.cpu(), path)
+    about = {"pnp_lip": __version__, "command": options.command_line}
+    write_record(beside, {**about, "written": {path.name: sha256_of(path)}})
     say(str(certificate or "this network has no certificate"))
     say(f"wrote {path}; settings: {json.dumps(result.config)}")
     return 0

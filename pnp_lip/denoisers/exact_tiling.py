@@ -19,7 +19,8 @@ class ExactTiling(DistributedSignalStrategy):  # type: ignore[misc]
     deepinv's own tiling reflects the image at its border and computes tiles of what results: another map, which may have a
     Lipschitz constant above 1. Here each tile of ``tile`` rows and columns is computed from a window that shows all pixels
     within the reach of D and ends only where the image does. Equal to D(x) to the bit where ``GradientFlowDenoiser.tiled``
-    is. Raises InputError for denoisers of which the reach is not known, ShapeError for images of another size.
+    is. It cannot see which denoiser ``distribute`` is given: that must be this one. Raises InputError for denoisers of which
+    the reach is not known, ShapeError for images of another size.
 
     >>> import torch
     >>> from deepinv.distributed import DistributedContext, distribute
@@ -32,7 +33,7 @@ class ExactTiling(DistributedSignalStrategy):  # type: ignore[misc]
 
     def __init__(self, denoiser: nn.Module, img_size: Sequence[int], *, tile: int = 512) -> None:
         super().__init__(img_size)
-        if tile < 1:
+        if not isinstance(tile, int) or tile < 1:
             raise InputError(f"`tile` is a number of rows and columns and must be at least 1; got {tile}.")
         network = network_of(denoiser)
         reach, circular = sum(network.reaches), network.padding_mode == "circular"
@@ -67,8 +68,8 @@ class ExactTiling(DistributedSignalStrategy):  # type: ignore[misc]
 
 def network_of(denoiser: object) -> GradientFlowDenoiser:
     """The network whose reach is that of ``denoiser``: ``relax`` and clipping act pixel by pixel. InputError if there is none."""
-    if isinstance(denoiser, (RelaxedDenoiser, ClippedDenoiser)):
+    if type(denoiser) is RelaxedDenoiser or type(denoiser) is ClippedDenoiser:
         return network_of(denoiser.denoiser)
-    if isinstance(denoiser, GradientFlowDenoiser):
+    if type(denoiser) is GradientFlowDenoiser:  # a subclass may look further
         return denoiser
     raise InputError(f"expected a GradientFlowDenoiser, relaxed or clipped or not; got {type(denoiser).__name__}.")

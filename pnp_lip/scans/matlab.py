@@ -7,8 +7,8 @@ import numpy as np
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators import FanBeam
+from pnp_lip.operators.matlab import load_matlab
 from pnp_lip.scans.astra import geometry_from_astra
-from pnp_lip.scans.hdf5 import opened
 from pnp_lip.scans.scan import Array, Frames, Scan
 
 __all__ = ["read_matlab"]
@@ -28,11 +28,16 @@ def read_matlab(path: str | Path) -> Scan:
     Raises InputError for a file that is broken or holds neither.
     """
     path = Path(path)
-    content = load(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    try:
+        content = load_matlab(path)
+    except Exception as error:  # scipy and h5py raise what their parsers met
+        raise InputError(f"{path}: could not be read as a MATLAB file ({error}).") from error
     name = next((n for n in STRUCTS if n in content), None)
     if name is None:
         if "m" not in content:
-            named = ", ".join(n for n in content if not n.startswith("__")) or "nothing"
+            named = ", ".join(content) or "nothing"
             raise InputError(f"{path}: holds neither {', '.join(STRUCTS)} nor a sinogram m, but {named}.")
         return one_slice(path, np.asarray(content["m"]).T)
     try:
@@ -69,27 +74,3 @@ def one_slice(path: Path, sinogram: Array, fan: FanBeam | None = None) -> Scan:
     frames = Frames(sinogram[:, None], None, None)
     theta = None if fan is None else fan.degrees
     return Scan(source=path.name, shape=(views, 1, bins), load=lambda *_: frames, theta=theta, integrals=True, fan=fan)
-
-
-def load(path: Path) -> Struct:
-    """The variables by name, structs as dictionaries."""
-    import scipy.io
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file.")
-    try:
-        content: Struct = scipy.io.loadmat(path, simplify_cells=True)
-        return content
-    except NotImplementedError:  # v7.3
-        with opened(path) as file:
-            return {name: plain(item) for name, item in file.items() if name in (*STRUCTS, "m")}
-    except Exception as error:  # scipy raises what its parser met
-        raise InputError(f"{path}: could not be read as a MATLAB file ({error}).") from error
-
-
-def plain(item: Any) -> Any:
-    """An HDF5 group as a dictionary, a dataset as the array that MATLAB wrote: its axes are stored in reverse."""
-    if hasattr(item, "items"):
-        return {name: plain(part) for name, part in item.items()}
-    values = np.asarray(item).T
-    return values.item() if values.size == 1 else values

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError
-from pnp_lip.images import IMAGE_SUFFIXES, read_image, to_grey
+from pnp_lip.images import IMAGE_SUFFIXES, to_grey
+from pnp_lip.pictures import read_image
 
 __all__ = ["PER_IMAGE", "PatchSampler", "PatchSettings", "load_photographs"]
 

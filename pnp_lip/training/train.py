@@ -21,6 +21,7 @@ from pnp_lip.solvers import denoise_guided
 from pnp_lip.training.gradient_step_training import GradientStepRun
 from pnp_lip.training.potential_training import PotentialRun, denoised
 from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
+from pnp_lip.version import __version__
 
 __all__ = ["train", "validate"]
 
@@ -60,7 +61,8 @@ def train(
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
     with write_atomically(out / "settings.json") as path:
-        path.write_text(json.dumps({**dataclasses.asdict(settings), **run.constraint, "network": denoiser.config}, indent=1))
+        about = {"pnp_lip": __version__, **dataclasses.asdict(settings), **run.constraint, "network": denoiser.config}
+        path.write_text(json.dumps(about, indent=1))
     start = time.monotonic()
     while run.step < settings.steps:
         loss = run.advance()
