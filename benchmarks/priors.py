@@ -22,11 +22,10 @@ from pnp_lip.certificates import Certificate, certify
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import CertificateError, InputError
-from pnp_lip.potentials import RidgePotential
-from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.potentials import GradientStepPotential, Potential, RidgePotential
+from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, load_annealer, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.protocols import DenoiserLike
 from pnp_lip.solvers import (
-    NOISE_FACTOR,
     Anderson,
     Anneal,
     ForwardBackward,
@@ -37,6 +36,7 @@ from pnp_lip.solvers import (
     denoise_guided,
     refine,
 )  # fmt: skip
+from pnp_lip.solvers.variational import SUGGESTED
 
 __all__ = ["STRENGTHS", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_guide",
            "with_steps"]  # fmt: skip
@@ -190,16 +190,16 @@ class Prior:
 
 @dataclasses.dataclass(frozen=True)
 class PotentialPrior(Prior):
-    """A potential R: a restoration minimises f + sR_σ on [0, 1], σ twice the noise level; denoising ½‖x − y‖² + R_σ,
-    σ = √s·noise.
+    """A potential R: a restoration minimises f + sR_σ on [0, 1], σ in units of the noise as ``SUGGESTED`` says.
 
-    Denoising is 1/(1 − ρ)-Lipschitz where R is ρ-weakly convex with ρ < 1; elsewhere it gives a critical point.
+    A ridge potential denoises by minimising ½‖x − y‖² + R_σ, σ = √s·noise: a 1/(1 − ρ)-Lipschitz map where R is ρ-weakly
+    convex with ρ < 1, elsewhere a critical point. A gradient-step potential denoises by y − ∇R_σ(y).
     """
 
     @property
-    def potential(self) -> RidgePotential:
+    def potential(self) -> Potential:
         """R, which stands in the place of the denoiser."""
-        return cast(RidgePotential, self.denoiser)
+        return cast(Potential, self.denoiser)
 
     @property
     def kind(self) -> str | None:
@@ -208,8 +208,10 @@ class PotentialPrior(Prior):
         return "global minimiser" if rho < 1 else "critical point" if rho < math.inf else None
 
     def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
-        unique, sigma = self.kind == "global minimiser", math.sqrt(strength) * noise
-        return (ProximalDenoiser(self.potential) if unique else partial(critical_point, self.potential)), sigma
+        R, sigma = self.potential, math.sqrt(strength) * noise
+        if isinstance(R, GradientStepPotential):
+            return (lambda y, s: y - R.grad(y, s)), sigma
+        return (ProximalDenoiser(R) if self.kind == "global minimiser" else partial(critical_point, R)), sigma
 
     @property
     def method(self) -> str:
@@ -221,7 +223,8 @@ class PotentialPrior(Prior):
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
         stationary = STATIONARITY * tol
-        return Variational(self.potential, sigma=NOISE_FACTOR * noise, weight=strength, box=(0.0, 1.0), tol=stationary)
+        sigma = SUGGESTED[type(self.potential)][0] * noise
+        return Variational(self.potential, sigma=sigma, weight=strength, box=(0.0, 1.0), tol=stationary)
 
     def describe(self) -> Row:
         row = {**super().describe(), "averagedness": None, "curvature": None}
@@ -238,7 +241,7 @@ def critical_point(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor
     return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y, guarantee="report").x
 
 
-def prior_of(name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool = False, channels: int = 1) -> Prior:
+def prior_of(name: str, denoiser: DenoiserLike | Potential, *, ours: bool = False, channels: int = 1) -> Prior:
     """The prior with its certificate, or with the reason why there is none. Raises InputError for one of other channels."""
     expected = getattr(denoiser, "in_channels", channels)
     if expected != channels:
@@ -247,8 +250,8 @@ def prior_of(name: str, denoiser: DenoiserLike | RidgePotential, *, ours: bool =
         certificate, reason = certify(denoiser), ""  # type: ignore[arg-type]  # it refuses what is no network
     except CertificateError as error:
         certificate, reason = None, str(error)
-    if isinstance(denoiser, RidgePotential):
-        strength = Strength("weight", start=0.125)
+    if isinstance(denoiser, Potential):
+        strength = Strength("weight", start=0.125 if isinstance(denoiser, RidgePotential) else 0.5)
         return PotentialPrior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
     strength = Strength()
     x = torch.rand(1, channels, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -340,7 +343,8 @@ def collect(
     """
     makers: dict[str, Callable[[], Prior]] = {
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
-        for name in certified_names()
+        for name in pretrained_names()
+        if name not in ANNEALERS.values()
     }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
@@ -361,7 +365,7 @@ def collect(
             skipped[name] = str(error)
             continue
         restores = task in ("deblurring", "ct")
-        if restores and not prior.certified and not isinstance(prior.solver, Way):
+        if restores and not prior.certified and not isinstance(prior, PotentialPrior) and not isinstance(prior.solver, Way):
             prior = with_steps(prior, prior.name)
         priors.append(prior)
         if prior.nonexpansive and can_be_guided(prior.denoiser):

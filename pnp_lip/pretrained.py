@@ -17,18 +17,27 @@ from pnp_lip.certificates import Certificate, certify
 from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.images import write_atomically
+from pnp_lip.potentials.gradient_step_potential import GradientStepPotential, gradient_step_from_config
 from pnp_lip.potentials.ridge_potential import RidgePotential, potential_from_config
 
 __all__ = ["certified_names", "load_annealer", "load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
-Pretrained = GradientFlowDenoiser | AnnealingDenoiser | RidgePotential
+Pretrained = GradientFlowDenoiser | AnnealingDenoiser | GradientStepPotential | RidgePotential
 
 # What a file says that it holds.
 DENOISER, ANNEALER, POTENTIAL = "pnp-lip denoiser 1", "pnp-lip annealer 1", "pnp-lip potential 1"
+GRADIENT_STEP = "pnp-lip gradient-step potential 1"
 BUILDERS: dict[str, Callable[[dict[str, object]], Pretrained]] = {
     DENOISER: denoiser_from_config,
     ANNEALER: lambda held: AnnealingDenoiser(denoiser_from_config(held["first"]), held["network"]),  # type: ignore[arg-type]
     POTENTIAL: potential_from_config,
+    GRADIENT_STEP: gradient_step_from_config,
+}
+KINDS = {
+    DENOISER: GradientFlowDenoiser,
+    ANNEALER: AnnealingDenoiser,
+    POTENTIAL: RidgePotential,
+    GRADIENT_STEP: GradientStepPotential,
 }
 ANNEALERS = {1: "annealer", 3: "annealer-colour"}  # by channels
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -42,7 +51,7 @@ def pretrained_names() -> list[str]:
 
 def certified_names() -> list[str]:
     """What ships with a certificate."""
-    return [name for name in pretrained_names() if name not in ANNEALERS.values()]
+    return [name for name in pretrained_names() if (WEIGHTS / f"{name}.certificate.json").is_file()]
 
 
 def load_pretrained(name: str) -> Pretrained:
@@ -69,8 +78,8 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Pretra
     A .pt or .pth file is read with torch's ``weights_only`` and holds {"config": ..., "state_dict": ...} of a denoiser, or
     of what a third entry "format" says, as in the metadata of a safetensors file: "pnp-lip potential 1". A
     certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
-    weights that do not certify, unless ``require_certified=False``. Raises InputError for an unreadable file and, with
-    ``require_certified``, for an annealer.
+    weights that do not certify, unless ``require_certified=False``. A gradient-step potential needs no certificate. Raises
+    InputError for an unreadable file and, with ``require_certified``, for an annealer.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,7 +94,8 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Pretra
     if require_certified:
         if isinstance(found, AnnealingDenoiser):
             raise InputError(f"{path}: an annealer has no certificate; `require_certified=False` loads it.")
-        compare(path, proved(found))
+        if not isinstance(found, GradientStepPotential):  # of which the theorem asks only that it is smooth
+            compare(path, proved(found))
     return found
 
 
@@ -132,20 +142,21 @@ def compare(path: Path, certificate: Certificate) -> None:
 def save_denoiser(denoiser: Pretrained, path: str | Path) -> Certificate | None:
     """Certify ``denoiser``, or a potential, then write its weights to ``path`` and its certificate (``.certificate.json``).
 
-    An annealer has no certificate: its weights are written alone. Files are written atomically. Writes nothing and raises
-    CertificateError for a denoiser that is not nonexpansive or a potential whose curvature is not proved to be bounded,
-    InputError for one under ``constrain``.
+    An annealer and a gradient-step potential have no certificate: their weights are written alone. Files are written
+    atomically. Writes nothing and raises CertificateError for a denoiser that is not nonexpansive or a ridge potential whose
+    curvature is not proved to be bounded, InputError for one under ``constrain``.
     """
     if not isinstance(denoiser, Pretrained):
         raise InputError(
-            f"a GradientFlowDenoiser, AnnealingDenoiser or RidgePotential is saved; got a {type(denoiser).__name__}."
+            "a GradientFlowDenoiser, an AnnealingDenoiser, a RidgePotential or a GradientStepPotential is saved; got a "
+            f"{type(denoiser).__name__}."
         )
     for name, child in denoiser.named_modules():
         if parametrize.is_parametrized(child):
             raise InputError(f"`{name}` is constrained (parametrised); `layers.release` makes its weights plain.")
     path = Path(path)
-    certificate = None if isinstance(denoiser, AnnealingDenoiser) else proved(denoiser)
-    kind = POTENTIAL if isinstance(denoiser, RidgePotential) else DENOISER if certificate is not None else ANNEALER
+    certificate = None if isinstance(denoiser, AnnealingDenoiser | GradientStepPotential) else proved(denoiser)
+    kind = next(kind for kind, its in KINDS.items() if isinstance(denoiser, its))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
     metadata = {"format": kind, "config": json.dumps(denoiser.config)}
     with write_atomically(path) as temporary:

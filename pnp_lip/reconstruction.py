@@ -12,7 +12,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.frame import Data
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
-from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials import Potential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.restore import Learned, Restoration, prior_of, solutions, solver_of, weights_hash
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
@@ -79,7 +79,7 @@ def reconstruct(
     beam = geometry if isinstance(geometry, ParallelBeam | FanBeam) else ParallelBeam(torch.as_tensor(geometry), n_det=y.shape[2])
     side = y.shape[2] if size is None else size
     kind = FanBeamTomography if isinstance(beam, FanBeam) else ParallelBeamTomography
-    physics = kind(beam, (1, side, side), normalize=isinstance(prior, RidgePotential))
+    physics = kind(beam, (1, side, side), normalize=isinstance(prior, Potential))
     measured = float(physics.unit) * y
     images, scale, _ = linear_images(physics, measured)
     found = solve_slice(
@@ -121,7 +121,7 @@ def solve_slice(
 
     brightest = float(tikhonov.max())
     top = 1.0 if brightest <= METAL else 2 * brightest
-    tol = SCAN_TOL if tol is None and isinstance(denoiser, RidgePotential) else tol
+    tol = SCAN_TOL if tol is None and isinstance(denoiser, Potential) else tol
     solver = dataclasses.replace(solver_of(denoiser, tol=tol, weight=SCAN_WEIGHT), box=(0.0, top))
     results = solutions(solver, y, physics, rounds, solve=search)
     return Slice(results, choices[-1], noise, top)

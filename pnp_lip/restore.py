@@ -22,19 +22,19 @@ from pnp_lip.fingerprint import hash_tensor
 from pnp_lip.frame import Data, Frame, plain
 from pnp_lip.noise import estimate_noise
 from pnp_lip.operators import Blur, check_psf, parse_psf
-from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials import GradientStepPotential, Potential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.progress import showing, stepwise
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import NOISE_FACTOR, Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
+from pnp_lip.solvers import Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
 from pnp_lip.solvers.refine import Improve
-from pnp_lip.solvers.variational import WEIGHT
+from pnp_lip.solvers.variational import SUGGESTED
 from pnp_lip.version import __version__
 
 __all__ = ["Learned", "Restoration", "by_channel", "deblur", "denoise", "device_of", "get_annealing", "get_certified",
            "prior_of", "solutions", "solver_of", "weights_hash"]  # fmt: skip
 
-Learned: TypeAlias = GradientFlowDenoiser | RidgePotential
+Learned: TypeAlias = GradientFlowDenoiser | Potential
 
 # The noise level that a first solution assumes, in units of that of the second solution, which it guides. A smoother guide
 # forgives a noise level that is stated too low: 20 % too low then costs 0.1 to 0.3 dB instead of about 1, and the right one
@@ -108,7 +108,7 @@ def deblur(
     """Restore a blurred image whose point spread function is known: solve, improve the solution, solve again with this guide.
 
     x̂ = fix D_g(x − γAᵀ(Ax − y), √S σ) on [0, 1], g the improved first solution, S the ``strength``, σ the ``noise``; with a
-    potential, x̂ minimises ½‖Ax − y‖² + S R_{2σ}(x)
+    potential, x̂ minimises ½‖Ax − y‖² + S R_{2σ}(x), or R_σ where that is a gradient-step potential
 
     ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
@@ -139,8 +139,11 @@ def deblur(
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
-    first = NOISE_FACTOR * level if isinstance(prior, RidgePotential) else first
-    solver = solver_of(prior, sigma=first, step=step, tol=tol, weight=WEIGHT if strength is None else strength)
+    assumed, weight = first, 1.0
+    if isinstance(prior, Potential):
+        factor, suggested = SUGGESTED[type(prior)]
+        assumed, weight = factor * level, suggested if strength is None else strength
+    solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
     with showing(progress):
         solve = functools.partial(type(solver).solve, max_iter=max_iter)
         results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
@@ -164,10 +167,11 @@ def denoise(
 ) -> Restoration:
     """Remove Gaussian noise: one pass of the denoiser and one that the first one guides, or the minimiser with a potential.
 
-    x̂ = D_g(y, σ), g = D(y, 1.1 σ); with ``rounds=0`` x̂ = D(y, σ); with a potential x̂ = argmin ½‖x − y‖² + R_σ(x)
+    x̂ = D_g(y, σ), g = D(y, 1.1 σ); with ``rounds=0`` x̂ = D(y, σ); with a ridge potential x̂ = argmin ½‖x − y‖² + R_σ(x);
+    with a gradient-step potential x̂ = y − ∇R_σ(y)
 
     Arguments and errors are those of ``deblur``. ``tile`` saves memory by windows of so many pixels a side, with ``rounds=0``;
-    ``result`` then is None.
+    ``result`` then is None, as after a gradient step.
 
     >>> found = denoise(np.full((16, 16), 128, np.uint8), 0.1, denoiser="tiny", device="cpu")
     >>> found.image.shape, found.image.dtype, found.result.guarantee.proved
@@ -177,12 +181,14 @@ def denoise(
     frame = Frame.of(y, value_range, place)
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
     prior, images = placed(prior, place), by_channel(frame.y, prior)
-    if tile is not None and isinstance(prior, RidgePotential):
+    if tile is not None and isinstance(prior, Potential):
         raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
     level, notes = level_of(noise, frame, correlated, blurred=False)
     results: tuple[Result, ...] = ()
     with showing(progress):
-        if isinstance(prior, RidgePotential):
+        if isinstance(prior, GradientStepPotential):
+            x = images - prior.grad(images, level)
+        elif isinstance(prior, Potential):
             results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
             x = results[-1].x
         else:
@@ -315,9 +321,9 @@ def prior_of(
     name = (grey if channels == 1 else "colour") if denoiser is None else denoiser
     prior = get_certified(name) if isinstance(name, str) else name
     if not isinstance(prior, Learned):
-        raise InputError(f"`denoiser` is a name, a file, a GradientFlowDenoiser or a RidgePotential; got {prior!r:.80}.")
+        raise InputError(f"`denoiser` is a name, a file, a GradientFlowDenoiser or a potential; got {prior!r:.80}.")
     called = name if isinstance(name, str) else type(prior).__name__
-    if isinstance(prior, RidgePotential):
+    if isinstance(prior, Potential):
         if rounds:
             raise InputError(f"--rounds {rounds} guides a denoiser; the objective of a potential is solved once.")
         return prior, called, 0

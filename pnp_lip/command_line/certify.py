@@ -13,7 +13,7 @@ from pnp_lip.command_line.records import claim
 from pnp_lip.curvature_attack import attack_curvature
 from pnp_lip.errors import InputError
 from pnp_lip.pictures import read_image
-from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials import GradientStepPotential, RidgePotential
 from pnp_lip.restore import by_channel, get_certified
 from pnp_lip.second_opinion import disputed
 from pnp_lip.solvers import licensed
@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         claim([Path(options.json)], [options.weights, *(options.attack or ())], force=options.force)
     model = get_certified(options.weights, require_certified=False)
+    if isinstance(model, GradientStepPotential):
+        raise InputError("no curvature of a gradient-step potential is known: solvers ask only that it is smooth.")
     potential = isinstance(model, RidgePotential)
     if options.attack is not None and potential == bool(options.attack):
         without = "a potential is attacked without images: leave out what follows --attack."

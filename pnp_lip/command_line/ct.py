@@ -22,7 +22,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, Sinogram, demo_sinogram
 from pnp_lip.operators.scan_mistakes import likely_mistake
-from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials import Potential
 from pnp_lip.reconstruction import LARGE_MISFIT, Projector, Slice, linear_images, solve_slice
 from pnp_lip.restore import Learned
 from pnp_lip.scans import det_offset_of
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         prior = functools.cache(lambda: get_prior(options, grey="ridge"))  # a scan that cannot be read needs none
 
         def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
-            return projector(sinogram, options, isinstance(prior()[0], RidgePotential), center=center, fan=fan)
+            return projector(sinogram, options, isinstance(prior()[0], Potential), center=center, fan=fan)
 
         def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path, origin: Origin) -> float:
             settled = argparse.Namespace(**{**vars(options), "sigma": options.sigma if sigma is None else sigma})
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     out = make_folder(options.out)
     claim([out / name for name in WRITTEN], [options.sinogram, options.angles], force=options.force)
     denoiser, rounds = get_prior(options, grey="ridge")
-    physics = projector(sinogram, options, normalize=isinstance(denoiser, RidgePotential))
+    physics = projector(sinogram, options, normalize=isinstance(denoiser, Potential))
     mistake = likely_mistake(physics, sinogram.y)
     if mistake:
         say(f"WARNING: {mistake}.")

@@ -1,4 +1,4 @@
-"""``pnp-lip train``: a certified denoiser or potential, what guides one, or an annealer, from a folder of photographs."""
+"""``pnp-lip train``: a certified denoiser, a potential, what guides a denoiser, or an annealer, from a folder of photographs."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.version import __version__
 
 if TYPE_CHECKING:
-    from pnp_lip.potentials import RidgePotential
+    from pnp_lip.potentials import GradientStepPotential, RidgePotential
     from pnp_lip.pretrained import Pretrained
 
 __all__ = ["add_command"]
@@ -49,6 +49,7 @@ def add_command(commands: Commands) -> None:
     part("--guide-network", type=integers, metavar="WIDTH,DEPTH", help="train only the network that improves guides")
     part("--annealer", type=integers, metavar="WIDTH,DEPTH,SCALES", help="a new U-net behind --start")
     part("--potential", action="store_true", help="train a potential of bounded curvature")
+    part("--gradient-step", type=integers, metavar="WIDTH,DEPTH,SCALES", help="train a smooth potential: a U-net's remainder")
     add("--rho", type=float, help="its curvature is at least minus this (default: 0.8)")
     add("--curvature-limit", type=float, metavar="L", help="its curvature is at most this (default: 32)")
     add("--equilibrium", type=float, default=0.0, metavar="SHARE", help="of steps that reconstruct (default: 0)")
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{out} holds a training run already; pass --resume to continue it, or choose another --out.")
     if options.resume and not begun:
         say(f"{out} holds no checkpoint to resume from; training starts anew")
-    path = out / ("potential.safetensors" if options.potential else "denoiser.safetensors")
+    path = out / ("potential.safetensors" if options.potential or options.gradient_step else "denoiser.safetensors")
     beside, log = path.with_suffix(".json"), [] if begun else [out / "settings.json", out / "log.csv"]
     claim([path, beside, path.with_suffix(".certificate.json"), *log], [options.start], force=options.force)
     import torch
@@ -88,7 +89,10 @@ def run(options: argparse.Namespace) -> int:
     )
     device = chosen_device(options.device)
     torch.manual_seed(options.seed)
-    network = starting_potential(options) if options.potential else starting_point(options)
+    if options.gradient_step:
+        network: Pretrained = starting_step(options)
+    else:
+        network = starting_potential(options) if options.potential else starting_point(options)
     images = load_photographs(options.images, colour=options.colour)
     with tqdm(total=settings.steps, unit="step") as bar:
 
@@ -100,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     certificate = save_denoiser(result.cpu(), path)
     about = {"pnp_lip": __version__, "command": options.command_line}
     write_record(beside, {**about, "written": {path.name: sha256_of(path)}})
-    say(str(certificate or "an annealer has no certificate"))
+    say(str(certificate or "this network has no certificate"))
     say(f"wrote {path}; settings: {json.dumps(result.config)}")
     return 0
 
@@ -120,7 +124,7 @@ def chosen_device(name: str) -> str:
 def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
     from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, add_guidance
-    from pnp_lip.potentials import RidgePotential
+    from pnp_lip.potentials import Potential, RidgePotential
 
     channels = 3 if options.colour else 1
     if options.start is None:
@@ -131,8 +135,9 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
             raise InputError(f"--size takes layers, filters and their width, three integers; got {size}.")
         return GradientFlowDenoiser(in_channels=channels, dilations=(1,) * size[0], hidden_channels=size[1], kernel_size=size[2])
     found = found_network(options.start, channels)
-    if isinstance(found, RidgePotential):
-        raise InputError(f"{options.start} is a potential: pass --potential to train it on.")
+    if isinstance(found, Potential):
+        option = "--potential" if isinstance(found, RidgePotential) else "--gradient-step"
+        raise InputError(f"{options.start} is a potential: pass {option} to train it on.")
     if options.size or (options.annealer and isinstance(found, AnnealingDenoiser)):
         raise InputError("--start keeps the layers that it finds; leave out --size, and --annealer for an annealer.")
     if isinstance(found, AnnealingDenoiser):
@@ -168,6 +173,22 @@ def starting_potential(options: argparse.Namespace) -> "RidgePotential":
     return constrain_curvature(
         found, anew=options.start is None, **{name: limit for name, limit in limits.items() if limit is not None}
     )
+
+
+def starting_step(options: argparse.Namespace) -> "GradientStepPotential":
+    """A new gradient-step potential, or the one of this size that --start names. Raises InputError for another."""
+    from pnp_lip.potentials import GradientStepPotential
+
+    channels = 3 if options.colour else 1
+    if options.size:
+        raise InputError("--gradient-step states the size of the network; leave out --size.")
+    new = GradientStepPotential(in_channels=channels, size=options.gradient_step)
+    if options.start is None:
+        return new
+    found = found_network(options.start, channels)
+    if not isinstance(found, GradientStepPotential) or found.config["size"] != new.config["size"]:
+        raise InputError(f"{options.start} is no gradient-step potential of the size {options.gradient_step}; choose another.")
+    return found
 
 
 def found_network(name: str, channels: int) -> "Pretrained":

@@ -1,10 +1,11 @@
-"""The two networks that improve images at half the resolution: a guide before clips follow it, a denoised image.
+"""Networks that work at half the resolution: they improve guides and denoised images, or define a potential.
 
-Neither is nonexpansive, and neither needs to be: a layer keeps its certificate whatever image its clips follow.
+None is nonexpansive, and none needs to be: a layer keeps its certificate whatever image its clips follow, and a descent
+method asks of a potential that it is smooth.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ SIGMA_UNIT = 0.1  # the noise level, on the scale of images in [0, 1], that netw
 LOG_UNIT = 4.0  # the logarithm of a noise level, in units of SIGMA_UNIT, that the U-net sees as 1
 LEAST_LEVEL = 1e-3  # the noise level, in units of SIGMA_UNIT, below which all look alike in that logarithm
 FIRST_STD = 0.1  # of the first weights of a U-net's convolutions that follow one another, times √width: they are many
+SMALLER = math.sqrt(7)  # slope of the leaky ReLU for which Kaiming's weights are half as large as for a linear layer
 MOST_SCALES = 9  # resolutions at most: the coarsest of nine has blocks as large as the window in which it runs, 512 x 512
 
 
@@ -57,50 +59,57 @@ class UNet(nn.Module):
     each half of the one before, as wide as 2, …, s times ``width``, with ``depth`` − 2 convolutions on the way down and up.
     The unit of the change lies between the noise and what blurs and scans lose. Untrained, R = 0.
 
+    With ``smooth`` U(g, σ) has no remainder, its activations are SiLU, in the place of ReLU, and untrained R is random:
+    where R = 0, ½‖g − U(g, σ)‖² has no gradient to learn from.
+
     Shapes as there, r as g. Raises InputError unless width ≥ 1, depth ≥ 2 and 1 ≤ scales ≤ 9.
     Source: Ronneberger, Fischer & Brox (2015).
 
     >>> g = torch.full((1, 1, 4, 4), 0.5)
-    >>> bool((UNet(1, width=4, depth=3, scales=2)(g, 0 * g, torch.tensor([0.1])) == g).all())
+    >>> bool((UNet(1, width=4, depth=3, scales=2)(g, 0 * g, sigma=torch.tensor([0.1])) == g).all())
     True
     """
 
-    def __init__(self, channels: int, *, width: int, depth: int, scales: int) -> None:
+    def __init__(self, channels: int, *, width: int, depth: int, scales: int, smooth: bool = False) -> None:
         super().__init__()
         if not 1 <= scales <= MOST_SCALES:
             raise InputError(f"a U-net has one to {MOST_SCALES} scales; got {scales}.")
         self.size, self.block, self.reach = (width, depth, scales), 2**scales, reach_of(depth, scales)
+        self.smooth = smooth
         widths = [width * (i + 1) for i in range(scales)]
-        self.convolutions = convolutions_of(2, channels, width, depth)
+        self.convolutions = convolutions_of(1 if smooth else 2, channels, width, depth, levels=2)
         self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
         self.coarse = nn.ModuleList(small_convolutions(w, depth - 2) for w in widths[1:])  # on the way down
         self.back = nn.ModuleList(small_convolutions(w, depth - 2) for w in widths[:-1])  # on the way up
         start_from_identity(self.convolutions, self.shrinking, self.growing)
+        if smooth:
+            nn.init.kaiming_normal_(self.convolutions[-1].weight, a=SMALLER)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor, remainder: Tensor, sigma: Tensor) -> Tensor:
-        """U(g, r, σ)."""
+    def forward(self, image: Tensor, *remainder: Tensor, sigma: Tensor) -> Tensor:
+        """U(g, r, σ), or U(g, σ)."""
+        activation = F.silu if self.smooth else F.relu
         unit = sigma.to(image).reshape(-1, 1, 1, 1)
         level = unit / SIGMA_UNIT
         levels = [level, level.clamp_min(LEAST_LEVEL).log() / LOG_UNIT]
         first, *others, last = self.convolutions
         # In bfloat16 the image would be rounded by as much as the lowest noise that it is about.
         with torch.autocast(image.device.type, enabled=False):
-            t = F.relu(first(half_resolution([image, remainder], levels)))
-        t, finer = residuals(others, t), []
+            t = activation(first(half_resolution([image, *remainder], levels)))
+        t, finer = residuals(others, t, activation), []
         for shrink, convs in zip(self.shrinking, self.coarse, strict=True):
             finer.append(t)
-            t = residuals(convs, shrink(t))  # type: ignore[arg-type]
+            t = residuals(convs, shrink(t), activation)  # type: ignore[arg-type]
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
-            t = residuals(convs, grow(t) + finer.pop())  # type: ignore[arg-type]
+            t = residuals(convs, grow(t) + finer.pop(), activation)  # type: ignore[arg-type]
         return image + (SIGMA_UNIT * unit).sqrt() * F.pixel_shuffle(last(t), 2).to(image)
 
 
-def convolutions_of(images: int, channels: int, width: int, depth: int) -> nn.ModuleList:
-    """``depth`` convolutions at half the resolution: in go some images and one noise level for each, out comes one image."""
+def convolutions_of(images: int, channels: int, width: int, depth: int, levels: int = 1) -> nn.ModuleList:
+    """``depth`` convolutions at half the resolution: in go some images and ``levels`` of noise, out comes one image."""
     if width < 1 or depth < 2:
         raise InputError(f"a guide network needs a width of at least 1 and a depth of at least 2; got {width}, {depth}.")
-    sizes = [images * (4 * channels + 1), *[width] * (depth - 1), 4 * channels]
+    sizes = [images * 4 * channels + levels, *[width] * (depth - 1), 4 * channels]
     return nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
 
 
@@ -121,10 +130,10 @@ def start_from_identity(convolutions: nn.ModuleList, *others: nn.ModuleList) -> 
     nn.init.zeros_(convolutions[-1].weight)  # type: ignore[arg-type]
 
 
-def residuals(convolutions: Iterable[nn.Module], t: Tensor) -> Tensor:
-    """t ↦ t + relu(conv(t)) for each convolution."""
+def residuals(convolutions: Iterable[nn.Module], t: Tensor, activation: Callable[[Tensor], Tensor] = F.relu) -> Tensor:
+    """t ↦ t + activation(conv(t)) for each convolution."""
     for conv in convolutions:
-        t = t + F.relu(conv(t))
+        t = t + activation(conv(t))
     return t
 
 

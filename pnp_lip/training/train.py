@@ -16,8 +16,9 @@ from torch.nn.utils import parametrize
 
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
-from pnp_lip.potentials import RidgePotential
+from pnp_lip.potentials import GradientStepPotential, RidgePotential
 from pnp_lip.solvers import denoise_guided
+from pnp_lip.training.gradient_step_training import GradientStepRun
 from pnp_lip.training.potential_training import PotentialRun, denoised
 from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
 from pnp_lip.version import __version__
@@ -45,7 +46,8 @@ def train(
     Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one
     per batch, plus the ``penalty`` where there is one (for rivals that are not nonexpansive by construction; ours need
     none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is. A ``RidgePotential`` learns from its
-    minimisers (``PotentialRun``), in the place of D(x + σn, σ).
+    minimisers (``PotentialRun``), in the place of D(x + σn, σ), and a ``GradientStepPotential`` from its gradient
+    steps (``GradientStepRun``).
 
     Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since
     the row before) and ``settings.json`` under ``out``. Raises InputError when the loss is no longer finite, and for a
@@ -53,7 +55,8 @@ def train(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    kind = cast("type[TrainingRun[Network]]", PotentialRun if isinstance(denoiser, RidgePotential) else TrainingRun)
+    kinds: dict[type[nn.Module], type] = {RidgePotential: PotentialRun, GradientStepPotential: GradientStepRun}
+    kind = cast("type[TrainingRun[Network]]", kinds.get(type(denoiser), TrainingRun))
     run = kind(denoiser.to(device), training, settings, penalty)
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
@@ -100,6 +103,8 @@ def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cp
                 y = (x + level / 255 * torch.randn(x.shape, generator=generator)).to(device)
                 if isinstance(denoiser, RidgePotential):
                     x_hat = denoised(denoiser, y, level / 255)
+                elif isinstance(denoiser, GradientStepPotential):
+                    x_hat = denoiser.denoise(y, level / 255).detach()
                 else:
                     x_hat = denoise_guided(denoiser, y, level / 255) if guidance else denoiser(y, level / 255)
                 values.append(psnr(x_hat.cpu(), x))

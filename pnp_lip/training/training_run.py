@@ -16,6 +16,7 @@ from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
+from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
 
@@ -229,7 +230,7 @@ def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.opti
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
     named = list(learning.named_parameters())
-    if not isinstance(learning, (GuideNetwork, UNet)):
+    if not isinstance(learning, (GradientStepPotential, GuideNetwork, UNet)):
         ours = isinstance(denoiser, GradientFlowDenoiser)
         slow = [p for name, p in named if not ours or "weight" in name]
         fast = [p for name, p in named if ours and "weight" not in name]
