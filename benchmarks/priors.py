@@ -22,8 +22,8 @@ from pnp_lip.certificates import Certificate, certify
 from pnp_lip.certificates.calculus import round_up
 from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import CertificateError, InputError
-from pnp_lip.potentials import GradientStepPotential, Potential, RidgePotential
-from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, load_annealer, load_denoiser, load_pretrained, pretrained_names
+from pnp_lip.potentials import Potential, RidgePotential
+from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
 from pnp_lip.protocols import DenoiserLike
 from pnp_lip.solvers import (
     Anderson,
@@ -192,8 +192,8 @@ class Prior:
 class PotentialPrior(Prior):
     """A potential R: a restoration minimises f + sR_σ on [0, 1], σ in units of the noise as ``SUGGESTED`` says.
 
-    A ridge potential denoises by minimising ½‖x − y‖² + R_σ, σ = √s·noise: a 1/(1 − ρ)-Lipschitz map where R is ρ-weakly
-    convex with ρ < 1, elsewhere a critical point. A gradient-step potential denoises by y − ∇R_σ(y).
+    It denoises by minimising ½‖x − y‖² + R_σ, σ = √s·noise: a 1/(1 − ρ)-Lipschitz map where R is ρ-weakly convex with ρ < 1,
+    elsewhere a critical point.
     """
 
     @property
@@ -209,9 +209,9 @@ class PotentialPrior(Prior):
 
     def at(self, strength: float, noise: float) -> tuple[DenoiserLike, float]:
         R, sigma = self.potential, math.sqrt(strength) * noise
-        if isinstance(R, GradientStepPotential):
-            return (lambda y, s: y - R.grad(y, s)), sigma
-        return (ProximalDenoiser(R) if self.kind == "global minimiser" else partial(critical_point, R)), sigma
+        if isinstance(R, RidgePotential) and self.kind == "global minimiser":
+            return ProximalDenoiser(R), sigma
+        return partial(critical_point, R), sigma
 
     @property
     def method(self) -> str:
@@ -236,7 +236,7 @@ class PotentialPrior(Prior):
         return {**row, "lipschitz_upper": prox, "curvature": (curvature.lower, curvature.upper)}
 
 
-def critical_point(potential: RidgePotential, y: Tensor, sigma: float) -> Tensor:
+def critical_point(potential: Potential, y: Tensor, sigma: float) -> Tensor:
     """One of ½‖x − y‖² + R_σ, found from y."""
     return Variational(potential, sigma=sigma, box=None).solve(y, Denoising(), x0=y, guarantee="report").x
 
@@ -343,8 +343,7 @@ def collect(
     """
     makers: dict[str, Callable[[], Prior]] = {
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
-        for name in pretrained_names()
-        if name not in ANNEALERS.values()
+        for name in (*certified_names(), *(["gradient-step"] if task == "deblurring" else []))
     }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)

@@ -139,10 +139,7 @@ def deblur(
     first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
-    assumed, weight = first, 1.0
-    if isinstance(prior, Potential):
-        factor, suggested = SUGGESTED[type(prior)]
-        assumed, weight = factor * level, suggested if strength is None else strength
+    assumed, weight = suggested(prior, level, strength) if isinstance(prior, Potential) else (first, 1.0)
     solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
     with showing(progress):
         solve = functools.partial(type(solver).solve, max_iter=max_iter)
@@ -167,11 +164,10 @@ def denoise(
 ) -> Restoration:
     """Remove Gaussian noise: one pass of the denoiser and one that the first one guides, or the minimiser with a potential.
 
-    x̂ = D_g(y, σ), g = D(y, 1.1 σ); with ``rounds=0`` x̂ = D(y, σ); with a ridge potential x̂ = argmin ½‖x − y‖² + R_σ(x);
-    with a gradient-step potential x̂ = y − ∇R_σ(y)
+    x̂ = D_g(y, σ), g = D(y, 1.1 σ); with ``rounds=0`` x̂ = D(y, σ); with a ridge potential x̂ = argmin ½‖x − y‖² + R_σ(x)
 
     Arguments and errors are those of ``deblur``. ``tile`` saves memory by windows of so many pixels a side, with ``rounds=0``;
-    ``result`` then is None, as after a gradient step.
+    ``result`` then is None.
 
     >>> found = denoise(np.full((16, 16), 128, np.uint8), 0.1, denoiser="tiny", device="cpu")
     >>> found.image.shape, found.image.dtype, found.result.guarantee.proved
@@ -181,14 +177,14 @@ def denoise(
     frame = Frame.of(y, value_range, place)
     prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
     prior, images = placed(prior, place), by_channel(frame.y, prior)
+    if isinstance(prior, GradientStepPotential):
+        raise InputError("a gradient-step potential deblurs: it is too flat to remove noise alone. Take grey, colour or ridge.")
     if tile is not None and isinstance(prior, Potential):
         raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
     level, notes = level_of(noise, frame, correlated, blurred=False)
     results: tuple[Result, ...] = ()
     with showing(progress):
-        if isinstance(prior, GradientStepPotential):
-            x = images - prior.grad(images, level)
-        elif isinstance(prior, Potential):
+        if isinstance(prior, Potential):
             results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
             x = results[-1].x
         else:
@@ -333,6 +329,12 @@ def prior_of(
     if rounds:
         require_guidance(prior)
     return prior, called, rounds
+
+
+def suggested(potential: Potential, noise: float, weight: float | None) -> tuple[float, float]:
+    """The σ and the λ of a reconstruction, unless the user states the ``weight``."""
+    factor, suggestion = SUGGESTED[type(potential)]
+    return factor * noise, suggestion if weight is None else weight
 
 
 def solver_of(

@@ -30,6 +30,7 @@ PEAKS = [
     ("colour", 1, 3, 1.0, False, 2286), ("ridge", 0, 1, 1.0, False, 1089), ("ridge", 0, 1, 2.0, False, 1245),
     ("tiny", 0, 1, 1.0, True, 1033), ("tiny", 0, 1, 2.0, True, 1192), ("tiny", 0, 1, 4.0, True, 1499),
     ("tiny", 1, 1, 1.0, True, 1915), ("ridge", 0, 1, 1.0, True, 1089),
+    ("gradient-step", 0, 1, 0.25, True, 1481),
 ]  # fmt: skip
 
 

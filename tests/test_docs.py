@@ -32,6 +32,8 @@ TOY_OPTIONS = {
     "denoise photos/*.jpg": "--jobs 1",
     "deblur": "--tol 1e-2 --quiet",
     "ct": "--size 24 --sigma 0.05 --tol 1e-2 --quiet",
+    "train --gradient-step --start": QUICK_TRAINING.replace("24", "32"),
+    "train --gradient-step": QUICK_TRAINING,
     "train --potential --start": QUICK_TRAINING,
     "train --potential": f"{QUICK_TRAINING} --size 4,5",
     "train --start": QUICK_TRAINING,

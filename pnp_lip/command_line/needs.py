@@ -9,6 +9,7 @@ from pnp_lip.frame import layout
 from pnp_lip.memory import keeping_within, most_kept
 from pnp_lip.operators import parse_psf
 from pnp_lip.pictures import Picture
+from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.restore import Learned, prior_of
 from pnp_lip.solvers import Anderson
 
@@ -18,6 +19,7 @@ FLOAT = 4  # bytes of a number
 SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
 PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
+STEP = 2400  # bytes for each number of a window in which a gradient-step potential is differentiated, in float64
 NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
 
 
@@ -47,6 +49,8 @@ def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
 def needed(prior: Learned, rounds: int, planes: int, pixels: int, *, blurred: bool) -> int:
     """Bytes that the process holds at most, for so many ``planes`` (channels of all images) of so many ``pixels`` each."""
     numbers = planes * pixels
+    if isinstance(prior, GradientStepPotential):
+        return STARTED + MINIMISE * numbers + STEP * planes * min(pixels, prior.window)
     if not isinstance(prior, GradientFlowDenoiser):
         return STARTED + MINIMISE * numbers
     most, clips = most_kept(), 0

@@ -1,4 +1,4 @@
-"""The gradient-step potential: a learned objective without a bound of its curvature, whose gradient step denoises."""
+"""The gradient-step potential: a learned, smooth objective without a bound of its curvature."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +19,9 @@ TILE = (1024, 1024)  # rows and columns of a window, without its margins: whole 
 
 
 class GradientStepPotential(nn.Module):
-    """R_σ(x) = ½‖x − N_σ(x)‖², N a U-net with smooth activations, trained so that D_σ(x) = x − ∇R_σ(x) denoises.
+    """R_σ(x) = ½‖x − N_σ(x)‖², N a U-net with smooth activations.
+
+    It is trained so that x − ∇R_σ(x) denoises, and then so that critical points of f + λR_σ reconstruct.
 
     N is built of convolutions and SiLU: R_σ is smooth, so its gradient is Lipschitz on every box, and definable in the
     structure of the exponential function. ``Variational`` asks no more: it converges to a critical point of f + λR_σ. How
@@ -53,6 +55,12 @@ class GradientStepPotential(nn.Module):
     def config(self) -> dict[str, object]:
         """The arguments that build it again."""
         return {"in_channels": self.in_channels, "size": list(self.network.size), "default_sigma": self.default_sigma}
+
+    @property
+    def window(self) -> int:
+        """Pixels that are differentiated together at most."""
+        rows, columns = (side + 4 * self.network.reach for side in TILE)
+        return rows * columns
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         """R_σ(x), one number per image in float64."""

@@ -15,7 +15,6 @@ from pnp_lip.operators.conjugate_gradient import conjugate_gradient
 from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.energy import Energy
-from pnp_lip.solvers.examiner import Identity
 from pnp_lip.solvers.variational import SUGGESTED
 from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import TrainingRun, log_error
@@ -24,7 +23,6 @@ __all__ = ["GradientStepRun"]
 
 BORDER = 8  # pixels of a patch that do not count: it goes on there where a photograph does not
 FIRST, AGAIN, ADJOINT = 35, 15, 12  # iterations of a problem's first visit and of a later one, steps of its adjoint equation
-IDENTITIES = 0.2  # the share of problems that denoise, among those that reconstruct
 LOST = 1e-3  # of the gradient, root mean square: a problem that is still as far from its critical point is dropped
 # Curvature of R above which it is penalised, and how often a random direction is turned towards the steepest. Without that, and
 # at a rate of 1e-3, critical points were no longer reached after 400 steps.
@@ -34,8 +32,8 @@ STEEPEST, POWER_STEPS = 1.1, 3
 class GradientStepRun(TrainingRun[GradientStepPotential]):
     """The state of a run that trains a gradient-step potential.
 
-    Steps denoise by x − ∇R_σ(x), or, the share ``equilibrium`` of them, learn from critical points of random blurs, scans and
-    noise alone, with the σ and λ that ``Variational`` suggests.
+    Steps denoise by x − ∇R_σ(x), or, the share ``equilibrium`` of them, learn from critical points of random blurs and scans,
+    with the σ and λ that ``Variational`` suggests.
     """
 
     def loss(self) -> Tensor:
@@ -53,9 +51,6 @@ class GradientStepRun(TrainingRun[GradientStepPotential]):
     def problem(self, x: Tensor) -> TrainingProblem:
         """A new problem with these images."""
         factor, weight = SUGGESTED[GradientStepPotential]
-        if draw(0, 1, self.generator) < IDENTITIES:
-            sigma, y = self.corrupt(x)
-            return TrainingProblem(x.to(self.device), y, Identity(), factor * sigma, None, y, weight=weight)
         problem = random_reconstruction(x.to(self.device), self.generator, self.settings.problems.scans)
         return dataclasses.replace(problem, sigma=factor * problem.sigma, weight=weight)
 
@@ -109,4 +104,5 @@ def implicit_loss(potential: GradientStepPotential, problem: TrainingProblem, ge
 
 def sizes(u: Tensor) -> Tensor:
     """The norm of each image, (B, 1, 1, 1)."""
-    return u.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    norms: Tensor = torch.linalg.vector_norm(u, dim=(1, 2, 3), keepdim=True)
+    return norms
