@@ -42,15 +42,15 @@ def test_it_is_what_the_network_makes_of_a_first_pass_and_of_what_that_took_away
 def test_at_one_scale_it_is_a_residual_network_on_both_images_and_on_two_forms_of_the_noise_level() -> None:
     g, r = images(6, 8)
     u = annealing_network().network
-    assert not torch.allclose(u(g, r, S), u(g, 0 * r, S), atol=1e-3)
+    assert not torch.allclose(u(g, r, sigma=S), u(g, 0 * r, sigma=S), atol=1e-3)
     first, second, last = u.convolutions
     parts = [torch.nn.functional.pixel_unshuffle(image, 2) for image in (g, r)]
     levels = [torch.full_like(parts[0][:, :1], level) for level in (0.5, math.log(0.5) / 4)]
     t = first(torch.cat([*parts, *levels], 1)).relu()
     expected = g + 0.005**0.5 * torch.nn.functional.pixel_shuffle(last(t + second(t).relu()), 2)
-    assert torch.equal(u(g, r, torch.zeros(1)), g)
-    assert torch.allclose(u(g, r, torch.tensor([0.05])), expected, atol=1e-6)
-    assert torch.allclose(u(g, torch.cat([r, -r]), S), torch.cat([u(g, r, S), u(g, -r, S)]), atol=1e-6)
+    assert torch.equal(u(g, r, sigma=torch.zeros(1)), g)
+    assert torch.allclose(u(g, r, sigma=torch.tensor([0.05])), expected, atol=1e-6)
+    assert torch.allclose(u(g, torch.cat([r, -r]), sigma=S), torch.cat([u(g, r, sigma=S), u(g, -r, sigma=S)]), atol=1e-6)
 
 
 def test_with_two_scales_it_is_a_u_net() -> None:
@@ -71,9 +71,9 @@ def test_with_two_scales_it_is_a_u_net() -> None:
     t = t + up
     t = t + u.back[0][0](t).relu()
     expected = g + (s / 10).sqrt()[:, None, None, None] * torch.nn.functional.pixel_shuffle(last(t), 2)
-    assert torch.allclose(u(g, r, s), expected, atol=1e-12)
+    assert torch.allclose(u(g, r, sigma=s), expected, atol=1e-12)
     odd = [torch.nn.functional.pad(v[..., :7, :9], (0, 3, 0, 1), mode="replicate") for v in (g, r)]
-    assert torch.allclose(improve(u, g[..., :7, :9], r[..., :7, :9], sigma=s), u(*odd, s)[..., :7, :9], atol=1e-12)
+    assert torch.allclose(improve(u, g[..., :7, :9], r[..., :7, :9], sigma=s), u(*odd, sigma=s)[..., :7, :9], atol=1e-12)
 
 
 @pytest.mark.parametrize(("depth", "scales"), [(2, 1), (4, 1), (3, 2), (6, 2), (4, 3)])
@@ -82,7 +82,7 @@ def test_it_sees_as_far_as_it_says(depth: int, scales: int) -> None:
     u = UNet(1, width=3, depth=depth, scales=scales).double()
     torch.nn.init.normal_(u.convolutions[-1].weight)
     g = torch.rand(1, 1, 192, 192, dtype=torch.float64, requires_grad=True)
-    y, seen = u(g, 0 * g.detach(), torch.tensor([0.1])), 0
+    y, seen = u(g, 0 * g.detach(), sigma=torch.tensor([0.1])), 0
     for place in range(96, 96 + u.block):
         (slope,) = torch.autograd.grad(y[0, 0, place, place], g, retain_graph=True)
         rows = slope[0, 0].abs().sum(1).nonzero().flatten()
@@ -96,7 +96,7 @@ def test_the_image_is_not_rounded_where_others_are() -> None:
     for conv in u.convolutions[:2]:
         conv.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
     with torch.autocast("cpu", torch.bfloat16):
-        u(g, r, S)
+        u(g, r, sigma=S)
     assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
 
 

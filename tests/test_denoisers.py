@@ -186,7 +186,9 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "empty.safetensors", {"format": "pnp-lip denoiser 1", "config": "{}"})
     with pytest.raises(InputError, match="do not fit"):
         load_denoiser(tmp_path / "empty.safetensors")
-    with pytest.raises(InputError, match="there are annealer, annealer-colour, colour, grey, ridge, ridge-colour, tiny"):
+    with pytest.raises(
+        InputError, match="there are annealer, annealer-colour, colour, gradient-step, grey, ridge, ridge-colour, tiny"
+    ):
         load_pretrained("purple")
 
 

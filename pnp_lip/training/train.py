@@ -56,7 +56,7 @@ def train(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     kinds: dict[type[nn.Module], type] = {RidgePotential: PotentialRun, GradientStepPotential: GradientStepRun}
-    kind = cast("type[TrainingRun[Network]]", kinds.get(type(denoiser), TrainingRun))
+    kind = cast("type[TrainingRun[Network]]", next((kinds[k] for k in kinds if isinstance(denoiser, k)), TrainingRun))
     run = kind(denoiser.to(device), training, settings, penalty)
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")
