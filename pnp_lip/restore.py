@@ -343,7 +343,8 @@ def solver_of(
 ) -> Solver | Variational:
     """Forward-backward with a denoiser, or the objective f + λR_σ of a potential, λ the ``weight``, for images in [0, 1].
 
-    ``tol`` defaults to 1e-4 with a denoiser, to 1e-5 with a gradient-step potential, else to that of ``Variational``. Raises InputError for a step with a potential.
+    ``tol`` defaults to 1e-4 with a denoiser, to 1e-5 with a gradient-step potential, else to that of ``Variational``. Raises
+    InputError for a step with a potential.
     """
     if isinstance(prior, GradientFlowDenoiser):
         return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=1e-4 if tol is None else tol)
