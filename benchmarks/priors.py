@@ -23,11 +23,10 @@ from pnp_lip.certificates.calculus import round_up
 from pnp_lip.denoisers import can_be_guided, relax
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.potentials import Potential, RidgePotential
-from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.protocols import DenoiserLike
 from pnp_lip.solvers import (
     Anderson,
-    Anneal,
     ForwardBackward,
     ProximalDenoiser,
     Result,
@@ -62,11 +61,10 @@ class Strength:
 
 @dataclasses.dataclass(frozen=True)
 class Guide:
-    """The solution that guides another one: with the ``prior`` at its ``strength``, improved by the ``annealer``."""
+    """The solution that guides another one: with the ``prior`` at its ``strength``."""
 
     prior: "Prior"
     strength: float = 1.0
-    annealer: nn.Module | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +146,7 @@ class Prior:
             results: tuple[Result, ...] = (solve(solver, seen.y, seen.physics, x0=x0),)
         else:
             first = dataclasses.replace(solver, sigma=self.guide.prior.at(self.guide.strength, seen.noise)[1])
-            improve = None if self.guide.annealer is None else Anneal(self.guide.annealer)
-            results = refine(first, seen.y, seen.physics, improve=improve, sigma=solver.sigma, x0=x0, solve=solve)
+            results = refine(first, seen.y, seen.physics, sigma=solver.sigma, x0=x0, solve=solve)
         last, unfinished = results[-1], [result.status for result in results if result.status != "converged"]
         proved = all(result.guarantee.proved for result in results)
         held = " with its guide held fixed" if self.guide is not None else ""
@@ -170,8 +167,6 @@ class Prior:
         unused = () if self.guide is not None else ("guidance.", "guide_network.")
         weights = [tensor for name, tensor in network.state_dict().items() if not name.startswith(unused)]
         guide: Row = {} if self.guide is None else {"before": self.guide.prior.name}
-        if self.guide is not None and self.guide.annealer is not None:
-            guide["annealer_sha256"] = sha256_of(*self.guide.annealer.state_dict().values())
         bound = self.certificate
         return {
             "ours": self.ours,
@@ -261,9 +256,9 @@ def prior_of(name: str, denoiser: DenoiserLike | Potential, *, ours: bool = Fals
     return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
 
 
-def with_guide(prior: Prior, annealer: nn.Module | None = None) -> Prior:
-    """The same denoiser, used twice: the second time guided by the first result, or by what the annealer makes of it."""
-    return dataclasses.replace(prior, name=f"{prior.name} (guided)", guide=Guide(prior, annealer=annealer))
+def with_guide(prior: Prior) -> Prior:
+    """The same denoiser, used twice: the second time guided by the first result."""
+    return dataclasses.replace(prior, name=f"{prior.name} (guided)", guide=Guide(prior))
 
 
 def with_steps(prior: Prior, name: str) -> Prior:
@@ -338,12 +333,12 @@ def collect(
 
     ``wanted`` keeps those names only, in any case; ``channels`` are those of the images, 1 or 3; ``weights`` is a folder with
     published weights. In the tasks "deblurring" and "ct" a proved denoiser takes part in its solver, guided, and in DPIR's
-    steps; any other denoiser in DPIR's steps. In "deblurring" the annealer improves guides.
+    steps; any other denoiser in DPIR's steps.
     Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
     makers: dict[str, Callable[[], Prior]] = {
         name: lambda name=name: prior_of(name, load_pretrained(name), ours=True, channels=channels)  # type: ignore[misc]
-        for name in (*certified_names(), *(["gradient-step"] if task == "deblurring" else []))
+        for name in (pretrained_names() if task == "deblurring" else certified_names())
     }
     for prior in [user_prior(entry, channels) for entry in named]:  # at once: the user asked for it by name
         makers[prior.name] = partial(dataclasses.replace, prior)
@@ -355,7 +350,6 @@ def collect(
     unknown = bases - {name.lower() for name in makers}
     if unknown:
         raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
-    annealer = load_annealer(channels) if task == "deblurring" else None
     priors, skipped = [], {}
     for name in (name for name in makers if name.lower() in bases):
         try:
@@ -368,7 +362,7 @@ def collect(
             prior = with_steps(prior, prior.name)
         priors.append(prior)
         if prior.nonexpansive and can_be_guided(prior.denoiser):
-            priors.append(with_guide(prior, annealer))
+            priors.append(with_guide(prior))
         if prior.nonexpansive and restores:
             priors.append(with_steps(prior, f"{prior.name} (DPIR)"))
     return [p for p in priors if wanted is None or p.name.lower() in kept], skipped

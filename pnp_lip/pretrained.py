@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,32 +13,29 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from pnp_lip.certificates import Certificate, certify
-from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, denoiser_from_config
+from pnp_lip.denoisers import GradientFlowDenoiser, denoiser_from_config
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.potentials.gradient_step_potential import GradientStepPotential, gradient_step_from_config
 from pnp_lip.potentials.ridge_potential import RidgePotential, potential_from_config
 
-__all__ = ["certified_names", "load_annealer", "load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
+__all__ = ["certified_names", "load_denoiser", "load_pretrained", "pretrained_names", "save_denoiser"]
 
-Pretrained = GradientFlowDenoiser | AnnealingDenoiser | GradientStepPotential | RidgePotential
+Pretrained = GradientFlowDenoiser | GradientStepPotential | RidgePotential
 
 # What a file says that it holds.
-DENOISER, ANNEALER, POTENTIAL = "pnp-lip denoiser 1", "pnp-lip annealer 1", "pnp-lip potential 1"
+DENOISER, POTENTIAL = "pnp-lip denoiser 1", "pnp-lip potential 1"
 GRADIENT_STEP = "pnp-lip gradient-step potential 1"
 BUILDERS: dict[str, Callable[[dict[str, object]], Pretrained]] = {
     DENOISER: denoiser_from_config,
-    ANNEALER: lambda held: AnnealingDenoiser(denoiser_from_config(held["first"]), held["network"]),  # type: ignore[arg-type]
     POTENTIAL: potential_from_config,
     GRADIENT_STEP: gradient_step_from_config,
 }
 KINDS = {
     DENOISER: GradientFlowDenoiser,
-    ANNEALER: AnnealingDenoiser,
     POTENTIAL: RidgePotential,
     GRADIENT_STEP: GradientStepPotential,
 }
-ANNEALERS = {1: "annealer", 3: "annealer-colour"}  # by channels
 TORCH_SUFFIXES = (".pt", ".pth")
 WEIGHTS = resources.files("pnp_lip.weights")
 
@@ -65,13 +61,6 @@ def load_pretrained(name: str) -> Pretrained:
         return load_denoiser(path, require_certified=name in certified_names())
 
 
-def load_annealer(channels: int = 1) -> AnnealingDenoiser:
-    """What makes guides for images with so many channels, 1 or 3, else InputError. It has no certificate."""
-    if channels not in ANNEALERS:
-        raise InputError(f"an annealer ships for images of 1 and of 3 channels; got {channels}.")
-    return cast(AnnealingDenoiser, load_pretrained(ANNEALERS[channels]))
-
-
 def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Pretrained:
     """Load what ``save_denoiser`` wrote to a safetensors file, in evaluation mode, and certify it anew: also a potential.
 
@@ -79,7 +68,7 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Pretra
     of what a third entry "format" says, as in the metadata of a safetensors file: "pnp-lip potential 1". A
     certificate file beside the weights is compared with, never trusted: other hashes raise CertificateError, and so do
     weights that do not certify, unless ``require_certified=False``. A gradient-step potential needs no certificate. Raises
-    InputError for an unreadable file and, with ``require_certified``, for an annealer.
+    InputError for an unreadable file.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,11 +80,8 @@ def load_denoiser(path: str | Path, *, require_certified: bool = True) -> Pretra
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration, ArithmeticError) as error:
         raise InputError(f"{path}: the weights do not fit the network that the file describes ({error}).") from error
     found.eval().requires_grad_(False)
-    if require_certified:
-        if isinstance(found, AnnealingDenoiser):
-            raise InputError(f"{path}: an annealer has no certificate; `require_certified=False` loads it.")
-        if not isinstance(found, GradientStepPotential):  # of which the theorem asks only that it is smooth
-            compare(path, proved(found))
+    if require_certified and not isinstance(found, GradientStepPotential):  # of which the theorem asks only that it is smooth
+        compare(path, proved(found))
     return found
 
 
@@ -142,20 +128,19 @@ def compare(path: Path, certificate: Certificate) -> None:
 def save_denoiser(denoiser: Pretrained, path: str | Path) -> Certificate | None:
     """Certify ``denoiser``, or a potential, then write its weights to ``path`` and its certificate (``.certificate.json``).
 
-    An annealer and a gradient-step potential have no certificate: their weights are written alone. Files are written
-    atomically. Writes nothing and raises CertificateError for a denoiser that is not nonexpansive or a ridge potential whose
-    curvature is not proved to be bounded, InputError for one under ``constrain``.
+    A gradient-step potential has no certificate: its weights are written alone. Files are written atomically. Writes nothing
+    and raises CertificateError for a denoiser that is not nonexpansive or a ridge potential whose curvature is not proved to
+    be bounded, InputError for one under ``constrain``.
     """
     if not isinstance(denoiser, Pretrained):
         raise InputError(
-            "a GradientFlowDenoiser, an AnnealingDenoiser, a RidgePotential or a GradientStepPotential is saved; got a "
-            f"{type(denoiser).__name__}."
+            f"a GradientFlowDenoiser, a RidgePotential or a GradientStepPotential is saved; got a {type(denoiser).__name__}."
         )
     for name, child in denoiser.named_modules():
         if parametrize.is_parametrized(child):
             raise InputError(f"`{name}` is constrained (parametrised); `layers.release` makes its weights plain.")
     path = Path(path)
-    certificate = None if isinstance(denoiser, AnnealingDenoiser | GradientStepPotential) else proved(denoiser)
+    certificate = None if isinstance(denoiser, GradientStepPotential) else proved(denoiser)
     kind = next(kind for kind, its in KINDS.items() if isinstance(denoiser, its))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
     metadata = {"format": kind, "config": json.dumps(denoiser.config)}

@@ -3,7 +3,7 @@
 from pnp_lip.attacker import Violation, attack
 from pnp_lip.certificates import Certificate, certify, enforce, firm
 from pnp_lip.curvature_attack import CurvatureViolation, attack_curvature
-from pnp_lip.denoisers import AnnealingDenoiser, ClippedDenoiser, GradientFlowDenoiser, SlicedDenoiser, guided, relax
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, SlicedDenoiser, guided, relax
 from pnp_lip.noise import estimate_noise
 from pnp_lip.potentials import SlicedPotential
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
@@ -13,7 +13,6 @@ from pnp_lip.solvers import PotentialPrior, ProximalDenoiser, Variational, denoi
 from pnp_lip.version import __version__
 
 __all__ = [
-    "AnnealingDenoiser",
     "Certificate",
     "ClippedDenoiser",
     "CurvatureViolation",

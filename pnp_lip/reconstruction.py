@@ -14,7 +14,7 @@ from pnp_lip.frame import Data
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.potentials import Potential
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.restore import Learned, Restoration, prior_of, solutions, solver_of, weights_hash
+from pnp_lip.restore import Learned, Restoration, default_prior, prior_of, solutions, solver_of, weights_hash
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
 from pnp_lip.solvers.scan_strength import SCAN_TOL, SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
 from pnp_lip.version import __version__
@@ -75,7 +75,7 @@ def reconstruct(
     y = torch.as_tensor(np.asarray(sinogram, dtype=np.float32))[None, None]
     if not bool(y.isfinite().all()):
         raise InputError("the sinogram holds NaN or infinite values; repair them first.")
-    prior, name, rounds = prior_of(denoiser, rounds, grey="ridge")
+    prior, name, rounds = prior_of(denoiser, rounds, default_prior("ct", 1))
     beam = geometry if isinstance(geometry, ParallelBeam | FanBeam) else ParallelBeam(torch.as_tensor(geometry), n_det=y.shape[2])
     side = y.shape[2] if size is None else size
     kind = FanBeamTomography if isinstance(beam, FanBeam) else ParallelBeamTomography

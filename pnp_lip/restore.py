@@ -23,24 +23,30 @@ from pnp_lip.frame import Data, Frame, plain
 from pnp_lip.noise import estimate_noise, shows_jpeg_blocks
 from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import GradientStepPotential, Potential
-from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
+from pnp_lip.pretrained import TORCH_SUFFIXES, load_denoiser, load_pretrained
 from pnp_lip.progress import showing, stepwise
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anderson, Anneal, Denoising, ForwardBackward, Result, Solver, Variational, refine
-from pnp_lip.solvers.refine import Improve
+from pnp_lip.solvers import Anderson, Denoising, ForwardBackward, Result, Solver, Variational, refine
 from pnp_lip.solvers.variational import SUGGESTED
 from pnp_lip.version import __version__
 
-__all__ = ["Learned", "Restoration", "by_channel", "deblur", "denoise", "device_of", "get_annealing", "get_certified",
-           "prior_of", "solutions", "solver_of", "weights_hash"]  # fmt: skip
+__all__ = ["Learned", "Restoration", "by_channel", "deblur", "default_prior", "denoise", "device_of", "get_certified",
+           "prior_of", "solutions", "solver_of", "suggested", "weights_hash"]  # fmt: skip
 
 Learned: TypeAlias = GradientFlowDenoiser | Potential
 
+# What each command takes unless it is told: for grey images, and for those in colour.
+DEFAULTS = {
+    "deblur": ("gradient-step", "gradient-step-colour"),
+    "denoise": ("grey", "colour"),
+    "ct": ("ridge", "ridge"),
+    "demo": ("gradient-step", "gradient-step-colour"),
+}
+
 # The noise level that a first solution assumes, in units of that of the second solution, which it guides. A smoother guide
 # forgives a noise level that is stated too low: 20 % too low then costs 0.1 to 0.3 dB instead of about 1, and the right one
-# loses nothing (deblurring of held-out photographs). Annealing raises the level itself, so that its first solution needs less.
+# loses nothing (deblurring of held-out photographs).
 GUIDE_FACTOR = 2**0.5
-ANNEALED_GUIDE_FACTOR = 2**0.25
 STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
 TILE = 2048  # pixels a side of the windows in which one pass of a denoiser works
 TOL_OF_DENOISING = 1e-4  # of the minimisation with a potential
@@ -106,10 +112,10 @@ def deblur(
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> Restoration:
-    """Restore a blurred image whose point spread function is known: solve, improve the solution, solve again with this guide.
+    """Restore a blurred image whose point spread function is known: minimise the misfit and what the prior says.
 
-    x̂ = fix D_g(x − γAᵀ(Ax − y), √S σ) on [0, 1], g the improved first solution, S the ``strength``, σ the ``noise``; with a
-    potential, x̂ minimises ½‖Ax − y‖² + S R_{2σ}(x), or R_σ where that is a gradient-step potential
+    x̂ is a critical point of ½‖Ax − y‖² + S R_σ(x) on [0, 1], R a gradient-step potential, S the ``strength``, σ the ``noise``;
+    of a ridge potential R_{2σ}; with a denoiser D, x̂ = fix D_g(x − γAᵀ(Ax − y), √S σ), g the solution of the round before
 
     ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
@@ -130,22 +136,21 @@ def deblur(
         raise InputError(f"the strength must be a positive number; got {strength}.")
     kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else psf)
     frame = Frame.of(y, value_range, device_of(device))
-    prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
+    prior, name, rounds = prior_of(denoiser, rounds, default_prior("deblur", frame.y.shape[1]))
     prior, images = placed(prior, frame.y.device), by_channel(frame.y, prior)
     (h, w), (rows, columns) = kernel.shape, images.shape[2:]
     if h > rows or w > columns:
         raise InputError(f"the PSF ({h} x {w}) is larger than the image ({rows} x {columns}); crop it to where it is not zero.")
     level, notes = level_of(noise, frame, correlated, blurred=True)
     sigma = math.sqrt(STRENGTH if strength is None else strength) * level
-    improve = get_annealing(prior, rounds)
-    first = sigma * (1 if not rounds else GUIDE_FACTOR if improve is None else ANNEALED_GUIDE_FACTOR)
+    first = sigma * (GUIDE_FACTOR if rounds else 1)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
     assumed, weight = suggested(prior, level, strength) if isinstance(prior, Potential) else (first, 1.0)
     solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
     with showing(progress):
         solve = functools.partial(type(solver).solve, max_iter=max_iter)
-        results = solutions(solver, images, physics, rounds, improve, sigma=sigma, solve=solve)
+        results = solutions(solver, images, physics, rounds, sigma=sigma, solve=solve)
     top, left = (more // 2 for more in extra)  # where the tap (h//2, w//2) of the first datum lies
     x = results[-1].x[..., top : top + rows, left : left + columns]
     used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
@@ -177,7 +182,7 @@ def denoise(
     """
     place = device_of(device)
     frame = Frame.of(y, value_range, place)
-    prior, name, rounds = prior_of(denoiser, rounds, frame.y.shape[1])
+    prior, name, rounds = prior_of(denoiser, rounds, default_prior("denoise", frame.y.shape[1]))
     prior, images = placed(prior, place), by_channel(frame.y, prior)
     if isinstance(prior, GradientStepPotential):
         raise InputError("a gradient-step potential deblurs: it is too flat to remove noise alone. Take grey, colour or ridge.")
@@ -233,7 +238,7 @@ def finish(
 def level_of(stated: float | None, frame: Frame, correlated: bool | None, *, blurred: bool) -> tuple[float, tuple[str, ...]]:
     """The noise level on [0, 1] that is assumed, and what to say: the stated one, or else what the image shows.
 
-    Of a blurred image never much less than it shows: an annealer makes structure of noise that nobody told it of, and at half
+    Of a blurred image never much less than it shows: a prior makes structure of noise that nobody told it of, and at half
     the level 9 dB were lost in a JPEG of quality 95, 2 dB with white noise. A ``strength`` below 1/4 makes a result sharper.
     """
     if stated is None:
@@ -290,8 +295,8 @@ def weights_hash(prior: Learned) -> str:
 def get_certified(name: str, *, require_certified: bool = True) -> Learned:
     """A denoiser or a potential by its name or from a file, the same object again as long as the file is the same.
 
-    Raises InputError for an unknown name and for a shipped network without a certificate, CertificateError for weights
-    that do not certify, unless ``require_certified=False``.
+    Raises InputError for an unknown name, CertificateError for weights that do not certify, unless
+    ``require_certified=False``.
     """
     path = Path(name)
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
@@ -303,20 +308,20 @@ def get_unchanged(name: str, stamp: tuple[int, int] | None, require_certified: b
     """``get_certified`` of a file of this ``stamp``: many images share one proof."""
     if Path(name).suffix in (".safetensors", *TORCH_SUFFIXES):
         return load_denoiser(name, require_certified=require_certified)
-    found = load_pretrained(name)
-    if not isinstance(found, Learned):
-        raise InputError(f"{name} has no certificate; these have one: {', '.join(certified_names())}.")
-    return found
+    return load_pretrained(name)
 
 
-def prior_of(
-    denoiser: str | Learned | None, rounds: int | None, channels: int = 1, grey: str = "grey"
-) -> tuple[Learned, str, int]:
-    """The denoiser or potential, by default the shipped one for so many channels, its name, and how often to solve again.
+def default_prior(command: str, channels: int) -> str:
+    """The name of what a command takes for images of so many channels."""
+    return DEFAULTS[command][channels != 1]
+
+
+def prior_of(denoiser: str | Learned | None, rounds: int | None, default: str) -> tuple[Learned, str, int]:
+    """The denoiser or potential, or the ``default``, its name, and how often to solve again.
 
     Raises InputError for what is neither and for rounds that it cannot do.
     """
-    name = (grey if channels == 1 else "colour") if denoiser is None else denoiser
+    name = default if denoiser is None else denoiser
     prior = get_certified(name) if isinstance(name, str) else name
     if not isinstance(prior, Learned):
         raise InputError(f"`denoiser` is a name, a file, a GradientFlowDenoiser or a potential; got {prior!r:.80}.")
@@ -350,7 +355,7 @@ def solver_of(
     if isinstance(prior, GradientFlowDenoiser):
         return ForwardBackward(prior, sigma=sigma, step=step, box=(0, 1), scheme=Anderson(), tol=1e-4 if tol is None else tol)
     if step is not None:
-        raise InputError("--step belongs to a denoiser; the steps of a potential follow from its certificate.")
+        raise InputError("--step belongs to a denoiser; a potential finds its steps.")
     if tol is None and isinstance(prior, GradientStepPotential):
         tol = TOL_OF_STEP
     solver = Variational(prior, sigma=sigma, weight=weight, box=(0.0, 1.0))
@@ -358,26 +363,13 @@ def solver_of(
 
 
 def solutions(
-    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, rounds: int = 0, improve: Improve | None = None, *,
-    sigma: float | None = None, solve: Callable[..., Result],
+    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, rounds: int = 0, *, sigma: float | None = None,
+    solve: Callable[..., Result],
 ) -> tuple[Result, ...]:  # fmt: skip
     """All that ``refine`` finds with a denoiser; the one solution of an objective."""
     if isinstance(solver, Solver):
-        return refine(solver, y, physics, rounds, improve, sigma=sigma, solve=solve)
+        return refine(solver, y, physics, rounds, sigma=sigma, solve=solve)
     return (solve(solver, y, physics, x0=None),)
-
-
-def get_annealing(denoiser: Learned, rounds: int) -> Anneal | None:
-    """What improves the guides of blurred images; None without guides, or where no annealer ships for the channels."""
-    if not rounds or denoiser.in_channels not in ANNEALERS:
-        return None
-    return annealer(denoiser.in_channels, next(denoiser.parameters()).device)
-
-
-@functools.lru_cache(maxsize=2)
-def annealer(channels: int, device: torch.device) -> Anneal:
-    """The shipped annealer on a device."""
-    return Anneal(load_annealer(channels).to(device))
 
 
 def by_channel(x: Tensor, denoiser: Learned) -> Tensor:

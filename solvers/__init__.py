@@ -4,7 +4,6 @@ from pnp_lip.fingerprint import recognise
 from pnp_lip.renamed import renamed
 from pnp_lip.solvers.admm import ADMM
 from pnp_lip.solvers.anderson import Anderson
-from pnp_lip.solvers.annealing import Anneal, annealed
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity, WeightedLeastSquares
 from pnp_lip.solvers.davis_yin import DavisYin
@@ -43,7 +42,6 @@ __all__ = [
     "RED",
     "SCAN_WEIGHT",
     "Anderson",
-    "Anneal",
     "Checkpoint",
     "Choice",
     "DataTerm",
@@ -73,7 +71,6 @@ __all__ = [
     "UserFidelity",
     "Variational",
     "WeightedLeastSquares",
-    "annealed",
     "choose_by_discrepancy",
     "choose_by_held_out",
     "choose_by_reference",

@@ -1,8 +1,7 @@
-"""Solve, improve the solution, solve again: a second prior that knows the first reconstruction."""
+"""Solve, then solve again with a prior that knows the first reconstruction."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, cast
 
 from torch import Tensor, nn
 
@@ -13,9 +12,7 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import Solver
 
-__all__ = ["Improve", "refine"]
-
-Improve = Callable[[Result, Tensor, PhysicsLike], Tensor]
+__all__ = ["refine"]
 
 
 class Solve(Protocol):
@@ -25,20 +22,11 @@ class Solve(Protocol):
         """The result of ``solver`` for these data."""
 
 
-@runtime_checkable
-class Checks(Protocol):
-    """An ``improve`` that can say beforehand whether it fits."""
-
-    def check(self, solver: Solver, y: Tensor) -> None:
-        """Raise InputError unless it can improve results of this solver."""
-
-
 def refine(
     solver: Solver,
     y: Tensor,
     physics: PhysicsLike,
     rounds: int = 1,
-    improve: Improve | None = None,
     *,
     sigma: float | Tensor | None = None,
     x0: Tensor | None = None,
@@ -46,19 +34,17 @@ def refine(
 ) -> tuple[Result, ...]:
     """Solve, then solve ``rounds`` times more with the denoiser guided by the result before; the last is the best.
 
-    x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹ or ``improve(result, y, physics)``
+    x⁰ = fix T, xᵏ = fix T_k, T_k the solver's map with D_g in the place of D, g = xᵏ⁻¹
 
     Each T_k is nonexpansive in x with g held fixed, so that each run converges, under the same theorem and with the same
     numbers as the first. Of the limit of many rounds nothing is claimed, nor of x¹ as a function of y: g depends on the data.
 
-    ``improve`` is any function of a ``Result``, the data and the physics that gives an image of the same shape; nothing needs
-    to be proved of it. ``Anneal(denoiser)`` is one. ``rounds`` ≥ 0; ``sigma`` is the noise level that the guided denoiser
-    assumes, by default the solver's; ``x0`` the start of the first solution; each solution is found by
-    ``solve(solver, y, physics, x0=...)``, for instance ``functools.partial(Solver.solve, max_iter=300)``.
+    ``rounds`` ≥ 0; ``sigma`` is the noise level that the guided denoiser assumes, by default the solver's; ``x0`` the start of
+    the first solution; each solution is found by ``solve(solver, y, physics, x0=...)``, for instance
+    ``functools.partial(Solver.solve, max_iter=300)``.
 
     Returns the results of all rounds in order, their number rounds + 1. Raises what ``solve`` raises, and before anything
-    runs InputError for a denoiser without guidance and for what ``improve`` cannot take, ShapeError for a ``sigma`` of
-    another batch.
+    runs InputError for a denoiser without guidance, ShapeError for a ``sigma`` of another batch.
 
     Source: Pourya, Neumayer & Unser (2024).
     """
@@ -66,14 +52,12 @@ def refine(
         raise InputError(f"`rounds` counts the solutions after the first and is >= 0; got {rounds}.")
     if rounds:
         require_guidance(solver.denoiser)
-        if isinstance(improve, Checks):
-            improve.check(solver, y)
     if sigma is not None:
         noise_level(sigma, len(y))
     later = solver if sigma is None else dataclasses.replace(solver, sigma=sigma)
     results = [solve(solver, y, physics, x0=x0)]
     for _ in range(rounds):
-        guide = results[-1].x if improve is None else improve(results[-1], y, physics)
+        guide = results[-1].x
         again = dataclasses.replace(later, denoiser=guided(cast(nn.Module, solver.denoiser), guide))
         results.append(solve(again, y, physics, x0=guide))
     return tuple(results)

@@ -179,8 +179,8 @@ def the_configuration_of_a_layer_less(header: dict[str, Any], body: bytes) -> tu
 
 
 @on_header(new=True)
-def the_format_of_an_annealer(header: dict[str, Any], body: bytes) -> tuple[Any, bytes]:
-    header["__metadata__"]["format"] = "pnp-lip annealer 1"
+def the_format_of_a_gradient_step(header: dict[str, Any], body: bytes) -> tuple[Any, bytes]:
+    header["__metadata__"]["format"] = "pnp-lip gradient-step potential 1"
     return header, body
 
 

@@ -1,10 +1,10 @@
-"""Small denoisers to be guided and to make guides, shared by the tests of both."""
+"""Small denoisers to be guided, shared by tests."""
 
 from __future__ import annotations
 
 import torch
 
-from pnp_lip import AnnealingDenoiser, GradientFlowDenoiser
+from pnp_lip import GradientFlowDenoiser
 from pnp_lip.denoisers import add_guidance
 from pnp_lip.layers import project
 
@@ -31,11 +31,3 @@ def guided_network(
     """The same with untrained guidance."""
     d = add_guidance(plain_network(in_channels, padding_mode), centred=centred, network=network)
     return d.requires_grad_(False)
-
-
-def annealing_network(size: tuple[int, int, int] = (5, 3, 1), in_channels: int = 1) -> AnnealingDenoiser:
-    """An annealer whose network does something with both of the images that it sees."""
-    d = AnnealingDenoiser(plain_network(in_channels), size)
-    for conv in d.network.convolutions:
-        torch.nn.init.normal_(conv.weight, std=0.2)
-    return d.eval().requires_grad_(False)

@@ -211,7 +211,7 @@ MALFORMED: dict[str, Callable[[dict[str, Any], bytes], tuple[Header, bytes]]] = 
     "unknown metadata": lambda h, b: (metadata(h, dtype="float64"), b),
     "metadata no text": lambda h, b: (metadata(h, config=1), b),
     "metadata no object": lambda h, b: ({**h, "__metadata__": []}, b),
-    "another format": lambda h, b: (metadata(h, format="pnp-lip annealer 1"), b),
+    "another format": lambda h, b: (metadata(h, format="pnp-lip gradient-step potential 1"), b),
     "trailing bytes": lambda h, b: (h, b + b"\0"),
     "missing bytes": lambda h, b: (h, b[:-1]),
     "uncovered bytes": lambda h, b: (entry(h, data_offsets=[e + 4 for e in ends(h)]), b + bytes(4)),

@@ -69,7 +69,6 @@ def test_deblur_restores_and_writes_its_guarantee(blurred: Path, capsys: pytest.
         ({"--max-iter": "0"}, "max_iter"),
         ({"--padding": "mirror"}, "padding"),
         ({"--denoiser": "purple"}, "purple"),
-        ({"--denoiser": "annealer"}, "annealer has no certificate"),
         ({"--denoiser": "colour", "image": "grey.npy"}, "takes 3 channels; the image has 1"),
         ({"--denoiser": "missing.safetensors"}, "no such file"),
         ({"-o": "out.xyz"}, "suffix"),
@@ -349,24 +348,6 @@ def test_train_goes_on_from_weights(tmp_path: Path, capsys: pytest.CaptureFixtur
     for options, message in ((["--size", "2,4,5"], "leave out"), (["--colour"], "--colour")):
         assert main([*arguments, *options, "--out", str(tmp_path / "other")]) == 2
         assert message in capsys.readouterr().err
-
-
-def test_train_makes_an_annealer_and_trains_one_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_photographs(tmp_path / "photos", 2)
-    arguments = ["train", "--images", str(tmp_path / "photos"), "--steps", "1", "--batch", "4", "--patch", "16"]
-    tiny, made = load_pretrained("tiny"), tmp_path / "a" / "denoiser.safetensors"
-    assert main([*arguments, "--start", "tiny", "--annealer", "4,3,2", "--out", str(tmp_path / "a")]) == 0
-    assert "no certificate" in capsys.readouterr().out and not list((tmp_path / "a").glob("*.certificate.json"))
-    annealer = load_denoiser(made, require_certified=False)
-    assert annealer.config["network"] == [4, 3, 2] and annealer.first.guidance is None
-    x = photograph("camera", 32)
-    assert torch.equal(annealer.first(x, 0.1), tiny(x, 0.1))
-    assert main([*arguments, "--start", str(made), "--out", str(tmp_path / "b")]) == 0
-    assert load_denoiser(tmp_path / "b" / "denoiser.safetensors", require_certified=False).config == annealer.config
-    for options in (["--annealer", "4,3,2"], ["--guidance"]):
-        assert main([*arguments, "--start", str(made), *options, "--out", str(tmp_path / "c")]) == 2
-        assert "annealer" in capsys.readouterr().err
-    assert main([*arguments, "--start", "tiny", "--annealer", "4,3", "--out", str(tmp_path / "c")]) == 2
 
 
 @pytest.mark.slow

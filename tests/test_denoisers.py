@@ -187,7 +187,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="do not fit"):
         load_denoiser(tmp_path / "empty.safetensors")
     with pytest.raises(
-        InputError, match="there are annealer, annealer-colour, colour, gradient-step, grey, ridge, ridge-colour, tiny"
+        InputError, match="there are colour, gradient-step, gradient-step-colour, grey, ridge, ridge-colour, tiny"
     ):
         load_pretrained("purple")
 

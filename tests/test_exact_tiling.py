@@ -89,8 +89,8 @@ def test_other_denoisers_images_and_tiles_are_refused() -> None:
     tiling = ExactTiling(network(), (1, 1, 70, 50))
     with pytest.raises(ShapeError, match=r"images of \(70, 50\) pixels; got \(1, 1, 70, 51\)"):
         tiling.get_local_patches(torch.rand(1, 1, 70, 51), [0])
-    with pytest.raises(InputError, match="got AnnealingDenoiser"):
-        ExactTiling(load_pretrained("annealer"), (1, 1, 70, 50))
+    with pytest.raises(InputError, match="got GradientStepPotential"):
+        ExactTiling(load_pretrained("gradient-step"), (1, 1, 70, 50))
     with pytest.raises(InputError, match="got Wider"):
         ExactTiling(Wider(), (1, 1, 70, 50))
     for tile in (0, 1.5):

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip import Variational, certify, deblur, denoise, load_denoiser, save_denoiser
 from pnp_lip.command_line import main
 from pnp_lip.errors import CertificateError, InputError, ShapeError
+from pnp_lip.layers import UNet
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.potentials import GradientStepPotential
 
@@ -208,3 +210,50 @@ def test_a_run_on_reconstructions_resumes_exactly(tmp_path: Path) -> None:
     again = train(potential().requires_grad_(True), photographs, photographs, tmp_path / "run", settings, resume=True)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
     assert not torch.equal(whole.network.convolutions[0].weight, potential().network.convolutions[0].weight)  # type: ignore[arg-type]
+
+
+def test_the_network_is_a_u_net() -> None:
+    torch.manual_seed(1)
+    u = UNet(1, width=4, depth=3, scales=2).double()
+    x, s = torch.rand(2, 1, 8, 12, dtype=torch.float64), torch.tensor([0.03, 0.05], dtype=torch.float64)
+    first, fine, last = u.convolutions
+    level = (10 * s).reshape(2, 1, 1, 1).expand(2, 1, 4, 6)
+    t = F.silu(first(torch.cat([F.pixel_unshuffle(x, 2), level, level.log() / 4], 1)))
+    t = t + F.silu(fine(t))
+    below = torch.einsum("oiab,nihawb->nohw", u.shrinking[0].weight, t.reshape(2, 4, 2, 2, 3, 2))
+    below = below + u.shrinking[0].bias[:, None, None]
+    below = below + F.silu(u.coarse[0][0](below))
+    up = torch.einsum("iocd,nihw->nohcwd", u.growing[0].weight, below).reshape(2, 4, 4, 6) + u.growing[0].bias[:, None, None]
+    t = t + up
+    t = t + F.silu(u.back[0][0](t))
+    expected = x + (s / 10).sqrt()[:, None, None, None] * F.pixel_shuffle(last(t), 2)
+    assert torch.allclose(u(x, sigma=s), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("depth", "scales"), [(2, 1), (4, 1), (3, 2), (6, 2), (4, 3)])
+def test_it_sees_as_far_as_it_says(depth: int, scales: int) -> None:
+    torch.manual_seed(2)
+    u = UNet(1, width=3, depth=depth, scales=scales).double()
+    x = torch.rand(1, 1, 192, 192, dtype=torch.float64, requires_grad=True)
+    y, seen = u(x, sigma=torch.tensor([0.1])), 0
+    for place in range(96, 96 + u.block):
+        (slope,) = torch.autograd.grad(y[0, 0, place, place], x, retain_graph=True)
+        rows = slope[0, 0].abs().sum(1).nonzero().flatten()
+        seen = max(seen, 96 - int(rows.min()), int(rows.max()) - 96 - u.block + 1)
+    assert u.reach - u.block < seen <= u.reach and u.reach % u.block == 0
+
+
+def test_the_image_is_not_rounded_where_others_are() -> None:
+    seen = []
+    u = UNet(1, width=3, depth=3, scales=1)
+    for conv in u.convolutions[:2]:
+        conv.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        u(torch.rand(1, 1, 8, 8), sigma=torch.tensor([0.1]))
+    assert seen == [(torch.float32, torch.float32), (torch.float32, torch.bfloat16)]
+
+
+def test_sizes_that_make_no_network_are_refused() -> None:
+    for size, words in (((4, 3), "number of scales of a U-net"), ((4, 3, 10), "one to 9 scales"), ((0, 3, 1), "width")):
+        with pytest.raises(InputError, match=words):
+            GradientStepPotential(size=size)

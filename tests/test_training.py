@@ -16,13 +16,12 @@ from skimage import data
 from skimage.io import imsave
 from torch import nn
 
-from pnp_lip import GradientFlowDenoiser, certify, save_denoiser
+from pnp_lip import GradientFlowDenoiser, certify
 from pnp_lip.command_line.train import chosen_device
-from pnp_lip.denoisers import AnnealingDenoiser, add_guidance
+from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
 from pnp_lip.layers import GuideNetwork, project
-from pnp_lip.pretrained import load_denoiser
 from pnp_lip.training import (
     PatchSettings,
     ProblemSettings,
@@ -59,11 +58,6 @@ def network(kind: str = "denoiser") -> GradientFlowDenoiser:
     return denoiser
 
 
-def annealer(kind: str = "denoiser") -> AnnealingDenoiser:
-    torch.manual_seed(0)
-    return AnnealingDenoiser(project(GradientFlowDenoiser(hidden_channels=8, dilations=(1, 1), kernel_size=5)), (6, 3, 2))
-
-
 class KilledError(Exception):
     pass
 
@@ -78,7 +72,6 @@ AT_EQUILIBRIUM = dataclasses.replace(
     ("make", "settings", "last"),
     [
         (network, TINY, 5),
-        (annealer, TINY, 5),
         (network, AT_EQUILIBRIUM, 10),
         pytest.param(network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 10, marks=pytest.mark.slow),
         pytest.param(network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 10, marks=pytest.mark.slow),
@@ -111,25 +104,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     resumed = train(other, images(), images()[:1], tmp_path / "killed", settings, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    assert make is annealer or certify(whole).nonexpansive
-
-
-def test_an_annealer_learns_as_a_plain_denoiser_and_its_first_pass_stays(tmp_path: Path) -> None:
-    settings = dataclasses.replace(TINY, steps=60, patches=PatchSettings(batch=4, size=24), learning_rate=1e-2)
-    trained = train(annealer(), images(), images(), tmp_path / "run", settings)
-    untrained = annealer()
-    for name, value in untrained.state_dict().items():
-        assert torch.equal(value, trained.state_dict()[name]) != name.startswith("network."), name
-    x = images()[0][None]
-    y = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        assert psnr(trained(y, 0.05), x) > psnr(untrained(y, 0.05), x) + 0.5
-    save_denoiser(trained, tmp_path / "annealer.safetensors")
-    with torch.no_grad():
-        assert torch.equal(load_denoiser(tmp_path / "annealer.safetensors", require_certified=False)(y, 0.05), trained(y, 0.05))
-    for change in ({"part": "guidance"}, {"problems": ProblemSettings(0.5)}):
-        with pytest.raises(InputError, match="an annealer learns from noisy images alone"):
-            train(annealer(), images(), images(), tmp_path / "other", dataclasses.replace(settings, **change))  # type: ignore[arg-type]
+    assert certify(whole).nonexpansive
 
 
 def test_training_denoises_and_stays_certified(tmp_path: Path) -> None:

@@ -139,5 +139,5 @@ def test_the_command_trains_a_guide_network_and_then_guidance(tmp_path: Path, ca
     assert command(unguided, "--guidance", out="new") == 0
     assert load_denoiser(tmp_path / "new" / "denoiser.safetensors").centred
     assert command(plain, "--guide-network", "5,3,2", out="other") == 2 and "width and the depth" in capsys.readouterr().err
-    for part in (["--guidance"], ["--guide-network", "5,3"], ["--annealer", "5,3,2"]):
+    for part in (["--guidance"], ["--guide-network", "5,3"]):
         assert command(None, *part, out="other") == 2 and "--start" in capsys.readouterr().err

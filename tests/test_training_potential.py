@@ -242,7 +242,7 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path: Path, capsys:
     }.items():
         assert main([*command, *options]) != 0, options
         assert words in capsys.readouterr().err, options
-    for option in (("--guidance",), ("--annealer", "8,3,2"), ("--guide-network", "8,3")):
+    for option in (("--guidance",), ("--guide-network", "8,3")):
         with pytest.raises(SystemExit):
             main([*command, "--potential", *option])
         assert "not allowed with argument" in capsys.readouterr().err

@@ -15,10 +15,11 @@ from pnp_lip.check import main as check
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.potentials import RidgePotential
-from pnp_lip.pretrained import ANNEALERS, certified_names, pretrained_names
+from pnp_lip.pretrained import certified_names, pretrained_names
 from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Variational, refine
 
 POTENTIALS = ["ridge", "ridge-colour"]
+SMOOTH = ["gradient-step", "gradient-step-colour"]
 NAMES = [name for name in certified_names() if name not in POTENTIALS]
 FOLDER = Path(pnp_lip.__file__).parent / "weights"
 LEVELS = (5, 15, 25, 50)
@@ -88,15 +89,15 @@ def test_one_objective_restores_a_blurred_photograph_better_than_the_ridge_poten
     assert found["gradient-step"] > found["ridge"] + 0.2, found
 
 
-def test_all_that_ships_is_certified_or_an_annealer_or_smooth() -> None:
+def test_all_that_ships_is_certified_or_smooth() -> None:
     assert certified_names() == ["colour", "grey", "ridge", "ridge-colour", "tiny"]
-    assert pretrained_names() == sorted([*certified_names(), *ANNEALERS.values(), "gradient-step"])
-    for name in (*ANNEALERS.values(), "gradient-step"):
+    assert pretrained_names() == sorted([*certified_names(), *SMOOTH])
+    for name in SMOOTH:
         assert (FOLDER / f"{name}.safetensors").stat().st_size < 4_000_000
         assert (FOLDER / f"{name}.md").read_text().startswith(f"# Model card: {name}\n")
 
 
-@pytest.mark.parametrize("name", [n for n in pretrained_names() if n not in (*POTENTIALS, "gradient-step")])
+@pytest.mark.parametrize("name", [n for n in pretrained_names() if n not in (*POTENTIALS, *SMOOTH)])
 def test_without_noise_the_image_comes_back(name: str) -> None:
     denoiser = load_pretrained(name)
     x = torch.rand(1, denoiser.in_channels, 40, 36, generator=torch.Generator().manual_seed(0))
@@ -104,7 +105,7 @@ def test_without_noise_the_image_comes_back(name: str) -> None:
         assert (denoiser(x, 0.0) - x).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n in pretrained_names() if "colour" not in n and n != "gradient-step"])
+@pytest.mark.parametrize("name", [n for n in pretrained_names() if "colour" not in n and n not in SMOOTH])
 def test_every_noise_level_is_better_removed_than_by_total_variation(name: str) -> None:
     x, other = photograph("camera", 96), photograph("astronaut", 96)
     tv, thresholds = total_variation(), (0.35, 0.5, 0.7, 1.0, 1.4)
@@ -125,15 +126,6 @@ def test_the_first_result_guides_to_a_better_second(name: str) -> None:
             first = denoiser(y, level / 255)
             assert psnr(guided(denoiser, first)(y, level / 255), x) > psnr(first, x) + 0.15, level
             assert psnr(denoise_guided(denoiser, y, level / 255), x) > psnr(first, x) + 0.05, level
-
-
-@pytest.mark.parametrize("name", ANNEALERS.values())
-def test_an_annealer_denoises_better_than_the_layers_that_it_begins_with(name: str) -> None:
-    x, annealer = photograph("coffee", 96, colour="colour" in name), load_pretrained(name)
-    with torch.no_grad():
-        for level in LEVELS:
-            y = noisy(x, level)
-            assert psnr(annealer(y, level / 255), x) > psnr(annealer.first(y, level / 255), x) + 0.15, level
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         check_noise(options.sigma, "--sigma")
     if is_scan(options.sinogram, options):
         theta = None if options.angles is None else parse_angles(options.angles)
-        prior = functools.cache(lambda: get_prior(options, grey="ridge"))  # a scan that cannot be read needs none
+        prior = functools.cache(lambda: get_prior(options))  # a scan that cannot be read needs none
 
         def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
             return projector(sinogram, options, isinstance(prior()[0], Potential), center=center, fan=fan)
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     sinogram = read_sinogram(options.sinogram, options.angles)
     out = make_folder(options.out)
     claim([out / name for name in WRITTEN], [options.sinogram, options.angles], force=options.force)
-    denoiser, rounds = get_prior(options, grey="ridge")
+    denoiser, rounds = get_prior(options)
     physics = projector(sinogram, options, normalize=isinstance(denoiser, Potential))
     mistake = likely_mistake(physics, sinogram.y)
     if mistake:

@@ -5,13 +5,13 @@ import functools
 import json
 import math
 import time
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph, validation_images
-from pnp_lip.certificates import certify
 from pnp_lip.command_line.common import NOT_CONVERGED, say
 from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw
@@ -19,8 +19,9 @@ from pnp_lip.command_line.inputs import by_sigma, get_prior, make_folder
 from pnp_lip.command_line.records import claim, sha256_of
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
-from pnp_lip.restore import get_annealing, solutions, solver_of
-from pnp_lip.solvers import Anderson, ForwardBackward, Result, choose_by_reference, licensed
+from pnp_lip.potentials import Potential
+from pnp_lip.restore import solutions, solver_of, suggested
+from pnp_lip.solvers import Anderson, ForwardBackward, Result, Solver, choose_by_reference
 from pnp_lip.version import __version__
 
 __all__ = ["run"]
@@ -33,34 +34,33 @@ TV, OURS = "total variation", "pnp-lip"
 
 
 def run(options: argparse.Namespace) -> int:
-    """The demonstration; writes demo.png, result.json and certificate.json."""
+    """The demonstration; writes demo.png and result.json."""
     out, start = make_folder(options.out), time.perf_counter()
-    claim([out / name for name in ("demo.png", "result.json", "certificate.json")], force=options.force)
+    claim([out / name for name in ("demo.png", "result.json")], force=options.force)
     tell = (lambda text: None) if options.quiet else say
-    denoiser, rounds = get_prior(options)
-    certificate = certify(denoiser)
-    certificate.save(out / "certificate.json")
-    if certificate.curvature is not None:
-        low, high = certificate.curvature.lower, certificate.curvature.upper
-        tell(f"certified: the potential's curvature lies in [{low:.6g}, {high:.6g}]")
-    else:
-        tell(f"certified: the denoiser's Lipschitz constant is at most {certificate.lipschitz_upper:.6g}")
-        tell(f"licensed solvers: {', '.join(licensed(certificate)) or 'none'}")
+    prior, rounds = get_prior(options)
     x, others = photograph("camera", 256), torch.cat([image.x for image in validation_images(SIDE)[:3]])
     (physics, y), (other_physics, other_y) = blurred(x, seed=0), blurred(others, seed=1)
     tuning: dict[str, dict[str, object]] = {}
     results: dict[str, tuple[Result, ...]] = {}
-    rival = ForwardBackward(total_variation(), box=(0, 1), tol=TOL, scheme=Anderson())
-    for name, solver, levels, guarantee, again in (
-        (TV, rival, [s * NOISE for s in STRENGTHS], "report", 0),
-        (OURS, solver_of(denoiser, tol=TOL), [math.sqrt(s) * NOISE for s in STRENGTHS], "require", rounds),
-    ):
+
+    def tuned(name: str, solver: Solver, levels: list[float], guarantee: str) -> Solver:
         tell(f"{name}: choosing the strength on other photographs ...")
         choice = choose_by_reference(solver, other_y, other_physics, others, {"sigma": levels}, guarantee=guarantee)
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
+        return cast(Solver, choice.solver)
+
+    rival = ForwardBackward(total_variation(), box=(0, 1), tol=TOL, scheme=Anderson())
+    rival = tuned(TV, rival, [s * NOISE for s in STRENGTHS], "report")
+    if isinstance(prior, Potential):  # its strength is the one that ships
+        sigma, weight = suggested(prior, NOISE, None)
+        ours = solver_of(prior, sigma=sigma, weight=weight)
+    else:
+        ours = tuned(OURS, cast(Solver, solver_of(prior, tol=TOL)), [math.sqrt(s) * NOISE for s in STRENGTHS], "require")
+    for name, solver, guarantee, again in ((TV, rival, "report", 0), (OURS, ours, "require", rounds)):
         tell(f"{name}: restoring ...")
         solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee)
-        results[name] = solutions(choice.solver, y, physics, again, get_annealing(denoiser, again), solve=solve)
+        results[name] = solutions(solver, y, physics, again, solve=solve)
     seconds = time.perf_counter() - start
     images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
     quality = {name: psnr(image, x) for name, image in images.items()}

@@ -5,18 +5,18 @@ import math
 from pathlib import Path
 
 from pnp_lip.errors import InputError
-from pnp_lip.restore import Learned, prior_of
+from pnp_lip.restore import Learned, default_prior, prior_of
 from pnp_lip.solvers import Choice
 
 __all__ = ["by_sigma", "check_noise", "get_prior", "get_range", "make_folder"]
 
 
-def get_prior(options: argparse.Namespace, channels: int = 1, grey: str = "grey") -> tuple[Learned, int]:
-    """The denoiser or potential, by default the shipped one for so many channels, and how often to solve again.
+def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, int]:
+    """The denoiser or potential, by default the command's one for so many channels, and how often to solve again.
 
     Raises InputError for rounds that it cannot do.
     """
-    prior, _, rounds = prior_of(options.denoiser, options.rounds, channels, grey)
+    prior, _, rounds = prior_of(options.denoiser, options.rounds, default_prior(options.command, channels))
     return prior, rounds
 
 

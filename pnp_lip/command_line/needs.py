@@ -10,7 +10,7 @@ from pnp_lip.memory import keeping_within, most_kept
 from pnp_lip.operators import parse_psf
 from pnp_lip.pictures import Picture
 from pnp_lip.potentials import GradientStepPotential
-from pnp_lip.restore import Learned, prior_of
+from pnp_lip.restore import Learned, default_prior, prior_of
 from pnp_lip.solvers import Anderson
 
 __all__ = ["needed", "share_of_memory"]
@@ -20,7 +20,7 @@ SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is ke
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
 PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
 STEP = 2400  # bytes for each number of a window in which a gradient-step potential is differentiated, in float64
-NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
+NETWORK = 250 * 2**20  # bytes of the windows in which a network improves a guide
 
 
 def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
@@ -31,7 +31,7 @@ def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
     order, four = layout(picture.pixels)
     images, channels, rows, columns = (four[i] for i in order)
     channels -= channels in (2, 4)  # alpha
-    prior, _, rounds = prior_of(options.denoiser, options.rounds, channels)
+    prior, _, rounds = prior_of(options.denoiser, options.rounds, default_prior(options.command, channels))
     blurred = options.command == "deblur"
     if blurred and options.padding == "valid":
         rows, columns = (side + more - 1 for side, more in zip((rows, columns), parse_psf(options.psf).shape, strict=True))

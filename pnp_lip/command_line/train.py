@@ -1,4 +1,4 @@
-"""``pnp-lip train``: a certified denoiser, a potential, what guides a denoiser, or an annealer, from a folder of photographs."""
+"""``pnp-lip train``: a certified denoiser, a potential, or what guides a denoiser, from a folder of photographs."""
 
 import argparse
 import json
@@ -47,7 +47,6 @@ def add_command(commands: Commands) -> None:
     add("--start", metavar="NAME|FILE", help="train on from these weights")
     part("--guidance", action="store_true", help="train only how clips follow a guide")
     part("--guide-network", type=integers, metavar="WIDTH,DEPTH", help="train only the network that improves guides")
-    part("--annealer", type=integers, metavar="WIDTH,DEPTH,SCALES", help="a new U-net behind --start")
     part("--potential", action="store_true", help="train a potential of bounded curvature")
     part("--gradient-step", type=integers, metavar="WIDTH,DEPTH,SCALES", help="train a smooth potential: a U-net's remainder")
     add("--rho", type=float, help="its curvature is at least minus this (default: 0.8)")
@@ -123,13 +122,13 @@ def chosen_device(name: str) -> str:
 
 def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
-    from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, add_guidance
+    from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
     from pnp_lip.potentials import Potential, RidgePotential
 
     channels = 3 if options.colour else 1
     if options.start is None:
-        if options.guidance or options.guide_network or options.annealer:
-            raise InputError("--guidance, --guide-network and --annealer need a denoiser to start from: --start.")
+        if options.guidance or options.guide_network:
+            raise InputError("--guidance and --guide-network need a denoiser to start from: --start.")
         size = options.size or SIZE
         if len(size) != 3:
             raise InputError(f"--size takes layers, filters and their width, three integers; got {size}.")
@@ -138,13 +137,8 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
     if isinstance(found, Potential):
         option = "--potential" if isinstance(found, RidgePotential) else "--gradient-step"
         raise InputError(f"{options.start} is a potential: pass {option} to train it on.")
-    if options.size or (options.annealer and isinstance(found, AnnealingDenoiser)):
-        raise InputError("--start keeps the layers that it finds; leave out --size, and --annealer for an annealer.")
-    if isinstance(found, AnnealingDenoiser):
-        return found
-    if options.annealer:
-        found.guidance = found.guide_network = None
-        return AnnealingDenoiser(found, options.annealer)
+    if options.size:
+        raise InputError("--start keeps the layers that it finds; leave out --size.")
     if options.guidance:
         return add_guidance(found, centred=True)
     if options.guide_network and (found.guide_network is None or found.guide_network.size != options.guide_network):

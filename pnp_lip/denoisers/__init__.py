@@ -1,6 +1,5 @@
-"""Denoisers that carry a certificate, what is made of them, and one without a certificate that makes guides."""
+"""Denoisers that carry a certificate, and what is made of them."""
 
-from pnp_lip.denoisers.annealing_denoiser import AnnealingDenoiser
 from pnp_lip.denoisers.exact_tiling import ExactTiling
 from pnp_lip.denoisers.gradient_flow_denoiser import GradientFlowDenoiser, add_guidance, denoiser_from_config
 from pnp_lip.denoisers.guided_denoiser import (
@@ -16,7 +15,6 @@ from pnp_lip.renamed import renamed
 
 __all__ = [
     "GUIDE_SIGMA_FACTOR",
-    "AnnealingDenoiser",
     "ClippedDenoiser",
     "ExactTiling",
     "GradientFlowDenoiser",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GuideNetwork, UNet
+from pnp_lip.layers import GuideNetwork
 from pnp_lip.progress import advance
 
 __all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
@@ -40,12 +40,12 @@ def map_windows(
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 
 
-def improve(network: GuideNetwork | UNet, *images: Tensor, sigma: Tensor) -> Tensor:
-    """U(*images, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
-    (h, w), b = images[0].shape[-2:], network.block
-    whole = [F.pad(image, (0, -w % b, 0, -h % b), mode="replicate") for image in images]
+def improve(network: GuideNetwork, guide: Tensor, *, sigma: Tensor) -> Tensor:
+    """U(g, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
+    (h, w), b = guide.shape[-2:], network.block
+    whole = F.pad(guide, (0, -w % b, 0, -h % b), mode="replicate")
     improved = partial(network, sigma=sigma)
-    return map_windows(improved, *whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]
+    return map_windows(improved, whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]
 
 
 def windows(size: int, tile: int, reach: int, circular: bool) -> list[tuple[slice, range]]:

@@ -1,4 +1,4 @@
-"""Networks that work at half the resolution: they improve guides and denoised images, or define a potential.
+"""Networks that work at half the resolution: they improve guides, or define a potential.
 
 None is nonexpansive, and none needs to be: a layer keeps its certificate whatever image its clips follow, and a descent
 method asks of a potential that it is smooth.
@@ -41,75 +41,70 @@ class GuideNetwork(nn.Module):
     def __init__(self, channels: int, *, width: int, depth: int) -> None:
         super().__init__()
         self.size, self.block, self.reach = (width, depth), 2, 2 * depth
-        self.convolutions = convolutions_of(1, channels, width, depth)
+        self.convolutions = convolutions_of(channels, width, depth)
         start_from_identity(self.convolutions)
 
     def forward(self, guide: Tensor, sigma: Tensor) -> Tensor:
         """U(g, σ)."""
         level = sigma.to(guide).reshape(-1, 1, 1, 1) / SIGMA_UNIT
         first, *others, last = self.convolutions
-        t = residuals(others, F.relu(first(half_resolution([guide], [level]))))
+        t = residuals(others, F.relu(first(half_resolution(guide, [level]))))
         return guide + F.pixel_shuffle(last(t), 2).to(guide)
 
 
 class UNet(nn.Module):
-    """U(g, r, σ) = g + √(σ/10) R(g, r, σ), the image g with what belongs to it of the remainder r.
+    """U(x, σ) = x + √(σ/10) R(x, σ), smooth in the image x.
 
-    R is a network as in ``GuideNetwork`` on both images. With ``scales`` = s > 1 it goes on at s − 1 coarser resolutions,
-    each half of the one before, as wide as 2, …, s times ``width``, with ``depth`` − 2 convolutions on the way down and up.
-    The unit of the change lies between the noise and what blurs and scans lose. Untrained, R = 0.
+    R is a network as in ``GuideNetwork`` with SiLU in the place of ReLU. With ``scales`` = s > 1 it goes on at s − 1 coarser
+    resolutions, each half of the one before, as wide as 2, …, s times ``width``, with ``depth`` − 2 convolutions on the way
+    down and up. The unit of the change lies between the noise and what blurs and scans lose. Untrained, R is random: where
+    R = 0, ½‖x − U(x, σ)‖² has no gradient to learn from.
 
-    With ``smooth`` U(g, σ) has no remainder, its activations are SiLU, in the place of ReLU, and untrained R is random:
-    where R = 0, ½‖g − U(g, σ)‖² has no gradient to learn from.
-
-    Shapes as there, r as g. Raises InputError unless width ≥ 1, depth ≥ 2 and 1 ≤ scales ≤ 9.
+    Shapes as there. Raises InputError unless width ≥ 1, depth ≥ 2 and 1 ≤ scales ≤ 9.
     Source: Ronneberger, Fischer & Brox (2015).
 
-    >>> g = torch.full((1, 1, 4, 4), 0.5)
-    >>> bool((UNet(1, width=4, depth=3, scales=2)(g, 0 * g, sigma=torch.tensor([0.1])) == g).all())
+    >>> x = torch.full((1, 1, 4, 4), 0.5)
+    >>> bool((UNet(1, width=4, depth=3, scales=2)(x, sigma=torch.tensor([0.0])) == x).all())
     True
     """
 
-    def __init__(self, channels: int, *, width: int, depth: int, scales: int, smooth: bool = False) -> None:
+    def __init__(self, channels: int, *, width: int, depth: int, scales: int) -> None:
         super().__init__()
         if not 1 <= scales <= MOST_SCALES:
             raise InputError(f"a U-net has one to {MOST_SCALES} scales; got {scales}.")
         self.size, self.block, self.reach = (width, depth, scales), 2**scales, reach_of(depth, scales)
-        self.smooth = smooth
         widths = [width * (i + 1) for i in range(scales)]
-        self.convolutions = convolutions_of(1 if smooth else 2, channels, width, depth, levels=2)
+        self.convolutions = convolutions_of(channels, width, depth, levels=2)
         self.shrinking = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.growing = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(widths))
         self.coarse = nn.ModuleList(small_convolutions(w, depth - 2) for w in widths[1:])  # on the way down
         self.back = nn.ModuleList(small_convolutions(w, depth - 2) for w in widths[:-1])  # on the way up
         start_from_identity(self.convolutions, self.shrinking, self.growing)
-        if smooth:
-            nn.init.kaiming_normal_(self.convolutions[-1].weight, a=SMALLER)  # type: ignore[arg-type]
+        nn.init.kaiming_normal_(self.convolutions[-1].weight, a=SMALLER)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor, *remainder: Tensor, sigma: Tensor) -> Tensor:
-        """U(g, r, σ), or U(g, σ)."""
-        activation = F.silu if self.smooth else F.relu
+    def forward(self, image: Tensor, sigma: Tensor) -> Tensor:
+        """U(x, σ)."""
         unit = sigma.to(image).reshape(-1, 1, 1, 1)
         level = unit / SIGMA_UNIT
         levels = [level, level.clamp_min(LEAST_LEVEL).log() / LOG_UNIT]
         first, *others, last = self.convolutions
         # In bfloat16 the image would be rounded by as much as the lowest noise that it is about.
         with torch.autocast(image.device.type, enabled=False):
-            t = activation(first(half_resolution([image, *remainder], levels)))
-        t, finer = residuals(others, t, activation), []
+            t = F.silu(first(half_resolution(image, levels)))
+        t, finer = residuals(others, t, F.silu), []
         for shrink, convs in zip(self.shrinking, self.coarse, strict=True):
             finer.append(t)
-            t = residuals(convs, shrink(t), activation)  # type: ignore[arg-type]
+            t = residuals(convs, shrink(t), F.silu)  # type: ignore[arg-type]
         for grow, convs in zip(reversed(self.growing), reversed(self.back), strict=True):
-            t = residuals(convs, grow(t) + finer.pop(), activation)  # type: ignore[arg-type]
+            t = residuals(convs, grow(t) + finer.pop(), F.silu)  # type: ignore[arg-type]
         return image + (SIGMA_UNIT * unit).sqrt() * F.pixel_shuffle(last(t), 2).to(image)
 
 
-def convolutions_of(images: int, channels: int, width: int, depth: int, levels: int = 1) -> nn.ModuleList:
-    """``depth`` convolutions at half the resolution: in go some images and ``levels`` of noise, out comes one image."""
+def convolutions_of(channels: int, width: int, depth: int, levels: int = 1) -> nn.ModuleList:
+    """``depth`` convolutions at half the resolution: in go an image and ``levels`` of noise, out comes an image."""
     if width < 1 or depth < 2:
         raise InputError(f"a guide network needs a width of at least 1 and a depth of at least 2; got {width}, {depth}.")
-    sizes = [images * 4 * channels + levels, *[width] * (depth - 1), 4 * channels]
+    sizes = [4 * channels + levels, *[width] * (depth - 1), 4 * channels]
     return nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(sizes))
 
 
@@ -137,10 +132,10 @@ def residuals(convolutions: Iterable[nn.Module], t: Tensor, activation: Callable
     return t
 
 
-def half_resolution(images: list[Tensor], levels: list[Tensor]) -> Tensor:
-    """Images (B or 1, C, H, W) with 2 × 2 pixels as channels; then one channel for each level."""
-    batch = max(len(part) for part in (*images, *levels))
-    parts = F.pixel_unshuffle(torch.cat([image.expand(batch, -1, -1, -1) for image in images], 1), 2)
+def half_resolution(image: Tensor, levels: list[Tensor]) -> Tensor:
+    """An image (B or 1, C, H, W) with 2 × 2 pixels as channels; then one channel for each level."""
+    batch = max(len(part) for part in (image, *levels))
+    parts = F.pixel_unshuffle(image.expand(batch, -1, -1, -1), 2)
     return torch.cat([parts, *(level.expand(batch, 1, *parts.shape[-2:]) for level in levels)], 1)
 
 

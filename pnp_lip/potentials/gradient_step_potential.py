@@ -49,7 +49,7 @@ class GradientStepPotential(nn.Module):
             )
         noise_level(default_sigma, 1)
         self.in_channels, self.default_sigma = in_channels, default_sigma
-        self.network = UNet(in_channels, width=size[0], depth=size[1], scales=size[2], smooth=True)
+        self.network = UNet(in_channels, width=size[0], depth=size[1], scales=size[2])
 
     @property
     def config(self) -> dict[str, object]:

@@ -45,9 +45,8 @@ def train(
 
     Minimises the mean over images of log ‖D(x + σn, σ) − x‖², on some patches of each image, σ drawn log-uniformly, one
     per batch, plus the ``penalty`` where there is one (for rivals that are not nonexpansive by construction; ours need
-    none). Of an ``AnnealingDenoiser`` the U-net learns, and its first pass stays as it is. A ``RidgePotential`` learns from its
-    minimisers (``PotentialRun``), in the place of D(x + σn, σ), and a ``GradientStepPotential`` from its gradient
-    steps (``GradientStepRun``).
+    none). In the place of D(x + σn, σ) a ``RidgePotential`` learns from its minimisers (``PotentialRun``), and a
+    ``GradientStepPotential`` from its gradient steps or critical points (``GradientStepRun``).
 
     Writes ``checkpoint.pt`` (atomic; ``resume=True`` continues from it exactly), ``log.csv`` (the loss is the mean since
     the row before) and ``settings.json`` under ``out``. Raises InputError when the loss is no longer finite, and for a

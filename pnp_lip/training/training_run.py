@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import AnnealingDenoiser, GradientFlowDenoiser, guided, require_guidance
+from pnp_lip.denoisers import GradientFlowDenoiser, guided, require_guidance
 from pnp_lip.denoisers.tiling import improve
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.layers import GuideNetwork, UNet, constrain, project, release
+from pnp_lip.layers import GuideNetwork, constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
@@ -207,10 +207,6 @@ class TrainingRun(Generic[Network]):
 
 def learning_part(denoiser: nn.Module, settings: TrainingSettings) -> nn.Module:
     """The denoiser, or the part of it that a run trains. Raises InputError where there is no such part."""
-    if isinstance(denoiser, AnnealingDenoiser):
-        if settings.part != "denoiser" or settings.problems.equilibrium:
-            raise InputError("an annealer learns from noisy images alone: leave out `equilibrium` and guidance.")
-        return denoiser.network
     if settings.part == "denoiser":
         return denoiser
     require_guidance(denoiser)
@@ -221,7 +217,7 @@ def learning_part(denoiser: nn.Module, settings: TrainingSettings) -> nn.Module:
 
 
 def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.optim.Optimizer]:
-    """Adam for a denoiser or its guidance; Muon for the kernels of a U-net or a guide network, and Adam for its biases.
+    """Adam for a denoiser or its guidance; Muon for a gradient-step potential's or a guide network's kernels, Adam for biases.
 
     A group's "rate" is the rate at which its parameters learn, in units of the run's. Muon takes a kernel (C', C, k, k) as
     a matrix (C', C k²). One rate serves it and Adam, because its updates are scaled to a size like that of Adam's. Of a
@@ -230,7 +226,7 @@ def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.opti
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
     named = list(learning.named_parameters())
-    if not isinstance(learning, (GradientStepPotential, GuideNetwork, UNet)):
+    if not isinstance(learning, GradientStepPotential | GuideNetwork):
         ours = isinstance(denoiser, GradientFlowDenoiser)
         slow = [p for name, p in named if not ours or "weight" in name]
         fast = [p for name, p in named if ours and "weight" not in name]
