@@ -280,7 +280,7 @@ def test_one_line_of_guarantee_or_all_of_it(folder: Path, capsys: pytest.Capture
     whole = capsys.readouterr().out.splitlines()
     hypotheses = json.loads(Path("x.json").read_text())["guarantee"]["hypotheses"]
     assert sum(line.startswith("  ✓ ") for line in whole) == len(hypotheses) > 3 and not any("advice" in line for line in whole)
-    assert main([*arguments, "--max-iter", "2"]) == 3
+    assert main([*arguments[:-1], "1e-9", "--max-iter", "2"]) == 3
     assert "advice: the image still changes; allow more iterations by --max-iter" in capsys.readouterr().out
 
 

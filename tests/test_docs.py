@@ -218,7 +218,7 @@ def test_every_page_is_on_the_site() -> None:
 
 
 # Words of the field. One that README, the start or a command's help uses has to be in the glossary.
-TERMS = """adjoint, ADMM, annealer, averaged, averagedness, back-projection, ball arithmetic, BM3D, certificate, clip,
+TERMS = """adjoint, ADMM, averaged, averagedness, back-projection, ball arithmetic, BM3D, certificate, clip,
 contraction, converged, convex,
 critical point, CT, curvature, dark, Dask, data term, decibel, denoiser, detector, diverge, DnCNN, DRUNet,
 equilibrium, fan beam, FBP, firmly nonexpansive, fixed point, flat, forward model, forward-backward, gamma, Gaussian noise,

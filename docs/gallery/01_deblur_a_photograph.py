@@ -18,7 +18,7 @@ camera = Blur(motion_psf(12, 35), (1, 112, 112), padding="valid")  # what lies b
 y = camera(truth[None, None])[0, 0]
 y = y + 0.01 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
 
-restored = pnp_lip.deblur(y, "motion:12:35", denoiser="tiny")  # the default, "grey", is slower and a little better
+restored = pnp_lip.deblur(y, "motion:12:35")
 print(restored)
 images = {"truth": truth, "photograph": y, "restored": restored.image}
 

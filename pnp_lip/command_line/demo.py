@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
         tuning[name] = {**choice.best, "psnr": by_sigma(choice)}
         return cast(Solver, choice.solver)
 
-    rival = ForwardBackward(total_variation(), box=(0, 1), tol=TOL, scheme=Anderson())
-    rival = tuned(TV, rival, [s * NOISE for s in STRENGTHS], "report")
+    variation = ForwardBackward(total_variation(), box=(0, 1), tol=TOL, scheme=Anderson())
+    rival = tuned(TV, variation, [s * NOISE for s in STRENGTHS], "report")
     if isinstance(prior, Potential):  # its strength is the one that ships
         sigma, weight = suggested(prior, NOISE, None)
         ours = solver_of(prior, sigma=sigma, weight=weight)
