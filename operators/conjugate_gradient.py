@@ -49,8 +49,12 @@ class NormalEquations:
 
     def residual(self, x: Tensor) -> Tensor:
         """z − x + γAᵀ(y − Ax) in the dtype of x."""
-        z, y, gamma = self.z.to(x.dtype), self.y.to(x.dtype), self.gamma.to(x.dtype)
-        return z - x + gamma * self.adjoint(y - self.forward(x))
+        missing = self.y - self.forward(x)
+        return (self.gamma * self.adjoint(missing)).add_(self.z).sub_(x)
+
+    def channel(self, c: int) -> "NormalEquations":
+        """The system of one channel, where A treats all of them alike."""
+        return dataclasses.replace(self, z=self.z[:, c : c + 1], y=self.y[:, c : c + 1])
 
     def error_bound(self, x: Tensor, r: Tensor) -> Tensor:
         """A bound of ‖x − x*‖ for each image, from the residual ``r`` of ``x`` in float64; NaN becomes infinity."""

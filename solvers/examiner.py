@@ -32,6 +32,7 @@ PROX_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}  # of the error of a pro
 DOT_LIMIT = {torch.float32: 1e-4, torch.float64: 1e-9}
 ENTRY_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}
 SLACK = 1e-3  # of a stated constant, for the rounding of the examples that are held against it
+SKETCH = 2**16  # numbers that are kept of an image: the length of a difference is then known to 1 %
 POWER_STEPS = 3  # for a stated norm; with what else is known this finds two thirds of ‖A‖ and more (blurs, projectors)
 
 WRONG_ADJOINT = (
@@ -50,7 +51,7 @@ class Witness:
     """What a guarantee speaks of, as it was before the run, to tell whether it has changed since.
 
     The denoiser's ``certificate``, a fingerprint of the ``data`` (y, σ, the data term), and of random signs u and v what A
-    and A* made: ``image`` = A u, ``back`` = A*v.
+    and A* made: sketches of ``image`` = A u, of signs v, and ``back`` = A*v, of signs u.
     """
 
     certificate: Certificate | None
@@ -59,6 +60,12 @@ class Witness:
     image: Tensor
     v: Tensor
     back: Tensor
+
+    @classmethod
+    def of(cls, certificate: Certificate | None, maps: Maps, pairs: "Pairs") -> "Witness":
+        """The witness of (u, A u, v, A*v)."""
+        u, image, v, back = pairs
+        return cls(certificate, described(maps), u.to(torch.int8), sketch(image, v), v.to(torch.int8), sketch(back, u))
 
     def changed(self, maps: Maps, denoiser: object) -> str | None:
         """What is no longer the same, None if nothing is."""
@@ -72,12 +79,24 @@ class Witness:
 
     def moved(self, maps: Maps) -> str | None:
         """What is no longer the same of data and forward model, None if nothing is."""
-        pairs = ((self.image, maps.physics.A(self.u)), (self.back, maps.physics.A_adjoint(self.v)))
+        u, v = self.u.to(maps.y), self.v.to(maps.y)
+        pairs = (self.image, sketch(maps.physics.A(u), v)), (self.back, sketch(maps.physics.A_adjoint(v), u))
         if self.data != described(maps):
             return "the data, the noise level or the data term changed during the run"
         if not all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs):
             return "the forward model changed during the run"
         return None
+
+
+def sketch(t: Tensor, signs: Tensor) -> Tensor:
+    """The sums of t·signs over the numbers with the same place modulo SKETCH: as long as t, on average over random signs.
+
+    Source: Charikar, Chen & Farach-Colton (2002), with places that are not random.
+    """
+    first, *others = (t * signs).flatten().split(SKETCH)
+    for part in others:
+        first[: len(part)] += part
+    return first.clone()  # without the others' memory
 
 
 def described(maps: Maps) -> Hashable:
@@ -106,7 +125,7 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
         "denoiser_averagedness": None if certificate is None else certificate.averagedness,
     }
     known = dataclasses.replace(known, denoiser=bound, hypotheses=shared, record=record)
-    return known, Witness(certificate, described(maps), *pairs)
+    return known, Witness.of(certificate, maps, pairs)
 
 
 def examine_data(maps: Maps, start: Tensor) -> tuple[Known, Pairs]:
@@ -196,7 +215,7 @@ def find_norm(maps: Maps, x: Tensor) -> tuple[float | None, str, Hypotheses, Hyp
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """An image of random signs."""
-    return (2.0 * torch.randint(2, like.shape, generator=generator) - 1).to(like)
+    return torch.randint(2, like.shape, generator=generator, dtype=torch.int8).to(like).mul_(2).sub_(1)
 
 
 @torch.no_grad()
