@@ -22,6 +22,7 @@ __all__ = ["Blur", "joint_bound"]
 
 MOST_POWER_WORK = 4e6  # pixels times steps of a Collatz-Wielandt bound, some tenths of a second
 MOST_STEPS = 300  # of it, for small images
+LARGE = 2**18  # pixels from which on the prox of each plane is solved alone: less memory, and the overhead does not count
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
 
 
@@ -138,12 +139,12 @@ class Blur(CertifiedPhysics):
         return lambda r: torch.fft.irfft2(torch.fft.rfft2(r) * symbol.to(r.dtype), s=size)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
-        channels = x0.shape[1]
-        if channels > 1 and len(self.psf) == 1:  # one after the other: each takes twenty times its own memory
-            found = [
-                self.solve_system(system.channel(c), x0[:, c : c + 1], tol / math.sqrt(channels), max_iter) for c in range(channels)
-            ]
-            return joined(found, tol)
+        batch, channels, *size = x0.shape
+        if batch * channels > 1 and len(self.psf) == 1 and math.prod(size) >= LARGE:
+            share = tol / math.sqrt(channels)
+            planes = [(i, c) for i in range(batch) for c in range(channels)]
+            found = [self.solve_system(system.plane(i, c), x0[i : i + 1, c : c + 1], share, max_iter) for i, c in planes]
+            return joined(found, batch, tol)
         if not self.closed_form_prox:
             return super().solve_system(system, x0, tol, max_iter)
         x = self.closed_form(system.z.double(), system.y.double(), system.gamma.double())
@@ -255,11 +256,12 @@ def joint_bound(bounds: list[NormBound]) -> NormBound:
     return dataclasses.replace(max(bounds, key=lambda b: b.upper), lower=max(b.lower for b in bounds))
 
 
-def joined(channels: list[ProxResult], tol: float) -> ProxResult:
-    """The prox of an image from those of its channels."""
-    error = torch.stack([found.error_bound for found in channels]).norm(dim=0) * (1 + NORM_SLACK)
-    steps = max(found.iterations for found in channels)
-    return ProxResult(torch.cat([found.x for found in channels], 1), error, steps, bool((error <= tol).all()))
+def joined(planes: list[ProxResult], batch: int, tol: float) -> ProxResult:
+    """The prox of a batch from those of all channels of its images."""
+    error = torch.cat([found.error_bound for found in planes]).reshape(batch, -1).norm(dim=1) * (1 + NORM_SLACK)
+    x = torch.cat([found.x for found in planes])
+    steps = max(found.iterations for found in planes)
+    return ProxResult(x.reshape(batch, -1, *x.shape[2:]), error, steps, bool((error <= tol).all()))
 
 
 def half_wave(size: int, taps: Tensor) -> Tensor:
