@@ -8,6 +8,7 @@ import torch
 from deepinv.physics import NoiseModel
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import trace
@@ -87,6 +88,19 @@ class Blur(CertifiedPhysics):
     def tensors(self) -> tuple[Tensor, ...]:
         """The PSF and, where the border is extended, the samples that it repeats."""
         return tuple(t for t in (self.psf, self.rows_index, self.columns_index) if t is not None)
+
+    def starting_image(self, y: Tensor) -> Tensor:
+        """The data as an image, over Σk, their border repeated where "valid" padding has none: where solvers start.
+
+        That is nearer to x than Aᵀy, which is blurred twice and dark at an unknown border. A PSF of little or negative sum
+        gives Aᵀy.
+        """
+        total, size = self.psf.sum((-2, -1)), self.psf.abs().sum((-2, -1))
+        if not bool((total > 0.5 * size).all()):
+            return self.A_adjoint(y)
+        rows, columns = (n - m for n, m in zip(self.img_size[1:], self.data_size[1:], strict=True))
+        border = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        return F.pad(y / total.to(y).reshape(-1, 1, 1), border, mode="replicate")
 
     @property
     def closed_form_prox(self) -> bool:

@@ -11,6 +11,7 @@ __all__ = [
     "FidelityLike",
     "PhysicsLike",
     "ProxAnswer",
+    "Starting",
 ]
 
 
@@ -31,6 +32,14 @@ class PhysicsLike(Protocol):
 
     def A_adjoint(self, y: Tensor, /) -> Tensor:
         """Aᵀ y."""
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """A physics that knows a better start than Aᵀy."""
+
+    def starting_image(self, y: Tensor, /) -> Tensor:
+        """An image near those whose data are y."""
 
 
 class ProxAnswer(Protocol):

@@ -20,7 +20,7 @@ from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GradientFlowDenoiser, can_be_g
 from pnp_lip.errors import InputError
 from pnp_lip.fingerprint import hash_tensor
 from pnp_lip.frame import Data, Frame, plain
-from pnp_lip.noise import estimate_noise
+from pnp_lip.noise import estimate_noise, shows_jpeg_blocks
 from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import GradientStepPotential, Potential
 from pnp_lip.pretrained import ANNEALERS, TORCH_SUFFIXES, certified_names, load_annealer, load_denoiser, load_pretrained
@@ -115,8 +115,9 @@ def deblur(
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
     ``check_psf``, or words that ``parse_psf`` reads ("motion:12:35"). ``noise``: its standard deviation in the units of y, of
     8 and 16 unsigned bits as a fraction of white; by default estimated. ``correlated`` says that y was compressed or resampled,
-    which such an estimate must know; by default colours decide. ``denoiser``: a name, a file or an object; ``rounds``: solutions
-    after the first. ``padding``: what lies beyond the border, "valid" for unknown. ``device``: "auto" is a GPU if there is one.
+    which such an estimate must know; by default the colours and the blocks of a JPEG tell. ``denoiser``: a name, a file or an
+    object; ``rounds``: solutions after the first. ``padding``: what lies beyond the border, "valid" for unknown. ``device``:
+    "auto" is a GPU if there is one.
 
     Raises InputError or ShapeError for data, a PSF or settings that cannot be meant.
 
@@ -259,7 +260,7 @@ def shown_level(y: Tensor, correlated: bool | None, *, blurred: bool) -> tuple[f
     white = float(estimate_noise(y).max())
     if correlated is None:
         luma = float(estimate_noise(y, compressed=True).max())
-        correlated = luma > (BLURRED_RATIO if blurred else SHARP_RATIO) * white
+        correlated = luma > (BLURRED_RATIO if blurred else SHARP_RATIO) * white or shows_jpeg_blocks(y)
     return (float(estimate_noise(y, compressed=True, blurred=blurred).max()) if correlated else white), correlated
 
 

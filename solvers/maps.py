@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators.conjugate_gradient import image_norm
-from pnp_lip.protocols import DenoiserLike, PhysicsLike
+from pnp_lip.protocols import DenoiserLike, PhysicsLike, Starting
 from pnp_lip.solvers.data_terms import DataTerm, HasProx, is_ours
 from pnp_lip.solvers.hypothesis import is_number
 
@@ -152,9 +152,10 @@ def check_like(name: str, value: Tensor, like: Tensor) -> Tensor:
 
 
 def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
-    """t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A.
+    """Where a run starts: ``physics.starting_image(y)`` where there is that, such as the data themselves for a blur.
 
-    Raises ShapeError when the physics refuses y or maps Aᵀy to another shape.
+    Otherwise t Aᵀy with t = ‖Aᵀy‖²/‖AAᵀy‖², the first step of steepest descent from zero: free of the scale of A. Raises
+    ShapeError when the physics refuses y or maps Aᵀy to another shape.
     """
     try:
         back = physics.A_adjoint(y)
@@ -170,9 +171,12 @@ def starting_point(y: Tensor, physics: PhysicsLike) -> Tensor:
             f"data of shape {tuple(forth.shape)} (the first axis is the batch)."
         )
     check_like("A_adjoint(y)", back, back.to(y.dtype))
-    square = forth.flatten(1).square().sum(1)
-    t = back.flatten(1).square().sum(1) / square.clamp_min(torch.finfo(y.dtype).tiny)
-    x = t.reshape(-1, *([1] * (back.ndim - 1))) * back
+    if isinstance(physics, Starting):
+        x = check_like("starting_image(y)", physics.starting_image(y), back)
+    else:
+        square = forth.flatten(1).square().sum(1)
+        t = back.flatten(1).square().sum(1) / square.clamp_min(torch.finfo(y.dtype).tiny)
+        x = t.reshape(-1, *([1] * (back.ndim - 1))) * back
     size = float(x.abs().max())
     if not size < math.sqrt(torch.finfo(y.dtype).max):
         raise InputError(f"the data reach {float(y.abs().max()):.3g}; squares of such images overflow in {y.dtype}: rescale y.")

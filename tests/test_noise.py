@@ -16,14 +16,15 @@ from pnp_lip import deblur, estimate_noise
 from pnp_lip.command_line.main import main
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import psnr
-from pnp_lip.operators import Blur, box_psf, motion_psf
+from pnp_lip.noise import shows_jpeg_blocks
+from pnp_lip.operators import Blur, box_psf, gaussian_psf, motion_psf
 from pnp_lip.pictures import read_image, write_image
 from pnp_lip.restore import shown_level
 
 
 def picture(name: str, side: int = 200) -> Tensor:
     """(1, 3, side, side) of one of scikit-image's colour photographs."""
-    x = torch.from_numpy(getattr(data, name)()).permute(2, 0, 1)[None] / 255
+    x = torch.from_numpy(np.atleast_3d(getattr(data, name)())).permute(2, 0, 1)[None] / 255
     return x[..., :side, -side:].contiguous()
 
 
@@ -116,6 +117,26 @@ def test_white_noise_is_not_taken_for_that_of_a_compressed_file(sigma: float) ->
     assert shown_level(y[:, :1].repeat(1, 3, 1, 1), None, blurred=True) == shown_level(y[:, :1], None, blurred=True)
     assert estimate_noise(y[..., :40, :40], compressed=True, blurred=True) > 0  # too small to be halved
     assert sigma == 0.002 or not shown_level(noisy(x, sigma), None, blurred=False)[1]
+
+
+@pytest.mark.parametrize("quality", [75, 90, 95])
+def test_a_grey_jpeg_is_known_by_its_blocks(quality: int) -> None:
+    """Cropped too, so that no block begins at the border; its noise is then not estimated too low."""
+    for psf in (motion_psf(8, 35), gaussian_psf(1.5)):
+        x = Blur(psf, (1, 136, 136), padding="valid").A(picture("coffee", 136)[:, :1])
+        y = jpeg(noisy(x, 0.01), quality, 0)[..., 3:, 5:]
+        level, correlated = shown_level(y, None, blurred=True)
+        assert shows_jpeg_blocks(y) and correlated and level > 0.85 * (y - x[..., 3:, 5:]).std()
+
+
+@pytest.mark.parametrize("name", ["brick", "gravel", "camera", "clock"])
+def test_what_was_never_compressed_shows_no_blocks(name: str) -> None:
+    for side in (64, 65, 200):
+        x = picture(name, side)[:, :1]
+        for sigma in (0.0, 0.01, 0.04):
+            assert not shows_jpeg_blocks((noisy(x, sigma) * 255).round() / 255)
+            assert not shows_jpeg_blocks(noisy(Blur(gaussian_psf(1.0), tuple(x.shape[1:])).A(x), sigma))
+    assert not shows_jpeg_blocks(x[..., :63, :]) and not shows_jpeg_blocks(torch.zeros(1, 3, 64, 64))
 
 
 def test_a_blurred_photograph_that_shows_more_noise_than_was_stated_is_believed() -> None:

@@ -495,3 +495,23 @@ def test_a_users_operator_needs_a_rule_and_counts_as_stated() -> None:
     torch.testing.assert_close(result.x, torch.full((1, *SIZE), 0.1))
     with pytest.raises(CertificateError, match="no rule"):
         certify_norm(Renamed())
+
+
+@pytest.mark.parametrize("taps", [(3, 5), (4, 2), (1, 6)])
+@pytest.mark.parametrize("padding", ["circular", "zeros", "valid", "reflect"])
+def test_a_blur_starts_at_the_data_where_they_lie(taps: tuple[int, int], padding: str) -> None:
+    """A delta with any sum: x itself, its border repeated where there are no data."""
+    psf = torch.zeros(taps)
+    psf[taps[0] // 2, taps[1] // 2] = 3.0
+    physics, x = Blur(psf, (1, 12, 11), padding=padding), torch.rand(2, 1, 12, 11, generator=torch.Generator().manual_seed(0))
+    start = physics.starting_image(physics.A(x))
+    seen = physics.A_adjoint(torch.ones_like(physics.A(x))) > 1
+    assert start.shape == x.shape
+    torch.testing.assert_close(start[seen], x[seen])
+    assert set(start[~seen].tolist()) <= set(start[seen].tolist())
+
+
+def test_a_psf_of_little_sum_starts_at_the_adjoint() -> None:
+    physics = Blur(torch.tensor([[1.0, -1.0]]), (1, 8, 8), padding="valid")
+    y = physics.A(torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(physics.starting_image(y), physics.A_adjoint(y))

@@ -138,8 +138,13 @@ def taken(
     return pool[int(torch.randint(len(pool), (), generator=generator))]
 
 
-def random_reconstruction(x: Tensor, generator: torch.Generator, scans: float, phantoms: float = PHANTOMS) -> TrainingProblem:
-    """Noisy data of a random blur or, of grey images, scan, σ that of the noise; of a scan x is what of it is in the circle."""
+def random_reconstruction(
+    x: Tensor, generator: torch.Generator, scans: float, phantoms: float = PHANTOMS, unknown: float = 0.0
+) -> TrainingProblem:
+    """Noisy data of a random blur or, of grey images, scan, σ that of the noise; of a scan x is what of it is in the circle.
+
+    Of the blurs the share ``unknown`` has an unknown border, as photographs do; the others are circular.
+    """
     scanned = x.shape[1] == 1 and draw(0, 1, generator) < scans
     physics: Blur | ParallelBeamTomography
     if scanned:
@@ -152,11 +157,12 @@ def random_reconstruction(x: Tensor, generator: torch.Generator, scans: float, p
         physics = ParallelBeamTomography(geometry, (1, n, n), mask="circle", normalize=True)
         physics.to(x.device)
     else:
-        physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), device=x.device)
+        padding = "valid" if unknown and draw(0, 1, generator) < unknown else "circular"
+        physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), padding=padding, device=x.device)
     noise = draw_log(*(SCANS if scanned else BLURS)[0], generator)
     y = physics.A(x)
     y = y + noise * torch.randn(y.shape, generator=generator).to(y)
-    start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else y
+    start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else physics.starting_image(y)
     return TrainingProblem(x, y, physics, noise, None, start)
 
 
