@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Hashable
 from fractions import Fraction
 
 import torch
@@ -13,7 +12,7 @@ from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.fingerprint import recognised, replaced, trace
+from pnp_lip.fingerprint import recognised, replaced
 from pnp_lip.operators import CertifiedPhysics, certify_norm, stated_norm
 from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.operators.norm_rules import is_known
@@ -22,17 +21,16 @@ from pnp_lip.solvers.data_terms import is_ours
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.witness import DOT_LIMIT, Pairs, Witness
 from pnp_lip.spectral import norm_lower
 
-__all__ = ["Witness", "examine", "examine_code", "examine_data", "verify_dual_prox", "verify_prox"]
+__all__ = ["examine", "examine_code", "examine_data", "verify_dual_prox", "verify_prox"]
 
 MAGNITUDE = 1e3  # between the inputs on which A is compared with itself: noise, offsets, limits show at one end or the other
 PROX_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}  # of the error of a prox, relative to its image
-# Rounding that honest operators of other packages show, relative: of inner products, and of the worst entry against the mean.
-DOT_LIMIT = {torch.float32: 1e-4, torch.float64: 1e-9}
+# Rounding that honest operators of other packages show, of the worst entry relative to the mean; see DOT_LIMIT, too.
 ENTRY_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}
 SLACK = 1e-3  # of a stated constant, for the rounding of the examples that are held against it
-SKETCH = 2**16  # numbers that are kept of an image: the length of a difference is then known to 1 %
 POWER_STEPS = 3  # for a stated norm; with what else is known this finds two thirds of ‖A‖ and more (blurs, projectors)
 
 WRONG_ADJOINT = (
@@ -43,65 +41,6 @@ CONVEXITY = "convexity μ of f"
 WRONG_CONVEXITY = "The stated convexity= is wrong; 0 is always true."
 
 Hypotheses = tuple[Hypothesis, ...]
-Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Witness:
-    """What a guarantee speaks of, as it was before the run, to tell whether it has changed since.
-
-    The denoiser's ``certificate``, a fingerprint of the ``data`` (y, σ, the data term), and of random signs u and v what A
-    and A* made: sketches of ``image`` = A u, of signs v, and ``back`` = A*v, of signs u.
-    """
-
-    certificate: Certificate | None
-    data: Hashable
-    u: Tensor
-    image: Tensor
-    v: Tensor
-    back: Tensor
-
-    @classmethod
-    def of(cls, certificate: Certificate | None, maps: Maps, pairs: "Pairs") -> "Witness":
-        """The witness of (u, A u, v, A*v)."""
-        u, image, v, back = pairs
-        return cls(certificate, described(maps), u.to(torch.int8), sketch(image, v), v.to(torch.int8), sketch(back, u))
-
-    def changed(self, maps: Maps, denoiser: object) -> str | None:
-        """What is no longer the same, None if nothing is."""
-        if (found := self.moved(maps)) is not None:
-            return found
-        try:
-            same = self.certificate is not None and certify(denoiser) == self.certificate  # type: ignore[arg-type]
-        except CertificateError:
-            same = False
-        return None if same else "the denoiser changed during the run"
-
-    def moved(self, maps: Maps) -> str | None:
-        """What is no longer the same of data and forward model, None if nothing is."""
-        u, v = self.u.to(maps.y), self.v.to(maps.y)
-        pairs = (self.image, sketch(maps.physics.A(u), v)), (self.back, sketch(maps.physics.A_adjoint(v), u))
-        if self.data != described(maps):
-            return "the data, the noise level or the data term changed during the run"
-        if not all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs):
-            return "the forward model changed during the run"
-        return None
-
-
-def sketch(t: Tensor, signs: Tensor) -> Tensor:
-    """The sums of t·signs over the numbers with the same place modulo SKETCH: as long as t, on average over random signs.
-
-    Source: Charikar, Chen & Farach-Colton (2002), with places that are not random.
-    """
-    first, *others = (t * signs).flatten().split(SKETCH)
-    for part in others:
-        first[: len(part)] += part
-    return first.clone()  # without the others' memory
-
-
-def described(maps: Maps) -> Hashable:
-    """A fingerprint of the data, the noise level and the data term."""
-    return trace((maps.y, maps.sigma, maps.data_term))
 
 
 def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tuple[Known, Witness]:

@@ -23,7 +23,7 @@ from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.energy import VALUES, Energy, Named, doubled, energies, margin_of
-from pnp_lip.solvers.examiner import Witness, examine_code, examine_data, judge_certificate
+from pnp_lip.solvers.examiner import examine_code, examine_data, judge_certificate
 from pnp_lip.solvers.guarantee import NOT_GIVEN, NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_max_iter, check_positive
 from pnp_lip.solvers.known import Known
@@ -34,6 +34,7 @@ from pnp_lip.solvers.potential_prior import PotentialPrior
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
+from pnp_lip.solvers.witness import Witness
 
 __all__ = ["NOISE_FACTOR", "WEIGHT", "Variational"]
 

@@ -18,7 +18,7 @@ __all__ = ["needed", "share_of_memory"]
 FLOAT = 4  # bytes of a number
 SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
-PASS, SOLVE, MINIMISE = 90, 100, 300  # bytes for each number: a pass; forward-backward without differences; a potential
+PASS, SOLVE, MINIMISE = 90, 75, 300  # bytes for each number: a pass; forward-backward without differences; a potential
 STEP = 2400  # bytes for each number of a window in which a gradient-step potential is differentiated, in float64
 NETWORK = 250 * 2**20  # bytes of the windows in which networks improve a guide
 
