@@ -43,7 +43,7 @@ def test_agrees_with_blurfft_and_its_prox() -> None:
 
 @pytest.mark.parametrize("padding", ["circular", "valid"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_prox_of_large_images_is_made_plane_by_plane(padding: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prox_of_large_images_is_solved_by_planes(padding: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     physics = Blur(gaussian_psf(1.2), (3, 20, 19), padding=padding, dtype=dtype)
     z, gamma = rand(2, 3, 20, 19).to(dtype), torch.tensor([5.0, 50.0], dtype=dtype)
     y = physics.A(rand(2, 3, 20, 19, seed=1).to(dtype))
