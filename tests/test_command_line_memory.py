@@ -118,7 +118,7 @@ def test_a_photograph_of_24_megapixels_is_deblurred_in_8_gigabytes() -> None:
     )
     assert share_of_memory(picture, options) > 0
     options.limit = 4 * 2**30
-    with pytest.raises(InputError, match=r"6008 x 4000 pixels take about 7\.\d GB of memory, and there are 4\.0 GB"):
+    with pytest.raises(InputError, match=r"6010 x 4000 pixels take about 7\.\d GB of memory, and there are 4\.0 GB"):
         share_of_memory(picture, options)
 
 
