@@ -67,10 +67,12 @@ def sketch(t: Tensor, signs: Tensor) -> Tensor:
 
     Source: Charikar, Chen & Farach-Colton (2002), with places that are not random.
     """
-    first, *others = (t * signs).flatten().split(SKETCH)
-    for part in others:
-        first[: len(part)] += part
-    return first.clone()  # without the others' memory
+    product = (t * signs).flatten()
+    total = product[:SKETCH].clone()
+    for start in range(SKETCH, len(product), SKETCH):
+        part = product[start : start + SKETCH]
+        total[: len(part)] += part
+    return total
 
 
 def described(maps: Maps) -> Hashable:
