@@ -49,8 +49,13 @@ class NormalEquations:
 
     def residual(self, x: Tensor) -> Tensor:
         """z − x + γAᵀ(y − Ax) in the dtype of x."""
-        z, y, gamma = self.z.to(x.dtype), self.y.to(x.dtype), self.gamma.to(x.dtype)
-        return z - x + gamma * self.adjoint(y - self.forward(x))
+        missing = self.y - self.forward(x)
+        return (self.gamma * self.adjoint(missing)).add_(self.z).sub_(x)
+
+    def plane(self, i: int, c: int) -> "NormalEquations":
+        """The system of channel c of image i, where A treats all planes alike."""
+        z, y = (t[i : i + 1, c : c + 1] for t in (self.z, self.y))
+        return dataclasses.replace(self, z=z, y=y, gamma=self.gamma[i : i + 1] if len(self.gamma) > 1 else self.gamma)
 
     def error_bound(self, x: Tensor, r: Tensor) -> Tensor:
         """A bound of ‖x − x*‖ for each image, from the residual ``r`` of ``x`` in float64; NaN becomes infinity."""

@@ -55,12 +55,12 @@ class Frame:
         if not np.isfinite(array).all():
             raise InputError("the image holds NaN or infinite values; repair them first.")
         x = torch.from_numpy(array.reshape(axes).transpose(order).astype(np.float64))
-        alpha = x[:, -1:] if x.shape[1] in (2, 4) else None
+        alpha = x[:, -1:].clone() if x.shape[1] in (2, 4) else None
         x = x if alpha is None else x[:, :-1]
         low, high, natural = range_of(x, array.dtype) if value_range is None else (*value_range, True)
         if not -math.inf < low < high < math.inf:
             raise InputError(f"a range is LOW < HIGH, both finite; got {low:g} and {high:g}.")
-        y = (x - low) / (high - low)
+        y = x.sub(low).div_(high - low)
         if natural and not (float(y.min()) >= -NOISE_REACH and float(y.max()) <= 1 + NOISE_REACH):
             found = f"[{float(x.min()):.4g}, {float(x.max()):.4g}]"
             raise InputError(f"the values lie in {found}, far outside of the range [{low:g}, {high:g}] that was stated.")
@@ -81,18 +81,18 @@ class Frame:
 
     def back(self, x: Tensor) -> tuple[Data, tuple[str, ...]]:
         """Images in the shape, type and range of the data, and what was lost."""
-        x = x.detach().cpu().double()
+        x = x.detach().cpu()
         notes = []
-        share = float(((x <= 0) | (x >= 1)).double().mean())
+        share = float(((x <= 0) | (x >= 1)).sum()) / x.numel()
         if not self.natural and share > CLIPPED:
             notes.append(f"{share:.1%} of the result lies at an end of [{self.low:g}, {self.high:g}]; state a wider range")
-        x = x * (self.high - self.low) + self.low
+        x = x.double().mul(self.high - self.low).add_(self.low)
         x = x if self.alpha is None else torch.cat([x, self.alpha], 1)
         array = x.numpy().transpose(np.argsort(self.order)).reshape(tuple(self.source.shape))
         kind = dtype_of(self.source)
         if kind.kind in "iu":
             limits = torch.iinfo(getattr(torch, kind.name))
-            array = array.round().clip(limits.min, limits.max)
+            array = np.clip(np.rint(array, out=array), limits.min, limits.max, out=array)
         if isinstance(self.source, np.ndarray):
             return array.astype(self.source.dtype), tuple(notes)
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.source), tuple(notes)

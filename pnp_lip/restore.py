@@ -121,9 +121,8 @@ def deblur(
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
     ``check_psf``, or words that ``parse_psf`` reads ("motion:12:35"). ``noise``: its standard deviation in the units of y, of
     8 and 16 unsigned bits as a fraction of white; by default estimated. ``correlated`` says that y was compressed or resampled,
-    which such an estimate must know; by default the colours and the blocks of a JPEG tell. ``denoiser``: a name, a file or an
-    object; ``rounds``: solutions after the first. ``padding``: what lies beyond the border, "valid" for unknown. ``device``:
-    "auto" is a GPU if there is one.
+    which such an estimate must know; by default colours and JPEG blocks tell. ``denoiser``: a name, a file or an object;
+    ``rounds``: solutions after the first. ``padding``: what is beyond the border, "valid" for unknown. ``device``: "auto": a GPU.
 
     Raises InputError or ShapeError for data, a PSF or settings that cannot be meant.
 

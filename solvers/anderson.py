@@ -88,11 +88,10 @@ class Anderson(Scheme):
         taken = m["taken"] + (m["trial"] ^ failed)  # a failed point is one on trial
         self.remember(m, image, g, m["known"] & ~failed, failed, k % m["images"].shape[1])
         weights = self.solve(m, torch.finfo(v.dtype).eps)
-        jump = (weights.to(v.dtype)[:, None] @ m["images"]).reshape(v.shape)
-        length = norms(g + jump)
+        step = (weights.to(v.dtype)[:, None] @ m["images"]).reshape(v.shape).add_(g)  # v − w
         summable = size <= BUDGET * first * (taken + 1) ** -DECAY
-        trial = ~failed & summable & (length <= REACH * size) & (weights != 0).any(1)
-        following = where(trial, lambda: image - jump, image)
+        trial = ~failed & summable & (norms(step) <= REACH * size) & (weights != 0).any(1)
+        following = where(trial, lambda: torch.sub(v, step, out=step), image)
         following = where(failed, lambda: m["image"], following)
         state = {"image": image, "residual": g, "size": size, "first": first, "taken": taken, "trial": trial}
         return following, {**m, **state, "known": ~failed}

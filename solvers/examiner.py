@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Hashable
 from fractions import Fraction
 
 import torch
@@ -13,7 +12,7 @@ from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError, ShapeError
-from pnp_lip.fingerprint import recognised, replaced, trace
+from pnp_lip.fingerprint import recognised, replaced
 from pnp_lip.operators import CertifiedPhysics, certify_norm, stated_norm
 from pnp_lip.operators.conjugate_gradient import image_norm
 from pnp_lip.operators.norm_rules import is_known
@@ -22,14 +21,14 @@ from pnp_lip.solvers.data_terms import is_ours
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.known import FIRM, Known
 from pnp_lip.solvers.maps import Maps
+from pnp_lip.solvers.witness import DOT_LIMIT, Pairs, Witness
 from pnp_lip.spectral import norm_lower
 
-__all__ = ["Witness", "examine", "examine_code", "examine_data", "verify_dual_prox", "verify_prox"]
+__all__ = ["examine", "examine_code", "examine_data", "verify_dual_prox", "verify_prox"]
 
 MAGNITUDE = 1e3  # between the inputs on which A is compared with itself: noise, offsets, limits show at one end or the other
 PROX_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}  # of the error of a prox, relative to its image
-# Rounding that honest operators of other packages show, relative: of inner products, and of the worst entry against the mean.
-DOT_LIMIT = {torch.float32: 1e-4, torch.float64: 1e-9}
+# Rounding that honest operators of other packages show, of the worst entry relative to the mean; see DOT_LIMIT, too.
 ENTRY_LIMIT = {torch.float32: 1e-3, torch.float64: 1e-8}
 SLACK = 1e-3  # of a stated constant, for the rounding of the examples that are held against it
 POWER_STEPS = 3  # for a stated norm; with what else is known this finds two thirds of ‖A‖ and more (blurs, projectors)
@@ -42,47 +41,6 @@ CONVEXITY = "convexity μ of f"
 WRONG_CONVEXITY = "The stated convexity= is wrong; 0 is always true."
 
 Hypotheses = tuple[Hypothesis, ...]
-Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Witness:
-    """What a guarantee speaks of, as it was before the run, to tell whether it has changed since.
-
-    The denoiser's ``certificate``, a fingerprint of the ``data`` (y, σ, the data term), and of random signs u and v what A
-    and A* made: ``image`` = A u, ``back`` = A*v.
-    """
-
-    certificate: Certificate | None
-    data: Hashable
-    u: Tensor
-    image: Tensor
-    v: Tensor
-    back: Tensor
-
-    def changed(self, maps: Maps, denoiser: object) -> str | None:
-        """What is no longer the same, None if nothing is."""
-        if (found := self.moved(maps)) is not None:
-            return found
-        try:
-            same = self.certificate is not None and certify(denoiser) == self.certificate  # type: ignore[arg-type]
-        except CertificateError:
-            same = False
-        return None if same else "the denoiser changed during the run"
-
-    def moved(self, maps: Maps) -> str | None:
-        """What is no longer the same of data and forward model, None if nothing is."""
-        pairs = ((self.image, maps.physics.A(self.u)), (self.back, maps.physics.A_adjoint(self.v)))
-        if self.data != described(maps):
-            return "the data, the noise level or the data term changed during the run"
-        if not all(float((new - old).norm()) <= DOT_LIMIT.get(old.dtype, 1e-4) * float(old.norm()) for old, new in pairs):
-            return "the forward model changed during the run"
-        return None
-
-
-def described(maps: Maps) -> Hashable:
-    """A fingerprint of the data, the noise level and the data term."""
-    return trace((maps.y, maps.sigma, maps.data_term))
 
 
 def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tuple[Known, Witness]:
@@ -106,7 +64,7 @@ def examine(maps: Maps, start: Tensor, denoiser: object, guarantee: str) -> tupl
         "denoiser_averagedness": None if certificate is None else certificate.averagedness,
     }
     known = dataclasses.replace(known, denoiser=bound, hypotheses=shared, record=record)
-    return known, Witness(certificate, described(maps), *pairs)
+    return known, Witness.of(certificate, maps, pairs)
 
 
 def examine_data(maps: Maps, start: Tensor) -> tuple[Known, Pairs]:
@@ -196,7 +154,7 @@ def find_norm(maps: Maps, x: Tensor) -> tuple[float | None, str, Hypotheses, Hyp
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """An image of random signs."""
-    return (2.0 * torch.randint(2, like.shape, generator=generator) - 1).to(like)
+    return torch.randint(2, like.shape, generator=generator, dtype=torch.int8).to(like).mul_(2).sub_(1)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pnp_lip.errors import GuaranteeError, InputError
 from pnp_lip.protocols import DenoiserLike, PhysicsLike
 from pnp_lip.solvers.checkpoint import Checkpoint, origin_of
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, require_prox
-from pnp_lip.solvers.examiner import Witness, examine, examine_code, verify_dual_prox, verify_prox
+from pnp_lip.solvers.examiner import examine, examine_code, verify_dual_prox, verify_prox
 from pnp_lip.solvers.fixed_map import fixed_map
 from pnp_lip.solvers.guarantee import Guarantee, judge
 from pnp_lip.solvers.hypothesis import check_max_iter, check_positive
@@ -26,6 +26,7 @@ from pnp_lip.solvers.loop import Callback, Monitor, iterate
 from pnp_lip.solvers.maps import Box, Maps, Settings, check_box, check_data, check_like, check_settings, starting_point
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.scheme import Scheme, averagedness_of
+from pnp_lip.solvers.witness import Witness
 
 __all__ = ["Prepared", "Solver"]
 

@@ -23,7 +23,7 @@ from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.energy import VALUES, Energy, Named, doubled, energies, margin_of
-from pnp_lip.solvers.examiner import Witness, described, examine_code, examine_data, judge_certificate
+from pnp_lip.solvers.examiner import examine_code, examine_data, judge_certificate
 from pnp_lip.solvers.guarantee import NOT_GIVEN, NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_max_iter, check_positive
 from pnp_lip.solvers.known import Known
@@ -34,6 +34,7 @@ from pnp_lip.solvers.potential_prior import PotentialPrior
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.result import Result
 from pnp_lip.solvers.solver import evaluating, refuse, starts
+from pnp_lip.solvers.witness import Witness
 
 __all__ = ["NOISE_FACTOR", "WEIGHT", "Variational"]
 
@@ -208,7 +209,7 @@ class Variational:
         refuse(self, judged, guarantee)
         goal = self.accuracy * m if self.accuracy is not None and m > 0 else self.tol
         settings = self.describe(known, L, m, curvature, x0 is not None, y)
-        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness(certificate, described(maps), *pairs))
+        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness.of(certificate, maps, pairs))
 
     def bound_potential(self) -> tuple[Certificate | None, CurvatureBound | None]:
         """The potential's certificate, and its curvature, by certificate or as stated."""

@@ -7,11 +7,12 @@ import functools
 import io
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from attacks import Outcome, Verdict, at_most, images, jacobian, ratio_reached, refusal, spectral_norm
-from attacks_by_hand import SHAPE, Hiding, attack, judge_map, on_map, patched, recoded, under
+from attacks_by_hand import SHAPE, Hiding, attack, attacker, judge_map, on_map, patched, recoded, under
 from deepinv.models import DnCNN
 from torch import Tensor, nn
 from torch.nn.utils import (
@@ -28,7 +29,7 @@ from torch.nn.utils import (
 
 from pnp_lip import certify, firm
 from pnp_lip.certificates import rule
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, add_guidance, guided
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, add_guidance, guided, tiling
 from pnp_lip.layers import (
     Activation,
     Clip,
@@ -913,11 +914,19 @@ def padding_mode_replicate() -> nn.Module:
 
 
 def windowed(**options: Any) -> tuple[Any, ...]:
-    """So many hidden channels that 40 rows take two windows."""
-    return net(hidden_channels=4096, **options), (1, 40, 1)
+    """An image of 40 rows, which take two windows."""
+    return net(**options), (1, 40, 1)
 
 
-@on_map(SETTINGS)
+def in_small_windows(make: Callable[[], Any], name: str) -> Outcome:
+    """``judge_map`` where three hidden channels fill the cache as 4096 do."""
+    return under(lambda: patched(tiling, "CACHE_NUMBERS", 2**9), judge_map, make)
+
+
+on_windows = attacker(in_small_windows)
+
+
+@on_windows(SETTINGS)
 def kernel_size_of_a_denoiser() -> tuple[Any, ...]:
     """The windows then overlap too little."""
     made, shape = windowed(kernel_size=5)
@@ -925,29 +934,29 @@ def kernel_size_of_a_denoiser() -> tuple[Any, ...]:
     return made, shape
 
 
-@on_map(SETTINGS, new=True)
+@on_windows(SETTINGS, new=True)
 def dilations_of_a_denoiser() -> tuple[Any, ...]:
     made, shape = windowed(dilations=(2,))
     made.dilations = (0,)
     return made, shape
 
 
-@on_map(SETTINGS, new=True)
+@on_windows(SETTINGS, new=True)
 def layers_of_several_kernels() -> tuple[Any, ...]:
     """The second layer reaches further than the first one, of which the windows may be."""
     made, shape = windowed(dilations=(1,))
-    made.layers.append(net(hidden_channels=4096, kernel_size=5, dilations=(1,)).layers[0])
+    made.layers.append(net(kernel_size=5, dilations=(1,)).layers[0])
     return made, shape
 
 
-@on_map(SETTINGS, new=True)
+@on_windows(SETTINGS, new=True)
 def dilation_of_a_layer() -> tuple[Any, ...]:
     made, shape = windowed(dilations=(1,))
     made.layers[0].dilation = 3
     return made, shape
 
 
-@on_map(SETTINGS, new=True)
+@on_windows(SETTINGS, new=True)
 def layers_of_several_paddings() -> tuple[Any, ...]:
     """Windows that wrap around, or not, for both layers alike."""
     made, shape = windowed()
@@ -955,7 +964,7 @@ def layers_of_several_paddings() -> tuple[Any, ...]:
     return made, shape
 
 
-@on_map(SETTINGS, new=True)
+@on_windows(SETTINGS, new=True)
 def padding_of_a_denoiser_and_not_of_its_layers() -> tuple[Any, ...]:
     made, shape = windowed(dilations=(1,))
     made.padding_mode = "circular"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,32 @@ from pnp_lip.reconstruction import BRIGHT
 ANGLES = np.arange(0, 180, 6.0)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def sinograms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sinograms of the phantom in units of one's own, 32 x 32 pixels."""
-    monkeypatch.chdir(tmp_path)
+    path = tmp_path_factory.mktemp("sinograms")
     x = 500 * ellipse_image(32)[None, None].float()
-    np.save("truth.npy", x[0, 0].numpy())
+    np.save(path / "truth.npy", x[0, 0].numpy())
     y = ParallelBeamTomography(ParallelBeam(ANGLES, n_det=46), (1, 32, 32)).A(x)[0, 0].numpy()
-    np.save("y.npy", y)
-    np.savez("y.npz", sinogram=y, angles=ANGLES)
-    np.savetxt("angles.txt", ANGLES)
+    np.save(path / "y.npy", y)
+    np.savez(path / "y.npz", sinogram=y, angles=ANGLES)
+    np.savetxt(path / "angles.txt", ANGLES)
     geometry = FanBeam(2 * ANGLES, n_det=60, source_distance=60.0, detector_distance=30.0)
     fan = FanBeamTomography(geometry, (1, 32, 32))
-    np.savez("fan.npz", sinogram=fan.A(x)[0, 0].numpy(), angles=2 * ANGLES)
-    np.save("nan.npy", np.full((46, 30), np.nan))
-    np.save("cube.npy", np.zeros((4, 46, 30)))
-    np.save("turned.npy", y.T)
-    np.save("dark.npy", -y)
-    Path("junk.npz").write_bytes(b"no archive")
+    np.savez(path / "fan.npz", sinogram=fan.A(x)[0, 0].numpy(), angles=2 * ANGLES)
+    np.save(path / "nan.npy", np.full((46, 30), np.nan))
+    np.save(path / "cube.npy", np.zeros((4, 46, 30)))
+    np.save(path / "turned.npy", y.T)
+    np.save(path / "dark.npy", -y)
+    (path / "junk.npz").write_bytes(b"no archive")
+    return path
+
+
+@pytest.fixture
+def folder(sinograms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the sinograms, which a test may change, as the current folder."""
+    shutil.copytree(sinograms, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -32,6 +32,7 @@ from pnp_lip.solvers import (
     UserFidelity,
     WeightedLeastSquares,
 )
+from pnp_lip.solvers.witness import sketch
 
 
 @pytest.fixture(params=["blur", "ct"])
@@ -304,7 +305,18 @@ def test_a_prox_that_is_not_solved_is_refused():
         assert HalfQuadratic(net, sigma=0.1, data_term=term).check(y, physics).proved
 
 
-def test_what_changes_during_the_run_is_no_longer_proved():
+@pytest.mark.parametrize("size", [7, 1000, 12345])
+def test_a_sketch_is_as_long_as_the_image(size, monkeypatch):
+    """Of one number to rounding; on average, of many."""
+    monkeypatch.setattr("pnp_lip.solvers.witness.SKETCH", 1000)
+    signs = 2.0 * torch.randint(2, (1, size), generator=cases.generator(0)) - 1
+    one = torch.zeros(1, size).index_fill_(1, torch.tensor(size - 1), 3.0)
+    assert float(sketch(one, signs).norm()) == 3 and sketch(one, signs).shape == (min(size, 1000),)
+    for t in (torch.ones(1, size), torch.rand(1, size, generator=cases.generator(1))):
+        assert float(sketch(t, signs).norm() / t.norm()) == pytest.approx(1, abs=0.1)
+
+
+def test_what_changes_during_the_run_is_no_longer_proved(monkeypatch):
     net, y = cases.denoiser(limit=0.3), torch.rand(1, *cases.SHAPE, generator=cases.generator(0))
     weights = torch.ones_like(y)
     kept = y.clone()
@@ -320,6 +332,9 @@ def test_what_changes_during_the_run_is_no_longer_proved():
 
     run(lambda physics, net, term: None, None)
     run(lambda physics, net, term: net.layers[0].weight.data.mul_(0.9), "the denoiser changed")
+    run(lambda physics, net, term: physics.psf.mul_(0.9), "the forward model changed")
+    monkeypatch.setattr("pnp_lip.solvers.witness.SKETCH", 50)  # as of large images
+    run(lambda physics, net, term: None, None)
     run(lambda physics, net, term: physics.psf.mul_(0.9), "the forward model changed")
     run(lambda physics, net, term: y.mul_(0.9), "the data")
     run(lambda physics, net, term: term.weights.mul_(0.9), "the data")
