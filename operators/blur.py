@@ -14,7 +14,7 @@ from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import trace
 from pnp_lip.operators.certified_physics import MOST_DENSE_PIXELS, TIGHT, CertifiedPhysics, as_gamma, own_bound
 from pnp_lip.operators.collatz_wielandt import ROOT_SLACK, SMALLEST, collatz_wielandt
-from pnp_lip.operators.conjugate_gradient import NORM_SLACK, Map, NormalEquations, ProxResult
+from pnp_lip.operators.conjugate_gradient import Map, NormalEquations, ProxResult
 from pnp_lip.operators.convolution_norm import PADDINGS, extension_index, fold, repeats, symbol_maximum
 from pnp_lip.operators.norm_rules import kept, own_norm_rule
 from pnp_lip.spectral import Method, NormBound
@@ -23,7 +23,6 @@ __all__ = ["Blur", "joint_bound"]
 
 MOST_POWER_WORK = 4e6  # pixels times steps of a Collatz-Wielandt bound, some tenths of a second
 MOST_STEPS = 300  # of it, for small images
-LARGE = 2**18  # pixels from which on the prox of each plane is solved alone: less memory, and the overhead does not count
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
 
 
@@ -153,12 +152,6 @@ class Blur(CertifiedPhysics):
         return lambda r: torch.fft.irfft2(torch.fft.rfft2(r) * symbol.to(r.dtype), s=size)
 
     def solve_system(self, system: NormalEquations, x0: Tensor, tol: float, max_iter: int) -> ProxResult:
-        batch, channels, *size = x0.shape
-        if batch * channels > 1 and len(self.psf) == 1 and math.prod(size) >= LARGE:
-            share = tol / math.sqrt(channels)
-            planes = [(i, c) for i in range(batch) for c in range(channels)]
-            found = [self.solve_system(system.plane(i, c), x0[i : i + 1, c : c + 1], share, max_iter) for i, c in planes]
-            return joined(found, batch, tol)
         if not self.closed_form_prox:
             return super().solve_system(system, x0, tol, max_iter)
         x = self.closed_form(system.z.double(), system.y.double(), system.gamma.double())
@@ -268,14 +261,6 @@ own_norm_rule(Blur)(own_bound)
 def joint_bound(bounds: list[NormBound]) -> NormBound:
     """The norm of a block-diagonal operator is the largest of its blocks' norms."""
     return dataclasses.replace(max(bounds, key=lambda b: b.upper), lower=max(b.lower for b in bounds))
-
-
-def joined(planes: list[ProxResult], batch: int, tol: float) -> ProxResult:
-    """The prox of a batch from those of all channels of its images."""
-    error = torch.cat([found.error_bound for found in planes]).reshape(batch, -1).norm(dim=1) * (1 + NORM_SLACK)
-    x = torch.cat([found.x for found in planes])
-    steps = max(found.iterations for found in planes)
-    return ProxResult(x.reshape(batch, -1, *x.shape[2:]), error, steps, bool((error <= tol).all()))
 
 
 def half_wave(size: int, taps: Tensor) -> Tensor:

@@ -52,11 +52,6 @@ class NormalEquations:
         missing = self.y - self.forward(x)
         return (self.gamma * self.adjoint(missing)).add_(self.z).sub_(x)
 
-    def plane(self, i: int, c: int) -> "NormalEquations":
-        """The system of channel c of image i, where A treats all planes alike."""
-        z, y = (t[i : i + 1, c : c + 1] for t in (self.z, self.y))
-        return dataclasses.replace(self, z=z, y=y, gamma=self.gamma[i : i + 1] if len(self.gamma) > 1 else self.gamma)
-
     def error_bound(self, x: Tensor, r: Tensor) -> Tensor:
         """A bound of ‖x − x*‖ for each image, from the residual ``r`` of ``x`` in float64; NaN becomes infinity."""
         size = image_norm(x)

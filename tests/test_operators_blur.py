@@ -41,23 +41,6 @@ def test_agrees_with_blurfft_and_its_prox() -> None:
     torch.testing.assert_close(ours.prox_l2(z, y, 3.0), theirs.prox_l2(z, y, 3.0), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", ["circular", "valid"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_prox_of_large_images_is_solved_by_planes(padding: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    physics = Blur(gaussian_psf(1.2), (3, 20, 19), padding=padding, dtype=dtype)
-    z, gamma = rand(2, 3, 20, 19).to(dtype), torch.tensor([5.0, 50.0], dtype=dtype)
-    y = physics.A(rand(2, 3, 20, 19, seed=1).to(dtype))
-    together = physics.solve_prox(z, y, gamma, tol=1e-5)
-    monkeypatch.setattr(operators.blur, "LARGE", 1)
-    alone = physics.solve_prox(z, y, gamma, tol=1e-5)
-    gap = (alone.x - together.x).double().flatten(1).norm(dim=1)
-    assert alone.converged and bool((gap <= alone.error_bound + together.error_bound).all())
-    assert alone.error_bound.shape == (2,) and bool((alone.error_bound <= 1e-5).all())
-    assert (alone.iterations > 0) == (padding == "valid")
-    stopped = physics.solve_prox(z, y, gamma, tol=1e-12, max_iter=1)
-    assert not stopped.converged or padding == "circular"
-
-
 def test_is_a_convolution_by_its_definition() -> None:
     kernel, x = rand(2, 3), rand(1, 1, 5, 6, seed=1)
     y = Blur(kernel, (1, 5, 6), dtype=torch.float64).A(x)

@@ -19,7 +19,6 @@ FLOAT = 4  # bytes of a number
 SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
 PASS, SOLVE, MINIMISE = 90, 86, 300  # bytes for each number: a pass; forward-backward without differences; a potential
-KEPT, PROX = 25, 100  # bytes while a guide improves: for each number of the result before, and for each pixel of one plane
 STEP = 2400  # bytes for each number of a window in which a gradient-step potential is differentiated, in float64
 NETWORK = 250 * 2**20  # bytes of the windows in which a network improves a guide
 
@@ -55,13 +54,10 @@ def needed(prior: Learned, rounds: int, planes: int, pixels: int, *, blurred: bo
     if not isinstance(prior, GradientFlowDenoiser):
         return STARTED + MINIMISE * numbers
     most, clips = most_kept(), 0
+    total = STARTED + (SOLVE if blurred else PASS) * numbers
     if blurred:
         state = FLOAT * numbers
-        iterating = SOLVE * numbers + 2 * state * min(Anderson().memory, max(1, most // (2 * state)))
-        improving = KEPT * numbers + PROX * pixels if rounds else 0
-        total = STARTED + max(iterating, improving)
-    else:
-        total = STARTED + PASS * numbers
+        total += 2 * state * min(Anderson().memory, max(1, most // (2 * state)))
     if rounds:
         kept = 0
         for layer in prior.flows:  # what guided layers keep, and three times that of the one that is made
