@@ -14,11 +14,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.large import solve
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.pretrained import load_pretrained
@@ -56,7 +58,7 @@ def iteration(name: str, rows: int, columns: int, chunk: int) -> Row:
 @torch.no_grad()
 def single_pass(name: str, rows: int, columns: int, chunk: int) -> Row:
     """D(x) in windows of ``chunk`` pixels, and the largest difference from windows of 200 and 777 pixels and a single one."""
-    denoiser, x = load_pretrained(name), noise(rows, columns)[None, None]
+    denoiser, x = cast(GradientFlowDenoiser, load_pretrained(name)), noise(rows, columns)[None, None]
     denoiser(x[..., :64, :64], 0.1)  # the first call sets things up
     idle, before = peak_mb(), time.process_time()
     found = denoiser.tiled(x, 0.1, tile=chunk)
@@ -118,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.case is not None:
         case, measure = CASES[given.only][given.case], {"large": iteration, "large-pass": single_pass}[given.only]
         torch.set_num_threads(1)
-        row = {**dict(zip(STATED, case, strict=True)), **measure(*case), "torch": torch.__version__}  # type: ignore[arg-type]
+        row = {**dict(zip(STATED, case, strict=True)), **measure(*case), "torch": torch.__version__}
         path = given.out / f"{given.only}.csv"
         with path.open("a" if given.case else "w", newline="") as file:
             table = csv.DictWriter(file, list(row), lineterminator="\n")
@@ -127,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for name in [given.only] if given.only else CASES:
         for i in range(len(CASES[name])):
-            case = [sys.executable, "-m", "pnp_lip.benchmarks.large", "--only", name, "--case", str(i)]
-            subprocess.run([*case, "--out", str(given.out)], check=True)
+            command = [sys.executable, "-m", "pnp_lip.benchmarks.large", "--only", name, "--case", str(i)]
+            subprocess.run([*command, "--out", str(given.out)], check=True)
         if name == "large-pass":
             rows = list(csv.DictReader((given.out / "large-pass.csv").open(newline="")))
             draw_passes(rows, given.out / "large-pass.png")

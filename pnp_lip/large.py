@@ -129,7 +129,8 @@ def solve(
     reach = reach_of(solver.denoiser)
     solver = dataclasses.replace(solver, denoiser=copy.deepcopy(cast(nn.Module, solver.denoiser)).cpu().eval())
     shape = check(solver, y, physics, chunk)
-    if client is not None and "ForkProcess" in client.run(lambda: type(multiprocessing.current_process()).__name__).values():
+    kinds = {} if client is None else client.run(lambda: type(multiprocessing.current_process()).__name__, on_error="ignore")
+    if "ForkProcess" in kinds.values():
         raise InputError(
             "the client's workers are forks, and torch waits forever in a fork of a process in which it used several threads; "
             "leave Dask's setting distributed.worker.multiprocessing-method at spawn."
