@@ -21,7 +21,7 @@ from pnp_lip.spectral import Method, NormBound
 
 __all__ = ["Blur", "joint_bound"]
 
-MOST_POWER_WORK = 4e6  # pixels times steps of a Collatz-Wielandt bound, some tenths of a second
+MOST_POWER_WORK = 2e6  # pixels times steps of a Collatz-Wielandt bound, some tenths of a second
 MOST_STEPS = 300  # of it, for small images
 TRUSTED = 0.05  # of max |k̂|², added to |k̂|² in the preconditioner: see there
 
@@ -228,7 +228,7 @@ class Blur(CertifiedPhysics):
         size = self.img_size[1:]
         if self.padding in ("zeros", "valid"):
             return [torch.outer(*(half_wave(n, psf.sum(axis)) for n, axis in zip(size, (1, 0), strict=True)))]
-        rows, columns = (min(n, max(96, 4 * taps, min(20 * taps, 400))) for n, taps in zip(size, psf.shape, strict=True))
+        rows, columns = (min(n, max(96, 4 * taps, min(20 * taps, 320))) for n, taps in zip(size, psf.shape, strict=True))
         inner = Blur(psf, (1, rows, columns), padding=self.padding, dtype=torch.float64)
         found = leading_vectors(lambda v: inner.adjoint_map(inner.forward_map(v[None, None]))[0, 0], (rows, columns))
         for dim, n in enumerate(size):
