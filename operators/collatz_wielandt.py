@@ -4,18 +4,22 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
 from pnp_lip.errors import CertificateError
 from pnp_lip.spectral import Method, NormBound
 
-__all__ = ["ROOT_SLACK", "SMALLEST", "CollatzWielandt", "collatz_wielandt", "gamma_factor"]
+__all__ = ["ROOT_SLACK", "CollatzWielandt", "collatz_wielandt", "gamma_factor", "leading_vectors"]
 
 ROOT_SLACK = 1e-15  # relative; covers the few roundings of a root or a product in float64, 1.1e-16 each
 # Relative; covers two sums of numbers ≥ 0 in float64: up to 4·10⁵ of them in any order, far more pairwise, as torch sums.
 SUM_SLACK = 1e-10
 SMALLEST = 1e-6  # entry of v beside the largest, where products have an error that does not shrink with the entry
+SHARPNESS = 6e-4  # (λ − ρ)/ρ at which ``leading_vectors`` aims
+MOST_PRODUCTS = 100  # of its conjugate gradients, which need 1 to 30
 UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors that lift what vanished by half the range
 
 
@@ -53,6 +57,7 @@ def collatz_wielandt(
     error: float = 0.0,
     tol: float = 1e-3,
     max_iter: int = 300,
+    lower_sq: float = 0.0,
 ) -> CollatzWielandt:
     """Bounds of ‖A‖² = ρ(AᵀA) for A ≥ 0 entrywise, from the power iteration v ← AᵀA v started at ``start`` > 0.
 
@@ -61,8 +66,9 @@ def collatz_wielandt(
     ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, as sums of numbers ≥ 0 do,
     or with an error of at most ``error``·‖v‖ (the 2-norm), as fast transforms do; both bounds are widened by it. Zero columns
     of A drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; stopping
-    early costs sharpness, never truth. Raises CertificateError if a product is negative beyond its error or not finite, or if
-    entries of A are so small that their products vanish: a relative error does not apply to them.
+    early costs sharpness, never truth. ``lower_sq`` is a lower bound of ‖A‖² that is known. Raises
+    CertificateError if a product is negative beyond its error or not finite, or if entries of A are so small that their
+    products vanish: a relative error does not apply to them.
 
     Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 
@@ -72,7 +78,7 @@ def collatz_wielandt(
     True
     """
     v, support = start, None
-    upper_sq, lower_sq, best = float("inf"), 0.0, start
+    upper_sq, best = float("inf"), start
     for _ in range(max_iter):
         w, length = gram(v), float(v.double().norm()) * (1 + SUM_SLACK)
         slack = error * length
@@ -98,6 +104,40 @@ def collatz_wielandt(
         floor = torch.finfo(w.dtype).tiny ** 0.5 if error == 0 else SMALLEST
         v = torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))
     return CollatzWielandt(upper_sq, lower_sq, best)
+
+
+def leading_vectors(gram: Callable[[Tensor], Tensor], size: tuple[int, ...]) -> list[Tensor]:
+    """Two starts > 0 of ``collatz_wielandt`` for B = AᵀA ≥ 0: for the lower bound φ, Bφ ≈ ρφ, for the upper (λ − B)⁻¹ 1.
+
+    λ lies a little above ρ. A v with (λ − B) v = 1 − r has Bv = λv − 1 + r ≤ λv as soon as |r| ≤ 1 in every entry: a few
+    steps of conjugate gradients, from the multiple of φ that they would take longest to find, prove the bound λ. Nothing
+    depends on their success but the sharpness of the bounds.
+    """
+    ones, n = torch.ones(size, dtype=torch.float64), math.prod(size)
+
+    def product(v: np.ndarray) -> np.ndarray:
+        return gram(torch.from_numpy(v).reshape(size)).flatten().numpy()
+
+    if n < MOST_PRODUCTS:  # power iteration is as fast
+        return [ones]
+    try:
+        operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
+        values, vectors = eigsh(operator, k=1, which="LA", tol=SHARPNESS / 2, v0=np.ones(n), maxiter=10)
+    except ArpackNoConvergence:
+        return [ones]
+    rho, phi = float(values[0]), torch.from_numpy(vectors[:, 0]).abs().reshape(size)
+    lambda_ = rho * (1 + SHARPNESS)
+    v = phi * (phi.sum() / (lambda_ - rho))
+    p = r = ones - (lambda_ * v - gram(v))
+    for _ in range(MOST_PRODUCTS):
+        q = lambda_ * p - gram(p)
+        curvature = float((p * q).sum())
+        if curvature <= 0 or (float(r.abs().max()) < 1 and float(v.min()) > 0):
+            break
+        a = float(r.square().sum()) / curvature
+        v, before, r = v + a * p, r, r - a * q
+        p = r + p * (r.square().sum() / before.square().sum())
+    return [w.clamp_min(0) / w.max() + SMALLEST for w in (phi, v)]
 
 
 def require_visible(gram: Callable[[Tensor], Tensor], v: Tensor, w: Tensor, rounding: float) -> None:

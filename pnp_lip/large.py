@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -128,6 +129,12 @@ def solve(
     reach = reach_of(solver.denoiser)
     solver = dataclasses.replace(solver, denoiser=copy.deepcopy(cast(nn.Module, solver.denoiser)).cpu().eval())
     shape = check(solver, y, physics, chunk)
+    kinds = {} if client is None else client.run(lambda: type(multiprocessing.current_process()).__name__, on_error="ignore")
+    if "ForkProcess" in kinds.values():
+        raise InputError(
+            "the client's workers are forks, and torch waits forever in a fork of a process in which it used several threads; "
+            "leave Dask's setting distributed.worker.multiprocessing-method at spawn."
+        )
     blur = None if physics is None else BlurWindows.of(physics)
     judged, parameters = judge_large(solver, physics, blur, shape)
     tile = (chunk, chunk) if isinstance(chunk, int) else chunk
@@ -288,11 +295,15 @@ def updates(job: Job, k: int, chunks: list[int], client: "Client | None") -> Ite
     if client is None:
         yield from (job.update(k, i) for i in chunks)
         return
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     futures = client.map(job.update, [k] * len(chunks), chunks, pure=False)
-    for _, found in as_completed(futures, with_results=True):
-        yield found
+    try:
+        for future, found in as_completed(futures, with_results=True):
+            future.release()  # what is noted needs no second computation when its worker dies
+            yield found
+    except KilledWorker as error:
+        raise InputError("a chunk ended several workers, probably for lack of memory; a smaller `chunk` needs less.") from error
 
 
 def check(

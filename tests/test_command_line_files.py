@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -94,6 +95,39 @@ def test_killed_and_resumed_each_result_is_there_once(folder: Path, capsys: pyte
     for i in (0, 5, 11):
         assert main(["denoise", f"{i:02}.png", "-o", "one.png", *QUICK]) == 0
         assert Path("one.png").read_bytes() == (out / f"{i:02}.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_two_hundred_files_killed_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command and its workers die at once; what was finished stays untouched, and the rest is as if nobody had died."""
+    monkeypatch.chdir(tmp_path)
+    draw, picture = random.Random(0), photograph("camera", 256)
+    for i in range(200):
+        row, column = draw.randrange(230), draw.randrange(220)
+        write_image(f"{i:03}.png", picture[..., row : row + 24, column : column + 30])
+    arguments = ["denoise", "*.png", "--jobs", "2", *QUICK, "--out-dir"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    finished: dict[Path, int] = {}
+    for most in [*sorted(draw.sample(range(1, 190), 3)), None]:
+        run = subprocess.Popen([*COMMAND, *arguments, "out"], env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 300
+        while most is not None and len(list(Path("out").glob("*.png"))) < most and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if most is not None:
+            time.sleep(draw.uniform(0, 0.1))
+            os.killpg(run.pid, signal.SIGKILL)
+        assert run.wait(300) == (0 if most is None else -signal.SIGKILL)
+        assert all(path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
+        finished = {path: path.stat().st_mtime_ns for path in Path("out").glob("[!.]*.png")}
+        assert most is None or most <= len(finished) < 200
+    assert {path.name for path in Path("out").iterdir()} == {
+        f"{i:03}{suffix}" for i in range(200) for suffix in (".json", ".png")
+    }
+    subprocess.run([*COMMAND, *arguments, "undisturbed"], env=environment, stdout=subprocess.DEVNULL, check=True)
+    for path in finished:
+        assert path.read_bytes() == (Path("undisturbed") / path.name).read_bytes()
+        record = json.loads(path.with_suffix(".json").read_text())
+        assert record["status"] == "converged" and record["input"]["path"] == path.name
 
 
 def test_what_changed_is_redone_only_by_force(

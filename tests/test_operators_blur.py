@@ -13,6 +13,7 @@ import torch
 from pnp_lip import operators
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators import Blur, box_psf, disk_psf, gaussian_psf, load_psf, motion_psf
+from pnp_lip.operators.collatz_wielandt import leading_vectors
 
 PADDINGS = ("circular", "zeros", "replicate", "reflect", "valid")
 
@@ -211,3 +212,25 @@ def test_a_channel_that_is_zero_has_the_norm_of_the_other(padding):
     psf = torch.stack([torch.zeros(3, 3), gaussian_psf(0.8, size=3).float()])
     both, one = Blur(psf, (2, 9, 9), padding=padding), Blur(psf[1], (1, 9, 9), padding=padding)
     assert both.norm_upper == one.norm_upper
+
+
+@pytest.mark.parametrize("padding", ["replicate", "reflect"])
+def test_the_bound_of_a_large_image_is_sharp(padding: str) -> None:
+    """Box PSFs: the norm is the product of those of the rows and the columns, which are dense matrices."""
+    size = (600, 700)
+    physics = Blur(box_psf((9, 4)), (1, *size), padding=padding, dtype=torch.float64)
+    norm = 1.0
+    for n, taps in zip(size, (9, 4), strict=True):
+        axis = Blur(torch.ones(taps, 1) / taps, (1, n, 1), padding=padding, dtype=torch.float64)
+        norm *= float(torch.linalg.matrix_norm(axis.A(torch.eye(n, dtype=torch.float64)[:, None, :, None])[:, 0, :, 0], 2))
+    assert norm <= physics.norm_upper <= 1.0005 * norm
+
+
+def test_leading_vectors_are_starts_from_which_one_product_suffices() -> None:
+    """B = AᵀA of a random A ≥ 0, whose largest eigenvalue is known."""
+    A = torch.rand(150, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 8 + 3 * torch.eye(150)
+    rho = float(torch.linalg.eigvalsh(A.T @ A)[-1])
+    phi, v = leading_vectors(lambda x: (A.T @ (A @ x.flatten())).reshape(10, 15), (10, 15))
+    assert float(phi.min()) > 0 and float(v.min()) > 0
+    assert float(((A.T @ (A @ v.flatten())) / v.flatten()).max()) <= 1.001 * rho
+    assert float((A @ phi.flatten()).square().sum() / phi.square().sum()) >= 0.999 * rho

@@ -524,6 +524,29 @@ def test_rows_that_cannot_be_read_stop_no_others(tmp_path: Path, monkeypatch: py
     assert main(["ct", "scan.h5", *QUICK, "--force"]) == 0 and np.isfinite(np.load("out/volume.npy")).all()
 
 
+@pytest.mark.slow
+def test_a_volume_by_two_workers_is_the_single_solves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 64 slices to the bit; one that fails stops no other; and the command again finds all of them finished."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    made, threads = Made(bins=64, views=20, axis=31.5, dead=()), torch.get_num_threads()
+    counts = np.random.default_rng(0).poisson(np.repeat(made.counts[:, None], 64, 1)).astype(float)
+    counts[:, 7] = DARK
+    made.dxchange(tmp_path / "scan.h5", rows=64, data=counts)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert main(["ct", "scan.h5", *QUICK, "--jobs", "2"]) == 2
+    found, state = np.load("out/volume.npy"), json.loads(Path("out/scan.json").read_text())
+    torch.set_num_threads(1)
+    assert np.isnan(found[7]).all() and state["sigma"] == 0.01
+    for number in (n for n in range(64) if n != 7):
+        assert main(["ct", "scan.h5", "--out", f"{number}", *QUICK[2:], "--slices", f"{number}"]) == 0
+        assert np.array_equal(np.load(f"{number}/volume.npy")[0], found[number])
+    torch.set_num_threads(threads)
+    times = {p: p.stat().st_mtime_ns for p in Path("out").glob("slice*/pnp-lip.npy")}
+    assert main(["ct", "scan.h5", *QUICK, "--jobs", "2"]) == 2 and len(times) == 63
+    assert all(p.stat().st_mtime_ns == time for p, time in times.items())
+
+
 def test_slices_have_one_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """Those that were finished before count as done and not as fast; the search on the first slice has bars of its own."""
     monkeypatch.chdir(tmp_path)
@@ -610,6 +633,7 @@ BAD = [
     (["keys.nxs"], "an image_key of shape (19,)"),
     (["noangle.nxs"], "no rotation_angle"),
     (["good.h5", "--slices", "1:3"], "the slices 0 to 1"),
+    (["good.h5", "--jobs", "0"], "at least 1; got 0"),
     (["good.h5", "--slices", "a:b"], "START:STOP"),
     (["good.h5", "--center", "99"], "a bin from 0 to 15"),
     (["good.h5", "--center", "left"], "takes auto or a bin"),

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say
-from pnp_lip.command_line.ct_scan import WRITTEN, is_scan, reconstruct_scan
+from pnp_lip.command_line.ct_scan import WRITTEN, Run, is_scan
 from pnp_lip.command_line.explain import say_results
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
+from pnp_lip.command_line.items import Item, Outcome
 from pnp_lip.command_line.records import Origin, claim, origin_of, sha256_of, write_record
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
@@ -42,21 +44,10 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--misfit is a fraction of the data's norm, in (0, 1); got {options.misfit}.")
     if options.sigma is not None:
         check_noise(options.sigma, "--sigma")
+    if options.jobs < 1:
+        raise InputError(f"--jobs counts the slices that are reconstructed at a time and is at least 1; got {options.jobs}.")
     if is_scan(options.sinogram, options):
-        theta = None if options.angles is None else parse_angles(options.angles)
-        prior = functools.cache(lambda: get_prior(options))  # a scan that cannot be read needs none
-
-        def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
-            return projector(sinogram, options, isinstance(prior()[0], Potential), center=center, fan=fan)
-
-        def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path, origin: Origin) -> float:
-            settled = argparse.Namespace(**{**vars(options), "sigma": options.sigma if sigma is None else sigma})
-            found, _ = reconstruct(settled, sinogram, physics, y, prior(), out, origin)
-            if sigma is None:
-                say_results(found.results, explain=options.explain)
-            return float(found.choice.best["sigma"])
-
-        return reconstruct_scan(options, theta, project, solve)
+        return open_run(options).reconstruct(slices)
     sinogram = read_sinogram(options.sinogram, options.angles)
     out = make_folder(options.out)
     claim([out / name for name in WRITTEN], [options.sinogram, options.angles], force=options.force)
@@ -77,6 +68,29 @@ def run(options: argparse.Namespace) -> int:
     for line in record["notes"]:
         say(line)
     return 0 if found.results[-1].status == "converged" else NOT_CONVERGED
+
+
+def open_run(options: argparse.Namespace) -> Run:
+    """The slices of a scanner's file."""
+    theta = None if options.angles is None else parse_angles(options.angles)
+    prior = functools.cache(lambda: get_prior(options))  # a scan that cannot be read needs none
+
+    def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
+        return projector(sinogram, options, isinstance(prior()[0], Potential), center=center, fan=fan)
+
+    def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path, origin: Origin) -> float:
+        settled = argparse.Namespace(**{**vars(options), "sigma": options.sigma if sigma is None else sigma})
+        found, _ = reconstruct(settled, sinogram, physics, y, prior(), out, origin)
+        if sigma is None:
+            say_results(found.results, explain=options.explain)
+        return float(found.choice.best["sigma"])
+
+    return Run.open(options, theta, project, solve)
+
+
+def slices(options: argparse.Namespace) -> Callable[[Item], Outcome]:
+    """What reconstructs a slice in a worker, once the first slice has set what all share."""
+    return open_run(options).reconstruct_item
 
 
 def reconstruct(

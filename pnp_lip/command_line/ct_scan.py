@@ -19,6 +19,7 @@ from pnp_lip.command_line.common import say
 from pnp_lip.command_line.inputs import make_folder
 from pnp_lip.command_line.items import Item, Outcome, exit_status, failure, outcome, report, sweep
 from pnp_lip.command_line.records import Origin, changed, claim, origin_of, record_of, sha256_of, write_record, wrote
+from pnp_lip.command_line.workers import Begin, outcomes
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, Sinogram
@@ -41,7 +42,7 @@ from pnp_lip.scans.scan import Array
 from pnp_lip.scans.tiff import TIFF_SUFFIXES
 from pnp_lip.version import __version__
 
-__all__ = ["WRITTEN", "is_scan", "open_scan", "parse_slices", "reconstruct_scan"]
+__all__ = ["WRITTEN", "Run", "is_scan", "open_scan", "parse_slices"]
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
 BATCH_BYTES = 2**27  # of projections read at once, were they float64; the copies of one row come on top
@@ -93,39 +94,42 @@ def parse_slices(text: str | None, rows: int) -> range:
     return chosen
 
 
-def reconstruct_scan(options: argparse.Namespace, theta: NDArray[np.float64] | None, project: Project, solve: Solve) -> int:
-    """All chosen slices, each in a folder of its own, then a volume of them; 0, or 2 if some failed, 3 if some did not converge.
-
-    ``project`` makes the projector of a slice, ``solve`` writes its pictures and returns its sigma.
-    """
-    scan = open_scan(options.sinogram, theta)
-    rows = parse_slices(options.slices, scan.shape[1])
-    flat, dark = (frames_of(name, getattr(options, name), scan) for name in ("flat", "dark"))
-    require_fitting(options, scan, rows, has_flat=flat is not None, has_dark=dark is not None)
-    make_folder(options.out)
-    return Run(scan, options, (flat, dark), project, solve).reconstruct(rows)
-
-
 class Run:
-    """The slices of a scan: ``found`` is what became of each, ``state`` the record of what they share."""
+    """The ``rows`` of a scan: ``found`` is what became of each, ``state`` the record of what they share."""
 
     def __init__(
         self,
         scan: Scan,
+        rows: range,
         options: argparse.Namespace,
         stated: tuple[Array | None, Array | None],
         project: Project,
         solve: Solve,
     ) -> None:
-        self.scan, self.options, self.stated, self.solve = scan, options, stated, solve
+        self.scan, self.rows, self.options, self.stated, self.solve = scan, rows, options, stated, solve
         self.project = functools.lru_cache(1)(lambda center: project(blank(scan), center, scan.fan))
         self.out, self.found = Path(options.out), dict[int, Outcome]()
         self.origin = origin_of(options, options.sinogram, Path(options.sinogram))
         self.state = begun(self.out, self.origin, force=options.force)
         sweep([Item(options.sinogram, self.out / "volume.npy")])
 
-    def reconstruct(self, rows: range) -> int:
-        """The slice in the middle comes first, or the nearest that can be reconstructed; the others take its axis and sigma."""
+    @classmethod
+    def open(cls, options: argparse.Namespace, theta: NDArray[np.float64] | None, project: Project, solve: Solve) -> "Run":
+        """``project`` makes the projector of a slice, ``solve`` writes its pictures and returns its sigma."""
+        scan = open_scan(options.sinogram, theta)
+        rows = parse_slices(options.slices, scan.shape[1])
+        flat, dark = (frames_of(name, getattr(options, name), scan) for name in ("flat", "dark"))
+        require_fitting(options, scan, rows, has_flat=flat is not None, has_dark=dark is not None)
+        make_folder(options.out)
+        return cls(scan, rows, options, (flat, dark), project, solve)
+
+    def reconstruct(self, begin: Begin) -> int:
+        """All slices, each in a folder of its own, then a volume; 0, or 2 if some failed, 3 if some did not converge.
+
+        The slice in the middle comes first, or the nearest that can be reconstructed; the others take its axis and sigma.
+        ``begin`` makes what reconstructs them in workers, if ``options.jobs`` says so.
+        """
+        rows = self.rows
         if "sigma" in self.state:
             self.found = {number: known for number in rows if (known := self.finished(number)) is not None}
         if self.found:
@@ -137,6 +141,11 @@ class Run:
         done = len(self.found)
         silent = self.options.quiet or done == len(rows)
         with hidden(), tqdm(initial=done, total=len(rows), unit="slice", disable=silent) as bar:
+            if self.options.jobs > 1:
+                left = {self.item(number): number for number in rows if number not in self.found}
+                for result in outcomes(list(left), self.options, begin):
+                    self.found[left[result.item]] = result
+                    bar.update()
             for chosen in batches(self.scan, rows):
                 self.attempt(chosen, bar.update)
         found = [self.found[number] for number in rows]
@@ -149,6 +158,13 @@ class Run:
         lost = f", NaN where {failed} of them failed" if failed else ""
         say(f"wrote {self.out / 'volume.npy'}: slices {rows.start} to {rows.stop - 1}{lost}")
         return exit_status(found)
+
+    def reconstruct_item(self, item: Item) -> Outcome:
+        """One slice, in a worker."""
+        number = next(number for number in self.rows if self.item(number) == item)
+        with hidden():
+            self.attempt(range(number, number + 1))
+        return self.found[number]
 
     def attempt(self, chosen: range, tell: Callable[[int], object] = bool) -> None:
         """Read the chosen slices at once and reconstruct those of which nothing is known."""

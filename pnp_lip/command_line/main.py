@@ -168,6 +168,7 @@ def add_scan(add: Add) -> None:
     stripes = "of a scan: take out what is the same in all views of a bin; for gain errors of 2 %% and more"
     add("--stripes", action="store_true", default=None, help=stripes)
     add("--slices", metavar="START:STOP", help="of a scan: detector rows, STOP excluded (default: all)")
+    add("--jobs", type=int, default=1, metavar="N", help="of a scan: slices at a time (default: 1)")
 
 
 def add_stopping(add: Add, max_iter: int) -> None:

@@ -1,22 +1,33 @@
-"""Worker processes: each loads torch, the weights and their proof once, and restores one file after the other."""
+"""Worker processes: each loads torch, the weights and their proof once, and restores one file or slice after the other."""
 
 import argparse
+import functools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
 from pnp_lip.command_line.items import Item, Outcome
 
-__all__ = ["outcomes"]
+__all__ = ["Begin", "outcomes"]
+
+Begin = Callable[[argparse.Namespace], Callable[[Item], Outcome]]
 
 
-def outcomes(items: Sequence[Item], options: argparse.Namespace) -> Generator[Outcome, None, None]:
-    """What became of each item, in the order in which they end, with ``options.jobs`` files at a time.
+def files(options: argparse.Namespace) -> Callable[[Item], Outcome]:
+    """What restores a file, with torch."""
+    from pnp_lip.command_line.restoring import outcome_of
 
-    A worker that dies, for lack of memory say, costs its item, and another one takes its place.
+    return functools.partial(outcome_of, options=options)
+
+
+def outcomes(items: Sequence[Item], options: argparse.Namespace, begin: Begin = files) -> Generator[Outcome, None, None]:
+    """What became of each item, in the order in which they end, with ``options.jobs`` items at a time.
+
+    ``begin`` makes, in each worker, what restores an item. A worker that dies, for lack of memory say, costs its item, and
+    another one takes its place.
     """
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
     settings = {name: value for name, value in vars(options).items() if name != "run"}  # which is no plain value
@@ -27,6 +38,7 @@ def outcomes(items: Sequence[Item], options: argparse.Namespace) -> Generator[Ou
         process = context.Process(target=serve, args=(theirs, settings), daemon=True)
         process.start()
         theirs.close()  # so that the end of the worker ends the pipe
+        ours.send(begin)
         give(ours, process)
 
     def give(worker: Connection, process: multiprocessing.process.BaseProcess) -> None:
@@ -71,17 +83,16 @@ def serve(pipe: Connection, settings: dict[str, object]) -> None:
     threading.Thread(target=leave_with_the_command, daemon=True).start()
     import torch
 
-    from pnp_lip.command_line.restoring import outcome_of
-
     options = argparse.Namespace(**settings)
     if options.jobs > 1:
         torch.set_num_threads(1)
+    restore = pipe.recv()(options)
     while True:
         try:
             item = pipe.recv()
         except EOFError:
             return
-        pipe.send(outcome_of(item, options))
+        pipe.send(restore(item))
 
 
 def leave_with_the_command() -> None:
