@@ -213,7 +213,8 @@ class Run:
         center, found = find_common_center(y, weights, sound[0][0].angles.numpy())
         if max(found) - min(found) > APART:
             bins = ", ".join(f"{one:.2f}" for one in found)
-            say(f"WARNING: slices disagree on the axis: bins {bins}; their median {center:.2f} is taken. Check it, or state --center.")
+            taken = f"their median {center:.2f} is taken. Check the picture, or state --center"
+            say(f"WARNING: slices disagree on the axis: bins {bins}; {taken}.")
         return center
 
     def item(self, number: int) -> Item:

@@ -62,10 +62,10 @@ def from_projections(
     """Everything a solver needs of projections (views, rows, bins) or (views, bins): a slice for each row.
 
     ``flat`` and ``dark`` are frames (frames, rows, bins), averaged, or one number; without a flat the data are line integrals
-    already. ``theta`` in degrees. ``center``: the bin of the axis, counted from 0, "auto" (needs the extra "ct"; parallel
-    beam over half a turn; the median of five slices), or None for the middle. ``fan``: the scanner, angles included, of fan-beam data. ``weights`` as
-    in ``line_integrals``; ``stripes=True`` takes stripes out, see ``without_stripes``. Images have ``size`` pixels a side,
-    as many as bins by default, each as wide as a bin.
+    already. ``theta`` in degrees. ``center``: the bin of the axis, counted from 0, None for the middle, or "auto", the median
+    of five slices (needs the extra "ct"; parallel beam over half a turn). ``fan``: the scanner, angles included, of fan-beam
+    data. ``weights`` as in ``line_integrals``; ``stripes=True`` takes stripes out, see ``without_stripes``. Images have
+    ``size`` pixels a side, as many as bins by default, each as wide as a bin.
 
     Raises InputError, or ShapeError, for parts that do not belong together, non-finite data, and settings that are unknown.
     """
