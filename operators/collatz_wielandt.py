@@ -20,6 +20,10 @@ SUM_SLACK = 1e-10
 SMALLEST = 1e-6  # entry of v beside the largest, where products have an error that does not shrink with the entry
 SHARPNESS = 6e-4  # (λ − ρ)/ρ at which ``leading_vectors`` aims
 MOST_PRODUCTS = 100  # of its conjugate gradients, which need 1 to 30
+# Powers of the ratios w/v by which v is corrected, where a product has not halved the gap between the bounds. A mode of AᵀA with
+# the eigenvalue (1 − μ)‖A‖² is damped by (1 − μ)²(1 − 2μ)(1 − 9μ): for small μ as by 13 products, for μ in [0.1, 1] to a third.
+FASTER = (2, 9, 1, 1)
+FARTHEST = 2.0  # factor from ‖A‖² to which ratios are corrected faster: powers of larger ones would overflow
 UNDERFLOW_TEST = {torch.float32: 2.0**60, torch.float64: 2.0**500}  # factors that lift what vanished by half the range
 
 
@@ -59,9 +63,10 @@ def collatz_wielandt(
     max_iter: int = 300,
     lower_sq: float = 0.0,
 ) -> CollatzWielandt:
-    """Bounds of ‖A‖² = ρ(AᵀA) for A ≥ 0 entrywise, from the power iteration v ← AᵀA v started at ``start`` > 0.
+    """Bounds of ‖A‖² = ρ(AᵀA) for A ≥ 0 entrywise, from an accelerated power iteration started at ``start`` > 0.
 
     min-max:  vᵀAᵀA v / vᵀv  ≤  ‖A‖²  ≤  max_i (AᵀA v)_i / v_i   for every v > 0.
+    Step:     v_i ← v_i ((AᵀA v)_i / v_i)^p, p = 1 (the power iteration) or, where that is slow, in turn those of ``FASTER``.
 
     ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, as sums of numbers ≥ 0 do,
     or with an error of at most ``error``·‖v‖ (the 2-norm), as fast transforms do; both bounds are widened by it. Zero columns
@@ -79,6 +84,7 @@ def collatz_wielandt(
     """
     v, support = start, None
     upper_sq, best = float("inf"), start
+    powers, before = list[int](), math.inf
     for _ in range(max_iter):
         w, length = gram(v), float(v.double().norm()) * (1 + SUM_SLACK)
         slack = error * length
@@ -102,6 +108,11 @@ def collatz_wielandt(
             break
         # Any positive vector is admissible: keep v away from underflow on the support.
         floor = torch.finfo(w.dtype).tiny ** 0.5 if error == 0 else SMALLEST
+        gap = upper_sq / lower_sq - 1 if lower_sq > 0 else math.inf
+        powers = powers or (list(FASTER) if gap > before / 2 else [1])
+        before, p = gap, powers.pop(0)
+        if p > 1:
+            w = w * (w / torch.where(support, v, 1.0) / rayleigh).clamp_(1 / FARTHEST, FARTHEST).pow_(p - 1)
         v = torch.where(support, (w / w.max()).clamp_min(floor), torch.zeros_like(w))
     return CollatzWielandt(upper_sq, lower_sq, best)
 

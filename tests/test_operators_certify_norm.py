@@ -11,6 +11,7 @@ import torch
 
 from pnp_lip.errors import CertificateError
 from pnp_lip.operators import Blur, certify_norm, gaussian_psf, norm_rule, stated_norm
+from pnp_lip.operators import collatz_wielandt as cw
 from pnp_lip.operators.certified_physics import own_bound
 from pnp_lip.operators.collatz_wielandt import collatz_wielandt, gamma_factor
 from pnp_lip.spectral import Method, NormBound
@@ -153,6 +154,21 @@ def test_collatz_wielandt_holds_for_any_positive_vector() -> None:
     assert collatz_wielandt(lambda u: 0 * u, v, rounding=0.0).upper_sq == 0
     with pytest.raises(CertificateError, match="float64"):
         gamma_factor(10**8, torch.float32)
+
+
+def test_weakly_coupled_parts_take_fewer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain whose links hardly see each other has almost equal eigenvalues, which the power iteration parts slowly."""
+    strengths = torch.linspace(1, 1.01, 15, dtype=torch.float64)
+    chain = torch.diag(strengths) + 0.03 * torch.diag(torch.ones(14, dtype=torch.float64), 1)
+    norm_sq, counts, start = float(torch.linalg.matrix_norm(chain, 2) ** 2), [], torch.ones(15, dtype=torch.float64)
+    for powers in (cw.FASTER, (1,)):
+        monkeypatch.setattr(cw, "FASTER", powers)
+        seen: list[torch.Tensor] = []
+        gram = lambda v, seen=seen: (seen.append(v), chain.T @ (chain @ v))[1]  # noqa: E731
+        found = collatz_wielandt(gram, start, rounding=1e-15, tol=5e-3)
+        assert found.lower_sq <= norm_sq * (1 + 1e-14) and norm_sq * (1 - 1e-14) <= found.upper_sq <= 1.005 * norm_sq
+        counts.append(len(seen))
+    assert counts[0] < counts[1] / 2
 
 
 SIZE = (1, 8, 8)

@@ -409,6 +409,44 @@ def test_the_axis_is_found_to_a_tenth_of_a_bin(name: str) -> None:
     assert abs(backwards - made.axis) < 0.1
 
 
+def volume_with_air(air: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Ten rows of counts and flats; each has its own gain errors and dead bins, those of ``air`` no object."""
+    rows, rng = [Made(200, 90, 99.2, unseen=0.02, seed=k, dead=(50 + k, 120 - k)) for k in range(10)], np.random.default_rng(0)
+    for k in air:
+        gains = 1 + 0.02 * rng.standard_normal(200)
+        rows[k].counts = DARK + rng.poisson(np.tile(gains * (rows[k].flat.mean(0) - DARK), (90, 1)))
+    counts, flat = (np.stack([getattr(row, name) for row in rows], 1) for name in ("counts", "flat"))
+    return counts, flat
+
+
+def test_air_does_not_move_the_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """Three of the five slices that are looked at, and the one in the middle, hold noise alone."""
+    pytest.importorskip("algotom")
+    made = Made(200, 90, 99.2)
+    counts, flat = volume_with_air(air=(0, 1, 2, 3, 5))
+    scan = from_projections(counts, flat, np.full((1, 10, 200), DARK), theta=made.theta, center="auto", size=16)
+    assert abs(scan.center - made.axis) < 0.1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    darks = np.full((1, 10, 200), DARK)
+    made.dxchange(tmp_path / "scan.h5", data=counts, data_white=flat, data_dark=darks)
+    assert main(["ct", "scan.h5", "--center", "auto", "--slices", "4:7", "--size", "16", *QUICK]) in (0, 2)
+    assert abs(json.loads(Path("out/scan.json").read_text())["center"] - made.axis) < 0.1
+    assert "disagree" not in capsys.readouterr().out
+
+
+def test_an_axis_that_leans_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("algotom")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pnp_lip.command_line.ct.draw", lambda path, *_, **__: path.touch())
+    leaning = [Made(100, 60, axis, dead=()) for axis in (48.0, 49.0, 50.0)]
+    data, flat, dark = (np.stack([getattr(one, name) for one in leaning], 1) for name in ("counts", "flat", "darks"))
+    leaning[0].dxchange(tmp_path / "scan.h5", data=data, data_white=flat, data_dark=dark)
+    assert main(["ct", "scan.h5", "--center", "auto", "--slices", "0:3", "--size", "16", *QUICK]) == 0
+    assert "slices disagree on the axis: bins 4" in capsys.readouterr().out
+    assert abs(json.loads(Path("out/scan.json").read_text())["center"] - 49) < 0.1
+
+
 def test_the_search_for_the_axis_says_what_it_needs() -> None:
     pytest.importorskip("algotom")
     for theta, message in ((np.arange(0, 120, 3.0), "cover 120°"), (np.sort(np.random.default_rng(0).random(40)), "equal steps")):

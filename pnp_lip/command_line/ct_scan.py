@@ -23,19 +23,19 @@ from pnp_lip.command_line.workers import Begin, outcomes
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
 from pnp_lip.operators import FanBeam, Sinogram
-from pnp_lip.operators.filtered_back_projection import bridged
 from pnp_lip.progress import hidden
 from pnp_lip.reconstruction import Projector
 from pnp_lip.scans import (
     Frames,
     Scan,
     check_theta,
-    find_center,
+    find_common_center,
     line_integrals,
     read_frames,
     read_hdf5,
     read_matlab,
     read_tiff,
+    spread_over,
     without_stripes,
 )
 from pnp_lip.scans.scan import Array
@@ -47,6 +47,7 @@ __all__ = ["WRITTEN", "Run", "is_scan", "open_scan", "parse_slices"]
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs")
 BATCH_BYTES = 2**27  # of projections read at once, were they float64; the copies of one row come on top
 OWN = ("center", "weights", "slices", "flat", "dark", "stripes")  # options that belong to scanner files
+APART = 0.5  # bins between the axes of two slices from which on that is said; on sound scans they lie within about 0.1
 WRITTEN = ("result.json", "ct.png", "fbp.npy", "tikhonov.npy", "pnp-lip.npy")  # of a slice
 
 Project: TypeAlias = Callable[[Sinogram, float | None, FanBeam | None], Projector]
@@ -126,7 +127,7 @@ class Run:
     def reconstruct(self, begin: Begin) -> int:
         """All slices, each in a folder of its own, then a volume; 0, or 2 if some failed, 3 if some did not converge.
 
-        The slice in the middle comes first, or the nearest that can be reconstructed; the others take its axis and sigma.
+        The slice in the middle comes first, or the nearest that can be reconstructed; the others take its sigma.
         ``begin`` makes what reconstructs them in workers, if ``options.jobs`` says so.
         """
         rows = self.rows
@@ -182,18 +183,15 @@ class Run:
     def solve_one(self, number: int, frames: Frames, row: int) -> None:
         """Reconstruct a slice from this row of frames. Raises InputError where the axis or the geometry suits no slice."""
         item, options, started = self.item(number), self.options, time.perf_counter()
-        own = zip(self.stated, frames[1:], strict=True)
-        flat, dark = (row_of(part, row) if stated is None else row_of(stated, number) for stated, part in own)
-        data = frames.data[:, row : row + 1]
         sinogram = None
         with self.noting(number):
             make_folder(str(item.output))
             claim([item.output / name for name in WRITTEN], force=options.force)
             sweep([Item(item.source, item.output / name) for name in WRITTEN])
-            sinogram, weights = measured(item.source, data, flat, dark, self.scan, options)
+            sinogram, weights = self.measured(number, frames, row)
         if sinogram is None:
             return
-        center = self.state["center"] if "sigma" in self.state else center_of(options, self.scan, sinogram, weights)
+        center = self.state["center"] if "sigma" in self.state else self.center
         physics = cast(Projector, self.project(center).with_weights(weights))
         with self.noting(number):
             y = physics.apply_weights(float(physics.unit) * sinogram.y)
@@ -204,6 +202,34 @@ class Run:
                 write_record(self.out / "scan.json", self.state)
                 on = "" if center is None else f"; axis on bin {center:.2f}, counted from 0, of {self.scan.shape[2]}"
                 say(f"{item.source} sets sigma {sigma:g} of all{on}")
+
+    def measured(self, number: int, frames: Frames, row: int) -> tuple[Sinogram, Tensor]:
+        """The line integrals of a slice, which is this row of frames, and their weights."""
+        own = zip(self.stated, frames[1:], strict=True)
+        flat, dark = (row_of(part, row) if stated is None else row_of(stated, number) for stated, part in own)
+        return measured(self.item(number).source, frames.data[:, row : row + 1], flat, dark, self.scan, self.options)
+
+    @functools.cached_property
+    def center(self) -> float | None:
+        """The bin of the axis that was stated, or the median of those found in some slices; None leaves it to --offset."""
+        if self.options.center != "auto":
+            return stated_center(self.options, self.scan)
+        require_parallel(self.options, self.scan)
+        sound, reason = [], ""
+        for number in spread_over(self.rows):
+            try:
+                sound.append(self.measured(number, self.scan.load(number, number + 1), 0))
+            except (InputError, OSError) as error:
+                reason = str(error)
+        if not sound:
+            raise InputError(f"no slice shows the axis: {reason}; state --center.")
+        y, weights = torch.cat([sinogram.y for sinogram, _ in sound]), torch.stack([w for _, w in sound])
+        center, found = find_common_center(y, weights, sound[0][0].angles.numpy())
+        if max(found) - min(found) > APART:
+            bins = ", ".join(f"{one:.2f}" for one in found)
+            taken = f"their median {center:.2f} is taken. Check the picture, or state --center"
+            say(f"WARNING: slices disagree on the axis: bins {bins}; {taken}.")
+        return center
 
     def item(self, number: int) -> Item:
         """A slice and its folder."""
@@ -288,16 +314,18 @@ def frames_of(name: str, stated: str | None, scan: Scan) -> Array | None:
     return frames.mean(0)[0] if frames.shape[1] == 1 else frames
 
 
-def center_of(options: argparse.Namespace, scan: Scan, sinogram: Sinogram, weights: Tensor) -> float | None:
-    """The bin of the axis that was stated, or that is found in this slice; None leaves it to --offset."""
-    if options.center is None:
-        return None
+def require_parallel(options: argparse.Namespace, scan: Scan) -> None:
+    """InputError where --center does not apply."""
     if scan.fan is not None or options.fan is not None or options.offset:
         raise InputError("--center is for parallel rays, and without --offset; of a fan state --offset.")
+
+
+def stated_center(options: argparse.Namespace, scan: Scan) -> float | None:
+    """The bin of the axis that the user states, if any."""
+    if options.center is None:
+        return None
+    require_parallel(options, scan)
     bins = scan.shape[2]
-    if options.center == "auto":
-        whole = bridged(sinogram.y[0, 0], weights > 0).double().numpy()
-        return find_center(whole, sinogram.angles.numpy())
     try:
         center = float(options.center)
     except ValueError:

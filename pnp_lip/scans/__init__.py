@@ -1,7 +1,7 @@
 """From the files that scanners write to line integrals, weights and a projector. ``docs/scans.md`` is the page."""
 
 from pnp_lip.scans.astra import geometry_from_astra
-from pnp_lip.scans.center import det_offset_of, find_center
+from pnp_lip.scans.center import det_offset_of, find_center, find_common_center, spread_over
 from pnp_lip.scans.dicom import read_dicom
 from pnp_lip.scans.hdf5 import read_hdf5
 from pnp_lip.scans.matlab import read_matlab
@@ -17,6 +17,7 @@ __all__ = [
     "dead_bins",
     "det_offset_of",
     "find_center",
+    "find_common_center",
     "from_projections",
     "geometry_from_astra",
     "line_integrals",
@@ -25,5 +26,6 @@ __all__ = [
     "read_hdf5",
     "read_matlab",
     "read_tiff",
+    "spread_over",
     "without_stripes",
 ]

@@ -2,18 +2,24 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pnp_lip.errors import InputError
+from pnp_lip.operators.filtered_back_projection import bridged
 from pnp_lip.scans.scan import needs
 
-__all__ = ["det_offset_of", "find_center"]
+__all__ = ["det_offset_of", "find_center", "find_common_center", "spread_over"]
 
 HALF_TURN = 170.0  # degrees that the search needs: over 150 it was 0.15 bins off, over 170 at most 0.05
 STEPS = (0.5, 0.25, 0.05)  # bins
 SMOOTH = 2.0  # bins; along the views a filter would mix lines and displace the axis of objects beside it
+
+SLICES = 5  # in which a common axis is searched
+AIR = 0.1  # of the mean integral of the slice with most in it: a slice below it says nothing of the axis
 
 
 def det_offset_of(center: float, bins: int, spacing: float = 1.0) -> float:
@@ -59,3 +65,24 @@ def find_center(sinogram: NDArray[np.floating], theta: NDArray[np.float64], widt
     for radius, fine in itertools.pairwise(STEPS):
         center = fine_search_cor(smooth, center, 1.5 * radius, fine, 1.0, denoise=False, ncore=1)
     return float(center)
+
+
+def spread_over(rows: Sequence[int]) -> list[int]:
+    """Up to five of the ``rows``, evenly spread.
+
+    >>> spread_over(range(100)), spread_over(range(7, 9))
+    ([10, 30, 50, 70, 90], [7, 8])
+    """
+    count = min(SLICES, len(rows))
+    return [rows[(2 * k + 1) * len(rows) // (2 * count)] for k in range(count)]
+
+
+def find_common_center(y: Tensor, weights: Tensor, theta: NDArray[np.float64]) -> tuple[float, list[float]]:
+    """The median of what ``find_center`` finds in each slice, and all that it found; slices of air are left out.
+
+    ``y`` (slices, 1, bins, views) line integrals, ``weights`` (slices, bins, views), 0 where nothing was measured.
+    """
+    whole = [bridged(integrals[0], w > 0).double().numpy() for integrals, w in zip(y, weights, strict=True)]
+    content = [abs(float(sinogram.mean())) for sinogram in whole]
+    found = [find_center(s, theta) for s, mean in zip(whole, content, strict=True) if mean >= AIR * max(content)]
+    return float(np.median(found)), found

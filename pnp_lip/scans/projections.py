@@ -11,7 +11,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.operators.filtered_back_projection import bridged
-from pnp_lip.scans.center import det_offset_of, find_center
+from pnp_lip.scans.center import det_offset_of, find_common_center, spread_over
 from pnp_lip.scans.scan import Array, check_theta, needs
 
 __all__ = ["Prepared", "dead_bins", "from_projections", "line_integrals", "without_stripes"]
@@ -62,10 +62,10 @@ def from_projections(
     """Everything a solver needs of projections (views, rows, bins) or (views, bins): a slice for each row.
 
     ``flat`` and ``dark`` are frames (frames, rows, bins), averaged, or one number; without a flat the data are line integrals
-    already. ``theta`` in degrees. ``center``: the bin of the axis, counted from 0, "auto" (needs the extra "ct"; parallel
-    beam over half a turn), or None for the middle. ``fan``: the scanner, angles included, of fan-beam data. ``weights`` as
-    in ``line_integrals``; ``stripes=True`` takes stripes out, see ``without_stripes``. Images have ``size`` pixels a side,
-    as many as bins by default, each as wide as a bin.
+    already. ``theta`` in degrees. ``center``: the bin of the axis, counted from 0, None for the middle, or "auto", the median
+    of five slices (needs the extra "ct"; parallel beam over half a turn). ``fan``: the scanner, angles included, of fan-beam
+    data. ``weights`` as in ``line_integrals``; ``stripes=True`` takes stripes out, see ``without_stripes``. Images have
+    ``size`` pixels a side, as many as bins by default, each as wide as a bin.
 
     Raises InputError, or ShapeError, for parts that do not belong together, non-finite data, and settings that are unknown.
     """
@@ -91,8 +91,8 @@ def from_projections(
     if isinstance(center, str) and center != "auto":
         raise InputError(f'`center` is a bin, "auto" or None; got {center!r}.')
     if center == "auto":
-        k = len(y) // 2
-        center = find_center(bridged(y[k, 0], w[k] > 0).double().numpy(), degrees)
+        some = spread_over(range(len(y)))
+        center, _ = find_common_center(y[some], w[some], degrees)
     axis = middle if center is None else float(center)
     if not 0 <= axis <= bins - 1:
         raise InputError(f"`center` must lie on the detector, in [0, {bins - 1}]; got {axis}.")
