@@ -71,9 +71,8 @@ def collatz_wielandt(
     ``gram`` computes AᵀA v with a relative error of at most ``rounding`` < 1/2 in every entry, as sums of numbers ≥ 0 do,
     or with an error of at most ``error``·‖v‖ (the 2-norm), as fast transforms do; both bounds are widened by it. Zero columns
     of A drop out. Stops when upper/lower − 1 ≤ ``tol`` (for ‖A‖², beyond rounding) or after ``max_iter`` products; stopping
-    early costs sharpness, never truth. ``lower_sq`` is a lower bound of ‖A‖² that is known. Raises
-    CertificateError if a product is negative beyond its error or not finite, or if entries of A are so small that their
-    products vanish: a relative error does not apply to them.
+    early costs sharpness, never truth. ``lower_sq`` ≤ ‖A‖² is known. Raises CertificateError if a product is negative beyond
+    its error or not finite, or if entries of A are so small that their products vanish.
 
     Source: Collatz (1942), Wielandt (1950); for AᵀA it is Schur's test (1911).
 
@@ -82,8 +81,7 @@ def collatz_wielandt(
     >>> abs(found.upper_sq - (3 + 8**0.5)) < 1e-8
     True
     """
-    v, support = start, None
-    upper_sq, best = float("inf"), start
+    v, support, upper_sq, best = start, None, float("inf"), start
     powers, before = list[int](), math.inf
     for _ in range(max_iter):
         w, length = gram(v), float(v.double().norm()) * (1 + SUM_SLACK)

@@ -257,7 +257,8 @@ def at_floor(o: Energy, s: State) -> bool:
 
 
 def outcome(o: Energy, s: State) -> float:
-    """The stationarity of x at the end of a run."""
+    """The stationarity of x at the end of a run, which needs the memory no more."""
+    s.S, s.Y = [], []
     return s.found if s.status == "converged" else stationarity(o, s.x)
 
 

@@ -42,6 +42,8 @@ def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
             return int(options.limit // share)
     fewer = " fewer --jobs," * (options.jobs > 1 and options.out_dir is not None)
     less = " --rounds 0," * (rounds > 0)
+    if not isinstance(prior, GradientFlowDenoiser):
+        less = f" --denoiser {default_prior('denoise', prior.in_channels)}, which needs less,"
     sizes = f"about {need / 2**30:.1f} GB of memory, and there are {options.limit / 2**30:.1f} GB"
     raise InputError(f"{columns} x {rows} pixels take {sizes}; continue with{fewer}{less} a part of the image, or more memory.")
 
@@ -50,7 +52,7 @@ def needed(prior: Learned, rounds: int, planes: int, pixels: int, *, blurred: bo
     """Bytes that the process holds at most, for so many ``planes`` (channels of all images) of so many ``pixels`` each."""
     numbers = planes * pixels
     if isinstance(prior, GradientStepPotential):
-        return STARTED + MINIMISE * numbers + STEP * planes * min(pixels, prior.window)
+        return STARTED + MINIMISE * numbers + STEP * (planes // prior.in_channels) * min(pixels, prior.window)
     if not isinstance(prior, GradientFlowDenoiser):
         return STARTED + MINIMISE * numbers
     most, clips = most_kept(), 0
