@@ -93,7 +93,10 @@ def show(axis: Axes, title: str, image: Tensor, labels: tuple[str, str] | None =
 
 
 def draw_convergence(axis: Axes, runs: Mapping[str, Sequence[Result]]) -> None:
-    """The relative residuals, one colour for each name; solutions that guide the next one are dashed and come before it."""
+    """The relative residuals, or an objective's stationarity, one colour for each name.
+
+    Solutions that guide the next one are dashed and come before it.
+    """
     for i, (name, results) in enumerate(runs.items()):
         titles = [result.guarantee.title for result in results]
         proof = next((title for title in titles if title != "proved"), "proved")
@@ -104,6 +107,6 @@ def draw_convergence(axis: Axes, runs: Mapping[str, Sequence[Result]]) -> None:
             label = (name if len(results) == 1 else f"{name}, solution {k + 1}") + (f": {proof}" if last else "")
             axis.semilogy(range(start, start + len(relative)), relative, f"C{i}" + ("-" if last else "--"), label=label)
             start += len(relative)
-    axis.set(xlabel="iteration", ylabel="‖x − Tx‖ / ‖x‖", title="convergence")
+    axis.set(xlabel="iteration", ylabel="residual, or stationarity of an objective", title="convergence")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9)
