@@ -37,10 +37,10 @@ Learned: TypeAlias = GradientFlowDenoiser | Potential
 
 # What each command takes unless it is told: for grey images, and for those in colour.
 DEFAULTS = {
-    "deblur": ("gradient-step", "gradient-step-colour"),
+    "deblur": ("gradient-step", "colour"),
     "denoise": ("grey", "colour"),
     "ct": ("ridge", "ridge"),
-    "demo": ("gradient-step", "gradient-step-colour"),
+    "demo": ("gradient-step", "colour"),
 }
 
 # The noise level that a first solution assumes, in units of that of the second solution, which it guides. A smoother guide

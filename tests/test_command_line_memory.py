@@ -114,13 +114,13 @@ def test_too_large_an_image_is_refused_in_one_line(
 def test_a_photograph_of_24_megapixels_is_deblurred_in_8_gigabytes() -> None:
     picture = Picture(Path("y.png"), np.broadcast_to(np.uint8(0), (4000, 6000, 3)))
     options = argparse.Namespace(
-        command="deblur", denoiser="colour", rounds=None, psf="motion:9:0", padding="valid", limit=8 * 2**30, jobs=1, out_dir=None
+        command="deblur", denoiser=None, rounds=None, psf="motion:9:0", padding="valid", limit=8 * 2**30, jobs=1, out_dir=None
     )
     assert share_of_memory(picture, options) > 0
     options.limit = 4 * 2**30
     with pytest.raises(InputError, match=r"6010 x 4000 pixels take about 7\.\d GB of memory, and there are 4\.0 GB"):
         share_of_memory(picture, options)
-    options.limit, options.denoiser = 8 * 2**30, None
+    options.limit, options.denoiser = 8 * 2**30, "gradient-step-colour"
     with pytest.raises(InputError, match="continue with --denoiser colour, which needs less, a part of the image"):
         share_of_memory(picture, options)
 

@@ -82,12 +82,12 @@ def add_commands(commands: Commands) -> None:
     blur = f"what the blur makes of a point of light: {PSF} (--kernel is the former name)"
     add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
     strength = "how smooth: half of the default keeps more detail and more noise, twice the default less of both"
-    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.5; with ridge 0.15, with a denoiser 0.25)")
+    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.5; ridge 0.15; a denoiser, as colour is, 0.25)")
     borders = '"valid" (unknown, right for photographs, the default), "circular", "zeros", "replicate" or "reflect"'
     add("--padding", default="valid", help=f"what lies beyond the edge of the image: {borders}")
     add("--step", type=float, help="for experts: a denoiser's step, in (0, 2/||A||^2) (default: 1.9/||A||^2)")
     add_stopping(add, 1000)
-    add_prior(add, "gradient-step; gradient-step-colour for colour images")
+    add_prior(add, "gradient-step; colour for colour images")
 
     add = new(commands, "ct", "reconstruct a tomographic slice from its sinogram")
     own = 'a scan (HDF5, TIFF, .mat), npy (detectors, views), or npz with "sinogram" and "angles" (default: measured, shipped)'
