@@ -45,7 +45,7 @@ BENCHMARKS = {
     "operators": Benchmark("projectors beside deepinv's", config.OperatorsConfig(), compares=False),
 }
 TASKS = {"deblurring": "deblurring", "twelve": "deblurring", "ct": "ct"}  # what a benchmark in which priors restore runs
-SHOWN = ("TV", "FFDNet", "ridge", "grey (guided)")  # in the pictures
+SHOWN = ("TV", "ridge", "gradient-step", "FFDNet")  # in the pictures
 HEADLINE: dict[str, Values] = {
     "denoising": {"levels": (25,), "oracle": True},
     "deblurring": {"noises": (0.01,), "paired": True, "oracle": True},

@@ -42,6 +42,7 @@ TOY_OPTIONS = {
     "bench deblurring": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
     "bench twelve": "--limit 1 --crop 32 --kernel-limit 1 --quick --priors tiny",
     "bench headline": "--quick --priors tiny",
+    "bench pictures": "--priors tiny",
 }
 # What a page's Python says for its readers and a test cannot afford: weights of others, thousands of steps, processes.
 TOY_CODE = {
