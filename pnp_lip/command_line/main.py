@@ -173,8 +173,8 @@ def add_scan(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    tol = "stop when an iteration changes the image by less than this share (default: 1e-4); with ridge the gradient (default: "
-    tol += "3e-6, of a scan 3e-7)"
+    tol = "stop when an iteration changes the image by less than this share (default: 1e-4); with a potential, when its gradient "
+    tol += "is less (default: of gradient-step 1e-5, of ridge 3e-6, of a scan 3e-7)"
     add("--tol", type=float, help=tol)
     add(
         "--max-iter",
