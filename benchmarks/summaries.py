@@ -116,18 +116,14 @@ def ending(rows: list[Row]) -> str:
     return f"{ends['converged']} of {sum(ends.values())}" + (f" ({others})" if others else "")
 
 
-def largest_change(rows: list[Row]) -> float | None:
-    """The largest change of the PSNR at a tenth of the tolerance."""
-    return max((abs(r["psnr_tol10"] - r["psnr"]) for r in rows if "psnr_tol10" in r), default=None)
-
-
 def behaviour(content: Row) -> Table:
     """Guarantee, convergence and cost of each prior."""
     unit = {tuple(map(r.get, CASE)): r for r in measured(content, UNIT)}
     rows = []
     for name in ordered(content):
         about, runs = content["priors"][name], measured(content, name)
-        change, bound = largest_change(runs), about["lipschitz_upper"]
+        change = max((abs(r["psnr_tol10"] - r["psnr"]) for r in runs if "psnr_tol10" in r), default=None)
+        bound = about["lipschitz_upper"]
         steps = [r["iterations"] for r in runs if "iterations" in r]
         rows.append((
             label(content, name),
@@ -195,12 +191,6 @@ def upwards(bound: float) -> str:
     return f"{float(Decimal(bound).normalize(Context(prec=5, rounding=ROUND_CEILING))):g}"
 
 
-def best_of_ours(content: Row) -> str | None:
-    """Our certified prior with the highest mean PSNR."""
-    ours = [name for name, about in content["priors"].items() if about["ours"] and about["certified"]]
-    return next((name for name in ordered(content) if name in ours), None)
-
-
 def pairs(content: Row, ours: str, other: str, group: str | None = None) -> list[tuple[float, float]]:
     """The PSNR of two priors on the problems that both have."""
     mine = {tuple(map(r.get, CASE)): r["psnr"] for r in measured(content, ours, group)}
@@ -215,7 +205,8 @@ def gain(content: Row, ours: str, other: str, group: str | None = None) -> float
 
 def margins(content: Row) -> Table:
     """How far our best stands above each other prior, and on how many problems."""
-    ours = best_of_ours(content)
+    certified = [name for name, about in content["priors"].items() if about["ours"] and about["certified"]]
+    ours = next((name for name in ordered(content) if name in certified), None)
     if ours is None:
         return Table(note="None of our priors took part, so there is no margin to show.")
 

@@ -130,7 +130,8 @@ def require_unmodified(module: nn.Module) -> None:
         for name, value in registered.items():
             plain = type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided and not value.is_meta
             if isinstance(value, Tensor) and not plain:
-                raise CertificateError(f"{where} holds `{name}` as a {kind_of(value)}; plain dense tensors are covered.")
+                given = f"{type(value).__name__} ({value.layout}, {value.device})"
+                raise CertificateError(f"{where} holds `{name}` as a {given}; plain dense tensors are covered.")
     for kind in {base for part in module.modules() for base in type(part).__mro__}:
         if (name := patched(kind)) is not None:
             raise CertificateError(f"a class has a replaced `{name}`; undo what changes the map.")
@@ -139,11 +140,6 @@ def require_unmodified(module: nn.Module) -> None:
 def is_plain(value: object) -> bool:
     """Whether a value is of one of Python's own immutable classes, or a number of numpy's."""
     return type(value) in PLAIN or isinstance(value, np.generic)
-
-
-def kind_of(tensor: Tensor) -> str:
-    """A tensor's class, layout and device, in words."""
-    return f"{type(tensor).__name__} ({tensor.layout}, {tensor.device})"
 
 
 def fingerprint(module: nn.Module) -> tuple[Hashable, ...]:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import functools
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -15,8 +16,9 @@ from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
 from pnp_lip.errors import CertificateError, InputError, ShapeError
 from pnp_lip.fingerprint import recognised
-from pnp_lip.operators import Blur, certify_norm
+from pnp_lip.operators import Blur, CertifiedPhysics, certify_norm
 from pnp_lip.operators.blur import fourier
+from pnp_lip.operators.conjugate_gradient import Map
 from pnp_lip.operators.norm_rules import is_known
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.potentials.ridge_potential import RidgeAtLevel
@@ -96,6 +98,14 @@ class Energy:
     def precision(self) -> "Energy":
         """J in float64, or as exact as there is."""
         return self if self.exact is None else self.exact
+
+    @functools.cached_property
+    def preconditioner(self) -> Map:
+        """About (AᵀA + λ)⁻¹ up to a factor, as potentials ½‖x − N(x)‖² have curvatures about 1 (ridges up to 50), else I."""
+        physics, M = self.maps.physics, None
+        if type(self.level) is Named and type(self.maps.data_term) is LeastSquares and isinstance(physics, CertifiedPhysics):
+            M = physics.preconditioner(torch.tensor(1 / self.weight))
+        return torch.clone if M is None else M
 
     @property
     def unit(self) -> float:

@@ -186,8 +186,8 @@ def test_an_input_that_changes_while_it_is_restored_is_restored_again(
 
 def test_what_is_said_of_one_file_names_it() -> None:
     items = [Item(f"{name}.png", Path(f"out/{name}.png")) for name in "ab"]
-    found = [Outcome(items[0], "done", "", ("both", "one")), Outcome(items[1], "done", "", ("both",))]
-    assert report(found, Path("out"))[2:4] == ["2 files: both", "a.png: one"]
+    found = [Outcome(items[0], "done", "", ("both", "one", "7 pixels")), Outcome(items[1], "done", "", ("both", "12.5 pixels"))]
+    assert report(found, Path("out"))[2:5] == ["2 files: both", "2 files, such as a.png: 7 pixels", "a.png: one"]
 
 
 def test_names_and_streams_of_other_encodings() -> None:

@@ -189,6 +189,19 @@ def test_adversarial_candidates_cost_plain_steps_and_no_descent(monkeypatch: pyt
     assert best.objective[0] <= result.objective[0] < result.settings["objective_start"][0]  # type: ignore[index]
 
 
+def test_a_candidate_raises_an_unknown_constant_that_is_too_small() -> None:
+    """It is not refused: then x would make plain steps, along which the same constant may be right for ever."""
+    problem = Variational(Deep(), sigma=0.1, weight=0.5).prepare(picture(3), Denoising())
+    e = problem.energies[0]
+    s = descent.begin(e, problem.x, None, 1e-9)
+    for _ in range(3):
+        descent.move(e, s)
+    s.L, z, g = s.L / 100, s.z, s.g
+    descent.test(e, s)
+    assert s.refused == 0 and s.broken is None and e.value(s.x) == s.J
+    assert float((e.gradient(s.x) - g).norm()) <= 1.001 * s.L * descent.distance(s.x, z)
+
+
 def test_kinds_of_guarantee() -> None:
     y = picture(6)
     weak = Variational(ridge(), sigma=0.1, weight=1.5)

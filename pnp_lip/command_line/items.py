@@ -19,6 +19,7 @@ __all__ = ["Item", "Outcome", "exit_status", "expand", "failure", "items_of", "o
 
 FAILED = 2  # exit status
 ROWS = 40  # of a table; of more items only those that need attention are listed
+NUMBER = re.compile(r"\d+([.,]\d+)*")
 NOTES = 20  # lines that say what was assumed, mended or lost; the records hold all
 PART = re.compile(r"\.{1,2}(?P<stem>.+?)\.\d+\.part(\.\d+\.part)?(?P<suffix>\.\w+)")  # of write_atomically
 
@@ -154,8 +155,12 @@ def report(found: Sequence[Outcome], folder: Path, what: str = "files") -> list[
     listed = found if len(found) <= ROWS else [o for o in found if o not in good]
     width = max((len(o.item.output.name) for o in listed), default=0)
     lines = [f"{o.item.output.name:<{width}}  {o.status:<9}  {o.text}{timed(o)}" for o in listed]
-    notes, whose = Counter(note for o in found for note in o.notes), {note: o.item.output.name for o in found for note in o.notes}
-    lines += [f"{f'{count} {what}' if count > 1 else whose[note]}: {note}" for note, count in notes.most_common(NOTES)]
+    notes: dict[str, list[tuple[str, str]]] = {}  # those that differ by their numbers alone together
+    for name, note in ((o.item.output.name, note) for o in found for note in o.notes):
+        notes.setdefault(NUMBER.sub("", note), []).append((note, name))
+    for (note, name), *more in sorted(notes.values(), key=len, reverse=True)[:NOTES]:
+        example = f", such as {name}" if any(note != other for other, _ in more) else ""
+        lines.append(f"{f'{len(more) + 1} {what}{example}' if more else name}: {note}")
     lines += [f"{len(notes) - NOTES} other remarks stand in the records"] if len(notes) > NOTES else []
     counts = Counter(o.status for o in found)
     before = sum(o.seconds == 0 and o.status != "failed" for o in found)

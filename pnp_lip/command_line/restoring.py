@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
     stream = sys.stdout
     with tempfile.TemporaryDirectory(prefix="pnp-lip-") as folder, speaks:
         path = received(Path(folder)) if source == STREAM else source
-        kept = Path(folder) / f"out{suffix_for(Path(path))}" if output == STREAM else check_output(output)
+        suffix = Path(path).suffix.lower()  # of the input if it can be written
+        kind = suffix if suffix in IMAGE_SUFFIXES else ".png"
+        kept = Path(folder) / f"out{kind}" if output == STREAM else check_output(output)
         found = restore_file(path, kept, options, tell=say, name=source)
         if found.results:
             say_results(found.results, explain=options.explain)
@@ -119,11 +121,6 @@ def known_images(picture: Picture, options: argparse.Namespace) -> dict[str, Ten
                 f"--reference {options.reference}: {shapes[0]} (channels x rows x columns); the image has {shapes[1]}."
             )
     return images
-
-
-def suffix_for(source: Path) -> str:
-    """The suffix of an output that nobody named: that of the input if it can be written."""
-    return source.suffix.lower() if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
 
 
 def received(folder: Path) -> str:

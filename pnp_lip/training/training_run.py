@@ -233,6 +233,8 @@ def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.opti
         groups = ({"params": slow, "rate": 1.0}, {"params": fast, "rate": ACTIVATION_RATE})
         return [torch.optim.Adam([group for group in groups if group["params"]])]
     biases, kernels = ([p for _, p in named if (p.ndim == 4) == wanted] for wanted in (False, True))
+    for p in kernels:
+        p.data = p.detach().contiguous()
     matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in kernels]  # of the same storage: Muon moves kernels
     muon = torch.optim.Muon([{"params": matrices, "rate": 1.0}], weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
