@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pnp_lip.benchmarks.problem import Budget, Observation, Outcome
 from pnp_lip.errors import InputError
-from pnp_lip.operators import Blur
+from pnp_lip.operators import Blur, certify_norm
 from pnp_lip.operators.tomography import SymmetricTomography
 from pnp_lip.protocols import DenoiserLike
 
@@ -219,7 +219,7 @@ def variation(order: int, seen: Observation, strength: float, tol: float, budget
     """
     forward, backward, norm, dual_step = ORDERS[order]
     physics, y, weight = seen.physics, seen.y, strength * seen.noise
-    L = 1.0 if physics is None else float(physics.norm_upper) ** 2  # type: ignore[attr-defined]  # of certified physics
+    L = 1.0 if physics is None else certify_norm(physics).upper ** 2
     s = dual_step * weight
     τ = 0.999 / (L / 2 + s * norm)
     if before is not None and before.state is not None:

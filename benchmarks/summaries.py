@@ -92,6 +92,8 @@ def quality(content: Row) -> Table:
 def describe_data(content: Row) -> str:
     """What the record ran on."""
     data, settings = content["data"], content["settings"]
+    if "images" not in data:
+        return "Problems of your own."
     crop = settings.get("photographs", {}).get("crop")
     size = f", central {crop} × {crop} pixels" if crop else ""
     turns = " in turn" if settings.get("paired") else ""

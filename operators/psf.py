@@ -157,6 +157,8 @@ def parse_psf(text: str) -> Tensor:
         given = [int(n) if n.isdecimal() else float(n) for n in numbers]
         if any(n > WIDEST for n in given):
             raise InputError(f"the sizes of a PSF are pixels, at most {WIDEST}; got {text!r}.")
+        if name == "motion" and len(given) != 2:
+            raise InputError(f"a motion has a length and an angle, such as motion:12:35; got {text!r}.")
         return builders[name](*given)
     except InputError:  # of a builder, which says what is wrong with the numbers
         raise

@@ -5,7 +5,7 @@ import dataclasses
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import round_up
-from pnp_lip.solvers.hypothesis import Hypothesis, show
+from pnp_lip.solvers.hypothesis import MET, STATED, UNMET, Hypothesis, show
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.maps import Maps
 from pnp_lip.solvers.scheme import Scheme
@@ -49,8 +49,8 @@ class Guarantee:
 
     def __str__(self) -> str:
         rows = [f"{self.title}: {self.theorem}", self.statement]
-        marks = ["s" if h.stated else "x" if h.met else " " for h in self.hypotheses]
-        rows += [f"  [{m}] {h.name} = {show(h.value)} (must {h.bound})" for m, h in zip(marks, self.hypotheses, strict=True)]
+        marks = [STATED if h.stated else MET if h.met else UNMET for h in self.hypotheses]
+        rows += [f"  {m} {h.name} = {show(h.value)} (must {h.bound})" for m, h in zip(marks, self.hypotheses, strict=True)]
         rows += [f"existence: {self.existence}", f"rate: {self.rate}"]
         return "\n".join(rows + ([f"failure: {self.failure}"] if self.failure else []))
 

@@ -56,7 +56,7 @@ U = "strong convexity: ‖x − x*‖ ≤ dist(0, ∂J(x))/m"
 EQUATION = "J = f + λR_σ + ι_C"
 DIFFERENTIABLE = "have a Lipschitz gradient on the box and be definable"
 
-SEARCHED = Hypothesis("Lipschitz constant of ∇f + λ∇R", "not known", "be found by backtracking along this run", True)
+SEARCHED = Hypothesis("Lipschitz constant of ∇f + λ∇R", "found along the run", "be known, or found by backtracking", True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,6 +146,22 @@ def test_radians_are_recognised(turn: float) -> None:
     ParallelBeam([0.0, math.pi])
 
 
+@pytest.mark.parametrize(("stated", "named"), [(0.0, "0.50 bins from where it is stated; try an offset of -0.5"), (-0.5, None)])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_the_axis_of_scikit_image_is_named(stated: float, named: str | None, noise: float) -> None:
+    from skimage.transform import radon
+
+    angles = np.arange(0, 180, 3.0)
+    image = np.pad(ellipse_image(48).numpy(), 8)
+    y = torch.from_numpy(radon(image, theta=angles)).float()[None, None]
+    y = y + noise * float(y.max()) * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    geometry = ParallelBeam(angles, n_det=64, det_offset=stated)
+    found = likely_mistake(ParallelBeamTomography(geometry, (1, 65, 65)), y)
+    assert found is None if named is None else named[5:30] in str(found) and abs(float(str(found).split()[-1]) + 0.5) < 0.05
+    cut_off = ParallelBeamTomography(ParallelBeam(angles, n_det=34, det_offset=stated), (1, 65, 65))
+    assert likely_mistake(cut_off, y[:, :, 15:49]) is None  # what lies outside decides where the centres are
+
+
 @pytest.mark.parametrize("beam", ["parallel", "flat"])
 def test_mistakes_are_named(beam: str) -> None:
     angles = np.arange(0, 180, 3.0) * (1 if beam == "parallel" else 2)

@@ -56,8 +56,6 @@ def run(options: argparse.Namespace) -> int:
     mistake = likely_mistake(physics, sinogram.y)
     if mistake:
         say(f"WARNING: {mistake}.")
-    if not options.quiet:
-        say(f"{physics.norm_bound()}")
     path = None if options.sinogram is None else Path(options.sinogram)
     origin = origin_of(options, options.sinogram, path)
     y = float(physics.unit) * sinogram.y

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 
 from pnp_lip.command_line.common import say
 from pnp_lip.solvers import Denoising, Guarantee, Result
-from pnp_lip.solvers.hypothesis import show
+from pnp_lip.solvers.hypothesis import MET, STATED, UNMET, show
 
 __all__ = ["explained", "said", "say_results"]
-
-MET, STATED, UNMET = "✓", "s", "✗"  # s: on the user's word
 
 
 def say_results(results: Sequence[Result], *, explain: bool) -> None:
     """A line for each solution; of the last one the whole guarantee, if asked for."""
     for i, result in enumerate(results, start=1):
         place = f"solution {i} of {len(results)}: " if len(results) > 1 else ""
-        say(f"{place}{said(result)}")
+        more = f" (--explain lists the {len(result.guarantee.hypotheses)} hypotheses)"
+        say(f"{place}{said(result)}" + more * (result.guarantee.proved and not explain))
     if results[-1].status == "max_iter":
         say("advice: the image still changes; allow more iterations by --max-iter, or stop earlier by a larger --tol.")
     elif results[-1].advice:
@@ -32,7 +31,7 @@ def said(result: Result) -> str:
         head, claim = "one pass of the denoiser", "it moves no two images apart"
     if not guarantee.proved:
         return f"{head}; {guarantee.title}: {guarantee.failure}"
-    return f"{head}; {guarantee.title}: {claim} (--explain lists the {len(guarantee.hypotheses)} hypotheses)"
+    return f"{head}; {guarantee.title}: {claim}"
 
 
 def explained(guarantee: Guarantee) -> list[str]:

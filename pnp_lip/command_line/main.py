@@ -100,9 +100,9 @@ def add_commands(commands: Commands) -> None:
     add("--quiet", action="store_true", help="no progress")
     add("--size", type=int, metavar="N", help="image side in pixels (default: number of detector bins)")
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
-    add("--offset", type=float, default=0.0, help="shift of the detector in pixels (default: 0)")
+    add("--offset", type=float, default=0.0, help="shift of the detector: the axis is at bin (bins - 1)/2 - offset (default: 0)")
     add_scan(add)
-    add("--misfit", type=float, help="relative data misfit to aim at, of noisy data the noise's share")
+    add("--misfit", type=float, help="how far the result may be from the data, as a share of them: the noise's, such as 0.02")
     held_out = "noise level that the prior assumes (default: the one that predicts views best that were held out)"
     add("--sigma", type=float, help=held_out)
     add_stopping(add, 2000)
@@ -148,8 +148,8 @@ def add_image(add: Add) -> None:
     add("--figure", metavar="FILE", help=drawn)
     add("--reference", metavar="FILE", help="the true image, where it is known: for the figure, and to state the PSNR")
     add("--quiet", action="store_true", help="no progress")
-    noise = "how strong the noise is, its standard deviation as a fraction of white: 0.01 is little, 0.1 much; of floats in "
-    noise += "their own units (default: estimated from the image)"
+    noise = "how strong the noise is, its standard deviation as a fraction of white: 0.01 is little, 0.1 much. Files of "
+    noise += "floating-point numbers: in the units of their pixels (default: estimated from the image)"
     add("--noise", type=float, metavar="SIGMA", help=noise)
     add("--range", metavar="LOW:HIGH", help="what black and white are in the file (default: by its type)")
     add("--device", default="auto", help='"cpu", "cuda" or "auto", a GPU if there is one (the default)')
@@ -173,8 +173,10 @@ def add_scan(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    tol = "stop when an iteration changes the image by less than this share (default: 1e-4); with a potential, when its gradient "
-    tol += "is less (default: of gradient-step 1e-5, of ridge 3e-6, of a scan 3e-7)"
+    tol = (
+        "when to stop; smaller is slower and more exact. The share by which an iteration changes the image (default: 1e-4); with "
+    )
+    tol += "a potential, the size of the gradient (default: gradient-step 1e-5, ridge 3e-6, scans 3e-7)"
     add("--tol", type=float, help=tol)
     add(
         "--max-iter",
