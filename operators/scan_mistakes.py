@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators.parallel_beam import ParallelBeam
-from pnp_lip.operators.scan_geometry import LIKELY_RADIANS, ScanGeometry
+from pnp_lip.operators.scan_geometry import ScanGeometry
 from pnp_lip.operators.tomography import SymmetricTomography
 
 __all__ = ["likely_mistake"]
@@ -19,7 +19,7 @@ SIDE = 64  # pixels; on a coarse image the comparison takes less time than one r
 WEIGHT = 3000.0  # of the data in units of 1/‖A‖²
 TOLERANCE = 1e-3  # of the image, for data and operator of norm 1
 BETTER = 0.9  # of the misfit. Phantoms with 0-5 % noise and offsets from half a bin: 0.06-0.96 with the right sign
-
+FEWEST = 8  # views from which the axis is sought
 OFF, SURE = 0.25, 0.05  # bins: an axis that far away is named, if its standard error is below the second
 OUTSIDE = 0.02  # of the largest value: what the detector's ends see on average of an object that is not cut off
 
@@ -47,9 +47,8 @@ def likely_mistake(physics: SymmetricTomography, y: Tensor) -> str | None:
     away = axis_away(scan, y[0, 0].double().numpy()) if isinstance(scan, ParallelBeam) else 0.0
     if not away:
         return None
-    return f"the axis of rotation seems to lie {abs(away):.2f} bins from where it is stated; try an offset of " + (
-        f"{scan.det_offset - away * scan.det_spacing:.3g}"
-    )
+    better = scan.det_offset - away * scan.det_spacing
+    return f"the axis of rotation seems to lie {abs(away):.2f} bins from where it is stated; try an offset of {better:.3g}"
 
 
 def axis_away(scan: ParallelBeam, y: NDArray[np.float64]) -> float:
@@ -58,7 +57,7 @@ def axis_away(scan: ParallelBeam, y: NDArray[np.float64]) -> float:
     Only for objects that the detector sees whole. y is (bins, views).
     """
     mass, ends = y.sum(0), np.abs([y[:2].mean(), y[-2:].mean()])
-    if len(mass) < LIKELY_RADIANS or not (mass.min() > 0 and ends.max() <= OUTSIDE * y.max()):
+    if len(mass) < FEWEST or not (mass.min() > 0 and ends.max() <= OUTSIDE * y.max()):
         return 0.0
     centres, turn = scan.bin_centres.numpy() @ y / mass / scan.det_spacing, np.deg2rad(scan.degrees)
     waves = np.stack([np.ones_like(turn), np.cos(turn), np.sin(turn)], 1)

@@ -105,7 +105,7 @@ class Energy:
         physics, M = self.maps.physics, None
         if type(self.level) is Named and type(self.maps.data_term) is LeastSquares and isinstance(physics, CertifiedPhysics):
             M = physics.preconditioner(torch.tensor(1 / self.weight))
-        return torch.clone if M is None else M
+        return torch.positive if M is None else M
 
     @property
     def unit(self) -> float:

@@ -7,18 +7,8 @@ from fractions import Fraction
 from pnp_lip.errors import InputError
 from pnp_lip.fingerprint import is_plain
 
-__all__ = [
-    "MET",
-    "STATED",
-    "UNMET",
-    "Hypothesis",
-    "check_max_iter",
-    "check_positive",
-    "interval",
-    "is_number",
-    "positive",
-    "show",
-]
+__all__ = ["MET", "STATED", "UNMET", "Hypothesis", "check_max_iter", "check_positive", "interval", "is_number",
+           "positive", "show"]  # fmt: skip
 
 MET, STATED, UNMET = "✓", "s", "✗"  # s: on the user's word
 

@@ -102,7 +102,7 @@ def add_commands(commands: Commands) -> None:
     add("--spacing", type=float, default=1.0, help="width of a detector bin in pixels (default: 1)")
     add("--offset", type=float, default=0.0, help="shift of the detector: the axis is at bin (bins - 1)/2 - offset (default: 0)")
     add_scan(add)
-    add("--misfit", type=float, help="how far the result may be from the data, as a share of them: the noise's, such as 0.02")
+    add("--misfit", type=float, help="how far the result may be from the data, as a share of them; of noisy data 0.02, say")
     held_out = "noise level that the prior assumes (default: the one that predicts views best that were held out)"
     add("--sigma", type=float, help=held_out)
     add_stopping(add, 2000)
@@ -173,10 +173,8 @@ def add_scan(add: Add) -> None:
 
 def add_stopping(add: Add, max_iter: int) -> None:
     """When the iteration stops, and how much it says."""
-    tol = (
-        "when to stop; smaller is slower and more exact. The share by which an iteration changes the image (default: 1e-4); with "
-    )
-    tol += "a potential, the size of the gradient (default: gradient-step 1e-5, ridge 3e-6, scans 3e-7)"
+    tol = "when to stop; smaller is slower and more exact. The share by which an iteration changes the image (default: 1e-4); "
+    tol += "with a potential, the size of the gradient (default: gradient-step 1e-5, ridge 3e-6, scans 3e-7)"
     add("--tol", type=float, help=tol)
     add(
         "--max-iter",

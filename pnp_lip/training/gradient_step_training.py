@@ -63,7 +63,7 @@ class Objective:
     potential: GradientStepPotential
     problem: TrainingProblem
     box: ClassVar[None] = None
-    preconditioner = staticmethod(torch.clone)
+    preconditioner = staticmethod(torch.positive)
 
     def gradient(self, x: Tensor) -> Tensor:
         """∇f(x) + λ∇R_σ(x)."""
