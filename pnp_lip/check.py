@@ -142,19 +142,14 @@ RIDGE: Spec = {
     **{name: CONFIG[name] for name in ("in_channels", "kernel_size", "padding_mode", "default_sigma")},
     **dict.fromkeys(("filters", "rising"), CONFIG["channels"]) | {"falling": integer, "knots": lambda v: integer(v, 2)},
 }
-ATTACHED: Spec = {  # may be missing
-    **dict.fromkeys(("guidance", "centred"), lambda v: v is True),
-    "guide_network": lambda v: several(v, integer, 2) and v[0] >= 1 and 2 <= v[1] <= 99,
-}
 
 
-def fits(record: object, spec: Spec, where: str, optional: Spec | None = None) -> bool:
+def fits(record: object, spec: Spec, where: str) -> bool:
     """Raise ValueError unless the record has exactly these fields, each right; otherwise True."""
-    allowed = {**spec, **(optional or {})}
-    if not isinstance(record, dict) or not {*spec} <= {*record} <= {*allowed}:
+    if not isinstance(record, dict) or {*record} != {*spec}:
         raise ValueError(f"{where}: expected the fields {', '.join(spec)}, and no others")
     for name, value in record.items():
-        if not allowed[name](value):
+        if not spec[name](value):
             raise ValueError(f"{where}: {name} is {str(value)[:40]!r}, which it cannot be")
     return True
 
@@ -184,7 +179,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str], Reco
 
 
 def shapes_of(config: Record) -> dict[str, tuple[int, ...]]:
-    """The tensors of the network that the configuration names; the guide network's, which D does not use, are not sized."""
+    """The tensors of the network that the configuration names."""
     if "filters" in config:
         k, filters, knots, m, n = (config[name] for name in ("kernel_size", "filters", "knots", "rising", "falling"))
         sizes = zip(CLIP, ((m,), (n,), (knots, m), (knots, n), (knots, filters)), strict=True)
@@ -192,27 +187,21 @@ def shapes_of(config: Record) -> dict[str, tuple[int, ...]]:
     channels, hidden, k = config["channels"], config["hidden_channels"], config["kernel_size"]
     layer = {"weight": (hidden, channels, k, k), "tau": ()}
     layer |= dict.fromkeys(("activation.log_scale", "activation.shift"), (KNOTS, hidden))
-    guidance = {"mixing": (hidden, hidden), "offset": (hidden,), "log_scale": (hidden,)}
-    guidance |= {"share_mixing": (hidden, 2 * hidden), "share_offset": (hidden,)} if config.get("centred") else {}
-    parts = {"layers": layer, **({"guidance": guidance} if config.get("guidance") else {})}
-    count = range(len(config["dilations"]))
-    return {f"{part}.{i}.{name}": shape for part, sizes in parts.items() for i in count for name, shape in sizes.items()}
+    return {f"layers.{i}.{name}": shape for i in range(len(config["dilations"])) for name, shape in layer.items()}
 
 
 def check_tensors(tensors: dict[str, Array], config: Record, dtypes: str) -> list[str]:
     """Where the tensors are not those of the network, or hold numbers with which it could not run."""
     expected = shapes_of(config)
-    _, depth = config.get("guide_network", (0, 0))
-    others = {f"guide_network.convolutions.{i}.{name}" for i in range(depth) for name in ("weight", "bias")}
-    wrong = [f"{name}: not one of the network's tensors" for name in sorted({*tensors} - {*expected} - others)]
-    wrong += [f"{name}: missing" for name in sorted(({*expected} | others) - {*tensors})]
+    wrong = [f"{name}: not one of the network's tensors" for name in sorted({*tensors} - {*expected})]
+    wrong += [f"{name}: missing" for name in sorted({*expected} - {*tensors})]
     wrong += [f"{n}: of shape {tensors[n].shape}, not {s}" for n, s in expected.items() if n in tensors and tensors[n].shape != s]
     wrong += [f"{name}: not finite" for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if dtypes not in UNITS:
         wrong.append(f"the tensors are of {dtypes or 'no'} dtypes, not of one")
-    channels, more = config["in_channels"], {*config} - {*CONFIG, *RIDGE}
-    if config.get("channels", channels) < channels or (more and "guidance" not in config):
-        wrong.append("the configuration names no network: fewer channels than the image has, or guides without guidance")
+    channels = config["in_channels"]
+    if config.get("channels", channels) < channels:
+        wrong.append("the configuration names no network: fewer channels than the image has")
     return wrong
 
 
@@ -429,7 +418,7 @@ def check(weights: str | Path, certificate: str | Path) -> list[str]:
     fits(claimed, CERTIFICATE, "certificate")
     fits(metadata, dict.fromkeys(("format", "config"), text), "metadata")
     config = strict_json(metadata["config"])
-    fits(config, RIDGE if ridge else CONFIG, "config", {} if ridge else ATTACHED)
+    fits(config, RIDGE if ridge else CONFIG, "config")
     wrong = [
         f"{n}: the SHA-256 differs" for n in sorted({*hashes, *claimed["weights"]}) if hashes.get(n) != claimed["weights"].get(n)
     ]

@@ -3,13 +3,13 @@
 from pnp_lip.attacker import Violation, attack
 from pnp_lip.certificates import Certificate, certify, enforce, firm
 from pnp_lip.curvature_attack import CurvatureViolation, attack_curvature
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, SlicedDenoiser, guided, relax
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, SlicedDenoiser, relax
 from pnp_lip.noise import estimate_noise
 from pnp_lip.potentials import SlicedPotential
 from pnp_lip.pretrained import certified_names, load_denoiser, load_pretrained, pretrained_names, save_denoiser
 from pnp_lip.reconstruction import reconstruct
 from pnp_lip.restore import Restoration, deblur, denoise
-from pnp_lip.solvers import PotentialPrior, ProximalDenoiser, Variational, denoise_guided
+from pnp_lip.solvers import PotentialPrior, ProximalDenoiser, Variational
 from pnp_lip.version import __version__
 
 __all__ = [
@@ -31,11 +31,9 @@ __all__ = [
     "certify",
     "deblur",
     "denoise",
-    "denoise_guided",
     "enforce",
     "estimate_noise",
     "firm",
-    "guided",
     "load_denoiser",
     "load_pretrained",
     "pretrained_names",

@@ -14,7 +14,7 @@ from pnp_lip.frame import Data
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
 from pnp_lip.potentials import Potential
 from pnp_lip.protocols import PhysicsLike
-from pnp_lip.restore import Learned, Restoration, default_prior, prior_of, solutions, solver_of, weights_hash
+from pnp_lip.restore import DEFAULTS, Learned, Restoration, prior_of, solver_of, weights_hash
 from pnp_lip.solvers import Choice, Result, Solver, Variational, choose_by_discrepancy, choose_by_held_out
 from pnp_lip.solvers.scan_strength import SCAN_TOL, SCAN_WEIGHT, choose_for_scan, levels_for_scan, noise_of_scan
 from pnp_lip.version import __version__
@@ -33,12 +33,16 @@ TIKHONOV = 3000.0  # weight of the data in units of 1/‖A‖²
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slice:
-    """All solutions for one slice, the last choice of a strength, the noise (rms) of the data, and the upper end of the box."""
+    """The choice of a strength with its solution, the noise (rms) of the data, and the upper end of the box."""
 
-    results: tuple[Result, ...]
     choice: Choice
     noise: float
     top: float
+
+    @property
+    def result(self) -> Result:
+        """The solution."""
+        return self.choice.result
 
 
 def reconstruct(
@@ -46,7 +50,6 @@ def reconstruct(
     geometry: ParallelBeam | FanBeam | Tensor | NDArray[np.floating],
     *,
     denoiser: str | Learned | None = None,
-    rounds: int | None = None,
     size: int | None = None,
     sigma: float | None = None,
     misfit: float | None = None,
@@ -75,7 +78,7 @@ def reconstruct(
     y = torch.as_tensor(np.asarray(sinogram, dtype=np.float32))[None, None]
     if not bool(y.isfinite().all()):
         raise InputError("the sinogram holds NaN or infinite values; repair them first.")
-    prior, name, rounds = prior_of(denoiser, rounds, default_prior("ct", 1))
+    prior, name = prior_of(denoiser, DEFAULTS["ct"])
     beam = geometry if isinstance(geometry, ParallelBeam | FanBeam) else ParallelBeam(torch.as_tensor(geometry), n_det=y.shape[2])
     side = y.shape[2] if size is None else size
     kind = FanBeamTomography if isinstance(beam, FanBeam) else ParallelBeamTomography
@@ -83,9 +86,9 @@ def reconstruct(
     measured = float(physics.unit) * y
     images, scale, _ = linear_images(physics, measured)
     found = solve_slice(
-        measured / scale, physics, images["Tikhonov"], (prior, rounds), sigma=sigma, misfit=misfit, tol=tol, max_iter=max_iter
+        measured / scale, physics, images["Tikhonov"], prior, sigma=sigma, misfit=misfit, tol=tol, max_iter=max_iter
     )
-    x = scale * found.results[-1].x[0, 0]
+    x = scale * found.result.x[0, 0]
     image: Data = x
     if isinstance(sinogram, np.ndarray):
         image = x.numpy().astype(sinogram.dtype if sinogram.dtype.kind == "f" else np.float32)
@@ -99,32 +102,24 @@ def reconstruct(
         "weights_sha256": weights_hash(prior),
         "sigma": found.choice.best["sigma"],
     }
-    return Restoration(image, found.results, None, (), record)
+    return Restoration(image, found.result, None, (), record)
 
 
 def solve_slice(
-    y: Tensor, physics: Projector, tikhonov: Tensor, prior: tuple[Learned, int], *, sigma: float | None, misfit: float | None,
+    y: Tensor, physics: Projector, tikhonov: Tensor, prior: Learned, *, sigma: float | None, misfit: float | None,
     tol: float | None, max_iter: int,
 ) -> Slice:  # fmt: skip
-    """The prior's image, guided as often as the second of ``prior`` says, of data on its scale, of which Tikhonov's is known."""
-    denoiser, rounds = prior
-    choices: list[Choice] = []
+    """The prior's image of data on its scale, of which Tikhonov's is known."""
     residual = physics.A(tikhonov) - y
     noise = noise_of_scan(y, residual)
     # Of measured data a fit misses more than the noise: what no image explains is no better known.
     assumed = max(noise, float(residual.double().square().mean().sqrt()))
-
-    def search(solver: Solver | Variational, y: Tensor, physics: PhysicsLike, *, x0: Tensor | None) -> Result:
-        """The search begins without a prior's help, hence without ``x0``."""
-        choices.append(choose(solver, y, physics, assumed, sigma=sigma, misfit=misfit, max_iter=max_iter))
-        return choices[-1].result
-
     brightest = float(tikhonov.max())
     top = 1.0 if brightest <= METAL else 2 * brightest
-    tol = SCAN_TOL if tol is None and isinstance(denoiser, Potential) else tol
-    solver = dataclasses.replace(solver_of(denoiser, tol=tol, weight=SCAN_WEIGHT), box=(0.0, top))
-    results = solutions(solver, y, physics, rounds, solve=search)
-    return Slice(results, choices[-1], noise, top)
+    tol = SCAN_TOL if tol is None and isinstance(prior, Potential) else tol
+    solver = dataclasses.replace(solver_of(prior, tol=tol, weight=SCAN_WEIGHT), box=(0.0, top))
+    choice = choose(solver, y, physics, assumed, sigma=sigma, misfit=misfit, max_iter=max_iter)
+    return Slice(choice, noise, top)
 
 
 def choose(

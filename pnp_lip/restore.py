@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +16,8 @@ from deepinv.physics import Denoising as Identity
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, GradientFlowDenoiser, can_be_guided, require_guidance
+from pnp_lip.colour import from_planes, planes
+from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.fingerprint import hash_tensor
 from pnp_lip.frame import Data, Frame, plain
@@ -25,28 +26,18 @@ from pnp_lip.operators import Blur, check_psf, parse_psf
 from pnp_lip.potentials import GradientStepPotential, Potential
 from pnp_lip.pretrained import TORCH_SUFFIXES, load_denoiser, load_pretrained
 from pnp_lip.progress import showing, stepwise
-from pnp_lip.protocols import PhysicsLike
-from pnp_lip.solvers import Anderson, Denoising, ForwardBackward, Result, Solver, Variational, refine
+from pnp_lip.solvers import Anderson, Denoising, ForwardBackward, Result, Solver, Variational
 from pnp_lip.solvers.variational import SUGGESTED
 from pnp_lip.version import __version__
 
-__all__ = ["Learned", "Restoration", "by_channel", "deblur", "default_prior", "denoise", "device_of", "get_certified",
-           "prior_of", "solutions", "solver_of", "suggested", "weights_hash"]  # fmt: skip
+__all__ = ["DEFAULTS", "Learned", "Restoration", "deblur", "denoise", "device_of", "get_certified", "prior_of", "solver_of",
+           "suggested", "weights_hash"]  # fmt: skip
 
 Learned: TypeAlias = GradientFlowDenoiser | Potential
 
-# What each command takes unless it is told: for grey images, and for those in colour.
-DEFAULTS = {
-    "deblur": ("gradient-step", "colour"),
-    "denoise": ("grey", "colour"),
-    "ct": ("ridge", "ridge"),
-    "demo": ("gradient-step", "colour"),
-}
+# What each command takes unless it is told.
+DEFAULTS = {"deblur": "gradient-step", "denoise": "ridge", "ct": "ridge", "demo": "gradient-step"}
 
-# The noise level that a first solution assumes, in units of that of the second solution, which it guides. A smoother guide
-# forgives a noise level that is stated too low: 20 % too low then costs 0.1 to 0.3 dB instead of about 1, and the right one
-# loses nothing (deblurring of held-out photographs).
-GUIDE_FACTOR = 2**0.5
 STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
 TILE = 2048  # pixels a side of the windows in which one pass of a denoiser works
 TOL_OF_DENOISING = 1e-4  # of the minimisation with a potential
@@ -64,21 +55,15 @@ class Restoration:
     The image is a plain array or tensor, as the data were, which every library takes; an attribute on it would be lost by the
     first sum or cast. So the two stand side by side; ``numpy.asarray(restoration)`` is the image, too.
 
-    ``results`` are those of all solutions, ``result`` the last of them, None for one pass without a solver; ``noise`` the
-    level that was stated or estimated, in the data's units; ``notes`` what was assumed, mended or lost, a line each; ``record``
-    what the run depended on, in plain data.
+    ``result`` is None for one pass without a solver; ``noise`` the level that was stated or estimated, in the data's units;
+    ``notes`` what was assumed, mended or lost, a line each; ``record`` what the run depended on, in plain data.
     """
 
     image: Data
-    results: tuple[Result, ...]
+    result: Result | None
     noise: float | None
     notes: tuple[str, ...]
     record: Mapping[str, object]
-
-    @property
-    def result(self) -> Result | None:
-        """The last solution with its guarantee."""
-        return self.results[-1] if self.results else None
 
     def __array__(self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None) -> NDArray[np.generic]:
         array = self.image if isinstance(self.image, np.ndarray) else plain(self.image).numpy()
@@ -88,11 +73,9 @@ class Restoration:
         return "\n".join([*self.notes, *([] if self.result is None else [str(self.result)])])
 
     def to_json(self, **more: object) -> str:
-        """The record, ``more`` entries, each earlier solution in brief, and the whole last one, as JSON text."""
-        before = [{"status": r.status, "iterations": r.iterations, "settings": dict(r.settings)} for r in self.results[:-1]]
-        last = {} if self.result is None else json.loads(self.result.to_json())
-        brief = json.loads(json.dumps(before, default=str))
-        return json.dumps({**self.record, **more, "notes": self.notes, "earlier_solutions": brief, **last}, indent=1)
+        """The record, ``more`` entries, and the result, as JSON text."""
+        found = {} if self.result is None else json.loads(self.result.to_json())
+        return json.dumps({**self.record, **more, "notes": self.notes, **found}, indent=1)
 
 
 def deblur(
@@ -101,7 +84,6 @@ def deblur(
     noise: float | None = None,
     *,
     denoiser: str | Learned | None = None,
-    rounds: int | None = None,
     strength: float | None = None,
     padding: str = "valid",
     step: float | None = None,
@@ -115,19 +97,20 @@ def deblur(
     """Restore a blurred image whose point spread function is known: minimise the misfit and what the prior says.
 
     x̂ is a critical point of ½‖Ax − y‖² + S R_σ(x) on [0, 1], R a gradient-step potential, S the ``strength``, σ the ``noise``;
-    of a ridge potential R_{2σ}; with a denoiser D, x̂ = fix D_g(x − γAᵀ(Ax − y), √S σ), g the solution of the round before
+    of a ridge potential R_{2σ}; with a denoiser D, x̂ = fix D(x − γAᵀ(Ax − y), √S σ). A colour image is restored along three
+    orthogonal axes, each with the noise that it has there, and then clipped to [0, 1]; by a denoiser of colours, in one.
 
     ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by
     ``check_psf``, or words that ``parse_psf`` reads ("motion:12:35"). ``noise``: its standard deviation in the units of y, of
     8 and 16 unsigned bits as a fraction of white; by default estimated. ``correlated`` says that y was compressed or resampled,
-    which such an estimate must know; by default colours and JPEG blocks tell. ``denoiser``: a name, a file or an object;
-    ``rounds``: solutions after the first. ``padding``: what is beyond the border, "valid" for unknown. ``device``: "auto": a GPU.
+    which such an estimate must know; by default colours and JPEG blocks tell. ``denoiser``: a name, a file or an object.
+    ``padding``: what is beyond the border, "valid" for unknown. ``device``: "auto": a GPU.
 
     Raises InputError or ShapeError for data, a PSF or settings that cannot be meant.
 
     >>> y = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
-    >>> found = deblur(y, "gaussian:0.6", 0.05, denoiser="tiny", rounds=0, tol=1e-2, device="cpu")
+    >>> found = deblur(y, "gaussian:0.6", 0.05, denoiser="tiny", tol=1e-2, device="cpu")
     >>> found.image.shape, found.result.status, found.result.guarantee.proved
     (torch.Size([1, 1, 20, 20]), 'converged', True)
     """
@@ -135,25 +118,24 @@ def deblur(
         raise InputError(f"the strength must be a positive number; got {strength}.")
     kernel, mended = check_psf(parse_psf(psf) if isinstance(psf, str) else psf)
     frame = Frame.of(y, value_range, device_of(device))
-    prior, name, rounds = prior_of(denoiser, rounds, default_prior("deblur", frame.y.shape[1]))
-    prior, images = placed(prior, frame.y.device), by_channel(frame.y, prior)
+    prior, name = prior_of(denoiser, DEFAULTS["deblur"])
+    prior = placed(prior, frame.y.device)
+    images, factors = planes(frame.y, prior.in_channels)
     (h, w), (rows, columns) = kernel.shape, images.shape[2:]
     if h > rows or w > columns:
         raise InputError(f"the PSF ({h} x {w}) is larger than the image ({rows} x {columns}); crop it to where it is not zero.")
     level, notes = level_of(noise, frame, correlated, blurred=True)
-    sigma = math.sqrt(STRENGTH if strength is None else strength) * level
-    first = sigma * (GUIDE_FACTOR if rounds else 1)
     extra = (h - 1, w - 1) if padding == "valid" else (0, 0)  # a photograph ends before its blur does
     physics = Blur(kernel, (images.shape[1], rows + extra[0], columns + extra[1]), padding=padding, device=images.device)
-    assumed, weight = suggested(prior, level, strength) if isinstance(prior, Potential) else (first, 1.0)
-    solver = solver_of(prior, sigma=assumed, step=step, tol=tol, weight=weight)
+    share = STRENGTH if strength is None else strength
+    sigma, weight = suggested(prior, level, strength) if isinstance(prior, Potential) else (math.sqrt(share) * level, 1.0)
+    solver = solver_of(prior, sigma=sigma * factors, step=step, tol=tol, weight=weight)
     with showing(progress):
-        solve = functools.partial(type(solver).solve, max_iter=max_iter)
-        results = solutions(solver, images, physics, rounds, sigma=sigma, solve=solve)
+        result = solver.solve(images, physics, max_iter=max_iter)
     top, left = (more // 2 for more in extra)  # where the tap (h//2, w//2) of the first datum lies
-    x = results[-1].x[..., top : top + rows, left : left + columns]
+    x = from_planes(result.x[..., top : top + rows, left : left + columns], frame.y.shape[1]).clamp_(0, 1)
     used = {"psf_sha256": hash_tensor(kernel), "psf_shape": [h, w], "padding": padding}
-    return finish(frame, x, results, level, noise, (prior, name), (*mended, *notes), used)
+    return finish(frame, x, result, level, noise, (prior, name), (*mended, *notes), used)
 
 
 def denoise(
@@ -161,18 +143,17 @@ def denoise(
     noise: float | None = None,
     *,
     denoiser: str | Learned | None = None,
-    rounds: int | None = None,
     tile: int | None = None,
     value_range: tuple[float, float] | None = None,
     correlated: bool | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> Restoration:
-    """Remove Gaussian noise: one pass of the denoiser and one that the first one guides, or the minimiser with a potential.
+    """Remove Gaussian noise: by default the minimiser with a ridge potential; with a denoiser one pass.
 
-    x̂ = D_g(y, σ), g = D(y, 1.1 σ); with ``rounds=0`` x̂ = D(y, σ); with a ridge potential x̂ = argmin ½‖x − y‖² + R_σ(x)
+    x̂ = argmin ½‖x − y‖² + R_σ(x) on [0, 1]; with a denoiser x̂ = D(y, σ)
 
-    Arguments and errors are those of ``deblur``. ``tile`` saves memory by windows of so many pixels a side, with ``rounds=0``;
+    Arguments and errors are those of ``deblur``. ``tile`` saves memory by windows of so many pixels a side, with a denoiser;
     ``result`` then is None.
 
     >>> found = denoise(np.full((16, 16), 128, np.uint8), 0.1, denoiser="tiny", device="cpu")
@@ -181,46 +162,35 @@ def denoise(
     """
     place = device_of(device)
     frame = Frame.of(y, value_range, place)
-    prior, name, rounds = prior_of(denoiser, rounds, default_prior("denoise", frame.y.shape[1]))
-    prior, images = placed(prior, place), by_channel(frame.y, prior)
+    prior, name = prior_of(denoiser, DEFAULTS["denoise"])
+    prior = placed(prior, place)
+    images, factors = planes(frame.y, prior.in_channels)
     if isinstance(prior, GradientStepPotential):
-        raise InputError("a gradient-step potential deblurs: it is too flat to remove noise alone. Take grey, colour or ridge.")
+        raise InputError("a gradient-step potential deblurs: it is too flat to remove noise alone. Take ridge, grey or tiny.")
     if tile is not None and isinstance(prior, Potential):
-        raise InputError("--tile belongs to a denoiser; a potential needs little memory without it.")
+        raise InputError("--tile belongs to a denoiser, such as grey or tiny.")
     level, notes = level_of(noise, frame, correlated, blurred=False)
-    results: tuple[Result, ...] = ()
+    sigma, result = level * factors, None
     with showing(progress):
         if isinstance(prior, Potential):
-            results = (solver_of(prior, sigma=level, tol=TOL_OF_DENOISING).solve(images, Identity()),)
-            x = results[-1].x
+            result = solver_of(prior, sigma=sigma, tol=TOL_OF_DENOISING).solve(images, Identity())
         else:
-            with stepwise("denoise", len(images) * len(prior.flows) * (1 + 2 * rounds)):  # making limits is a step, too
-                results, x = denoised(prior, images, level, rounds, tile)
-    if rounds:
-        notes = (*notes, "the first result guided the second; only --rounds 0 is a nonexpansive function of the image")
-    return finish(frame, x, results, level, noise, (prior, name), notes, {})
-
-
-def denoised(
-    prior: GradientFlowDenoiser, images: Tensor, level: float, rounds: int, tile: int | None
-) -> tuple[tuple[Result, ...], Tensor]:
-    """All solutions with a denoiser, none if it works in windows, and the last image."""
-    if rounds:
-        first = Denoising(prior, sigma=GUIDE_SIGMA_FACTOR * level)
-        results = refine(first, images, Identity(), rounds, sigma=level)
-    elif tile is None and max(images.shape[-2:]) <= TILE:
-        results = (Denoising(prior, sigma=level).solve(images, Identity()),)
-    else:
-        return (), prior.tiled(images, level, tile=TILE if tile is None else tile)
-    return results, results[-1].x
+            with stepwise("denoise", len(images) * len(prior.flows)):
+                if tile is None and max(images.shape[-2:]) <= TILE:
+                    result = Denoising(prior, sigma=sigma).solve(images, Identity())
+                else:
+                    x = prior.tiled(images, sigma, tile=TILE if tile is None else tile)
+    x = from_planes(x if result is None else result.x, frame.y.shape[1])
+    x = x.clamp_(0, 1) if isinstance(prior, Potential) else x
+    return finish(frame, x, result, level, noise, (prior, name), notes, {})
 
 
 def finish(
-    frame: Frame, x: Tensor, results: tuple[Result, ...], level: float, stated: float | None, prior: tuple[Learned, str],
+    frame: Frame, x: Tensor, result: Result | None, level: float, stated: float | None, prior: tuple[Learned, str],
     notes: tuple[str, ...], used: Mapping[str, object],
 ) -> Restoration:  # fmt: skip
     """The image as the data were, with everything that the run depended on."""
-    image, lost = frame.back(x.reshape(frame.y.shape))
+    image, lost = frame.back(x)
     noise = level * frame.unit
     record = {
         "pnp_lip": __version__,
@@ -231,7 +201,7 @@ def finish(
         "weights_sha256": weights_hash(prior[0]),
         **used,
     }
-    return Restoration(image, results, noise, (*frame.notes, *notes, *lost), record)
+    return Restoration(image, result, noise, (*frame.notes, *notes, *lost), record)
 
 
 def level_of(stated: float | None, frame: Frame, correlated: bool | None, *, blurred: bool) -> tuple[float, tuple[str, ...]]:
@@ -310,31 +280,13 @@ def get_unchanged(name: str, stamp: tuple[int, int] | None, require_certified: b
     return load_pretrained(name)
 
 
-def default_prior(command: str, channels: int) -> str:
-    """The name of what a command takes for images of so many channels."""
-    return DEFAULTS[command][channels != 1]
-
-
-def prior_of(denoiser: str | Learned | None, rounds: int | None, default: str) -> tuple[Learned, str, int]:
-    """The denoiser or potential, or the ``default``, its name, and how often to solve again.
-
-    Raises InputError for what is neither and for rounds that it cannot do.
-    """
+def prior_of(denoiser: str | Learned | None, default: str) -> tuple[Learned, str]:
+    """The denoiser or potential, or the ``default``, and its name. Raises InputError for what is neither."""
     name = default if denoiser is None else denoiser
     prior = get_certified(name) if isinstance(name, str) else name
     if not isinstance(prior, Learned):
         raise InputError(f"`denoiser` is a name, a file, a GradientFlowDenoiser or a potential; got {prior!r:.80}.")
-    called = name if isinstance(name, str) else type(prior).__name__
-    if isinstance(prior, Potential):
-        if rounds:
-            raise InputError(f"--rounds {rounds} guides a denoiser; the objective of a potential is solved once.")
-        return prior, called, 0
-    rounds = int(can_be_guided(prior)) if rounds is None else rounds
-    if rounds < 0:
-        raise InputError(f"--rounds must not be negative; got {rounds}.")
-    if rounds:
-        require_guidance(prior)
-    return prior, called, rounds
+    return prior, name if isinstance(name, str) else type(prior).__name__
 
 
 def suggested(potential: Potential, noise: float, weight: float | None) -> tuple[float, float]:
@@ -344,7 +296,12 @@ def suggested(potential: Potential, noise: float, weight: float | None) -> tuple
 
 
 def solver_of(
-    prior: Learned, *, tol: float | None = None, sigma: float | None = None, step: float | None = None, weight: float = 1.0
+    prior: Learned,
+    *,
+    tol: float | None = None,
+    sigma: float | Tensor | None = None,
+    step: float | None = None,
+    weight: float = 1.0,
 ) -> Solver | Variational:
     """Forward-backward with a denoiser, or the objective f + λR_σ of a potential, λ the ``weight``, for images in [0, 1].
 
@@ -359,21 +316,3 @@ def solver_of(
         tol = TOL_OF_STEP
     solver = Variational(prior, sigma=sigma, weight=weight, box=(0.0, 1.0))
     return solver if tol is None else dataclasses.replace(solver, tol=tol)
-
-
-def solutions(
-    solver: Solver | Variational, y: Tensor, physics: PhysicsLike, rounds: int = 0, *, sigma: float | None = None,
-    solve: Callable[..., Result],
-) -> tuple[Result, ...]:  # fmt: skip
-    """All that ``refine`` finds with a denoiser; the one solution of an objective."""
-    if isinstance(solver, Solver):
-        return refine(solver, y, physics, rounds, sigma=sigma, solve=solve)
-    return (solve(solver, y, physics, x0=None),)
-
-
-def by_channel(x: Tensor, denoiser: Learned) -> Tensor:
-    """(B, C, H, W) as B·C images of one channel when the prior is grey; as it is when the channels agree."""
-    channels = denoiser.in_channels
-    if channels not in (1, x.shape[1]):
-        raise InputError(f"this denoiser takes {channels} channels; the image has {x.shape[1]}. Use --denoiser grey.")
-    return x.reshape(-1, channels, *x.shape[-2:])

@@ -7,7 +7,7 @@ from pnp_lip.solvers.anderson import Anderson
 from pnp_lip.solvers.checkpoint import Checkpoint
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares, UserFidelity, WeightedLeastSquares
 from pnp_lip.solvers.davis_yin import DavisYin
-from pnp_lip.solvers.denoising import Denoising, denoise_guided
+from pnp_lip.solvers.denoising import Denoising
 from pnp_lip.solvers.douglas_rachford import DouglasRachford
 from pnp_lip.solvers.fista import FISTA
 from pnp_lip.solvers.fixed_map import fixed_map
@@ -28,7 +28,6 @@ from pnp_lip.solvers.primal_dual import PrimalDual
 from pnp_lip.solvers.proximal_denoiser import ProximalDenoiser
 from pnp_lip.solvers.proximal_red import ProximalRED
 from pnp_lip.solvers.red import RED
-from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.result import History, Result
 from pnp_lip.solvers.scan_strength import SCAN_WEIGHT, choose_for_scan, noise_of_scan
 from pnp_lip.solvers.scheme import Scheme
@@ -75,11 +74,9 @@ __all__ = [
     "choose_by_held_out",
     "choose_by_reference",
     "choose_for_scan",
-    "denoise_guided",
     "fixed_map",
     "licensed",
     "noise_of_scan",
-    "refine",
 ]
 
 # Their theorems are ours; those of other classes are the user's.

@@ -8,15 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from pnp_lip.certificates.calculus import MapBound
-from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR
-from pnp_lip.protocols import DenoiserLike
 from pnp_lip.solvers.iteration import Iteration
 from pnp_lip.solvers.known import Known
 from pnp_lip.solvers.maps import Maps
-from pnp_lip.solvers.refine import refine
 from pnp_lip.solvers.solver import Solver
 
-__all__ = ["Denoising", "denoise_guided"]
+__all__ = ["Denoising"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,23 +42,3 @@ class Denoising(Solver):
             parameters={"step": 1.0},
             start=lambda m, x: value(m),
         )
-
-
-def denoise_guided(denoiser: DenoiserLike, y: Tensor, sigma: float) -> Tensor:
-    """D_g(y, σ) of noisy images y (B, C, H, W), g = D(y, 1.1 σ): ``refine`` of ``Denoising``.
-
-    Better than D(y, σ), and where σ is too small also better than with the guide D(y, σ). Not nonexpansive in y, which
-    makes its own guide. Raises InputError for a denoiser without guidance.
-
-    >>> from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
-    >>> from pnp_lip.layers import project
-    >>> denoiser = add_guidance(project(GradientFlowDenoiser(hidden_channels=4, dilations=(1,))))
-    >>> import torch
-    >>> denoise_guided(denoiser, torch.zeros(2, 1, 8, 8), 0.1).shape
-    torch.Size([2, 1, 8, 8])
-    """
-    from deepinv.physics import Denoising as Identity
-
-    first = Denoising(denoiser, sigma=GUIDE_SIGMA_FACTOR * sigma)
-    solve = functools.partial(Solver.solve, guarantee="report")
-    return refine(first, y, Identity(), sigma=sigma, solve=solve)[-1].x

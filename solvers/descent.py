@@ -17,7 +17,7 @@ from pnp_lip.solvers.maps import Box
 
 __all__ = ["State", "advance", "begin", "outcome", "restored", "stationary_part"]
 
-EVERY = 10  # inner steps between two tests, each of which costs one value in float64, about as much as one gradient in float32
+EVERY = 20  # inner steps between two tests, each of which costs one value in float64, about as much as one gradient in float32
 # (H1) J(x⁺) ≤ J(x) − a‖x⁺ − x‖², in units of L: along a valley of curvature κ the exact minimiser gains κ/2 ‖x⁺ − x‖². In
 # deblurring κ falls to 1e-5 L; below 2e-6 L a candidate fails and costs one plain step.
 DECREASE = 1e-6
@@ -64,6 +64,11 @@ class State:
     status: str = "running"
     broken: str | None = None
     found: float = math.inf
+
+    def forget(self) -> None:
+        """Drop the memory, unless the run may go on."""
+        if self.status != "running":
+            self.S, self.Y = [], []
 
     @property
     def residual(self) -> float:

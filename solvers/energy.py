@@ -145,8 +145,11 @@ class Energy:
         return float((self.level.grad(x).double() - prior).norm()) <= ALIKE * float(prior.norm()) + rounding
 
 
-def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int) -> list[Energy]:
-    """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one."""
+def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int, *, own: bool) -> list[Energy]:
+    """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one.
+
+    ``own``: the potential is one of this package's, of which a copy computes the same.
+    """
     double, fine = None, None
     if maps.y.dtype == torch.float64:
         potential = doubled(potential)  # exact, whatever the weights' dtype
@@ -162,7 +165,7 @@ def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, 
         if double is not None:
             probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
             copied = Energy(part_of(double, i, apart), level_of(fine, probe, one.sigma), weight, scales)
-            energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe) else None)
+            energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe, own=own) else None)
         found.append(energy)
     return found
 
@@ -208,12 +211,12 @@ def takes_images_alone(maps: Maps, count: int) -> bool:
     return gaps is not None and float(gaps.max()) <= ALIKE * float(whole.norm())
 
 
-def alike(energy: Energy, copied: Energy, x: Tensor) -> bool:
+def alike(energy: Energy, copied: Energy, x: Tensor, *, own: bool) -> bool:
     """Whether a copy in float64 computes in it, and the same as the original."""
     try:
         near = x.to(energy.maps.y)
         pairs = [(energy.maps.grad(near), copied.maps.grad(x)), (energy.maps.misfit(near), copied.maps.misfit(x))]
-        if not isinstance(energy.level, RidgeAtLevel):  # which computes in the dtype of its weights
+        if not own:
             pairs += [(energy.level.grad(near), copied.level.grad(x)), (energy.level.value(near), copied.level.value(x))]
     except (RuntimeError, TypeError, ValueError):
         return False

@@ -84,17 +84,14 @@ class Maps:
         return self.data_term.value(x, self.y, self.physics)
 
     def part(self, images: list[int]) -> "Maps":
-        """The maps of these images of the batch alone; the physics is taken to treat all alike, and so is a denoiser
-        without a ``part``."""
+        """The maps of these images of the batch alone; the physics and the denoiser are taken to treat all alike."""
         if len(images) == len(self.y):
             return self
         sigma = self.sigma
         if isinstance(sigma, Tensor) and sigma.ndim and len(sigma) == len(self.y):
             sigma = sigma[images]
-        part = getattr(self.denoiser, "part", None)
-        denoiser = self.denoiser if part is None else part(images)
         term = self.data_term.part(images, self.y)
-        return dataclasses.replace(self, y=self.y[images], denoiser=denoiser, sigma=sigma, data_term=term)
+        return dataclasses.replace(self, y=self.y[images], sigma=sigma, data_term=term)
 
 
 def check_box(box: Box, dtype: torch.dtype = torch.float64) -> None:

@@ -97,7 +97,7 @@ def choose_by_held_out(
     In fold k, 0 ≤ k < ``folds``, the views k⌊every/folds⌋ + i·every have weight 0. The score is ‖QB(Ax − y)‖/‖QBy‖, B those
     views of all folds and Q the filter √|ω| along the detector. For parallel rays ‖QA(x − x*)‖ over all angles is the image's
     error ‖x − x*‖ up to a factor (Fourier slice theorem); without Q smooth errors would count too much. A prior that has seen
-    the held-out views, such as one guided by a solution of all, is favoured.
+    the held-out views is favoured.
 
     The search walks over ``values`` from the one next to ``start``, or from the largest one, while the score falls. Without a
     ``start`` the value with the smallest score is chosen. ``start`` is an expectation: then the chosen value is two thirds of

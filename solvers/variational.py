@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,7 +15,7 @@ from pnp_lip.certificates import certify
 from pnp_lip.certificates.calculus import CurvatureBound, round_down, round_up
 from pnp_lip.certificates.certificate import Certificate
 from pnp_lip.errors import CertificateError, InputError
-from pnp_lip.fingerprint import require_unmodified
+from pnp_lip.fingerprint import fingerprint, require_unmodified
 from pnp_lip.potentials import GradientStepPotential, RidgePotential
 from pnp_lip.progress import Bar
 from pnp_lip.protocols import PhysicsLike
@@ -61,7 +61,10 @@ SEARCHED = Hypothesis("Lipschitz constant of ∇f + λ∇R", "found along the ru
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Variational bound to data: J of each image, its L (None if unknown) and its m ≤ the convexity, and what is claimed."""
+    """Variational bound to data: J of each image, its L (None if unknown) and its m ≤ the convexity, and what is claimed.
+
+    ``own`` is the fingerprint of a potential that is smooth because it is ours.
+    """
 
     maps: Maps
     energies: list[Energy]
@@ -72,6 +75,7 @@ class Problem:
     x: Tensor
     settings: Settings
     witness: Witness
+    own: Hashable | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,7 +140,8 @@ class Variational:
 
         ``x0`` may come from anything, also from an unproved network. It decides which critical point of a weakly convex J
         is found, and nothing else. ``guarantee="assume"`` runs on your word where examples refute what V asks of the
-        potential. ``callback(iteration, x, stationarity)`` is called after every update, x the accepted images.
+        potential. Images are solved one after another, at most ``max_iter`` updates each, so that a batch needs little more
+        memory than one of them. ``callback(updates, x, stationarity)`` follows each update, x the accepted images.
 
         Raises InputError or ShapeError for unusable data, GuaranteeError where no theorem holds, unless ``guarantee`` allows.
         """
@@ -154,18 +159,19 @@ class Variational:
                 with store.refusing():
                     states, tracks, k, before = resumed(stored, p, states)
             started -= before
-            with Bar("Variational", progress=progress, tol=self.tol, most=max_iter, start=k) as shown:
-                while k < max_iter and any(s.status == "running" for s in states):
-                    for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
-                        if s.status == "running":
-                            descent.advance(e, s)
-                            record(track, s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
-                    k += 1
-                    shown.update(max(s.size for s in states))
-                    if callback is not None:
-                        callback(k, torch.cat([s.x for s in states]), tuple(s.size for s in states))
-                    if store is not None and k % store.every == 0:
-                        store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
+            for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
+                name = "Variational" if len(states) == 1 else f"image {i + 1} of {len(states)}"
+                with Bar(name, progress=progress, tol=self.tol, most=max_iter, start=len(track.residual)) as shown:
+                    while s.status == "running" and len(track.residual) < max_iter:
+                        descent.advance(e, s)
+                        record(track, s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
+                        k += 1
+                        shown.update(s.size)
+                        if callback is not None:
+                            callback(k, torch.cat([s.x for s in states]), tuple(s.size for s in states))
+                        if store is not None and k % store.every == 0:
+                            store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
+                s.forget()
             if store is not None:
                 store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
             return self.result(p, states, tracks, settings, started)
@@ -201,15 +207,16 @@ class Variational:
             known.scale / max(known.norm_upper or known.scale**0.5, 1e-30),
             L or known.scale + float(steep or 0),
         )
-        parts = energies(maps, self.potential, self.weight, scales, len(start))
+        own = own_smooth(self.potential)
+        parts = energies(maps, self.potential, self.weight, scales, len(start), own=own is not None or certificate is not None)
         hypotheses = [*known.hypotheses, *examine_convexity(maps), *examine_code(self, self.data_term)]
-        hypotheses += self.examine_prior(parts[0], x, certificate, curvature, guarantee)
+        hypotheses += self.examine_prior(parts[0], x, certificate, curvature, own is not None, guarantee)
         hypotheses += [] if L is not None else [SEARCHED]
         judged = self.judge(tuple(hypotheses), m, how, L)
         refuse(self, judged, guarantee)
         goal = self.accuracy * m if self.accuracy is not None and m > 0 else self.tol
         settings = self.describe(known, L, m, curvature, x0 is not None, y)
-        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness.of(certificate, maps, pairs))
+        return Problem(maps, parts, L, m, goal, judged, x, settings, Witness.of(certificate, maps, pairs), own)
 
     def bound_potential(self) -> tuple[Certificate | None, CurvatureBound | None]:
         """The potential's certificate, and its curvature, by certificate or as stated."""
@@ -220,14 +227,15 @@ class Variational:
         return (certificate, certificate.curvature) if certificate.curvature is not None else (None, self.curvature)
 
     def examine_prior(
-        self, energy: Energy, x: Tensor, certificate: Certificate | None, curvature: CurvatureBound | None, guarantee: str
-    ) -> list[Hypothesis]:
+        self, energy: Energy, x: Tensor, certificate: Certificate | None, curvature: CurvatureBound | None, own: bool,
+        guarantee: str,
+    ) -> list[Hypothesis]:  # fmt: skip
         """What is proved of R, or stated and held against examples at the start of the first image."""
         if certificate is not None and curvature is not None:
             text = f"[{curvature.lower:.6g}, {curvature.upper:.6g}]"
             known = Hypothesis("curvature of the potential", text, "be bounded, by certificate", True)
             return [known, *judge_certificate(certificate, x)]
-        if known_smooth(self.potential) and curvature is None:
+        if own and curvature is None:
             return [Hypothesis("the potential", "of convolutions and SiLU", DIFFERENTIABLE, True)]
         stated = Hypothesis(
             "the potential", type(self.potential).__name__, f"{DIFFERENTIABLE} (stated by the user)", True, stated=True
@@ -306,26 +314,21 @@ class Variational:
             return found
         if p.witness.certificate is not None:
             return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
-        known = known_smooth(self.potential)
-        return next(
-            (
-                f"image {i}: {why}"
-                for i, (e, s) in enumerate(zip(p.energies, states, strict=True))
-                if (why := refuted(e, s, known))
-            ),
-            None,
-        )
+        if p.own is not None:
+            return None if own_smooth(self.potential) == p.own else "the potential changed during the run"
+        found = (refuted(e, s) for e, s in zip(p.energies, states, strict=True))
+        return next((f"image {i}: {why}" for i, why in enumerate(found) if why), None)
 
 
-def known_smooth(potential: object) -> bool:
-    """Whether it is our own network of smooth activations, and nothing replaces a part of that."""
+def own_smooth(potential: object) -> Hashable | None:
+    """The fingerprint of our own network of smooth activations; None if it is another, or if something replaces a part of it."""
     if type(potential) is not GradientStepPotential:
-        return False
+        return None
     try:
         require_unmodified(potential)
     except CertificateError:
-        return False
-    return True
+        return None
+    return fingerprint(potential)
 
 
 def unwrapped(potential: object) -> object:
@@ -342,15 +345,12 @@ def unwrapped(potential: object) -> object:
     return cast(PotentialPrior | ProximalDenoiser, potential).potential
 
 
-def refuted(e: Energy, s: descent.State, known: bool) -> str | None:
-    """What the final x says against a potential without a certificate: its value, its copy in float64, its gradient unless that
-    is ``known`` to be right."""
+def refuted(e: Energy, s: descent.State) -> str | None:
+    """What the final x says against a user's potential: its value, its copy in float64, its gradient."""
     if s.status == "diverged":
         return s.broken
     if not abs(e.value(s.x) - s.J) <= descent.VALUE_ROUNDING * e.unit * max(abs(s.J), 1e-30) or not e.agrees(s.x, s.L):
         return "the potential changed during the run"
-    if known:
-        return s.broken
     gradient = examine_gradient(e, s.x)
     return s.broken or (None if gradient.met else str(gradient))
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip import certify
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, add_guidance, guided
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
 from pnp_lip.layers import Clip, GradientFlowConv2d, GradientFlowLinear, Identity, ReLU, SoftThreshold, project
 from pnp_lip.operators import Blur, FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography, certify_norm, from_scipy
 from pnp_lip.spectral import border_norm_bound, norm_bound
@@ -242,12 +242,10 @@ def flows(draw: Draw) -> Outcome:
     sharp = [math.sqrt(float(m.tau)) * upper_and_lower(m.weight.detach().double()) for m in steps]
     honest = all(upper <= math.sqrt(2) * (1 - 2e-6) for _, upper in sharp)
     if isinstance(net, GradientFlowDenoiser) and draw.chance(0.6):
-        kind = draw.integer(0, 3)
+        kind = draw.integer(0, 2)
         if kind == 0:
-            net = guided(add_guidance(net, centred=draw.chance(0.5)), torch.rand(1, *shape, dtype=net.layers[0].weight.dtype))
-        elif kind == 1:
             net = RelaxedDenoiser(net, draw.uniform(0.05, 1))
-        elif kind == 2:
+        elif kind == 1:
             net = ClippedDenoiser(net, draw.uniform(-1, 0), draw.uniform(0.5, 2))
         else:
             net = RelaxedDenoiser(ClippedDenoiser(net), draw.uniform(0.05, 1))

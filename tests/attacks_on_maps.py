@@ -29,7 +29,7 @@ from torch.nn.utils import (
 
 from pnp_lip import certify, firm
 from pnp_lip.certificates import rule
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, add_guidance, guided, tiling
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, tiling
 from pnp_lip.layers import (
     Activation,
     Clip,
@@ -858,34 +858,6 @@ def shared_weights_written_through_another() -> nn.Module:
     return made
 
 
-@on_map(COPIES, new=True)
-def guide_network_of_a_guided_denoiser_written() -> nn.Module:
-    """The inner denoiser changes after the guided one was certified."""
-    inner = add_guidance(net())
-    made = guided(inner, torch.rand(1, 1, 8, 8))
-    certify(made)
-    inner.layers[0].weight.data.mul_(3)
-    return made.requires_grad_(False)
-
-
-@on_map(COPIES, new=True)
-def kept_steps_of_a_guided_denoiser_forged() -> nn.Module:
-    """What a guided denoiser keeps for its next call."""
-    made = guided(add_guidance(net()), torch.rand(1, 1, 8, 8)).requires_grad_(False)
-    made(torch.zeros(1, 1, 8, 8), torch.tensor([0.1]))
-    certify_or_not(made)
-    made.kept = [(lambda z, *rest: 3 * z, [], 0)]
-    return made
-
-
-@on_map(COPIES, new=True)
-def function_kept_by_a_guided_denoiser() -> nn.Module:
-    made = guided(add_guidance(net()), torch.rand(1, 1, 8, 8)).requires_grad_(False)
-    certify_or_not(made)
-    made.kept_steps = lambda x, sigma: [(lambda z, *rest: 3 * z, [], 0)]
-    return made
-
-
 # ---- settings
 
 
@@ -1513,13 +1485,6 @@ def nan_threshold() -> nn.Module:
 
 
 @on_map(NUMBERS, new=True)
-def nan_guide() -> nn.Module:
-    made = guided(add_guidance(net()), torch.rand(1, 1, 8, 8))
-    made.guide.fill_(math.nan)
-    return made
-
-
-@on_map(NUMBERS, new=True)
 def complex_weights() -> tuple[Any, ...]:
     layer = nn.Conv2d(1, 1, 1, bias=False, dtype=torch.complex64)
     layer.weight.data.fill_(0.5 + 3j)
@@ -1621,12 +1586,6 @@ def rounding_with_a_huge_threshold() -> Outcome:
     x, s = torch.rand(1, 1, 8, 8), torch.tensor([0.1])
     off = (made(x, s).double() - copy.deepcopy(made).double()(x.double(), s.double())).norm() / 8
     return at_most(lambda: certify(made).rounding or math.inf, lambda: float(off))
-
-
-@attack(NUMBERS, new=True)
-def rounding_with_a_guide() -> Outcome:
-    made = guided(add_guidance(net()), torch.rand(1, 1, 8, 8))
-    return at_most(lambda: certify(made).rounding or math.inf, lambda: 0.0)
 
 
 @attack(NUMBERS, new=True)

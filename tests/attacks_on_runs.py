@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pnp_lip import certify
 from pnp_lip.certificates import MapBound, Proof, rule
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, add_guidance, guided
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur, ParallelBeamTomography, gaussian_psf
 from pnp_lip.solvers import (
@@ -146,10 +146,6 @@ control("with_an_honest_callback", lambda: solve(callback=lambda k, x, r: None))
 control("under_autograd", lambda: under_gradients())
 control("in_inference_mode", lambda: in_inference())
 control("own_sigma_for_each_image", lambda: solve(y=data(blur(), 2), sigma=torch.tensor([0.05, 0.2], dtype=torch.float64)))
-control(
-    "guided",
-    lambda: solve(denoiser=guided(add_guidance(net()), torch.rand(1, *SHAPE, dtype=torch.float64)).requires_grad_(False)),
-)
 control("weighted", lambda: solve(data_term=WeightedLeastSquares(torch.rand(1, *SHAPE, dtype=torch.float64) + 0.1)))
 control("resumed", lambda: resumed(lambda state: None))
 
@@ -1365,12 +1361,6 @@ def data_put_back_when_all_has_converged() -> Result:
 def data_in_a_callback() -> Result:
     y = data(blur())
     return changing(lambda: y.mul_(3), y=y)
-
-
-@on_run(MUTATION, new=True)
-def guide_in_a_callback() -> Result:
-    d = guided(add_guidance(net()), torch.rand(1, *SHAPE, dtype=torch.float64)).requires_grad_(False)
-    return changing(lambda: d.guide.zero_(), denoiser=d)
 
 
 @on_run(MUTATION, new=True)

@@ -19,7 +19,7 @@ LEVELS = {
     **dict.fromkeys(("errors", "memory", "progress", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
     "fingerprint": 1,
     **dict.fromkeys(("images", "spectral"), 1),
-    **dict.fromkeys(("frame", "layers", "noise", "pictures"), 2),
+    **dict.fromkeys(("colour", "frame", "layers", "noise", "pictures"), 2),
     **dict.fromkeys(("denoisers",), 3),
     "potentials": 4,
     "certificates": 5,
@@ -137,7 +137,7 @@ HONEST = """
     "; ".join(certificate.failures) or "none"
     len(certificate.failures) == 1 and not guarantee.failure
     f"{layer.scope}; {norm.scope}" + hypothesis.advice
-    result.status == "converged" and name.startswith("guide")
+    result.status == "converged" and name.startswith("ridge")
     hypothesis.value <= hypothesis.bound and str(path).endswith(".npz")
     values.index(choice.value)
 """

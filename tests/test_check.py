@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from pnp_lip import save_denoiser
 from pnp_lip.certificates import certify
 from pnp_lip.check import check, main, method_of, norm_is_at_most, read_safetensors
-from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
+from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.layers import project
 from pnp_lip.spectral import norm_bound
 
@@ -241,8 +241,7 @@ BAD_CONFIG: list[tuple[str, object]] = [
     *((name, value) for name in ("channels", "in_channels", "hidden_channels") for value in (0, -1, 3.0, True, "3", None)),
     *(("padding_mode", value) for value in ("reflect", "", 0, None)),
     *(("default_sigma", value) for value in (-0.1, "0.05", True, None)),
-    *(("guidance", value) for value in (False, 1, "yes")),
-    *(("guide_network", value) for value in ([8], [8, 1], [0, 3], [8, 10**9], [True, 3], 8)),
+    *(("guidance", value) for value in (True,)),
     *(("step_fraction", value) for value in (0.5,)),
     *(("dilation", value) for value in (1,)),
 ]
@@ -251,7 +250,6 @@ TAU, WEIGHT, SCALE = "layers.0.tau", "layers.1.weight", "layers.0.activation.log
 UNFIT: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "extra tensor": (lambda t: t.update({"layers.0.bias": torch.zeros(4)}), "layers.0.bias: not one of the network's"),
     "tensors of another layer": (lambda t: t.update({"layers.2.weight": t[WEIGHT].clone()}), "layers.2.weight: not one of"),
-    "guidance without guides": (lambda t: t.update({"guidance.0.offset": torch.zeros(4)}), "guidance.0.offset: not one of"),
     "missing tensor": (lambda t: t.pop(WEIGHT), "layers.1.weight: missing"),
     "another kernel": (
         lambda t: t.update({WEIGHT: t[WEIGHT][..., :7, :7].contiguous()}),
@@ -355,20 +353,9 @@ def test_catches_tensors_that_are_not_the_networks(files: Files, name: str) -> N
     assert word in wrong[0] and all(word in line or "rounding" in line for line in wrong)
 
 
-@pytest.mark.parametrize("attached", [{"guide_network": [8, 2]}, {"centred": True}, {"in_channels": 4}])
-def test_catches_configurations_that_the_loader_refuses(files: Files, attached: dict[str, object]) -> None:
-    write_weights(files, config=lambda config: config.update(attached))
+def test_catches_configurations_that_the_loader_refuses(files: Files) -> None:
+    write_weights(files, config=lambda config: config.update({"in_channels": 4}))
     assert any("names no network" in line for line in check(*files))
-
-
-def test_guided_denoisers_are_verified(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)), centred=True, network=(8, 3))
-    paths = tmp_path / "d.safetensors", tmp_path / "d.certificate.json"
-    save_denoiser(project(denoiser, limit=0.9), paths[0])
-    assert check(*paths) == []
-    write_weights(paths, tensors=lambda t: t.pop("guidance.0.share_offset"))
-    assert check(*paths) == ["guidance.0.share_offset: missing"]
 
 
 def test_names_in_a_file_cannot_write_lines(files: Files, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from pnp_lip import Certificate, GradientFlowDenoiser, certify, enforce, load_denoiser, load_pretrained, save_denoiser
 from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.command_line import main
-from pnp_lip.denoisers import add_guidance
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.pictures import read_image, write_image
@@ -100,7 +99,7 @@ def test_the_old_name_of_the_blur_works(blurred: Path, capsys: pytest.CaptureFix
     for option in ("--psf", "--kernel"):
         written.append(blurred.parent / f"{option}.png")
         arguments = ["deblur", str(blurred), option, "gaussian:1.5", "--noise", "0.01", "-o", str(written[-1])]
-        assert main([*arguments, "--quiet", "--tol", "1e-2", "--rounds", "0", "--denoiser", "tiny"]) == 0
+        assert main([*arguments, "--quiet", "--tol", "1e-2", "--denoiser", "tiny"]) == 0
     assert torch.equal(*map(read_image, written))
     with pytest.raises(SystemExit, match="2"):
         main(["deblur", str(blurred), "-o", "out.png"])
@@ -130,31 +129,6 @@ def test_where_nothing_can_be_written_nothing_is_begun(blurred: Path, tmp_path: 
     assert "pnp-lip: " in capsys.readouterr().err
     assert main([*deblur[:3], "gauss:1.5", *deblur[4:], "-o", str(tmp_path / "z.png")]) == 2
     assert "gaussian:SIGMA" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_rounds(blurred: Path, small: GradientFlowDenoiser, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = blurred.parent
-    save_denoiser(small, folder / "plain.safetensors")
-    save_denoiser(add_guidance(small), folder / "guided.safetensors")
-    for command in (
-        ["deblur", str(blurred), "--psf", "gaussian:1.5", "--noise", "0.01", "--tol", "1e-3", "--quiet"],
-        ["denoise", str(blurred), "--noise", "0.05"],
-    ):
-        written = {}
-        for name, rounds, status in (
-            ("guided", None, 0), ("guided", "0", 0), ("guided", "2", 0), ("guided", "-1", 2),
-            ("plain", None, 0), ("plain", "1", 2),
-        ):  # fmt: skip
-            out = folder / f"{command[0]}-{name}-{rounds}.npy"
-            options = ["--denoiser", str(folder / f"{name}.safetensors"), "-o", str(out.with_suffix(".png"))]
-            assert main([*command, *options, *([] if rounds is None else ["--rounds", rounds])]) == status
-            written[name, rounds] = read_image(out.with_suffix(".png")) if status == 0 else None
-        assert torch.equal(written["guided", "0"], written["plain", None])
-        assert not torch.equal(written["guided", "0"], written["guided", None])
-        assert not torch.equal(written["guided", "2"], written["guided", None])
-    errors = capsys.readouterr().err
-    assert "must not be negative" in errors and "has learned no guidance" in errors
 
 
 def test_certify_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +304,7 @@ def test_train_replaces_no_file_of_others(tmp_path: Path, capsys: pytest.Capture
 
 def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
     write_photographs(tmp_path / "photos", 2)
-    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--guidance", "--device", "cpu"]
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--device", "cpu"]
     arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--out", str(tmp_path / "run"), "--scales", "1,3"]
     assert main(arguments) == 0
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["patches"]["scales"] == [1, 3]

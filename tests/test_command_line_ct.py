@@ -87,7 +87,7 @@ def test_a_scan_without_fbp_begins_with_tikhonov(folder: Path, name: str, capsys
     with pytest.raises(InputError) as refusal:
         physics.fbp(y)
     np.savez("short.npz", sinogram=y[0, 0].numpy(), angles=geometry.degrees)
-    settings = ["--size", "32", "--offset", str(geometry.det_offset), *(["--fan", "60:30"] if fan else []), "--rounds", "0"]
+    settings = ["--size", "32", "--offset", str(geometry.det_offset), *(["--fan", "60:30"] if fan else [])]
     settings += ["--out", "out", "--tol", "1e-3", "--sigma", "0.01", "--denoiser", "tiny"]
     quiet = fan
     assert main(["ct", "short.npz", *settings, *(["--quiet"] if quiet else [])]) == 0
@@ -113,7 +113,7 @@ def test_dark_data_are_refused_without_fbp(folder: Path, capsys: pytest.CaptureF
 
 
 def test_no_file_of_others_is_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["ct", "y.npz", "--size", "32", "--out", "out", "--quiet", "--tol", "1e-2", "--sigma", "0.01", "--rounds", "0"]
+    arguments = ["ct", "y.npz", "--size", "32", "--out", "out", "--quiet", "--tol", "1e-2", "--sigma", "0.01"]
     Path("out").mkdir()
     for name in ("pnp-lip.npy", "ct.png", "result.json"):
         Path("out", name).write_text("mine")
@@ -138,18 +138,6 @@ def test_the_strength_follows_from_the_misfit_aimed_at(folder: Path) -> None:
         scores = {float(s): score for s, score in record["score_by_sigma"].items()}
         assert record["misfit"]["pnp-lip"] <= float(misfit) or found[-1] == pytest.approx(min(scores), rel=1e-5)
     assert found[0] < found[1]
-
-
-def test_a_second_solution_guided_by_the_first_is_the_default_and_better(folder: Path) -> None:
-    for out, more in (("once", ["--rounds", "0"]), ("twice", ["--rounds", "1"]), ("default", [])):
-        settings = ["--size", "32", "--out", out, "--quiet", "--tol", "1e-3", "--sigma", "0.01", "--denoiser", "grey"]
-        assert main(["ct", "y.npz", *settings, *more]) == 0
-        record = json.loads(Path(out, "result.json").read_text())
-        assert record["guarantee"]["proved"] and record["settings"]["sigma"] == 0.01
-    once, twice, default = (np.load(f"{out}/pnp-lip.npy") for out in ("once", "twice", "default"))
-    truth = np.load("truth.npy")
-    assert np.array_equal(twice, default)
-    assert np.linalg.norm(twice - truth) < 0.95 * np.linalg.norm(once - truth)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +181,7 @@ def test_bad_input_gives_one_clear_line(
 
 @pytest.mark.slow
 def test_a_misfit_that_no_strength_reaches_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--size", "32", "--rounds", "0", "--quiet", "--tol", "1e-3", "--denoiser", "tiny"]
+    options = ["--size", "32", "--quiet", "--tol", "1e-3", "--denoiser", "tiny"]
     np.savetxt("wrong.txt", 0.5 * ANGLES)
     for angles, wrong in (("wrong.txt", True), ("angles.txt", False)):
         for strength in ([], ["--sigma", "0.005"]):

@@ -19,10 +19,10 @@ from pnp_lip.pictures import write_image
 
 # What makes each example small: the last of two options counts.
 SMALL = {
-    "demo": ("--denoiser", "tiny", "--rounds", "0", "--quiet"),
+    "demo": ("--denoiser", "tiny", "--quiet"),
     "denoise": ("--denoiser", "tiny", "--quiet"),
     "deblur": ("--denoiser", "tiny", "--tol", "1e-2", "--quiet"),
-    "ct": ("--size", "16", "--tol", "1e-2", "--quiet", "--denoiser", "tiny", "--rounds", "0", "--sigma", "0.05"),
+    "ct": ("--size", "16", "--tol", "1e-2", "--quiet", "--denoiser", "tiny", "--sigma", "0.05"),
     "certify": (),
     "train": ("--steps", "1", "--batch", "4", "--patch", "16", "--device", "cpu"),
     "bench speed": ("--quick", "--side", "16", "--repeats", "1", "--priors", "tiny"),

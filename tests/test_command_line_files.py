@@ -29,7 +29,7 @@ from pnp_lip.images import IMAGE_SUFFIXES
 from pnp_lip.pictures import Picture, read_image, write_image
 from pnp_lip.restore import Restoration
 
-QUICK = ["--denoiser", "tiny", "--rounds", "0", "--noise", "0.05", "--quiet"]
+QUICK = ["--denoiser", "tiny", "--noise", "0.05", "--quiet"]
 COMMAND = [sys.executable, "-c", "import sys; from pnp_lip.command_line import main; sys.exit(main(sys.argv[1:]))"]
 
 
@@ -334,7 +334,7 @@ def test_weights_are_certified_once(folder: Path, monkeypatch: pytest.MonkeyPatc
     certified = []
     original = restore.load_pretrained
     monkeypatch.setattr(restore, "load_pretrained", lambda name: certified.append(name) or original(name))
-    plain = {"denoiser": "tiny", "rounds": 0, "noise": 0.05, "device": "cpu", "limit": 2**60, "jobs": 1, "out_dir": "out"}
+    plain = {"denoiser": "tiny", "noise": 0.05, "device": "cpu", "limit": 2**60, "jobs": 1, "out_dir": "out"}
     plain |= dict.fromkeys(("range", "tile", "figure", "reference"))
     options = argparse.Namespace(command="denoise", command_line="", force=False, **plain)
     for i in range(3):

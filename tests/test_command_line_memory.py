@@ -54,7 +54,7 @@ def test_the_estimate_holds_here(tmp_path: Path, rounds: int) -> None:
         assert main(sys.argv[1:]) == 0
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     """
-    arguments = ["denoise", "y.png", "-o", "x.png", "--noise", "0.05", "--denoiser", "tiny", "--rounds", str(rounds), "--quiet"]
+    arguments = ["denoise", "y.png", "-o", "x.png", "--noise", "0.05", "--denoiser", "tiny", "--quiet"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--memory", "8G"], cwd=tmp_path, env=environment, capture_output=True, check=True
@@ -153,7 +153,7 @@ def test_a_refused_allocation_is_one_line(
     monkeypatch.chdir(tmp_path)
     write_image("y.png", torch.zeros(1, 1, 20, 30))
     monkeypatch.setitem(__import__("pnp_lip.command_line.restoring", fromlist=["RESTORE"]).RESTORE, "denoise", fails)
-    arguments = ["denoise", "y.png", "--denoiser", "tiny", "--rounds", "0", "--quiet"]
+    arguments = ["denoise", "y.png", "--denoiser", "tiny", "--quiet"]
     assert main([*arguments, "-o", "x.png"]) == 2
     said = capsys.readouterr().err
     assert "memory ran out" in said and said.count("\n") == 1

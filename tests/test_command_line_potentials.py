@@ -89,7 +89,7 @@ def test_deblur_solves_one_objective(folder: Path) -> None:
         assert record["guarantee"]["proved"] and record["guarantee"]["kind"] == "critical point"
         assert record["settings"]["sigma"] == pytest.approx(0.02) and record["distance_upper"] is None
         assert record["objective"] and record["stationarity"]
-    assert main([*common, "--denoiser", "ridge.safetensors", "-o", "out.png", "--strength", "4", "--rounds", "0"]) == 0
+    assert main([*common, "--denoiser", "ridge.safetensors", "-o", "out.png", "--strength", "4"]) == 0
     assert json.loads(Path("out.json").read_text())["settings"]["weight"] == 4
 
 
@@ -108,8 +108,6 @@ def test_ct_chooses_the_noise_level_by_the_misfit(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["denoise", "noisy.npy", "--tile", "64"], "--tile belongs to a denoiser"),
-        (["denoise", "noisy.npy", "--rounds", "1"], "--rounds 1 guides a denoiser"),
-        (["deblur", "noisy.npy", "--psf", "gaussian:1", "--rounds", "2"], "is solved once"),
         (["deblur", "noisy.npy", "--psf", "gaussian:1", "--step", "1"], "--step belongs to a denoiser"),
         (["deblur", "noisy.npy", "--psf", "gaussian:1", "--strength", "-1"], "strength must be a positive number"),
         (["deblur", "noisy.npy", "--psf", "gaussian:1", "--denoiser", "ridge3.safetensors"], "takes 3 channels"),

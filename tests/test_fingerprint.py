@@ -13,10 +13,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, parametrize
 
-from pnp_lip import GradientFlowDenoiser, certify, guided, relax
+from pnp_lip import GradientFlowDenoiser, certify, relax
 from pnp_lip.certificates.certify import PROOFS, hash_weights
-from pnp_lip.denoisers import GuidedDenoiser, add_guidance
-from pnp_lip.denoisers.guided_denoiser import KEPT
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import fingerprint, require_unmodified
 from pnp_lip.layers import (
@@ -24,7 +22,6 @@ from pnp_lip.layers import (
     GradientFlowLinear,
     NoiseClip,
     ReLU,
-    SoftThreshold,
     constrain,
     project,
     release,
@@ -187,38 +184,6 @@ def test_proofs_are_in_no_object_and_in_no_file() -> None:
     del copied
     gc.collect()
     assert len(PROOFS) == count - 1
-
-
-def test_limits_of_a_guided_denoiser_are_in_no_file() -> None:
-    d_g = guided(add_guidance(small()), torch.rand(1, 1, 12, 12))
-    assert isinstance(d_g, GuidedDenoiser)
-    plain, x = pickle.dumps(d_g), torch.rand(1, 1, 12, 12)
-    with torch.no_grad():
-        y = d_g(x, 0.1)
-    assert d_g in KEPT and pickle.dumps(d_g) == plain and copy.deepcopy(d_g) not in KEPT
-    loaded = pickle.loads(plain)
-    loaded.__dict__["kept"] = KEPT[guided_at(100.0, x)]  # the limits of another guide and level
-    with torch.no_grad():
-        assert torch.equal(loaded(x, 0.1), y)
-
-
-def guided_at(factor: float, x: torch.Tensor) -> nn.Module:
-    d_g = guided(add_guidance(small()), factor * x)
-    with torch.no_grad():
-        d_g(x, 0.1)
-    return d_g
-
-
-def test_guided_layers_must_clip() -> None:
-    """A guide clips with slopes up to 1, whatever smaller slopes the layer's own activation has."""
-    denoiser = add_guidance(small())
-    denoiser.layers[0].activation = SoftThreshold(3)
-    with pytest.raises(CertificateError, match="NoiseClip"):
-        certify(guided(denoiser, torch.zeros(1, 1, 8, 8)))
-    denoiser = add_guidance(small(), network=(4, 3))
-    denoiser.guide_network.convolutions[0] = nn.Sequential(denoiser.guide_network.convolutions[0], nn.Dropout())
-    with pytest.raises(CertificateError, match="our own kind of guidance"):
-        certify(guided(denoiser, torch.zeros(1, 1, 8, 8)))
 
 
 WHOLE = {

@@ -56,7 +56,7 @@ def test_a_kernel_is_found_however_it_was_stored(name: str) -> None:
 
 
 def test_a_shifted_kernel_restores_as_the_centred_one_does() -> None:
-    fast = {"denoiser": "tiny", "rounds": 0, "tol": 1e-3, "device": "cpu"}
+    fast = {"denoiser": "tiny", "tol": 1e-3, "device": "cpu"}
     straight = deblur(Y, MOTION, 0.01, **fast)
     shifted = deblur(Y, torch.fft.ifftshift(CENTRED), 0.01, **fast)
     assert psnr(straight.image, TRUTH) > psnr(Y, TRUTH) + 1.5
@@ -68,7 +68,7 @@ def test_a_shifted_kernel_restores_as_the_centred_one_does() -> None:
 def test_even_kernels_do_not_move_the_image(psf: Tensor) -> None:
     """By the convention of all blurs here: the tap (h//2, w//2) is at zero."""
     y = Blur(psf, (1, 60, 60), padding="circular").A(X)[..., 10:-10, 10:-10]
-    found = deblur(y, psf, 0.005, denoiser="tiny", rounds=0, tol=1e-3, device="cpu")
+    found = deblur(y, psf, 0.005, denoiser="tiny", tol=1e-3, device="cpu")
     moved = {s: psnr(found.image, X.roll(s, (2, 3))[..., 10:-10, 10:-10]) for s in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))}
     assert max(moved, key=moved.get) == (0, 0)
     assert found.notes == ()
@@ -108,7 +108,7 @@ def test_a_kernel_larger_than_the_image_is_refused_unless_its_margin_is_dark() -
     with pytest.raises(InputError, match=r"the PSF \(99 x 99\) is larger than the image"):
         deblur(Y, box_psf(99), 0.01)
     wide = padded(MOTION, 301, 150 - H // 2, 150 - W // 2)
-    assert deblur(Y, wide, 0.01, denoiser="tiny", rounds=0, tol=0.5, device="cpu").record["psf_shape"] == [H, W]
+    assert deblur(Y, wide, 0.01, denoiser="tiny", tol=0.5, device="cpu").record["psf_shape"] == [H, W]
 
 
 @pytest.mark.parametrize(

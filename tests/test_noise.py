@@ -141,7 +141,7 @@ def test_what_was_never_compressed_shows_no_blocks(name: str) -> None:
 
 def test_a_blurred_photograph_that_shows_more_noise_than_was_stated_is_believed() -> None:
     y = jpeg(noisy(Blur(box_psf(5), (3, 100, 100), padding="valid").A(picture("astronaut", 100)), 0.02), 95, 2)
-    fast = {"denoiser": "tiny", "rounds": 0, "tol": 0.5, "device": "cpu"}
+    fast = {"denoiser": "tiny", "tol": 0.5, "device": "cpu"}
     found = deblur(y, box_psf(5), 0.01, **fast)
     assert found.noise == pytest.approx(0.022, abs=0.002) and "more than stated" in found.notes[0]
     assert deblur(y, box_psf(5), 0.02, **fast).noise == 0.02
@@ -172,7 +172,7 @@ def test_commands_estimate_what_is_not_stated(tmp_path: Path, capsys: pytest.Cap
     write_image(tmp_path / "blurred.png", noisy(blurred, 0.02))
     arguments = {
         "denoise": ("noisy", "0.05", []),
-        "deblur": ("blurred", "0.02", ["--psf", "motion:5:35", "--tol", "1e-3", "--rounds", "0", "--quiet"]),
+        "deblur": ("blurred", "0.02", ["--psf", "motion:5:35", "--tol", "1e-3", "--quiet"]),
     }
     for command, (image, stated, options) in arguments.items():
         files = []

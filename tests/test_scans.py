@@ -456,7 +456,7 @@ def test_the_search_for_the_axis_says_what_it_needs() -> None:
 
 # --- The command -------------------------------------------------------------------------------------------------------------
 
-QUICK = ["--out", "out", "--quiet", "--tol", "1e-3", "--sigma", "0.01", "--denoiser", "tiny", "--rounds", "0"]
+QUICK = ["--out", "out", "--quiet", "--tol", "1e-3", "--sigma", "0.01", "--denoiser", "tiny"]
 
 
 def test_one_command_from_the_file_to_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ from pnp_lip.certificates.calculus import CurvatureBound, MapBound, clip, compos
 from pnp_lip.certificates.certificate import Certificate, LayerCertificate
 from pnp_lip.certificates.settings import check_slopes, real, require_range, statement, text, whole
 from pnp_lip.certificates.sizes import SAME, UNKNOWN, Axis, image_sizes
-from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoiser, RelaxedDenoiser, SlicedDenoiser
+from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, RelaxedDenoiser, SlicedDenoiser
 from pnp_lip.denoisers.sliced_denoiser import check_slicing
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import Rules, fingerprint, hash_tensor, recognise, require_unmodified
-from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Guidance, GuideNetwork, IsometricLift, NoiseClip
+from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, IsometricLift, NoiseClip
 from pnp_lip.potentials import SlicedPotential
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
 from pnp_lip.spectral.norm_bound import square_upper
@@ -52,7 +52,7 @@ RULES: Rules[Rule] = Rules()
 # The proofs of the modules that are alive, each for one fingerprint. Outside of the modules, so that no file can bring its own.
 # With a copy of each certificate, since callers might change what they got.
 PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof, Certificate]] = WeakKeyDictionary()
-recognise(nn.ModuleList, IsometricLift, Guidance, GuideNetwork)
+recognise(nn.ModuleList, IsometricLift)
 
 
 def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -249,20 +249,6 @@ def certify_relaxed(denoiser: RelaxedDenoiser, path: str, rtol: float) -> Proof:
     if not 0 <= real(denoiser.theta, join(path, "theta")) <= 1:
         raise CertificateError(f"`{join(path, 'theta')}` must lie in [0, 1]; got {denoiser.theta}.")
     return dataclasses.replace(inner, bound=relax(inner.bound, denoiser.theta))
-
-
-@own_rule(GuidedDenoiser)
-def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
-    """The proof of the denoiser without a guide: its layers clip to other limits and about centres, with the same slopes."""
-    plain, start = denoiser.denoiser, join(path, "denoiser")
-    certify(plain, rtol=rtol)  # many guides share one denoiser, whose proof is kept
-    inner = copy.deepcopy(PROOFS[plain][3])
-    clips = type(plain) is GradientFlowDenoiser and all(type(layer.activation) is NoiseClip for layer in plain.layers)
-    parts = {type(part) for made in (plain.guidance, plain.guide_network) if made is not None for part in made.modules()}
-    if not clips or parts - {Guidance, GuideNetwork, nn.ModuleList, nn.Conv2d}:
-        raise CertificateError(f"`{start}`: a guide is covered for layers with a NoiseClip and our own kind of guidance.")
-    layers = tuple(dataclasses.replace(layer, path=join(start, layer.path)) for layer in inner.layers)
-    return dataclasses.replace(inner, layers=layers)
 
 
 @own_rule(ClippedDenoiser)

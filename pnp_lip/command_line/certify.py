@@ -8,13 +8,14 @@ import torch
 from pnp_lip.attacker import attack
 from pnp_lip.benchmarks.photographs import central_crop
 from pnp_lip.certificates import certify
+from pnp_lip.colour import planes
 from pnp_lip.command_line.common import ATTACKED_SIDE, say
 from pnp_lip.command_line.records import claim
 from pnp_lip.curvature_attack import attack_curvature
 from pnp_lip.errors import InputError
 from pnp_lip.pictures import read_image
 from pnp_lip.potentials import GradientStepPotential, RidgePotential
-from pnp_lip.restore import by_channel, get_certified
+from pnp_lip.restore import get_certified
 from pnp_lip.second_opinion import disputed
 from pnp_lip.solvers import licensed
 
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         without = "a potential is attacked without images: leave out what follows --attack."
         raise InputError(without if potential else "--attack needs images, near which a denoiser is attacked.")
     images = {path: read_image(path, grey=model.in_channels == 1) for path in options.attack or ()}
-    crops = [central_crop(by_channel(x, model), ATTACKED_SIDE, path) for path, x in images.items()]
+    crops = [central_crop(planes(x, model.in_channels)[0], ATTACKED_SIDE, path) for path, x in images.items()]
     certificate = certify(model, rtol=options.rtol)
     say(str(certificate) if potential else f"{certificate}\nlicensed solvers: {', '.join(licensed(certificate)) or 'none'}")
     if options.json:

@@ -12,7 +12,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 ANGLES = "a file (npy or text) or START:STOP:STEP in degrees, STOP excluded"
 ATTACKED_SIDE = 24  # of the attacked crops, in pixels: larger than the reach of a layer, small enough for seconds
 NOT_CONVERGED = 3  # exit status
-OUT_OF_MEMORY = "memory ran out; a smaller image, --rounds 0 or fewer --jobs need less."
+OUT_OF_MEMORY = "memory ran out; a smaller image or fewer --jobs need less."
 PSF = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
 STARTED = 900 * 2**20  # bytes of a process with torch, deepinv and the weights loaded (docs/large.md)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pnp_lip.command_line.common import ANGLES, NOT_CONVERGED, say
 from pnp_lip.command_line.ct_scan import WRITTEN, Run, is_scan
-from pnp_lip.command_line.explain import say_results
+from pnp_lip.command_line.explain import say_result
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, check_noise, get_prior, make_folder
 from pnp_lip.command_line.items import Item, Outcome
@@ -51,21 +51,21 @@ def run(options: argparse.Namespace) -> int:
     sinogram = read_sinogram(options.sinogram, options.angles)
     out = make_folder(options.out)
     claim([out / name for name in WRITTEN], [options.sinogram, options.angles], force=options.force)
-    denoiser, rounds = get_prior(options)
-    physics = projector(sinogram, options, normalize=isinstance(denoiser, Potential))
+    prior = get_prior(options)
+    physics = projector(sinogram, options, normalize=isinstance(prior, Potential))
     mistake = likely_mistake(physics, sinogram.y)
     if mistake:
         say(f"WARNING: {mistake}.")
     path = None if options.sinogram is None else Path(options.sinogram)
     origin = origin_of(options, options.sinogram, path)
     y = float(physics.unit) * sinogram.y
-    found, record = reconstruct(options, sinogram, physics, y, (denoiser, rounds), out, origin)
-    say_results(found.results, explain=options.explain)
+    found, record = reconstruct(options, sinogram, physics, y, prior, out, origin)
+    say_result(found.result, explain=options.explain)
     misses = ", ".join(f"{name} {value:.1%}" for name, value in record["misfit"].items() if value is not None)
     say(f"wrote {out / 'ct.png'}: sigma {found.choice.best['sigma']:g}, relative data misfit {misses}")
     for line in record["notes"]:
         say(line)
-    return 0 if found.results[-1].status == "converged" else NOT_CONVERGED
+    return 0 if found.result.status == "converged" else NOT_CONVERGED
 
 
 def open_run(options: argparse.Namespace) -> Run:
@@ -74,13 +74,13 @@ def open_run(options: argparse.Namespace) -> Run:
     prior = functools.cache(lambda: get_prior(options))  # a scan that cannot be read needs none
 
     def project(sinogram: Sinogram, center: float | None, fan: FanBeam | None) -> Projector:
-        return projector(sinogram, options, isinstance(prior()[0], Potential), center=center, fan=fan)
+        return projector(sinogram, options, isinstance(prior(), Potential), center=center, fan=fan)
 
     def solve(y: Tensor, physics: Projector, sinogram: Sinogram, sigma: float | None, out: Path, origin: Origin) -> float:
         settled = argparse.Namespace(**{**vars(options), "sigma": options.sigma if sigma is None else sigma})
         found, _ = reconstruct(settled, sinogram, physics, y, prior(), out, origin)
         if sigma is None:
-            say_results(found.results, explain=options.explain)
+            say_result(found.result, explain=options.explain)
         return float(found.choice.best["sigma"])
 
     return Run.open(options, theta, project, solve)
@@ -96,7 +96,7 @@ def reconstruct(
     sinogram: Sinogram,
     physics: Projector,
     measured: Tensor,
-    prior: tuple[Learned, int],
+    prior: Learned,
     out: Path,
     origin: Origin,
 ) -> tuple[Slice, Origin]:
@@ -108,8 +108,7 @@ def reconstruct(
     y = measured / scale
     found = solve_slice(y, physics, images["Tikhonov"], prior, sigma=options.sigma, misfit=options.misfit, tol=options.tol,
                         max_iter=options.max_iter)  # fmt: skip
-    results = found.results
-    images["pnp-lip"] = results[-1].x
+    images["pnp-lip"] = found.result.x
     misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
     explained = found.noise * math.sqrt(y.numel()) / float(y.norm())
     unavailable = [] if options.quiet else [f"no {name} to compare with: {reason}" for name, reason in missing.items()]
@@ -124,8 +123,8 @@ def reconstruct(
         "norm": {**dataclasses.asdict(physics.norm_bound()), "method": str(physics.norm_bound().method)},
         "criterion": found.choice.criterion,
         "score_by_sigma": by_sigma(found.choice),
-        "notes": [*unavailable, *remarks(results[-1].x, found.top, misfit["pnp-lip"], explained, options)],
-        **json.loads(results[-1].to_json()),
+        "notes": [*unavailable, *remarks(found.result.x, found.top, misfit["pnp-lip"], explained, options)],
+        **json.loads(found.result.to_json()),
     }
     source = (f"sinogram, {len(sinogram.angles)} views", sinogram.y.mT)
     titles = {f"{name}\ndata misfit {misfit[name]:.1%}": image for name, image in images.items()}
@@ -135,7 +134,7 @@ def reconstruct(
         for name, image in files.items():
             with places[name].open("wb") as file:
                 np.save(file, scale * image[0, 0].numpy())
-        draw(places["ct.png"], source, titles, {"pnp-lip": results}, labels=("detector", "view"))
+        draw(places["ct.png"], source, titles, {"pnp-lip": found.result}, labels=("detector", "view"))
         record["written"] = {name: sha256_of(place) for name, place in places.items()}
         write_record(out / "result.json", record)
         for name in missing:  # that of an earlier run

@@ -13,7 +13,7 @@ __all__ = ["restore"]
 def restore(picture: Picture, options: argparse.Namespace) -> Restoration:
     """The picture as the options ask for it."""
     return deblur(
-        picture.pixels, parse_psf(options.psf), options.noise, denoiser=options.denoiser, rounds=options.rounds,
+        picture.pixels, parse_psf(options.psf), options.noise, denoiser=options.denoiser,
         strength=options.strength, padding=options.padding, step=options.step, tol=options.tol, max_iter=options.max_iter,
         value_range=get_range(options.range), correlated=True if picture.correlated else None, device=options.device,
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """``pnp-lip demo``: blur a photograph, restore it with a proof, and show it beside total variation."""
 
 import argparse
-import functools
 import json
 import math
 import time
@@ -13,14 +12,14 @@ from torch import Tensor
 from pnp_lip.benchmarks.baselines import total_variation
 from pnp_lip.benchmarks.photographs import photograph, validation_images
 from pnp_lip.command_line.common import NOT_CONVERGED, say
-from pnp_lip.command_line.explain import say_results
+from pnp_lip.command_line.explain import say_result
 from pnp_lip.command_line.figure import draw
 from pnp_lip.command_line.inputs import by_sigma, get_prior, make_folder
 from pnp_lip.command_line.records import claim, sha256_of
 from pnp_lip.images import psnr, ssim, write_atomically
 from pnp_lip.operators import Blur, shake_psf
 from pnp_lip.potentials import Potential
-from pnp_lip.restore import solutions, solver_of, suggested
+from pnp_lip.restore import solver_of, suggested
 from pnp_lip.solvers import Anderson, ForwardBackward, Result, Solver, choose_by_reference
 from pnp_lip.version import __version__
 
@@ -38,11 +37,11 @@ def run(options: argparse.Namespace) -> int:
     out, start = make_folder(options.out), time.perf_counter()
     claim([out / name for name in ("demo.png", "result.json")], force=options.force)
     tell = (lambda text: None) if options.quiet else say
-    prior, rounds = get_prior(options)
+    prior = get_prior(options)
     x, others = photograph("camera", 256), torch.cat([image.x for image in validation_images(SIDE)[:3]])
     (physics, y), (other_physics, other_y) = blurred(x, seed=0), blurred(others, seed=1)
     tuning: dict[str, dict[str, object]] = {}
-    results: dict[str, tuple[Result, ...]] = {}
+    results: dict[str, Result] = {}
 
     def tuned(name: str, solver: Solver, levels: list[float], guarantee: str) -> Solver:
         tell(f"{name}: choosing the strength on other photographs ...")
@@ -57,26 +56,24 @@ def run(options: argparse.Namespace) -> int:
         ours = solver_of(prior, sigma=sigma, weight=weight)
     else:
         ours = tuned(OURS, cast(Solver, solver_of(prior, tol=TOL)), [math.sqrt(s) * NOISE for s in STRENGTHS], "require")
-    for name, solver, guarantee, again in ((TV, rival, "report", 0), (OURS, ours, "require", rounds)):
+    for name, solver, guarantee in ((TV, rival, "report"), (OURS, ours, "require")):
         tell(f"{name}: restoring ...")
-        solve = functools.partial(type(solver).solve, reference=x, guarantee=guarantee)
-        results[name] = solutions(solver, y, physics, again, solve=solve)
+        results[name] = solver.solve(y, physics, reference=x, guarantee=guarantee)
     seconds = time.perf_counter() - start
-    images = {"observed": y} | {name: solutions[-1].x for name, solutions in results.items()}
+    images = {"observed": y} | {name: result.x for name, result in results.items()}
     quality = {name: psnr(image, x) for name, image in images.items()}
     similarity = {name: ssim(image, x) for name, image in images.items()}
     titles = {f"{name}\n{quality[name]:.2f} dB, SSIM {similarity[name]:.3f}": images[name] for name in images}
     draw(out / "demo.png", ("photograph\n", x), titles, results, corner=(1 / 6, 1 / 4))
-    *before, last = (json.loads(result.to_json()) for result in results[OURS])
-    baseline = json.loads(results[TV][-1].to_json())
+    last, baseline = (json.loads(results[name].to_json()) for name in (OURS, TV))
     about = {"pnp_lip": __version__, "command": options.command_line, "written": {"demo.png": sha256_of(out / "demo.png")}}
-    record = {**about, "psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last, "before": before}
+    record = {**about, "psnr": quality, "ssim": similarity, "tuning": tuning, "seconds": seconds, **last}
     with write_atomically(out / "result.json") as path:
         path.write_text(json.dumps({**record, "baseline": baseline}, indent=1) + "\n")
     if not options.quiet:
-        say_results(results[OURS], explain=options.explain)
+        say_result(results[OURS], explain=options.explain)
     say(f"wrote {out / 'demo.png'}: {', '.join(f'{name} {value:.2f} dB' for name, value in quality.items())}")
-    return 0 if results[OURS][-1].status == "converged" else NOT_CONVERGED
+    return 0 if results[OURS].status == "converged" else NOT_CONVERGED
 
 
 def blurred(x: Tensor, seed: int) -> tuple[Blur, Tensor]:

@@ -1,4 +1,4 @@
-"""``pnp-lip denoise``: one pass of the denoiser and one more that the first one guides, or the minimiser with a potential."""
+"""``pnp-lip denoise``: remove Gaussian noise from the user's own image."""
 
 import argparse
 
@@ -12,6 +12,6 @@ __all__ = ["restore"]
 def restore(picture: Picture, options: argparse.Namespace) -> Restoration:
     """The picture as the options ask for it."""
     return denoise(
-        picture.pixels, options.noise, denoiser=options.denoiser, rounds=options.rounds, tile=options.tile,
+        picture.pixels, options.noise, denoiser=options.denoiser, tile=options.tile,
         value_range=get_range(options.range), correlated=True if picture.correlated else None, device=options.device,
     )  # fmt: skip

@@ -1,26 +1,22 @@
 """What is proved of a result, in one line or as a table."""
 
-from collections.abc import Sequence
-
 from pnp_lip.command_line.common import say
 from pnp_lip.solvers import Denoising, Guarantee, Result
 from pnp_lip.solvers.hypothesis import MET, STATED, UNMET, show
 
-__all__ = ["explained", "said", "say_results"]
+__all__ = ["explained", "said", "say_result"]
 
 
-def say_results(results: Sequence[Result], *, explain: bool) -> None:
-    """A line for each solution; of the last one the whole guarantee, if asked for."""
-    for i, result in enumerate(results, start=1):
-        place = f"solution {i} of {len(results)}: " if len(results) > 1 else ""
-        more = f" (--explain lists the {len(result.guarantee.hypotheses)} hypotheses)"
-        say(f"{place}{said(result)}" + more * (result.guarantee.proved and not explain))
-    if results[-1].status == "max_iter":
+def say_result(result: Result, *, explain: bool) -> None:
+    """How it ended and what is proved in a line; the whole guarantee, if asked for."""
+    more = f" (--explain lists the {len(result.guarantee.hypotheses)} hypotheses)"
+    say(said(result) + more * (result.guarantee.proved and not explain))
+    if result.status == "max_iter":
         say("advice: the image still changes; allow more iterations by --max-iter, or stop earlier by a larger --tol.")
-    elif results[-1].advice:
-        say(f"advice: {results[-1].advice}")
+    elif result.advice:
+        say(f"advice: {result.advice}")
     if explain:
-        for line in explained(results[-1].guarantee):
+        for line in explained(result.guarantee):
             say(line)
 
 

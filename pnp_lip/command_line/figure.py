@@ -1,6 +1,6 @@
 """The picture of a run: what was given, what came out, a detail of each, and the convergence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def draw(
     path: Path,
     source: tuple[str, Tensor],
     images: Mapping[str, Tensor],
-    runs: Mapping[str, Sequence[Result]],
+    runs: Mapping[str, Result],
     *,
     labels: tuple[str, str] | None = None,
     corner: tuple[float, float] = (1 / 3, 1 / 3),
@@ -45,7 +45,7 @@ def draw(
         figure.savefig(temporary, dpi=90, format="png")
 
 
-def draw_restored(path: Path, images: Mapping[str, Tensor], results: Sequence[Result]) -> None:
+def draw_restored(path: Path, images: Mapping[str, Tensor], result: Result | None) -> None:
     """Each of ``images``, the first of them the input, above a detail: where the second one differs most from the first.
 
     Images are (1, C, H, W) on [0, 1], C = 1 or 3. The convergence follows where there is one.
@@ -55,7 +55,7 @@ def draw_restored(path: Path, images: Mapping[str, Tensor], results: Sequence[Re
     size = tuple(min(DETAIL, max(1, side // 3)) for side in (h, w))
     top, left = busiest((after - before).abs().mean(1, keepdim=True), size)
     k = max(1, min(h, w) // PANEL)
-    iterated = any(result.iterations > 1 for result in results)
+    iterated = result is not None and result.iterations > 1
     columns = len(images) + iterated
     figure = Figure(figsize=(4 * columns, 4 * (min(h / w, 2) + size[0] / size[1]) + 0.8), layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False, height_ratios=(min(h / w, 2), size[0] / size[1]))
@@ -65,9 +65,9 @@ def draw_restored(path: Path, images: Mapping[str, Tensor], results: Sequence[Re
         frame = Rectangle(corner, width, height, fill=False, color="red", linewidth=1.2)
         axes[0, column].add_patch(frame)
         show(axes[1, column], f"detail, {size[1]} x {size[0]} pixels", image[..., top : top + size[0], left : left + size[1]])
-    if iterated:
+    if result is not None and iterated:
         axes[0, -1].axis("off")
-        draw_convergence(axes[1, -1], {"pnp-lip": results})
+        draw_convergence(axes[1, -1], {"pnp-lip": result})
     with write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
 
@@ -92,21 +92,11 @@ def show(axis: Axes, title: str, image: Tensor, labels: tuple[str, str] | None =
     axis.set_title(title)
 
 
-def draw_convergence(axis: Axes, runs: Mapping[str, Sequence[Result]]) -> None:
-    """The relative residuals, or an objective's stationarity, one colour for each name.
-
-    Solutions that guide the next one are dashed and come before it.
-    """
-    for i, (name, results) in enumerate(runs.items()):
-        titles = [result.guarantee.title for result in results]
-        proof = next((title for title in titles if title != "proved"), "proved")
-        start = 0
-        for k, result in enumerate(results):
-            last = result is results[-1]
-            relative = [r or None for r in result.history.relative]  # a residual of zero has no logarithm
-            label = (name if len(results) == 1 else f"{name}, solution {k + 1}") + (f": {proof}" if last else "")
-            axis.semilogy(range(start, start + len(relative)), relative, f"C{i}" + ("-" if last else "--"), label=label)
-            start += len(relative)
+def draw_convergence(axis: Axes, runs: Mapping[str, Result]) -> None:
+    """The relative residual, or an objective's stationarity, of each run."""
+    for name, result in runs.items():
+        relative = [r or None for r in result.history.relative]  # a residual of zero has no logarithm
+        axis.semilogy(range(len(relative)), relative, label=f"{name}: {result.guarantee.title}")
     axis.set(xlabel="iteration", ylabel="residual, or stationarity of an objective", title="convergence")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9)

@@ -5,19 +5,15 @@ import math
 from pathlib import Path
 
 from pnp_lip.errors import InputError
-from pnp_lip.restore import Learned, default_prior, prior_of
+from pnp_lip.restore import DEFAULTS, Learned, prior_of
 from pnp_lip.solvers import Choice
 
 __all__ = ["by_sigma", "check_noise", "get_prior", "get_range", "make_folder"]
 
 
-def get_prior(options: argparse.Namespace, channels: int = 1) -> tuple[Learned, int]:
-    """The denoiser or potential, by default the command's one for so many channels, and how often to solve again.
-
-    Raises InputError for rounds that it cannot do.
-    """
-    prior, _, rounds = prior_of(options.denoiser, options.rounds, default_prior(options.command, channels))
-    return prior, rounds
+def get_prior(options: argparse.Namespace) -> Learned:
+    """The denoiser or potential, by default the command's one."""
+    return prior_of(options.denoiser, DEFAULTS[options.command])[0]
 
 
 def get_range(text: str | None) -> tuple[float, float] | None:

@@ -73,21 +73,21 @@ def add_commands(commands: Commands) -> None:
 
     add = new(commands, "denoise", "remove Gaussian noise from images", module="files")
     add_image(add)
-    tile = "with --rounds 0: work in squares of N x N pixels, which saves memory and changes nothing (default: 2048)"
+    tile = "with a denoiser: work in squares of N x N pixels, which saves memory and changes nothing (default: 2048)"
     add("--tile", type=int, metavar="N", help=tile)
-    add_prior(add, "grey; colour for colour images")
+    add_prior(add, "ridge")
 
     add = new(commands, "deblur", "restore blurred images whose blur is known", module="files")
     add_image(add)
     blur = f"what the blur makes of a point of light: {PSF} (--kernel is the former name)"
     add("--psf", "--kernel", required=True, metavar="PSF", help=blur)
     strength = "how smooth: half of the default keeps more detail and more noise, twice the default less of both"
-    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.5; ridge 0.15; a denoiser, as colour is, 0.25)")
+    add("--strength", type=float, metavar="S", help=f"{strength} (default: 0.5; ridge 0.15; a denoiser 0.25)")
     borders = '"valid" (unknown, right for photographs, the default), "circular", "zeros", "replicate" or "reflect"'
     add("--padding", default="valid", help=f"what lies beyond the edge of the image: {borders}")
     add("--step", type=float, help="for experts: a denoiser's step, in (0, 2/||A||^2) (default: 1.9/||A||^2)")
     add_stopping(add, 1000)
-    add_prior(add, "gradient-step; colour for colour images")
+    add_prior(add, "gradient-step")
 
     add = new(commands, "ct", "reconstruct a tomographic slice from its sinogram")
     own = 'a scan (HDF5, TIFF, .mat), npy (detectors, views), or npz with "sinogram" and "angles" (default: measured, shipped)'
@@ -186,10 +186,7 @@ def add_stopping(add: Add, max_iter: int) -> None:
 
 
 def add_prior(add: Add, default: str) -> None:
-    """The denoiser or potential, and how often to solve again."""
-    known = "what knows how images look: gradient-step, ridge, grey, tiny (faster), in colour gradient-step-colour, "
-    known += "ridge-colour, colour, or a .safetensors, .pt or .pth file "
+    """The denoiser or potential, and how much is said of it."""
+    known = "what knows how images look: gradient-step, ridge, grey, tiny (fastest), colour, or a .safetensors, .pt or .pth file "
     add("--denoiser", metavar="NAME|FILE", help=f"{known}of a denoiser or a potential (default: {default})")
-    again = "restore N more times, each time guided by the last result: sharper, 0 is faster (default: 1 if the denoiser can)"
-    add("--rounds", type=int, metavar="N", help=again)
     add("--explain", action="store_true", help="what is proved: the theorem, and a table of everything that it asks for")

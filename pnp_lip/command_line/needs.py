@@ -10,7 +10,7 @@ from pnp_lip.memory import keeping_within, most_kept
 from pnp_lip.operators import parse_psf
 from pnp_lip.pictures import Picture
 from pnp_lip.potentials import GradientStepPotential
-from pnp_lip.restore import Learned, default_prior, prior_of
+from pnp_lip.restore import DEFAULTS, Learned, prior_of
 from pnp_lip.solvers import Anderson
 
 __all__ = ["needed", "share_of_memory"]
@@ -20,7 +20,6 @@ SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is ke
 # Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
 PASS, SOLVE, MINIMISE = 90, 86, 300  # bytes for each number: a pass; forward-backward without differences; a potential
 STEP = 2400  # bytes for each number of a window in which a gradient-step potential is differentiated, in float64
-NETWORK = 250 * 2**20  # bytes of the windows in which a network improves a guide
 
 
 def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
@@ -31,40 +30,29 @@ def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
     order, four = layout(picture.pixels)
     images, channels, rows, columns = (four[i] for i in order)
     channels -= channels in (2, 4)  # alpha
-    prior, _, rounds = prior_of(options.denoiser, options.rounds, default_prior(options.command, channels))
+    prior, _ = prior_of(options.denoiser, DEFAULTS[options.command])
     blurred = options.command == "deblur"
     if blurred and options.padding == "valid":
         rows, columns = (side + more - 1 for side, more in zip((rows, columns), parse_psf(options.psf).shape, strict=True))
     for share in SHARES:
         with keeping_within(options.limit // share):
-            need = needed(prior, rounds, images * channels, rows * columns, blurred=blurred)
+            need = needed(prior, images * channels, rows * columns, blurred=blurred)
         if need <= options.limit:
             return int(options.limit // share)
     fewer = " fewer --jobs," * (options.jobs > 1 and options.out_dir is not None)
-    less = " --rounds 0," * (rounds > 0)
-    if not isinstance(prior, GradientFlowDenoiser):
-        less = f" --denoiser {default_prior('denoise', prior.in_channels)}, which needs less,"
+    less = "" if isinstance(prior, GradientFlowDenoiser) else " --denoiser grey, which needs less,"
     sizes = f"about {need / 2**30:.1f} GB of memory, and there are {options.limit / 2**30:.1f} GB"
     raise InputError(f"{columns} x {rows} pixels take {sizes}; continue with{fewer}{less} a part of the image, or more memory.")
 
 
-def needed(prior: Learned, rounds: int, planes: int, pixels: int, *, blurred: bool) -> int:
+def needed(prior: Learned, planes: int, pixels: int, *, blurred: bool) -> int:
     """Bytes that the process holds at most, for so many ``planes`` (channels of all images) of so many ``pixels`` each."""
     numbers = planes * pixels
     if isinstance(prior, GradientStepPotential):
         return STARTED + MINIMISE * numbers + STEP * (planes // prior.in_channels) * min(pixels, prior.window)
     if not isinstance(prior, GradientFlowDenoiser):
         return STARTED + MINIMISE * numbers
-    most, clips = most_kept(), 0
-    total = STARTED + (SOLVE if blurred else PASS) * numbers
-    if blurred:
-        state = FLOAT * numbers
-        total += 2 * state * min(Anderson().memory, max(1, most // (2 * state)))
-    if rounds:
-        kept = 0
-        for layer in prior.flows:  # what guided layers keep, and three times that of the one that is made
-            size = FLOAT * layer.kernel[0] * (1 + prior.centred) * pixels * (planes // prior.in_channels)
-            if kept + size <= most:
-                clips, kept = max(clips, kept + 3 * size), kept + size
-        total += clips + (rounds - 1) * kept + NETWORK
-    return total
+    if not blurred:
+        return STARTED + PASS * numbers
+    state = FLOAT * numbers
+    return STARTED + SOLVE * numbers + 2 * state * min(Anderson().memory, max(1, most_kept() // (2 * state)))

@@ -16,7 +16,7 @@ __all__ = ["Origin", "changed", "claim", "origin_of", "record_of", "request_of",
 Origin: TypeAlias = dict[str, Any]
 
 FILES = ("psf", "denoiser", "angles", "flat", "dark")  # settings that may name a file
-SETTINGS = (*FILES, "noise", "range", "rounds", "strength", "padding", "step", "tol", "max_iter", "tile", "device", "fan",
+SETTINGS = (*FILES, "noise", "range", "strength", "padding", "step", "tol", "max_iter", "tile", "device", "fan",
             "curved", "size", "spacing", "offset", "misfit", "sigma", "center", "weights", "stripes")  # fmt: skip
 BLOCK = 2**20  # bytes that are read at once
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pnp_lip.command_line import deblur, denoise
 from pnp_lip.command_line.common import NOT_CONVERGED, say
-from pnp_lip.command_line.explain import say_results
+from pnp_lip.command_line.explain import say_result
 from pnp_lip.command_line.figure import draw_restored
 from pnp_lip.command_line.inputs import get_range
 from pnp_lip.command_line.items import Item, Outcome, failure, outcome
@@ -50,8 +50,8 @@ def run(options: argparse.Namespace) -> int:
         kind = suffix if suffix in IMAGE_SUFFIXES else ".png"
         kept = Path(folder) / f"out{kind}" if output == STREAM else check_output(output)
         found = restore_file(path, kept, options, tell=say, name=source)
-        if found.results:
-            say_results(found.results, explain=options.explain)
+        if found.result is not None:
+            say_result(found.result, explain=options.explain)
         if output == STREAM:
             with kept.open("rb") as file:
                 shutil.copyfileobj(file, stream.buffer)
@@ -103,7 +103,7 @@ def restore_file(
         tell(f"PSNR {quality['before']:.2f} dB before, {quality['after']:.2f} dB after")
         images = {f"{name}, {quality[name]:.2f} dB" if name in quality else name: image for name, image in images.items()}
     if figure is not None:
-        draw_restored(figure, {name: image[:1] for name, image in images.items()}, found.results)
+        draw_restored(figure, {name: image[:1] for name, image in images.items()}, found.result)
     for note in save(output, found, picture, figure=figure, **about):
         tell(note)
     return found

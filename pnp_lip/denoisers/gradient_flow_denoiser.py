@@ -1,7 +1,7 @@
 """The convolutional denoiser that is nonexpansive by construction."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
+from pnp_lip.layers import GradientFlowConv2d, IsometricLift, NoiseClip
 
-__all__ = ["GradientFlowDenoiser", "Sigma", "add_guidance", "denoiser_from_config", "noise_level", "require_image"]
+__all__ = ["GradientFlowDenoiser", "Sigma", "denoiser_from_config", "noise_level", "require_image"]
 
 Sigma = float | Tensor | None
 
@@ -36,7 +36,6 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     Parameters: ``channels`` of the state, those of the image by default; ``hidden_channels`` of W; ``dilations``, one per
     layer; ``padding_mode`` "zeros" or "circular"; ``default_sigma``, used when a solver passes no noise level;
     ``step_fraction``, the first τ_i/2. The untrained network is nonexpansive only after ``constrain`` or ``project``.
-    ``add_guidance`` attaches what ``guided`` needs, which D itself does not use.
 
     Shapes: x is (B, in_channels, H, W) with values in [0, 1]; σ, on the same scale, is None, a number, or a tensor of
     shape (), (1,), (B,) or (1, 1). Raises InputError for a negative or non-finite σ and ShapeError for a wrong shape.
@@ -77,8 +76,6 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             )
             for dilation in dilations
         )
-        self.guidance: nn.ModuleList | None = None
-        self.guide_network: GuideNetwork | None = None
 
     @property
     def in_channels(self) -> int:
@@ -122,15 +119,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def config(self) -> dict[str, object]:
         """What ``denoiser_from_config`` builds the same network from; files of weights hold it."""
         names = ("in_channels", "channels", "hidden_channels", "kernel_size", "padding_mode", "default_sigma")
-        network = None if self.guide_network is None else list(self.guide_network.size)
-        attached = {"guidance": self.guidance is not None, "centred": self.centred, "guide_network": network}
-        plain = {name: getattr(self, name) for name in names} | {"dilations": list(self.dilations)}
-        return plain | {name: value for name, value in attached.items() if value}
-
-    @property
-    def centred(self) -> bool:
-        """Whether guided clips have centres."""
-        return self.guidance is not None and all(isinstance(g, Guidance) and g.centred for g in self.guidance)
+        return {name: getattr(self, name) for name in names} | {"dilations": list(self.dilations)}
 
     def forward(self, x: Tensor, sigma: Sigma = None, **kwargs: object) -> Tensor:
         """D(x, σ). Further keywords are accepted because deepinv's solvers may pass them, and ignored."""
@@ -154,26 +143,24 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """Whether layers are evaluated on the whole image: where a graph is kept, and on other devices than a processor."""
         return x.device.type != "cpu" or self.differentiable(x)
 
-    def by_window(
-        self, f: Callable[..., Tensor], z: Tensor, *others: Tensor, sigma: Tensor, reach: int, whole: bool, by_pixel: bool = True
-    ) -> Tensor:
-        """f(z, *others, sigma=σ) on the ``whole`` batch, or image by image in windows whose hidden channels stay in the cache.
+    def by_window(self, layer: nn.Module, z: Tensor, *, sigma: Tensor, reach: int, whole: bool, by_pixel: bool) -> Tensor:
+        """Φ(z, σ) of the ``whole`` batch, or image by image in windows whose hidden channels stay in the cache.
 
-        The windows are 2 to 3 times faster, and smaller ones for several images at once would lose that again. Any of z, the
-        others and σ may be the same for all images.
+        The windows are 2 to 3 times faster, and smaller ones for several images at once would lose that again.
         """
         if whole:
-            return f(z, *others, sigma=sigma)
+            return cast(Tensor, layer(z, sigma=sigma))
         tile, circular = cache_tile(self.hidden_channels, *z.shape[2:]), self.padding_mode == "circular"
 
-        def in_layout(window: Tensor, *rest: Tensor, sigma: Tensor) -> Tensor:
-            return f(stored(window, by_pixel=by_pixel), *rest, sigma=sigma)
+        def in_layout(window: Tensor, *, sigma: Tensor) -> Tensor:
+            return cast(Tensor, layer(stored(window, by_pixel=by_pixel), sigma=sigma))
 
-        found = []
-        for i in range(max(len(given) for given in (z, *others, sigma))):
-            *images, level = (given if len(given) == 1 else given[i : i + 1] for given in (z, *others, sigma))
-            found.append(map_windows(partial(in_layout, sigma=level), *images, tile=tile, reach=reach, circular=circular))
-        return torch.cat(found) if len(found) > 1 else found[0]
+        levels = sigma.expand(len(z)) if len(sigma) == 1 else sigma
+        parts = [
+            map_windows(partial(in_layout, sigma=levels[i : i + 1]), z[i : i + 1], tile=tile, reach=reach, circular=circular)
+            for i in range(len(z))
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def use_fourier(self, on: bool) -> None:
         """Whether to convolve by the Fourier transform where gradients are recorded: less than half the time, other rounding."""
@@ -205,51 +192,16 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=circular)
 
 
-def add_guidance(
-    denoiser: GradientFlowDenoiser, *, centred: bool = False, network: Sequence[int] | None = None
-) -> GradientFlowDenoiser:
-    """Attach, in place, what ``guided`` needs: a ``Guidance`` for each layer and, if asked for, a ``GuideNetwork``.
-
-    The map D itself does not change, nor does its certificate. What was attached before stays, with its weights: guidance
-    only gains centres that it lacks, if ``centred``, and without ``network``, the (width, depth) of an untrained guide
-    network, an old one remains. Returns the denoiser. Raises InputError for a size that makes no network.
-
-    >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1)), network=(8, 3))
-    >>> denoiser.config["guidance"], denoiser.config["guide_network"]
-    (True, [8, 3])
-    """
-    like, old = next(denoiser.parameters()), denoiser.guidance
-    if old is None or (centred and not denoiser.centred):
-        new = nn.ModuleList(Guidance(layer.kernel[0], centred=centred) for layer in denoiser.flows).to(like)
-        if old is not None:
-            new.load_state_dict(old.state_dict(), strict=False)
-        denoiser.guidance = new
-    if network is not None:
-        if len(network) != 2:
-            raise InputError(f"`network` is the width and the depth of a guide network; got {network!r}.")
-        denoiser.guide_network = GuideNetwork(denoiser.in_channels, width=network[0], depth=network[1]).to(like)
-    denoiser.train(denoiser.training)
-    return denoiser
-
-
 def denoiser_from_config(config: Mapping[str, object]) -> GradientFlowDenoiser:
     """The untrained denoiser with this ``config``, as files of weights hold it.
 
     Raises TypeError for keys that no denoiser has, InputError for values that make none.
 
-    >>> denoiser = denoiser_from_config({"hidden_channels": 4, "dilations": [1], "guidance": True})
-    >>> denoiser.centred, denoiser_from_config(denoiser.config).config == denoiser.config
-    (False, True)
+    >>> denoiser = denoiser_from_config({"hidden_channels": 4, "dilations": [1]})
+    >>> denoiser_from_config(denoiser.config).config == denoiser.config
+    True
     """
-    attached = ("guidance", "centred", "guide_network")
-    network = {key: value for key, value in config.items() if key not in attached}
-    denoiser = GradientFlowDenoiser(**network)  # type: ignore[arg-type]
-    centred, size = bool(config.get("centred")), cast(Sequence[int] | None, config.get("guide_network"))
-    if config.get("guidance"):
-        return add_guidance(denoiser, centred=centred, network=size)
-    if centred or size is not None:
-        raise InputError("`centred` and `guide_network` belong to guidance, which this configuration lacks.")
-    return denoiser
+    return GradientFlowDenoiser(**config)  # type: ignore[arg-type]
 
 
 def require_image(denoiser: GradientFlowDenoiser, x: Tensor) -> None:

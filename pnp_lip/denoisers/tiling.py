@@ -1,21 +1,17 @@
 """A convolutional map window by window, exactly: in less memory, and in the processor's cache."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GuideNetwork
 from pnp_lip.progress import advance
 
-__all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
+__all__ = ["cache_tile", "even_share", "map_windows", "stored", "windows"]
 
 CACHE_NUMBERS = 2**20  # numbers of a layer's hidden channels in one window, 4 MB in float32
 CACHE_COLUMNS = 512  # columns of one window
-BLOCK_TILE = (512, 512)  # the window in which a network improves an image: whole blocks of every network
 
 
 def map_windows(
@@ -38,14 +34,6 @@ def map_windows(
         advance(1 / len(down))
         bands.append(torch.cat(band, -1) if len(band) > 1 else band[0])
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
-
-
-def improve(network: GuideNetwork, guide: Tensor, *, sigma: Tensor) -> Tensor:
-    """U(g, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
-    (h, w), b = guide.shape[-2:], network.block
-    whole = F.pad(guide, (0, -w % b, 0, -h % b), mode="replicate")
-    improved = partial(network, sigma=sigma)
-    return map_windows(improved, whole, tile=BLOCK_TILE, reach=network.reach, circular=False)[..., :h, :w]
 
 
 def windows(size: int, tile: int, reach: int, circular: bool) -> list[tuple[slice, range]]:
@@ -91,7 +79,7 @@ def stored(x: Tensor, *, by_pixel: bool) -> Tensor:
     return plane.unsqueeze(-1).permute(0, 3, 1, 2) if by_pixel else plane.unsqueeze(1)
 
 
-def even_share(size: int, limit: int) -> int:
-    """The size of equal parts, at most about ``limit`` each, rounded up to a multiple of eight."""
+def even_share(size: int, limit: int, multiple: int = 8) -> int:
+    """The size of equal parts, at most about ``limit`` each, rounded up to a ``multiple``."""
     parts = -(-size // limit)
-    return -(-size // (8 * parts)) * 8
+    return -(-size // (multiple * parts)) * multiple

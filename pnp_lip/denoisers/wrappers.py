@@ -5,7 +5,6 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma
-from pnp_lip.denoisers.guided_denoiser import guided
 from pnp_lip.errors import InputError, ShapeError
 
 __all__ = ["ClippedDenoiser", "RelaxedDenoiser", "relax"]
@@ -30,10 +29,6 @@ class RelaxedDenoiser(Denoiser):  # type: ignore[misc]
         if d.shape != x.shape:  # it would be broadcast
             raise ShapeError(f"the denoiser must keep the shape of its input {tuple(x.shape)}; it gives {tuple(d.shape)}.")
         return x + self.theta * (d - x)
-
-    def with_guide(self, guide: Tensor) -> "RelaxedDenoiser":
-        """The same relaxation of the guided denoiser."""
-        return RelaxedDenoiser(guided(self.denoiser, guide), self.theta)
 
 
 def relax(denoiser: nn.Module, theta: float) -> RelaxedDenoiser:
@@ -60,7 +55,3 @@ class ClippedDenoiser(Denoiser):  # type: ignore[misc]
         d: Tensor = self.denoiser(x, sigma, **kwargs)
         (low, high), most = self.box, torch.finfo(d.dtype).max  # beyond which no value lies
         return d.clamp(max(low, -most), min(high, most))
-
-    def with_guide(self, guide: Tensor) -> "ClippedDenoiser":
-        """The same projection of the guided denoiser."""
-        return ClippedDenoiser(guided(self.denoiser, guide), *self.box)

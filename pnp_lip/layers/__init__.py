@@ -4,7 +4,6 @@ from pnp_lip.layers.activations import Activation, Clip, Identity, NoiseClip, Re
 from pnp_lip.layers.constraints import constrain, project, release
 from pnp_lip.layers.gradient_flow_conv2d import PADDING_MODES, GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
-from pnp_lip.layers.guidance import Guidance
 from pnp_lip.layers.guide_networks import GuideNetwork, UNet
 from pnp_lip.layers.isometric_lift import IsometricLift
 from pnp_lip.layers.redescending_clip import RedescendingClip
@@ -15,7 +14,6 @@ __all__ = [
     "Clip",
     "GradientFlowConv2d",
     "GradientFlowLinear",
-    "Guidance",
     "GuideNetwork",
     "Identity",
     "IsometricLift",

@@ -97,12 +97,6 @@ class GradientFlowConv2d(nn.Module):
         step = self.conv_adjoint(s, self.tau * scaled, d)
         return x - (from_phases(step, self.dilation) if phases else step)
 
-    def flow(self, x: Tensor, limits: Tensor, centre: Tensor | None = None) -> Tensor:
-        """x − τ Wᵀ clip(Wx − c, −λ, λ), limits λ(p) ≥ 0 and centre c(p), 0 by default, of the shape of Wx or one for all."""
-        t = self.conv(x, self.weight)
-        t = t if centre is None else t - centre
-        return x - self.conv_adjoint(torch.clamp(t, -limits, limits), self.tau * self.weight)
-
     def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None, dilation: int | None = None) -> Tensor:
         """W x with the weights ``kernel``, keeping the image size, under this layer's padding."""
         d = self.dilation if dilation is None else dilation

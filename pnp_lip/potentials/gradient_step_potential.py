@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnp_lip.denoisers.gradient_flow_denoiser import Sigma, noise_level
-from pnp_lip.denoisers.tiling import map_windows
+from pnp_lip.denoisers.tiling import even_share, map_windows
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.fingerprint import recognise
 from pnp_lip.layers import UNet
 
 __all__ = ["GradientStepPotential", "gradient_step_from_config"]
 
-TILE = (1024, 1024)  # rows and columns of a window, without its margins: whole blocks of every network
+TILE = 1024  # rows and columns of a window at most, without its margins
 
 
 class GradientStepPotential(nn.Module):
@@ -60,8 +60,7 @@ class GradientStepPotential(nn.Module):
     @property
     def window(self) -> int:
         """Pixels that are differentiated together at most."""
-        rows, columns = (side + 4 * self.network.reach for side in TILE)
-        return rows * columns
+        return (TILE + self.network.block + 4 * self.network.reach) ** 2
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         """R_σ(x), one number per image in float64."""
@@ -116,8 +115,12 @@ class GradientStepPotential(nn.Module):
             return torch.autograd.grad(r, leaf, r)[0]
 
     def in_windows(self, function: Callable[..., Tensor], z: Tensor, inside: Tensor, sigma: Tensor, *, reach: int) -> Tensor:
-        """``function``, whose value at a pixel depends on no more than ``reach`` around it, in windows that bound the memory."""
-        return map_windows(partial(function, sigma=sigma), z, inside, tile=TILE, reach=reach, circular=False)
+        """``function``, whose value at a pixel depends on no more than ``reach`` around it, in windows that bound the memory.
+
+        They are alike and begin with whole blocks.
+        """
+        rows, columns = (even_share(side, TILE, self.network.block) for side in z.shape[-2:])
+        return map_windows(partial(function, sigma=sigma), z, inside, tile=(rows, columns), reach=reach, circular=False)
 
 
 recognise(GradientStepPotential, UNet)
