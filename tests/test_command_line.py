@@ -330,7 +330,7 @@ def test_train_replaces_no_file_of_others(tmp_path: Path, capsys: pytest.Capture
 
 def test_train_reduces_the_photographs_as_asked(tmp_path: Path) -> None:
     write_photographs(tmp_path / "photos", 2)
-    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--guidance", "--device", "cpu"]
+    arguments = ["train", "--images", str(tmp_path / "photos"), "--start", "tiny", "--device", "cpu"]
     arguments += ["--steps", "1", "--batch", "4", "--patch", "16", "--out", str(tmp_path / "run"), "--scales", "1,3"]
     assert main(arguments) == 0
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["patches"]["scales"] == [1, 3]
