@@ -26,8 +26,7 @@ def guided_network(
     padding_mode: str = "zeros",
     *,
     centred: bool = False,
-    network: tuple[int, int] | None = None,
 ) -> GradientFlowDenoiser:
     """The same with untrained guidance."""
-    d = add_guidance(plain_network(in_channels, padding_mode), centred=centred, network=network)
+    d = add_guidance(plain_network(in_channels, padding_mode), centred=centred)
     return d.requires_grad_(False)

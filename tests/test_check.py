@@ -363,7 +363,7 @@ def test_catches_configurations_that_the_loader_refuses(files: Files, attached: 
 
 def test_guided_denoisers_are_verified(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)), centred=True, network=(8, 3))
+    denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)), centred=True)
     paths = tmp_path / "d.safetensors", tmp_path / "d.certificate.json"
     save_denoiser(project(denoiser, limit=0.9), paths[0])
     assert check(*paths) == []

@@ -135,7 +135,7 @@ def test_centres_join_guidance_that_was_learned_without_them() -> None:
 def test_attaching_guidance_changes_neither_the_map_nor_its_type() -> None:
     d, x = plain_network().double(), image().double()
     before, plain = d(x, 0.1), certify(d)
-    add_guidance(d, network=(4, 3)).requires_grad_(False)
+    add_guidance(d).requires_grad_(False)
     assert torch.equal(d(x, 0.1), before) and {p.dtype for p in d.parameters()} == {torch.float64}
     assert certify(d).averagedness == plain.averagedness and set(plain.weights) < set(certify(d).weights)
 

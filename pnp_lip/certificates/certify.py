@@ -18,7 +18,7 @@ from pnp_lip.denoisers import ClippedDenoiser, GradientFlowDenoiser, GuidedDenoi
 from pnp_lip.denoisers.sliced_denoiser import check_slicing
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.fingerprint import Rules, fingerprint, hash_tensor, recognise, require_unmodified
-from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Guidance, GuideNetwork, IsometricLift, NoiseClip
+from pnp_lip.layers import GradientFlowConv2d, GradientFlowLinear, Guidance, IsometricLift, NoiseClip
 from pnp_lip.potentials import SlicedPotential
 from pnp_lip.spectral import NormBound, execution_error_upper, norm_bound
 from pnp_lip.spectral.norm_bound import square_upper
@@ -52,7 +52,7 @@ RULES: Rules[Rule] = Rules()
 # The proofs of the modules that are alive, each for one fingerprint. Outside of the modules, so that no file can bring its own.
 # With a copy of each certificate, since callers might change what they got.
 PROOFS: WeakKeyDictionary[nn.Module, tuple[Hashable, float, Certificate, Proof, Certificate]] = WeakKeyDictionary()
-recognise(nn.ModuleList, IsometricLift, Guidance, GuideNetwork)
+recognise(nn.ModuleList, IsometricLift, Guidance)
 
 
 def rule(*kinds: type[nn.Module]) -> Callable[[Rule], Rule]:
@@ -259,7 +259,7 @@ def certify_guided(denoiser: GuidedDenoiser, path: str, rtol: float) -> Proof:
     inner = copy.deepcopy(PROOFS[plain][3])
     clips = type(plain) is GradientFlowDenoiser and all(type(layer.activation) is NoiseClip for layer in plain.layers)
     parts = {type(part) for made in (plain.guidance, plain.guide_network) if made is not None for part in made.modules()}
-    if not clips or parts - {Guidance, GuideNetwork, nn.ModuleList, nn.Conv2d}:
+    if not clips or parts - {Guidance, nn.ModuleList}:
         raise CertificateError(f"`{start}`: a guide is covered for layers with a NoiseClip and our own kind of guidance.")
     layers = tuple(dataclasses.replace(layer, path=join(start, layer.path)) for layer in inner.layers)
     return dataclasses.replace(inner, layers=layers)

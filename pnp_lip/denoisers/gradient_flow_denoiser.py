@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
 
 import torch
 from deepinv.models import Denoiser
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from pnp_lip.denoisers.tiling import cache_tile, map_windows, stored
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GradientFlowConv2d, Guidance, GuideNetwork, IsometricLift, NoiseClip
+from pnp_lip.layers import GradientFlowConv2d, Guidance, IsometricLift, NoiseClip, UNet
 
 __all__ = ["GradientFlowDenoiser", "Sigma", "add_guidance", "denoiser_from_config", "noise_level", "require_image"]
 
@@ -78,7 +77,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
             for dilation in dilations
         )
         self.guidance: nn.ModuleList | None = None
-        self.guide_network: GuideNetwork | None = None
+        self.guide_network: UNet | None = None
 
     @property
     def in_channels(self) -> int:
@@ -122,8 +121,7 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
     def config(self) -> dict[str, object]:
         """What ``denoiser_from_config`` builds the same network from; files of weights hold it."""
         names = ("in_channels", "channels", "hidden_channels", "kernel_size", "padding_mode", "default_sigma")
-        network = None if self.guide_network is None else list(self.guide_network.size)
-        attached = {"guidance": self.guidance is not None, "centred": self.centred, "guide_network": network}
+        attached = {"guidance": self.guidance is not None, "centred": self.centred}
         plain = {name: getattr(self, name) for name in names} | {"dilations": list(self.dilations)}
         return plain | {name: value for name, value in attached.items() if value}
 
@@ -205,18 +203,11 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         return map_windows(lambda z: self(z, sigma), x, tile=(tile, tile), reach=reach, circular=circular)
 
 
-def add_guidance(
-    denoiser: GradientFlowDenoiser, *, centred: bool = False, network: Sequence[int] | None = None
-) -> GradientFlowDenoiser:
-    """Attach, in place, what ``guided`` needs: a ``Guidance`` for each layer and, if asked for, a ``GuideNetwork``.
+def add_guidance(denoiser: GradientFlowDenoiser, *, centred: bool = False) -> GradientFlowDenoiser:
+    """Attach, in place, what ``guided`` needs: a ``Guidance`` for each layer.
 
     The map D itself does not change, nor does its certificate. What was attached before stays, with its weights: guidance
-    only gains centres that it lacks, if ``centred``, and without ``network``, the (width, depth) of an untrained guide
-    network, an old one remains. Returns the denoiser. Raises InputError for a size that makes no network.
-
-    >>> denoiser = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1, 1)), network=(8, 3))
-    >>> denoiser.config["guidance"], denoiser.config["guide_network"]
-    (True, [8, 3])
+    only gains centres that it lacks, if ``centred``. Returns the denoiser.
     """
     like, old = next(denoiser.parameters()), denoiser.guidance
     if old is None or (centred and not denoiser.centred):
@@ -224,10 +215,6 @@ def add_guidance(
         if old is not None:
             new.load_state_dict(old.state_dict(), strict=False)
         denoiser.guidance = new
-    if network is not None:
-        if len(network) != 2:
-            raise InputError(f"`network` is the width and the depth of a guide network; got {network!r}.")
-        denoiser.guide_network = GuideNetwork(denoiser.in_channels, width=network[0], depth=network[1]).to(like)
     denoiser.train(denoiser.training)
     return denoiser
 
@@ -241,13 +228,13 @@ def denoiser_from_config(config: Mapping[str, object]) -> GradientFlowDenoiser:
     >>> denoiser.centred, denoiser_from_config(denoiser.config).config == denoiser.config
     (False, True)
     """
-    attached = ("guidance", "centred", "guide_network")
+    attached = ("guidance", "centred")
     network = {key: value for key, value in config.items() if key not in attached}
     denoiser = GradientFlowDenoiser(**network)  # type: ignore[arg-type]
-    centred, size = bool(config.get("centred")), cast(Sequence[int] | None, config.get("guide_network"))
+    centred = bool(config.get("centred"))
     if config.get("guidance"):
-        return add_guidance(denoiser, centred=centred, network=size)
-    if centred or size is not None:
+        return add_guidance(denoiser, centred=centred)
+    if centred or config.get("guide_network") is not None:
         raise InputError("`centred` and `guide_network` belong to guidance, which this configuration lacks.")
     return denoiser
 

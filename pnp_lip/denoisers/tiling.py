@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
-from pnp_lip.layers import GuideNetwork
+from pnp_lip.layers import UNet
 from pnp_lip.progress import advance
 
 __all__ = ["cache_tile", "improve", "map_windows", "stored", "windows"]
@@ -40,7 +40,7 @@ def map_windows(
     return torch.cat(bands, -2) if len(bands) > 1 else bands[0]
 
 
-def improve(network: GuideNetwork, guide: Tensor, *, sigma: Tensor) -> Tensor:
+def improve(network: UNet, guide: Tensor, *, sigma: Tensor) -> Tensor:
     """U(g, σ) in windows of whole blocks, each of which begins with one: the same map, memory bounded by a window."""
     (h, w), b = guide.shape[-2:], network.block
     whole = F.pad(guide, (0, -w % b, 0, -h % b), mode="replicate")
