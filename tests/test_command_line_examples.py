@@ -24,7 +24,7 @@ SMALL = {
     "deblur": ("--denoiser", "tiny", "--tol", "1e-2", "--quiet"),
     "ct": ("--size", "16", "--tol", "1e-2", "--quiet", "--denoiser", "tiny", "--sigma", "0.05"),
     "certify": (),
-    "train": ("--steps", "1", "--batch", "4", "--patch", "16", "--device", "cpu"),
+    "train": ("--steps", "1", "--batch", "4", "--patch", "39", "--device", "cpu"),
     "bench speed": ("--quick", "--side", "16", "--repeats", "1", "--priors", "tiny"),
     "bench report": (),
     "experiment": ("--quiet",),

@@ -185,9 +185,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "empty.safetensors", {"format": "pnp-lip denoiser 1", "config": "{}"})
     with pytest.raises(InputError, match="do not fit"):
         load_denoiser(tmp_path / "empty.safetensors")
-    with pytest.raises(
-        InputError, match="there are colour, gradient-step, grey, ridge, tiny"
-    ):
+    with pytest.raises(InputError, match="there are colour, gradient-step, grey, ridge, tiny"):
         load_pretrained("purple")
 
 

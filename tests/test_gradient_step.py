@@ -155,7 +155,7 @@ def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.Monke
     kernel = R.network.convolutions[1].weight  # type: ignore[union-attr]
 
     def loss() -> Tensor:
-        problem = TrainingProblem(x, y, Identity(), 0.1, None, y, weight=0.5)
+        problem = TrainingProblem(x, y, Identity(), 0.1, y, weight=0.5)
         assert training.approach(R, problem) < 1e-9
         return training.implicit_loss(R, problem, torch.Generator().manual_seed(0))
 
@@ -177,7 +177,7 @@ def test_steep_curvature_has_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for steepest in (1e3, 0.0):
         monkeypatch.setattr(training, "STEEPEST", steepest)
-        problem = TrainingProblem(x, x, Identity(), 0.1, None, 0.9 * x, weight=0.5)
+        problem = TrainingProblem(x, x, Identity(), 0.1, 0.9 * x, weight=0.5)
         losses.append(float(training.implicit_loss(R, problem, torch.Generator().manual_seed(0)).detach()))
     leaf = (0.9 * x).requires_grad_()
     slope = R.differentiable_grad(leaf, 0.1)

@@ -14,14 +14,12 @@ import pytest
 import torch
 from skimage import data
 from skimage.io import imsave
-from torch import nn
 
 from pnp_lip import GradientFlowDenoiser, certify
 from pnp_lip.command_line.train import chosen_device
-from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr
-from pnp_lip.layers import GuideNetwork, project
+from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.training import (
     PatchSettings,
     ProblemSettings,
@@ -49,13 +47,9 @@ def images() -> list[torch.Tensor]:
     return [camera[:, :64, :64], camera[:, 64:, :80]]
 
 
-def network(kind: str = "denoiser") -> GradientFlowDenoiser:
-    """A denoiser with what the training of a part needs."""
+def network() -> GradientFlowDenoiser:
     torch.manual_seed(0)
-    denoiser = GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2), kernel_size=5)
-    if kind != "denoiser":  # its training leaves the denoiser as it is
-        project(add_guidance(denoiser, network=(4, 3) if kind == "guide network" else None))
-    return denoiser
+    return GradientFlowDenoiser(channels=4, hidden_channels=8, dilations=(1, 2), kernel_size=5)
 
 
 class KilledError(Exception):
@@ -68,40 +62,23 @@ AT_EQUILIBRIUM = dataclasses.replace(
 )
 
 
-@pytest.mark.parametrize(
-    ("make", "settings", "last"),
-    [
-        (network, TINY, 5),
-        (network, AT_EQUILIBRIUM, 10),
-        pytest.param(network, dataclasses.replace(AT_EQUILIBRIUM, part="guidance"), 10, marks=pytest.mark.slow),
-        pytest.param(network, dataclasses.replace(AT_EQUILIBRIUM, part="guide network"), 10, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("settings", "last"), [(TINY, 5), (AT_EQUILIBRIUM, 10)])
 def test_a_killed_run_resumes_to_the_same_weights(
-    tmp_path: Path,
-    make: Callable[[str], nn.Module],
-    settings: TrainingSettings,
-    last: int,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, settings: TrainingSettings, last: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pnp_lip.training.equilibrium.FEWEST", 3)
     shorter = functools.partial(Equilibrium, free=6, again=2)
     monkeypatch.setattr("pnp_lip.training.training_run.Equilibrium", shorter)
-    start = functools.partial(make, settings.part)
-    whole = train(start(), images(), images()[:1], tmp_path / "whole", settings)
+    whole = train(network(), images(), images()[:1], tmp_path / "whole", settings)
 
     def kill(step: int, loss: float) -> None:
         if step == last:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(start(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
+        train(network(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
     torch.manual_seed(99)  # the global generator must not matter
-    other = start()
-    with torch.no_grad():
-        for layer in other.layers if settings.part == "guide network" else ():  # guides are made by the checkpoint's
-            layer.activation.log_scale += 1
-    resumed = train(other, images(), images()[:1], tmp_path / "killed", settings, resume=True)
+    resumed = train(network(), images(), images()[:1], tmp_path / "killed", settings, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert certify(whole).nonexpansive
@@ -212,7 +189,6 @@ def test_folders_are_split_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: TrainingSettings(part="hope"),  # type: ignore[arg-type]
         lambda: TrainingSettings(steps=0),
         lambda: TrainingSettings(validate_every=0),
         lambda: TrainingSettings(learning_rate=0.0),
@@ -258,13 +234,13 @@ def test_photographs_take_part_at_several_scales() -> None:
 
 def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
     torch.manual_seed(0)
-    network = GuideNetwork(1, width=5, depth=3)
+    network = GradientStepPotential(size=(5, 3, 2))
     kernels = [p for p in network.parameters() if p.ndim == 4]
     biases = [p for p in network.parameters() if p.ndim != 4]
     before = [p.detach().clone() for p in kernels]
     matrices = [torch.nn.Parameter(p.reshape(len(p), -1).clone()) for p in before]
     copies = [torch.nn.Parameter(p.detach().clone()) for p in biases]
-    ours = make_optimisers(network, network)
+    ours = make_optimisers(network)
     assert [group["rate"] for o in ours for group in o.param_groups] == [1.0, 1.0]
     muon = torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.Adam(copies, lr=2e-3)
@@ -272,7 +248,7 @@ def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
         group["lr"] = 2e-3
     for k in range(3):
         network.zero_grad()
-        network(torch.full((1, 1, 4, 4), 0.5 + k), torch.tensor([0.1])).square().sum().backward()
+        network.denoise(torch.full((1, 1, 4, 4), 0.5 + k), 0.1).square().sum().backward()
         for p, copy in zip((*kernels, *biases), (*matrices, *copies), strict=True):
             copy.grad = p.grad.reshape(copy.shape).clone()
         for optimiser in (*ours, muon, adam):
@@ -280,7 +256,7 @@ def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
         for p, copy in zip((*kernels, *biases), (*matrices, *copies), strict=True):
             assert torch.equal(p.reshape(copy.shape), copy)
     assert all((p - q).abs().max() > 0 for p, q in zip(kernels, before, strict=True))
-    other = make_optimisers(network, GuideNetwork(1, width=5, depth=3))
+    other = make_optimisers(GradientStepPotential(size=(5, 3, 2)))
     for mine, theirs in zip(ours, other, strict=True):
         theirs.load_state_dict(mine.state_dict())
         for k, state in mine.state_dict()["state"].items():
@@ -289,14 +265,9 @@ def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
             )
 
 
-def test_a_checkpoint_of_another_network_or_part_is_refused(tmp_path: Path) -> None:
-    camera = images()
-    settings = dataclasses.replace(TINY, steps=3, part="guidance")
-    train(network("guide network"), camera, camera, tmp_path, settings)
-    for part in ("denoiser", "guide network"):
-        with pytest.raises(InputError, match="another part"):
-            other = dataclasses.replace(settings, steps=6, part=part)
-            train(network("guide network"), camera, camera, tmp_path, other, resume=True)
-    wide = add_guidance(GradientFlowDenoiser(hidden_channels=6, dilations=(1, 2)), network=(4, 3))
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, steps=3)
+    train(network(), images(), images(), tmp_path, settings)
+    wide = GradientFlowDenoiser(channels=4, hidden_channels=6, dilations=(1, 2), kernel_size=5)
     with pytest.raises(InputError, match="another network"):
-        train(wide, camera, camera, tmp_path, dataclasses.replace(settings, steps=6), resume=True)
+        train(wide, images(), images(), tmp_path, dataclasses.replace(settings, steps=6), resume=True)

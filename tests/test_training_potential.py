@@ -51,7 +51,7 @@ def problem(physics: Blur | None, dtype: torch.dtype = torch.float64) -> Trainin
     x = torch.rand(4, 1, 12, 12, generator=generator, dtype=dtype)
     y = x if physics is None else physics.A(x)
     y = y + 0.1 * torch.randn(x.shape, generator=generator, dtype=dtype)
-    return TrainingProblem(x, y, physics or IDENTITY, 0.1, None, y)
+    return TrainingProblem(x, y, physics or IDENTITY, 0.1, y)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,9 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path: Path, capsys:
     }.items():
         assert main([*command, *options]) != 0, options
         assert words in capsys.readouterr().err, options
-    for option in (("--guidance",), ("--guide-network", "8,3")):
-        with pytest.raises(SystemExit):
-            main([*command, "--potential", *option])
-        assert "not allowed with argument" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--potential", "--gradient-step", "4,3,2"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -254,7 +253,6 @@ def test_options_that_do_not_belong_together_are_refused(tmp_path: Path, capsys:
         (lambda: constrain_curvature(potential(), rho=-0.1), "rho"),
         (lambda: constrain_curvature(potential(), rho=float("nan")), "rho"),
         (lambda: constrain_curvature(potential(), limit=float("inf")), "positive and finite"),
-        (lambda: PotentialRun(potential(), images(), dataclasses.replace(TINY, part="guidance")), "as a whole"),
         (lambda: PotentialRun(potential(), images(), TINY, lambda *_: torch.zeros(())), "without a penalty"),
         (lambda: PotentialRun(potential(), images(), dataclasses.replace(TINY, patches=PatchSettings(4, 8))), "at least 9"),
         (lambda: constrain_curvature(constrain_curvature(potential())), "already"),

@@ -27,7 +27,7 @@ EXAMPLES = {
     "train": (
         "pnp-lip train --images photos --out run",
         "pnp-lip train --images photos --out run --resume",
-        "pnp-lip train --images photos --out guided --start tiny --guidance",
+        "pnp-lip train --images photos --out ridge --potential",
     ),
     "bench": ("pnp-lip bench speed --out speed", "pnp-lip bench report speed --out tables"),
     "experiment": ("pnp-lip experiment two-moons --quick",),

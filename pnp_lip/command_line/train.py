@@ -1,4 +1,4 @@
-"""``pnp-lip train``: a certified denoiser, a potential, or what guides a denoiser, from a folder of photographs."""
+"""``pnp-lip train``: a certified denoiser or a potential, from a folder of photographs."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ def add_command(commands: Commands) -> None:
         help="train a denoiser or a potential on a folder of photographs",
         description="Train a denoiser or a potential on a folder of photographs; docs/training.md explains.",
     )
-    add, part = command.add_argument, command.add_mutually_exclusive_group().add_argument
+    add, kind = command.add_argument, command.add_mutually_exclusive_group().add_argument
     add("--images", required=True, metavar="DIR", help="photographs; every 20th is held out")
     add("--out", required=True, metavar="DIR", help="checkpoints, log and the finished weights")
     add("--force", action="store_true", help="replace files in --out that pnp-lip did not write")
@@ -43,12 +43,10 @@ def add_command(commands: Commands) -> None:
     add("--scales", type=integers, default=(1, 2), help="factors by which photographs are reduced (default: 1,2)")
     add("--texture-rule", action="store_true", help="keep only one in eight of the smooth patches")
     add("--seed", type=int, default=0, help="default: 0")
-    add("--size", type=integers, metavar="[LAYERS,]FILTERS,WIDTH", help="of a new network (default: 20,32,9; 48,9)")
+    add("--size", type=integers, metavar="[LAYERS,]FILTERS,WIDTH", help="of a new network (default: 20,32,9; potential: 48,13)")
     add("--start", metavar="NAME|FILE", help="train on from these weights")
-    part("--guidance", action="store_true", help="train only how clips follow a guide")
-    part("--guide-network", type=integers, metavar="WIDTH,DEPTH", help="train only the network that improves guides")
-    part("--potential", action="store_true", help="train a potential of bounded curvature")
-    part("--gradient-step", type=integers, metavar="WIDTH,DEPTH,SCALES", help="train a smooth potential: a U-net's remainder")
+    kind("--potential", action="store_true", help="train a potential of bounded curvature")
+    kind("--gradient-step", type=integers, metavar="WIDTH,DEPTH,SCALES", help="train a smooth potential: a U-net's remainder")
     add("--rho", type=float, help="its curvature is at least minus this (default: 0.8)")
     add("--curvature-limit", type=float, metavar="L", help="its curvature is at most this (default: 32)")
     add("--equilibrium", type=float, default=0.0, metavar="SHARE", help="of steps that reconstruct (default: 0)")
@@ -79,7 +77,6 @@ def run(options: argparse.Namespace) -> int:
     settings = TrainingSettings(
         steps=options.steps,
         learning_rate=rate if options.rate is None else options.rate,
-        part="guidance" if options.guidance else "denoiser" if not options.guide_network else "guide network",
         patches=PatchSettings(
             batch if options.batch is None else options.batch, options.patch, options.scales, options.texture_rule
         ),
@@ -122,13 +119,11 @@ def chosen_device(name: str) -> str:
 
 def starting_point(options: argparse.Namespace) -> "Pretrained":
     """A new network, or the one that --start names. Raises InputError where the options contradict it."""
-    from pnp_lip.denoisers import GradientFlowDenoiser, add_guidance
+    from pnp_lip.denoisers import GradientFlowDenoiser
     from pnp_lip.potentials import Potential, RidgePotential
 
     channels = 3 if options.colour else 1
     if options.start is None:
-        if options.guidance or options.guide_network:
-            raise InputError("--guidance and --guide-network need a denoiser to start from: --start.")
         size = options.size or SIZE
         if len(size) != 3:
             raise InputError(f"--size takes layers, filters and their width, three integers; got {size}.")
@@ -139,10 +134,6 @@ def starting_point(options: argparse.Namespace) -> "Pretrained":
         raise InputError(f"{options.start} is a potential: pass {option} to train it on.")
     if options.size:
         raise InputError("--start keeps the layers that it finds; leave out --size.")
-    if options.guidance:
-        return add_guidance(found, centred=True)
-    if options.guide_network and (found.guide_network is None or found.guide_network.size != options.guide_network):
-        return add_guidance(found, centred=found.guidance is None, network=options.guide_network)
     return found
 
 

@@ -4,9 +4,9 @@ from pnp_lip.layers.activations import Activation, Clip, Identity, NoiseClip, Re
 from pnp_lip.layers.constraints import constrain, project, release
 from pnp_lip.layers.gradient_flow_conv2d import PADDING_MODES, GradientFlowConv2d
 from pnp_lip.layers.gradient_flow_linear import GradientFlowLinear
-from pnp_lip.layers.guide_networks import GuideNetwork, UNet
 from pnp_lip.layers.isometric_lift import IsometricLift
 from pnp_lip.layers.redescending_clip import RedescendingClip
+from pnp_lip.layers.unet import UNet
 
 __all__ = [
     "PADDING_MODES",
@@ -14,7 +14,6 @@ __all__ = [
     "Clip",
     "GradientFlowConv2d",
     "GradientFlowLinear",
-    "GuideNetwork",
     "Identity",
     "IsometricLift",
     "NoiseClip",

@@ -15,36 +15,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pnp_lip.denoisers import GUIDE_SIGMA_FACTOR, guided
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, disk_psf, gaussian_psf, motion_psf, shake_psf
 from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.protocols import PhysicsLike
 
-__all__ = ["LARGEST_PSF", "Equilibrium", "ProblemSettings", "TrainingProblem", "draw", "noisy_guide", "random_phantoms",
-           "random_psf", "random_reconstruction", "taken"]  # fmt: skip
+__all__ = ["LARGEST_PSF", "Equilibrium", "ProblemSettings", "TrainingProblem", "draw", "random_phantoms", "random_psf",
+           "random_reconstruction", "taken"]  # fmt: skip
 
 STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 POOL = 60  # problems that are solved on from where the last visit left them
 FEWEST = 12  # of them, before any is visited again
 RENEWED = 0.5  # the share of steps that take a new problem
-GUIDES_RENEWED = 0.12  # where a guide network learns: to make a problem costs ten times as much as to learn from it
 LARGEST_PSF = 23  # pixels a side, of the random blurs
 PHANTOMS = 0.75  # the share of made-up slices among scans
 SAMPLES = 4  # points a pixel of a made-up slice, in each direction
-LARGEST_GUIDE_NOISE = 3.0  # of guides of noisy images, in units of the images' noise
 
-# From what, with uniform logarithm, the data's noise is drawn, and σ in units of it, of a first solution and of one that it
-# guides. They are ranges, because a user does not know the best strength either. A first solution of a scan that has texture
-# everywhere wants a weak prior, and a piecewise constant one a strong one.
-BLURS = ((0.002, 0.04), (0.5, 0.9), (0.42, 0.65))
-SCANS = ((0.002, 0.02), (0.15, 0.6), (0.35, 0.9))
+# From what, with uniform logarithm, the data's noise is drawn, and a denoiser's σ in units of it. They are ranges, because a
+# user does not know the best strength either: a scan that has texture everywhere wants a weak prior, a piecewise constant one
+# a strong one.
+BLURS = ((0.002, 0.04), (0.5, 0.9))
+SCANS = ((0.002, 0.02), (0.15, 0.6))
 
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSettings:
-    """How many steps train the fixed point of plug-and-play forward-backward, and on what.
+    """How many steps learn from reconstructions, and of what.
 
     Of all steps the share ``equilibrium`` does; of its problems the share ``scans`` are scans, the others blurs. Raises
     InputError for a share outside [0, 1].
@@ -61,13 +58,12 @@ class ProblemSettings:
 
 @dataclasses.dataclass
 class TrainingProblem:
-    """Noisy data y of images x, the σ that the prior assumes, its guide, the solution so far, a potential's weight λ."""
+    """Noisy data y of images x, the σ that the prior assumes, the solution so far, and a potential's weight λ."""
 
     x: Tensor
     y: Tensor
     physics: PhysicsLike
     sigma: float
-    guide: Tensor | None
     x_hat: Tensor
     visited: bool = False
     weight: float = 1.0
@@ -77,61 +73,47 @@ class TrainingProblem:
 class Equilibrium:
     """Which problems are solved, and how, and the newest of them.
 
-    With ``guidance`` a problem is solved twice, the second time by the denoiser that the first solution guides. The share
-    ``scans`` of grey images is parallel-beam tomography from n/8 to n views, of uniform logarithm, n the image's side; of
-    those ``phantoms`` is the share of made-up slices, the others are photographs in a circle. ``free``, ``again`` and
-    ``differentiated`` count the iterations of the first visit, of a later one, and those with gradients. Problems are
-    ``remembered`` longer for a guide network: it learns from guides as they are.
+    The share ``scans`` of grey images is parallel-beam tomography from n/8 to n views, of uniform logarithm, n the image's
+    side; of those ``phantoms`` is the share of made-up slices, the others are photographs in a circle. ``free``, ``again``
+    and ``differentiated`` count the iterations of the first visit, of a later one, and those with gradients.
     """
 
-    guidance: bool = False
     scans: float = 0.4
     phantoms: float = PHANTOMS
     free: int = 40
     again: int = 12
     differentiated: int = 3
-    remembered: bool = False
     pool: list[TrainingProblem] = dataclasses.field(default_factory=list)
 
-    def take(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> TrainingProblem:
+    def take(self, x: Tensor, generator: torch.Generator) -> TrainingProblem:
         """A new problem with the images ``x``, or an earlier one with images of its own.
 
         A denoiser changes little from step to step, and so do its fixed points: solving on costs a third of solving anew.
         """
-        renewed = GUIDES_RENEWED if self.remembered else RENEWED
-        return taken(self.pool, lambda: self.problem(denoiser, x, generator), generator, renewed)
+        return taken(self.pool, lambda: self.problem(x, generator), generator)
 
-    @torch.no_grad()
-    def problem(self, denoiser: nn.Module, x: Tensor, generator: torch.Generator) -> TrainingProblem:
+    def problem(self, x: Tensor, generator: torch.Generator) -> TrainingProblem:
         """A random problem with these images (B, C, H, W); of a scan, with what of them is in the circle."""
         problem = random_reconstruction(x, generator, self.scans, self.phantoms)
         ranges = SCANS if isinstance(problem.physics, ParallelBeamTomography) else BLURS
-        first, second = (draw_log(*bounds, generator) * problem.sigma for bounds in ranges[1:])
-        if not self.guidance:
-            return dataclasses.replace(problem, sigma=first)
-        with parametrize.cached():
-            guide = approach(denoiser, problem.physics, problem.y, first, problem.x_hat, self.free)
-        return dataclasses.replace(problem, sigma=second, guide=guide, x_hat=guide)
+        return dataclasses.replace(problem, sigma=draw_log(*ranges[1], generator) * problem.sigma)
 
     def solve(self, denoiser: nn.Module, problem: TrainingProblem) -> Tensor:
         """The problem's solution with the denoiser as it is now, from where the last visit left it; differentiable."""
         physics, y, sigma = problem.physics, problem.y, problem.sigma
-        prior = denoiser if problem.guide is None else guided(denoiser, problem.guide)
         with torch.no_grad(), parametrize.cached():
             iterations = self.again if problem.visited else self.free
-            x_hat = approach(prior, physics, y, sigma, problem.x_hat, iterations)
+            x_hat = approach(denoiser, physics, y, sigma, problem.x_hat, iterations)
         problem.x_hat, problem.visited = x_hat, True
         with parametrize.cached():
             for _ in range(self.differentiated):
-                x_hat = update(prior, physics, x_hat, y, sigma, STEP)
+                x_hat = update(denoiser, physics, x_hat, y, sigma, STEP)
         return x_hat
 
 
-def taken(
-    pool: list[TrainingProblem], new: Callable[[], TrainingProblem], generator: torch.Generator, renewed: float = RENEWED
-) -> TrainingProblem:
-    """A new problem, which joins the pool, with the probability ``renewed`` or while there are few; else one of the pool."""
-    if len(pool) < FEWEST or draw(0, 1, generator) < renewed:
+def taken(pool: list[TrainingProblem], new: Callable[[], TrainingProblem], generator: torch.Generator) -> TrainingProblem:
+    """A new problem, which joins the pool, with probability one half or while there are few; else one of the pool."""
+    if len(pool) < FEWEST or draw(0, 1, generator) < RENEWED:
         pool.append(new())
         del pool[:-POOL]
         return pool[-1]
@@ -163,7 +145,7 @@ def random_reconstruction(
     y = physics.A(x)
     y = y + noise * torch.randn(y.shape, generator=generator).to(y)
     start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else physics.starting_image(y)
-    return TrainingProblem(x, y, physics, noise, None, start)
+    return TrainingProblem(x, y, physics, noise, start)
 
 
 def approach(denoiser: nn.Module, physics: PhysicsLike, y: Tensor, sigma: float, start: Tensor, iterations: int) -> Tensor:
@@ -183,18 +165,6 @@ def update(denoiser: nn.Module, physics: PhysicsLike, x: Tensor, y: Tensor, sigm
     z: Tensor = x - step * physics.A_adjoint(physics.A(x) - y)
     d: Tensor = denoiser(z, sigma)
     return z + step / STEP * (d - z)
-
-
-@torch.no_grad()
-def noisy_guide(denoiser: nn.Module, y: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """D(z, 1.1 ρσ), z being y with noise added up to ρ ≥ 1 times its own, 1 half of the time.
-
-    So it is as uncertain as the guides of harder problems are.
-    """
-    ratio = max(1.0, LARGEST_GUIDE_NOISE ** draw(-1, 1, generator))
-    noisy = y + sigma * math.sqrt(ratio**2 - 1) * torch.randn(y.shape, generator=generator).to(y)
-    guide: Tensor = denoiser(noisy, GUIDE_SIGMA_FACTOR * ratio * sigma)
-    return guide
 
 
 def draw(low: float, high: float, generator: torch.Generator) -> float:

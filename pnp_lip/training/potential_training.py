@@ -50,8 +50,8 @@ class PotentialRun(TrainingRun[RidgePotential]):
         self, potential: RidgePotential, images: Sequence[Tensor], settings: TrainingSettings, penalty: Penalty | None = None
     ) -> None:
         width = potential.weight.shape[-1]
-        if settings.part != "denoiser" or penalty is not None:
-            raise InputError("a potential is trained as a whole and without a penalty: leave out `part` and `penalty`.")
+        if penalty is not None:
+            raise InputError("a potential is trained without a penalty: leave out `penalty`.")
         if settings.patches.size < 3 * width:
             raise InputError(f"filters of {width} pixels need patches of at least {3 * width}; got {settings.patches.size}.")
         if not parametrize.is_parametrized(potential):
@@ -78,7 +78,7 @@ class PotentialRun(TrainingRun[RidgePotential]):
             problem = random_reconstruction(x.to(self.device), self.generator, problems.scans)
             return dataclasses.replace(problem, sigma=NOISE_FACTOR * problem.sigma, weight=WEIGHT)
         sigma, y = self.corrupt(x)
-        return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, None, y)
+        return TrainingProblem(x.to(self.device), y, IDENTITY, sigma, y)
 
     def result(self) -> RidgePotential:
         """The averaged potential with plain weights and ‖W‖ ≤ 1."""

@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 from pnp_lip.errors import InputError
 from pnp_lip.images import psnr, write_atomically
 from pnp_lip.potentials import GradientStepPotential, RidgePotential
-from pnp_lip.solvers import denoise_guided
 from pnp_lip.training.gradient_step_training import GradientStepRun
 from pnp_lip.training.potential_training import PotentialRun, denoised
 from pnp_lip.training.training_run import Network, Penalty, TrainingRun, TrainingSettings
@@ -72,7 +71,7 @@ def train(
         last = run.step == settings.steps
         if run.step % settings.validate_every == 0 or last:
             seconds, mean, run.losses = round(time.monotonic() - start, 1), statistics.fmean(run.losses), []
-            scores = validate(run.averaged.module, validation, device=device, guidance=settings.part != "denoiser")
+            scores = validate(run.averaged.module, validation, device=device)
             run.rows.append({"step": run.step, "seconds": seconds, "loss": mean, **scores})
             with write_atomically(out / "log.csv") as path, open(path, "w", newline="") as file:
                 writer = csv.DictWriter(file, run.rows[0])
@@ -84,10 +83,10 @@ def train(
 
 
 @torch.no_grad()
-def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cpu", guidance: bool = False) -> dict[str, float]:
+def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cpu") -> dict[str, float]:
     """Mean PSNR over central crops at five noise levels, with noise from a fixed generator.
 
-    With ``guidance`` of a second pass, which the result of the first guides. A potential denoises by its minimiser.
+    A potential denoises by its minimiser, a gradient-step potential by its gradient step.
     """
     training = denoiser.training
     denoiser.eval()
@@ -105,7 +104,7 @@ def validate(denoiser: nn.Module, images: Sequence[Tensor], *, device: str = "cp
                 elif isinstance(denoiser, GradientStepPotential):
                     x_hat = denoiser.denoise(y, level / 255).detach()
                 else:
-                    x_hat = denoise_guided(denoiser, y, level / 255) if guidance else denoiser(y, level / 255)
+                    x_hat = denoiser(y, level / 255)
                 values.append(psnr(x_hat.cpu(), x))
             scores[f"psnr_{level}"] = round(statistics.fmean(values), 3)
     denoiser.train(training)

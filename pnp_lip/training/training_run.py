@@ -4,27 +4,25 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, Literal, TypeVar, cast, get_args
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pnp_lip.denoisers import GradientFlowDenoiser, guided, require_guidance
-from pnp_lip.denoisers.tiling import improve
+from pnp_lip.denoisers import GradientFlowDenoiser
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
-from pnp_lip.layers import GuideNetwork, constrain, project, release
+from pnp_lip.layers import constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.potentials import GradientStepPotential
-from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw, noisy_guide
+from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
 
 __all__ = ["Network", "Penalty", "TrainingRun", "TrainingSettings", "log_error", "make_optimisers"]
 
 Network = TypeVar("Network", bound=nn.Module)
 Penalty = Callable[[nn.Module, Tensor, float], Tensor]  # of the denoiser, noisy patches and their noise level
-Part = Literal["denoiser", "guidance", "guide network"]
 Parameters = tuple[Tensor, ...] | list[Tensor]
 
 SIGMA_RANGE = (0.5 / 255, 55 / 255)  # noise levels of training, on the scale of images in [0, 1]
@@ -36,7 +34,7 @@ AVERAGE = 0.999  # the share that the averaged weights keep at each step of a lo
 BFLOAT16_ABOVE = 8 / 255  # noise level below which the rounding of bfloat16 costs up to 1 dB
 GOLDEN = (math.sqrt(5) - 1) / 2
 
-# Thresholds, steps and guidance learn so many times faster than weights. A threshold is stored as its logarithm, of order
+# Thresholds and steps learn so many times faster than weights. A threshold is stored as its logarithm, of order
 # one, and a weight is of order 1/30: equal steps would either freeze the thresholds or let the first hundred steps push
 # all of a weight's spectrum into a single frequency.
 ACTIVATION_RATE = 3.3
@@ -46,14 +44,12 @@ ACTIVATION_RATE = 3.3
 class TrainingSettings:
     """What determines a training run, besides the network and the photographs.
 
-    ``learning_rate`` is the largest one. ``part`` says what learns: the "denoiser", its "guidance", or its "guide network";
-    the last two leave the denoiser itself as it is, to the bit. A checkpoint is written every ``checkpoint_every`` steps,
-    a row of the log every ``validate_every``. Raises InputError for values outside their ranges.
+    ``learning_rate`` is the largest one. A checkpoint is written every ``checkpoint_every`` steps, a row of the log every
+    ``validate_every``. Raises InputError for values outside their ranges.
     """
 
     steps: int = 8_000
     learning_rate: float = 3e-3
-    part: Part = "denoiser"
     patches: PatchSettings = dataclasses.field(default_factory=PatchSettings)
     problems: ProblemSettings = dataclasses.field(default_factory=ProblemSettings)
     seed: int = 0
@@ -61,8 +57,6 @@ class TrainingSettings:
     validate_every: int = 2_000
 
     def __post_init__(self) -> None:
-        if self.part not in get_args(Part):
-            raise InputError(f"`part` is one of {', '.join(get_args(Part))}; got {self.part!r}.")
         if min(self.steps, self.checkpoint_every, self.validate_every) < 1 or not self.learning_rate > 0:
             raise InputError("steps and the two intervals must be at least 1, and learning_rate must be positive.")
         if self.problems.equilibrium > 0 and self.patches.size <= LARGEST_PSF:
@@ -86,22 +80,14 @@ class TrainingRun(Generic[Network]):
         self.rows: list[dict[str, float]] = []  # of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed)
-        learning = learning_part(denoiser, settings)
-        self.frozen = learning is not denoiser  # what a certificate speaks of is not trained
-        self.equilibrium = Equilibrium(
-            settings.part != "denoiser", settings.problems.scans, remembered=settings.part == "guide network"
-        )
+        self.equilibrium = Equilibrium(settings.problems.scans)
         self.sampler = PatchSampler(images, settings.patches, self.generator)
-        if self.frozen:
-            denoiser.requires_grad_(False)
-            learning.requires_grad_(True)
         if isinstance(denoiser, GradientFlowDenoiser):  # rivals have no layers that could be constrained
-            if not self.frozen:
-                constrain(denoiser, limit=LIMIT, every=REFRESH, zero_mean_channels=denoiser.in_channels)
+            constrain(denoiser, limit=LIMIT, every=REFRESH, zero_mean_channels=denoiser.in_channels)
             denoiser.use_fourier(self.device.type == "cpu")  # less than half the time there
         self.averaged = AveragedModel(denoiser, multi_avg_fn=ramped_average)
         self.averaged.requires_grad_(False)
-        self.optimisers = make_optimisers(denoiser, learning)
+        self.optimisers = make_optimisers(denoiser)
 
     def advance(self) -> float:
         """One step of the optimisers; returns the loss."""
@@ -122,27 +108,14 @@ class TrainingRun(Generic[Network]):
 
     def loss(self) -> Tensor:
         """The mean over images of the log of their clean patches' mean squared error, with the penalty where there is one."""
-        part, share = self.settings.part, self.settings.problems.equilibrium
-        x = self.sampler()
+        share, x = self.settings.problems.equilibrium, self.sampler()
         if share > 0 and draw(0, 1, self.generator) < share:
-            problem = self.equilibrium.take(self.denoiser, x.to(self.device), self.generator)
-            if part != "guide network":
-                return log_error(self.equilibrium.solve(self.denoiser, problem), problem.x)
-            x, sigma, guide = problem.x, problem.sigma, cast(Tensor, problem.guide)
-        else:
-            sigma, y = self.corrupt(x)
-            x = x.to(self.device)
-            if part == "denoiser":
-                with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
-                    loss = log_error(self.denoiser(y, sigma), x)
-                return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
-            guide = noisy_guide(self.denoiser, y, sigma, self.generator)
-            if part == "guidance":
-                return log_error(guided(self.denoiser, guide)(y, sigma), x)
-        with reduced_precision(self.device):
-            network = cast(GuideNetwork, self.denoiser.guide_network)
-            improved = improve(network, guide, sigma=torch.tensor([sigma]).to(guide))
-        return log_error(improved, x)
+            problem = self.equilibrium.take(x.to(self.device), self.generator)
+            return log_error(self.equilibrium.solve(self.denoiser, problem), problem.x)
+        sigma, y = self.corrupt(x)
+        with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
+            loss = log_error(self.denoiser(y, sigma), x.to(self.device))
+        return loss if self.penalty is None else loss + self.penalty(self.denoiser, y, sigma)
 
     def corrupt(self, x: Tensor) -> tuple[float, Tensor]:
         """A noise level and the patches with that noise.
@@ -170,7 +143,7 @@ class TrainingRun(Generic[Network]):
             torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises InputError for one of another network, part or version."""
+        """Go on from a checkpoint. Raises InputError for one of another network or version."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         if not {"generator", "losses", "rows"} <= state.keys():
             raise InputError(f"{path} was written by another version of pnp-lip; train anew.")
@@ -180,9 +153,7 @@ class TrainingRun(Generic[Network]):
             for optimiser, its in zip(self.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(its)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{path} is of another network, or of another part of it, than these options train; train anew ({error})."
-            ) from error
+            raise InputError(f"{path} is of another network than these options train; train anew ({error}).") from error
         self.generator.set_state(state["generator"].cpu())
         self.step, self.losses, self.rows = state["step"], state["losses"], state["rows"]
         self.forget()
@@ -199,25 +170,13 @@ class TrainingRun(Generic[Network]):
         denoiser = cast(Network, self.averaged.module.eval())
         if isinstance(denoiser, GradientFlowDenoiser):
             denoiser.use_fourier(False)
-            if not self.frozen:
-                release(denoiser)
-                project(denoiser, limit=LIMIT)
+            release(denoiser)
+            project(denoiser, limit=LIMIT)
         return denoiser
 
 
-def learning_part(denoiser: nn.Module, settings: TrainingSettings) -> nn.Module:
-    """The denoiser, or the part of it that a run trains. Raises InputError where there is no such part."""
-    if settings.part == "denoiser":
-        return denoiser
-    require_guidance(denoiser)
-    part = denoiser.guidance if settings.part == "guidance" else denoiser.guide_network
-    if part is None:
-        raise InputError("this denoiser has no guide network; `pnp_lip.denoisers.add_guidance` adds one.")
-    return cast(nn.Module, part)
-
-
-def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.optim.Optimizer]:
-    """Adam for a denoiser or its guidance; Muon for a gradient-step potential's or a guide network's kernels, Adam for biases.
+def make_optimisers(network: nn.Module) -> list[torch.optim.Optimizer]:
+    """Adam for a denoiser; for a gradient-step potential Muon for kernels and Adam for biases.
 
     A group's "rate" is the rate at which its parameters learn, in units of the run's. Muon takes a kernel (C', C, k, k) as
     a matrix (C', C k²). One rate serves it and Adam, because its updates are scaled to a size like that of Adam's. Of a
@@ -225,9 +184,9 @@ def make_optimisers(denoiser: nn.Module, learning: nn.Module) -> list[torch.opti
 
     Source: Jordan et al. (2024); the scale is that of Liu et al. (2025).
     """
-    named = list(learning.named_parameters())
-    if not isinstance(learning, GradientStepPotential | GuideNetwork):
-        ours = isinstance(denoiser, GradientFlowDenoiser)
+    named = list(network.named_parameters())
+    if not isinstance(network, GradientStepPotential):
+        ours = isinstance(network, GradientFlowDenoiser)
         slow = [p for name, p in named if not ours or "weight" in name]
         fast = [p for name, p in named if ours and "weight" not in name]
         groups = ({"params": slow, "rate": 1.0}, {"params": fast, "rate": ACTIVATION_RATE})
@@ -252,7 +211,7 @@ def ramped_average(averaged: Parameters, current: Parameters, count: Tensor | in
     torch._foreach_lerp_(averaged, current, max(1 - AVERAGE, 9 / (10 + int(count))))
 
 
-def reduced_precision(device: torch.device, wanted: bool = True) -> torch.autocast:
+def reduced_precision(device: torch.device, wanted: bool) -> torch.autocast:
     """A context in which convolutions run in bfloat16 if that is ``wanted`` and fast there.
 
     It is on accelerators, and on processors with instructions for it; others emulate it, eleven times slower (measured).
