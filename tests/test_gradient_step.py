@@ -144,7 +144,7 @@ def test_it_is_trained_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     from pnp_lip.solvers.examiner import Identity
     from pnp_lip.training import gradient_step_training as training
-    from pnp_lip.training.equilibrium import TrainingProblem
+    from pnp_lip.training.problems import TrainingProblem
 
     monkeypatch.setattr(training, "FIRST", 60)
     monkeypatch.setattr(training, "ADJOINT", 60)
@@ -171,7 +171,7 @@ def test_the_implicit_gradient_is_that_of_the_solution(monkeypatch: pytest.Monke
 def test_steep_curvature_has_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
     from pnp_lip.solvers.examiner import Identity
     from pnp_lip.training import gradient_step_training as training
-    from pnp_lip.training.equilibrium import TrainingProblem
+    from pnp_lip.training.problems import TrainingProblem
 
     R, x = potential().double().requires_grad_(True), image(4, 1, 20, 20).double()
     losses = []

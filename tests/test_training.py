@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,6 @@ from pnp_lip.training import (
     load_photographs,
     train,
 )
-from pnp_lip.training.equilibrium import Equilibrium
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler
 from pnp_lip.training.training_run import LIMIT, TrainingRun, log_error, make_optimisers
 
@@ -56,29 +54,17 @@ class KilledError(Exception):
     pass
 
 
-# Long enough that problems are visited again before the checkpoint, and would be after it if the run remembered them.
-AT_EQUILIBRIUM = dataclasses.replace(
-    TINY, problems=ProblemSettings(1.0), patches=PatchSettings(batch=4, size=24), steps=12, checkpoint_every=7
-)
-
-
-@pytest.mark.parametrize(("settings", "last"), [(TINY, 5), (AT_EQUILIBRIUM, 10)])
-def test_a_killed_run_resumes_to_the_same_weights(
-    tmp_path: Path, settings: TrainingSettings, last: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pnp_lip.training.equilibrium.FEWEST", 3)
-    shorter = functools.partial(Equilibrium, free=6, again=2)
-    monkeypatch.setattr("pnp_lip.training.training_run.Equilibrium", shorter)
-    whole = train(network(), images(), images()[:1], tmp_path / "whole", settings)
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    whole = train(network(), images(), images()[:1], tmp_path / "whole", TINY)
 
     def kill(step: int, loss: float) -> None:
-        if step == last:
+        if step == 5:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(network(), images(), images()[:1], tmp_path / "killed", settings, progress=kill)
+        train(network(), images(), images()[:1], tmp_path / "killed", TINY, progress=kill)
     torch.manual_seed(99)  # the global generator must not matter
-    resumed = train(network(), images(), images()[:1], tmp_path / "killed", settings, resume=True)
+    resumed = train(network(), images(), images()[:1], tmp_path / "killed", TINY, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert certify(whole).nonexpansive
@@ -265,9 +251,29 @@ def test_muon_moves_kernels_as_matrices_and_adam_the_rest() -> None:
             )
 
 
+def test_a_denoiser_does_not_learn_from_reconstructions(tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, problems=ProblemSettings(0.5), patches=PatchSettings(batch=4, size=24))
+    with pytest.raises(InputError, match="only potentials learn from reconstructions"):
+        train(network(), images(), images(), tmp_path, settings)
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     settings = dataclasses.replace(TINY, steps=3)
     train(network(), images(), images(), tmp_path, settings)
     wide = GradientFlowDenoiser(channels=4, hidden_channels=6, dilations=(1, 2), kernel_size=5)
     with pytest.raises(InputError, match="another network"):
         train(wide, images(), images(), tmp_path, dataclasses.replace(settings, steps=6), resume=True)
+
+
+def test_only_passes_with_gradients_use_the_fourier_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    class TransformError(Exception): ...
+
+    def refuse(*_: object) -> None:
+        raise TransformError
+
+    run, x = TrainingRun(network(), images(), TINY), torch.rand(1, 1, 24, 24)
+    monkeypatch.setattr("pnp_lip.layers.gradient_flow_conv2d.correlate", refuse)
+    with torch.no_grad():
+        run.denoiser(x, 0.1)
+    with pytest.raises(TransformError):
+        run.denoiser(x, 0.1)

@@ -29,8 +29,8 @@ from pnp_lip.training import (
     train,
 )
 from pnp_lip.training.curvature import UnitFilters, compose, release_curvature
-from pnp_lip.training.equilibrium import TrainingProblem
 from pnp_lip.training.potential_training import IDENTITY, PotentialRun, gradient_product, implicit_loss, minimise, solve_adjoint
+from pnp_lip.training.problems import TrainingProblem
 
 TINY = TrainingSettings(steps=6, patches=PatchSettings(batch=4, size=16), checkpoint_every=3, validate_every=6)
 
@@ -154,7 +154,7 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_a_killed_run_resumes_to_the_same_potential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-    monkeypatch.setattr("pnp_lip.training.equilibrium.FEWEST", 3)
+    monkeypatch.setattr("pnp_lip.training.problems.FEWEST", 3)
     for name in ("DENOISING", "RECONSTRUCTION"):
         monkeypatch.setattr(f"pnp_lip.training.potential_training.{name}", (6, 3, 3))
     patches = PatchSettings(batch=4, size=24)
@@ -193,7 +193,7 @@ def test_training_lowers_the_loss(monkeypatch: pytest.MonkeyPatch, share: float,
     before = loss()
     for _ in range(steps):
         run.advance()
-    assert len(run.equilibrium.pool) < steps and loss() < before - (0.3 if share == 0 else 0.1), (before, loss())
+    assert len(run.pool) < steps and loss() < before - (0.3 if share == 0 else 0.1), (before, loss())
 
 
 def test_scans_take_part() -> None:
@@ -201,7 +201,7 @@ def test_scans_take_part() -> None:
     run = PotentialRun(potential(), images(), settings)
     loss = run.loss()
     loss.backward()
-    assert bool(loss.isfinite()) and run.equilibrium.pool[0].visited
+    assert bool(loss.isfinite()) and run.pool[0].visited
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in run.denoiser.parameters())
 
 

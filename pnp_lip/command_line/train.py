@@ -49,7 +49,7 @@ def add_command(commands: Commands) -> None:
     kind("--gradient-step", type=integers, metavar="WIDTH,DEPTH,SCALES", help="train a smooth potential: a U-net's remainder")
     add("--rho", type=float, help="its curvature is at least minus this (default: 0.8)")
     add("--curvature-limit", type=float, metavar="L", help="its curvature is at most this (default: 32)")
-    add("--equilibrium", type=float, default=0.0, metavar="SHARE", help="of steps that reconstruct (default: 0)")
+    add("--equilibrium", type=float, default=0.0, metavar="SHARE", help="of a potential's steps that reconstruct (default: 0)")
     add("--scans", type=float, default=0.4, metavar="SHARE", help="of those: scans, not blurs (default: 0.4)")
     command.set_defaults(run=run)
 

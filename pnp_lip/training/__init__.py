@@ -1,9 +1,9 @@
 """Training of denoisers and potentials on a folder of photographs."""
 
 from pnp_lip.training.curvature import constrain_curvature
-from pnp_lip.training.equilibrium import ProblemSettings
 from pnp_lip.training.patches import PatchSettings, load_photographs
 from pnp_lip.training.potential_training import new_potential
+from pnp_lip.training.problems import ProblemSettings
 from pnp_lip.training.train import train, validate
 from pnp_lip.training.training_run import TrainingSettings
 

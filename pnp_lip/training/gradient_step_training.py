@@ -16,7 +16,7 @@ from pnp_lip.potentials import GradientStepPotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.energy import Energy
 from pnp_lip.solvers.variational import SUGGESTED
-from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
+from pnp_lip.training.problems import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import TrainingRun, log_error
 
 __all__ = ["GradientStepRun"]
@@ -44,10 +44,10 @@ class GradientStepRun(TrainingRun[GradientStepPotential]):
             sigma, y = self.corrupt(x)
             return log_error(self.denoiser.denoise(y, sigma), x.to(self.device))
         while True:
-            problem = taken(self.equilibrium.pool, lambda: self.problem(x), self.generator)
+            problem = taken(self.pool, lambda: self.problem(x), self.generator)
             if approach(self.denoiser, problem) < LOST:
                 return implicit_loss(self.denoiser, problem, self.generator)
-            self.equilibrium.pool = [p for p in self.equilibrium.pool if p is not problem]
+            self.pool = [p for p in self.pool if p is not problem]
 
     def problem(self, x: Tensor) -> TrainingProblem:
         """A new problem with these images."""

@@ -23,7 +23,7 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.examiner import Identity
 from pnp_lip.solvers.variational import NOISE_FACTOR, WEIGHT
 from pnp_lip.training.curvature import CappedRise, FixedFall, constrain_curvature, release_curvature
-from pnp_lip.training.equilibrium import TrainingProblem, draw, random_reconstruction, taken
+from pnp_lip.training.problems import TrainingProblem, draw, random_reconstruction, taken
 from pnp_lip.training.training_run import Penalty, TrainingRun, TrainingSettings, log_error
 
 __all__ = ["PotentialRun", "denoised", "implicit_loss", "minimise", "new_potential"]
@@ -69,7 +69,7 @@ class PotentialRun(TrainingRun[RidgePotential]):
     def loss(self) -> Tensor:
         """The mean over images of the log of the mean squared error of their patches' minimisers."""
         x = self.sampler()
-        return implicit_loss(self.denoiser, taken(self.equilibrium.pool, lambda: self.problem(x), self.generator))
+        return implicit_loss(self.denoiser, taken(self.pool, lambda: self.problem(x), self.generator))
 
     def problem(self, x: Tensor) -> TrainingProblem:
         """A new problem with these images."""

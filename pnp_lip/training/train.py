@@ -55,6 +55,8 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     kinds: dict[type[nn.Module], type] = {RidgePotential: PotentialRun, GradientStepPotential: GradientStepRun}
     kind = cast("type[TrainingRun[Network]]", next((kinds[k] for k in kinds if isinstance(denoiser, k)), TrainingRun))
+    if kind is TrainingRun and settings.problems.equilibrium > 0:
+        raise InputError("only potentials learn from reconstructions; for a denoiser set `equilibrium` (--equilibrium) to 0.")
     run = kind(denoiser.to(device), training, settings, penalty)
     if resume and (out / "checkpoint.pt").is_file():
         run.load(out / "checkpoint.pt")

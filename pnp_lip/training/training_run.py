@@ -16,8 +16,8 @@ from pnp_lip.images import write_atomically
 from pnp_lip.layers import constrain, project, release
 from pnp_lip.layers.constraints import UnitNorm
 from pnp_lip.potentials import GradientStepPotential
-from pnp_lip.training.equilibrium import LARGEST_PSF, Equilibrium, ProblemSettings, draw
 from pnp_lip.training.patches import PER_IMAGE, PatchSampler, PatchSettings
+from pnp_lip.training.problems import LARGEST_PSF, ProblemSettings, TrainingProblem, draw
 
 __all__ = ["Network", "Penalty", "TrainingRun", "TrainingSettings", "log_error", "make_optimisers"]
 
@@ -80,7 +80,7 @@ class TrainingRun(Generic[Network]):
         self.rows: list[dict[str, float]] = []  # of the log
         self.first_sigma = draw(0, 1, torch.Generator().manual_seed(settings.seed))
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.equilibrium = Equilibrium(settings.problems.scans)
+        self.pool: list[TrainingProblem] = []
         self.sampler = PatchSampler(images, settings.patches, self.generator)
         if isinstance(denoiser, GradientFlowDenoiser):  # rivals have no layers that could be constrained
             constrain(denoiser, limit=LIMIT, every=REFRESH, zero_mean_channels=denoiser.in_channels)
@@ -108,10 +108,7 @@ class TrainingRun(Generic[Network]):
 
     def loss(self) -> Tensor:
         """The mean over images of the log of their clean patches' mean squared error, with the penalty where there is one."""
-        share, x = self.settings.problems.equilibrium, self.sampler()
-        if share > 0 and draw(0, 1, self.generator) < share:
-            problem = self.equilibrium.take(x.to(self.device), self.generator)
-            return log_error(self.equilibrium.solve(self.denoiser, problem), problem.x)
+        x = self.sampler()
         sigma, y = self.corrupt(x)
         with reduced_precision(self.device, sigma > BFLOAT16_ABOVE):
             loss = log_error(self.denoiser(y, sigma), x.to(self.device))
@@ -160,7 +157,7 @@ class TrainingRun(Generic[Network]):
 
     def forget(self) -> None:
         """Drop what no checkpoint holds: the pool of problems, and the frequencies at which filters' norms were found."""
-        self.equilibrium.pool = []
+        self.pool = []
         for module in self.denoiser.modules():
             if isinstance(module, UnitNorm):
                 module.age = 0

@@ -1,10 +1,4 @@
-"""Equilibrium training: the denoiser judged by the fixed point that plug-and-play forward-backward reaches with it.
-
-A denoiser that is best at removing noise is not best as a prior. Here it is trained for x* = T x*, the fixed point of
-T(x) = D(x − γ Aᵀ(Ax − y)), on random blurs and scans. Jacobian-free differentiation (Fung et al. 2022): iterate without
-gradients, then differentiate through the last few applications of T only. The constraint on the layers is untouched, so
-that the certificate survives.
-"""
+"""Random blurs and scans, from whose reconstructions potentials learn, and the pool of those that are solved on."""
 
 import dataclasses
 import math
@@ -12,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from pnp_lip.errors import InputError
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, disk_psf, gaussian_psf, motion_psf, shake_psf
@@ -21,10 +14,9 @@ from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.operators.tomography import circle_mask
 from pnp_lip.protocols import PhysicsLike
 
-__all__ = ["LARGEST_PSF", "Equilibrium", "ProblemSettings", "TrainingProblem", "draw", "random_phantoms", "random_psf",
+__all__ = ["LARGEST_PSF", "ProblemSettings", "TrainingProblem", "draw", "random_phantoms", "random_psf",
            "random_reconstruction", "taken"]  # fmt: skip
 
-STEP = 1.9  # γ, with ‖A‖ = 1 for a nonnegative kernel of sum one and circular borders, and at most 1 for a scan
 POOL = 60  # problems that are solved on from where the last visit left them
 FEWEST = 12  # of them, before any is visited again
 RENEWED = 0.5  # the share of steps that take a new problem
@@ -32,16 +24,14 @@ LARGEST_PSF = 23  # pixels a side, of the random blurs
 PHANTOMS = 0.75  # the share of made-up slices among scans
 SAMPLES = 4  # points a pixel of a made-up slice, in each direction
 
-# From what, with uniform logarithm, the data's noise is drawn, and a denoiser's σ in units of it. They are ranges, because a
-# user does not know the best strength either: a scan that has texture everywhere wants a weak prior, a piecewise constant one
-# a strong one.
-BLURS = ((0.002, 0.04), (0.5, 0.9))
-SCANS = ((0.002, 0.02), (0.15, 0.6))
+# From what, with uniform logarithm, the data's noise is drawn.
+NOISE_OF_BLURS = (0.002, 0.04)
+NOISE_OF_SCANS = (0.002, 0.02)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSettings:
-    """How many steps learn from reconstructions, and of what.
+    """How many of a potential's steps learn from reconstructions, and of what.
 
     Of all steps the share ``equilibrium`` does; of its problems the share ``scans`` are scans, the others blurs. Raises
     InputError for a share outside [0, 1].
@@ -58,7 +48,7 @@ class ProblemSettings:
 
 @dataclasses.dataclass
 class TrainingProblem:
-    """Noisy data y of images x, the σ that the prior assumes, the solution so far, and a potential's weight λ."""
+    """Noisy data y of images x, the σ that the prior assumes, the solution so far, the potential's weight λ."""
 
     x: Tensor
     y: Tensor
@@ -67,48 +57,6 @@ class TrainingProblem:
     x_hat: Tensor
     visited: bool = False
     weight: float = 1.0
-
-
-@dataclasses.dataclass
-class Equilibrium:
-    """Which problems are solved, and how, and the newest of them.
-
-    The share ``scans`` of grey images is parallel-beam tomography from n/8 to n views, of uniform logarithm, n the image's
-    side; of those ``phantoms`` is the share of made-up slices, the others are photographs in a circle. ``free``, ``again``
-    and ``differentiated`` count the iterations of the first visit, of a later one, and those with gradients.
-    """
-
-    scans: float = 0.4
-    phantoms: float = PHANTOMS
-    free: int = 40
-    again: int = 12
-    differentiated: int = 3
-    pool: list[TrainingProblem] = dataclasses.field(default_factory=list)
-
-    def take(self, x: Tensor, generator: torch.Generator) -> TrainingProblem:
-        """A new problem with the images ``x``, or an earlier one with images of its own.
-
-        A denoiser changes little from step to step, and so do its fixed points: solving on costs a third of solving anew.
-        """
-        return taken(self.pool, lambda: self.problem(x, generator), generator)
-
-    def problem(self, x: Tensor, generator: torch.Generator) -> TrainingProblem:
-        """A random problem with these images (B, C, H, W); of a scan, with what of them is in the circle."""
-        problem = random_reconstruction(x, generator, self.scans, self.phantoms)
-        ranges = SCANS if isinstance(problem.physics, ParallelBeamTomography) else BLURS
-        return dataclasses.replace(problem, sigma=draw_log(*ranges[1], generator) * problem.sigma)
-
-    def solve(self, denoiser: nn.Module, problem: TrainingProblem) -> Tensor:
-        """The problem's solution with the denoiser as it is now, from where the last visit left it; differentiable."""
-        physics, y, sigma = problem.physics, problem.y, problem.sigma
-        with torch.no_grad(), parametrize.cached():
-            iterations = self.again if problem.visited else self.free
-            x_hat = approach(denoiser, physics, y, sigma, problem.x_hat, iterations)
-        problem.x_hat, problem.visited = x_hat, True
-        with parametrize.cached():
-            for _ in range(self.differentiated):
-                x_hat = update(denoiser, physics, x_hat, y, sigma, STEP)
-        return x_hat
 
 
 def taken(pool: list[TrainingProblem], new: Callable[[], TrainingProblem], generator: torch.Generator) -> TrainingProblem:
@@ -120,9 +68,7 @@ def taken(pool: list[TrainingProblem], new: Callable[[], TrainingProblem], gener
     return pool[int(torch.randint(len(pool), (), generator=generator))]
 
 
-def random_reconstruction(
-    x: Tensor, generator: torch.Generator, scans: float, phantoms: float = PHANTOMS, unknown: float = 0.0
-) -> TrainingProblem:
+def random_reconstruction(x: Tensor, generator: torch.Generator, scans: float, unknown: float = 0.0) -> TrainingProblem:
     """Noisy data of a random blur or, of grey images, scan, σ that of the noise; of a scan x is what of it is in the circle.
 
     Of the blurs the share ``unknown`` has an unknown border, as photographs do; the others are circular.
@@ -130,7 +76,7 @@ def random_reconstruction(
     scanned = x.shape[1] == 1 and draw(0, 1, generator) < scans
     physics: Blur | ParallelBeamTomography
     if scanned:
-        if draw(0, 1, generator) < phantoms:
+        if draw(0, 1, generator) < PHANTOMS:
             x = random_phantoms(x, generator)
         x = x * circle_mask(x.shape[-1]).to(x)
         n = x.shape[-1]
@@ -141,30 +87,11 @@ def random_reconstruction(
     else:
         padding = "valid" if unknown and draw(0, 1, generator) < unknown else "circular"
         physics = Blur(random_psf(generator), (x.shape[1], x.shape[2], x.shape[3]), padding=padding, device=x.device)
-    noise = draw_log(*(SCANS if scanned else BLURS)[0], generator)
+    noise = draw_log(*(NOISE_OF_SCANS if scanned else NOISE_OF_BLURS), generator)
     y = physics.A(x)
     y = y + noise * torch.randn(y.shape, generator=generator).to(y)
     start = physics.fbp(y) if isinstance(physics, ParallelBeamTomography) else physics.starting_image(y)
     return TrainingProblem(x, y, physics, noise, start)
-
-
-def approach(denoiser: nn.Module, physics: PhysicsLike, y: Tensor, sigma: float, start: Tensor, iterations: int) -> Tensor:
-    """Close to the fixed point, from ``start``, by Nesterov's momentum at the step that momentum needs, γ = 1.
-
-    Nothing is claimed of this iteration: it only saves some two thirds of the plain one's evaluations.
-    """
-    x = z = start
-    for k in range(iterations):
-        x, before = update(denoiser, physics, z, y, sigma, 1.0), x
-        z = x + k / (k + 3) * (x - before)
-    return x
-
-
-def update(denoiser: nn.Module, physics: PhysicsLike, x: Tensor, y: Tensor, sigma: float, step: float) -> Tensor:
-    """T x, D relaxed to step/STEP so that the balance of data and prior does not depend on the step."""
-    z: Tensor = x - step * physics.A_adjoint(physics.A(x) - y)
-    d: Tensor = denoiser(z, sigma)
-    return z + step / STEP * (d - z)
 
 
 def draw(low: float, high: float, generator: torch.Generator) -> float:
