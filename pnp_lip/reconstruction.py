@@ -144,22 +144,22 @@ def linear_images(physics: Projector, measured: Tensor) -> tuple[dict[str, Tenso
     """
     images, missing = {}, {}
     try:
-        guide = images["FBP"] = physics.fbp(measured, filter="hann")
+        first = images["FBP"] = physics.fbp(measured, filter="hann")
     except InputError as error:  # the views miss lines
         missing["FBP"] = str(error)
         ones = physics.A_adjoint_A(torch.ones(1, 1, *physics.img_size[1:]))
-        guide = physics.A_adjoint(measured) / ones.clamp_min(1e-3 * float(ones.max()))
-    scale = scale_of(guide, measured)
-    gamma, tol = TIKHONOV / physics.norm_upper**2, 1e-3 * math.sqrt(guide.numel())
-    images["Tikhonov"] = scale * physics.solve_prox(torch.zeros_like(guide), measured / scale, gamma, tol=tol).x
+        first = physics.A_adjoint(measured) / ones.clamp_min(1e-3 * float(ones.max()))
+    scale = scale_of(first, measured)
+    gamma, tol = TIKHONOV / physics.norm_upper**2, 1e-3 * math.sqrt(first.numel())
+    images["Tikhonov"] = scale * physics.solve_prox(torch.zeros_like(first), measured / scale, gamma, tol=tol).x
     if missing:
         scale = scale_of(images["Tikhonov"], measured)
     return {name: image / scale for name, image in images.items()}, scale, missing
 
 
-def scale_of(guide: Tensor, measured: Tensor) -> float:
+def scale_of(first: Tensor, measured: Tensor) -> float:
     """What the prior's 1 stands for in the data's units; InputError for data that no positive image has."""
-    scale = float(np.quantile(guide.numpy(), 0.999)) / BRIGHT
+    scale = float(np.quantile(first.numpy(), 0.999)) / BRIGHT
     if not (scale > 0 and float(measured.mean()) > 0):
         raise InputError("this sinogram is not that of a positive image; take −log(I/I₀) of transmitted intensities.")
     return scale

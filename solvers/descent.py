@@ -21,7 +21,7 @@ EVERY = 20  # inner steps between two tests, each of which costs one value in fl
 # (H1) J(x⁺) ≤ J(x) − a‖x⁺ − x‖², in units of L: along a valley of curvature κ the exact minimiser gains κ/2 ‖x⁺ − x‖². In
 # deblurring κ falls to 1e-5 L; below 2e-6 L a candidate fails and costs one plain step.
 DECREASE = 1e-6
-RELATIVE = 100.0  # (H2) ‖x⁺ − z‖ ≤ c‖x⁺ − x‖: any c serves the theorem; ten steps together are seldom shorter than one of them
+RELATIVE = 100.0  # (H2) ‖x⁺ − z‖ ≤ c‖x⁺ − x‖: any c serves the theorem; twenty steps together are seldom shorter than one
 SHARE = 0.99  # γ in units of 1/L, below 1: the plain step then gains at least L/2 ‖x⁺ − x‖² (any γ < 2/L would descend)
 MEMORY = 5  # pairs of the quasi-Newton direction: 5, 10 and 20 differ by a tenth on blurs and photographs of 128²
 SHORTENED = 3  # times that a step is shortened before the memory is dropped

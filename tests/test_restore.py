@@ -11,6 +11,7 @@ from PIL import Image
 from skimage import data
 
 from pnp_lip import GradientFlowDenoiser, Restoration, deblur, denoise, load_pretrained, reconstruct
+from pnp_lip.colour import from_planes, planes
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.frame import Frame
 from pnp_lip.operators import FanBeam, ParallelBeam, demo_sinogram
