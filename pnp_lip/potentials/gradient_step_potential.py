@@ -15,7 +15,7 @@ from pnp_lip.layers import UNet
 
 __all__ = ["GradientStepPotential", "gradient_step_from_config"]
 
-TILE = 1024  # rows and columns of a window at most, without its margins
+TILE = 1024  # rows and columns of a window at most, without its margins; of float64 half as many
 
 
 class GradientStepPotential(nn.Module):
@@ -119,7 +119,8 @@ class GradientStepPotential(nn.Module):
 
         They are alike and begin with whole blocks.
         """
-        rows, columns = (even_share(side, TILE, self.network.block) for side in z.shape[-2:])
+        most = TILE * torch.float32.itemsize // z.element_size()
+        rows, columns = (even_share(side, most, self.network.block) for side in z.shape[-2:])
         return map_windows(partial(function, sigma=sigma), z, inside, tile=(rows, columns), reach=reach, circular=False)
 
 
