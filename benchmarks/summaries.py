@@ -129,7 +129,7 @@ def behaviour(content: Row) -> Table:
         steps = [r["iterations"] for r in runs if "iterations" in r]
         rows.append((
             label(content, name),
-            about["solver"],
+            about["solver"] if any("status" in r for r in runs) else "one call",
             ending(runs),
             "–" if change is None else f"{change:.3f}",
             f"{statistics.median(steps):.0f}" if steps else "1",
