@@ -73,9 +73,6 @@ class Comparison:
 
     def figures(self, case: Case, prior: Prior, observe: Callable[[], Observation]) -> Row:
         """What is measured of one prior on one case, at the strength that is chosen for it; and the case's best strength."""
-        if prior.guide is not None:
-            first = self.strength(prior.guide.prior, case.group)
-            prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=first))
         strength = self.strength(prior, case.group)
         found = self.measure(prior, strength, observe(), False)
         if not self.oracle or len(prior.strength.grid) == 1:

@@ -142,7 +142,7 @@ def tables(content: Row) -> list[Table]:
     text = f"Plain over accelerated iterations: median {statistics.median(ratios):.1f}, least {min(ratios):.1f}."
     examined = [r["examination"] for r in certified if "examination" in r]  # older records lack it
     if examined:
-        text += f"\nExamination, of 50 iterations: median {statistics.median(examined):.1%}, most {max(examined):.1%}."
+        text += f" Examination, of 50 iterations: median {statistics.median(examined):.1%}, most {max(examined):.1%}."
     return [*made, Table(note=text)]
 
 

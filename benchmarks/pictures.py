@@ -1,6 +1,5 @@
 """Figures of the benchmarks: how often each prior is how near to the best, and reconstructions with the same part enlarged."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,12 +42,13 @@ def plot_profile(paths: Sequence[Path], path: Path) -> Path:
     parts = [part for content in contents if content["benchmark"] in AXES for part in groups(content)]
     if not parts:
         raise InputError("a profile needs a record of denoising, deblurring, twelve or ct.")
+    names = list(dict.fromkeys(name for _, content in parts for name in content["priors"]))
     figure = Figure(figsize=(5.5 * len(parts), 4.2), layout="constrained")
     for axes, (title, content) in zip(np.ravel(figure.subplots(1, len(parts))), parts, strict=True):
         for name, gaps in sorted(behind_the_best(content).items(), key=lambda item: sum(item[1])):
             shares = np.arange(1, len(gaps) + 1) / len(gaps)
             ours = content["priors"][name]["ours"]
-            style = {"linewidth": 2.4 if ours else 1.2, "linestyle": "-" if ours else "--"}
+            style = {"linewidth": 2.4 if ours else 1.2, "linestyle": "-" if ours else "--", "color": f"C{names.index(name)}"}
             axes.step([0, *gaps, max(LARGEST, gaps[-1])], [0, *shares, 1], where="post", label=name, **style)
         axes.set(title=title, xlim=(0, LARGEST), ylim=(0, 1.02), xlabel="dB behind the best", ylabel="share of problems")
         axes.legend(fontsize="x-small", loc="lower right")
@@ -82,8 +82,6 @@ def restored(record: Path, priors: Sequence[Prior]) -> dict[str, Tensor]:
     seen = blurred(NamedImage(key["image"], x), key["kernel"], psf, key["noise"], content["settings"]["seed"]).make()
     images = {"truth": x, "data": seen.y}
     for prior in priors:
-        if prior.guide is not None:
-            prior = dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=chosen[prior.guide.prior.name]))
         images[prior.name] = prior.restore(chosen[prior.name], seen, 1e-5, Budget(10_000, math.inf), None).x
     return {name: image if name == "truth" else image.clamp(0, 1) for name, image in images.items()}
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -20,25 +19,15 @@ from pnp_lip.benchmarks.published import load_published
 from pnp_lip.benchmarks.record import Row
 from pnp_lip.certificates import Certificate, certify
 from pnp_lip.certificates.calculus import round_up
-from pnp_lip.denoisers import can_be_guided, relax
+from pnp_lip.denoisers import relax
 from pnp_lip.errors import CertificateError, InputError
 from pnp_lip.potentials import Potential, RidgePotential
 from pnp_lip.pretrained import TORCH_SUFFIXES, certified_names, load_denoiser, load_pretrained, pretrained_names
 from pnp_lip.protocols import DenoiserLike
-from pnp_lip.solvers import (
-    Anderson,
-    ForwardBackward,
-    ProximalDenoiser,
-    Result,
-    Solver,
-    Variational,
-    denoise_guided,
-    refine,
-)  # fmt: skip
+from pnp_lip.solvers import Anderson, ForwardBackward, ProximalDenoiser, Solver, Variational
 from pnp_lip.solvers.variational import SUGGESTED
 
-__all__ = ["STRENGTHS", "Guide", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_guide",
-           "with_steps"]  # fmt: skip
+__all__ = ["STRENGTHS", "PotentialPrior", "Prior", "Strength", "collect", "prior_of", "with_steps"]
 
 STATIONARITY = 0.03  # of a solver's tolerance: that of ``Variational``, by default 3e-6, where the residual of others is 1e-4
 STRENGTHS = tuple(2.0 ** (k / 2) for k in range(-12, 9))  # the grid of every prior
@@ -60,19 +49,10 @@ class Strength:
 
 
 @dataclasses.dataclass(frozen=True)
-class Guide:
-    """The solution that guides another one: with the ``prior`` at its ``strength``."""
-
-    prior: "Prior"
-    strength: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
 class Prior:
     """A denoiser under its name, with its strength, its solver, and the certificate or the ``reason`` why there is none.
 
-    ``ours`` marks the networks of this package; ``guide`` the solution that guides this one. In the place of a solver may
-    stand a way of its own to restore.
+    ``ours`` marks the networks of this package. In the place of a solver may stand a way of its own to restore.
     """
 
     name: str
@@ -80,7 +60,6 @@ class Prior:
     strength: Strength = Strength()
     ours: bool = False
     solver: type[Solver] | Way = ForwardBackward
-    guide: Guide | None = None
     certificate: Certificate | None = None
     reason: str = ""
 
@@ -107,12 +86,10 @@ class Prior:
         return self.denoiser, math.sqrt(strength) * noise
 
     def denoise(self, strength: float, seen: Observation) -> Outcome:
-        """One pass of the denoiser over its data, or one more, guided by the first."""
+        """One pass of the denoiser over its data."""
         denoiser, sigma = self.at(strength, seen.noise)
-        work = denoiser if self.guide is None else partial(denoise_guided, denoiser)
-        proved = "nonexpansive, proved" if self.nonexpansive and self.guide is None else "none"
         with torch.no_grad():
-            return Outcome(work(seen.y, sigma), "finished", 1, proved)
+            return Outcome(denoiser(seen.y, sigma), "finished", 1, "nonexpansive, proved" if self.nonexpansive else "none")
 
     def solver_at(self, strength: float, noise: float, tol: float) -> Solver | Variational:
         """The solver of a restoration at this strength.
@@ -126,55 +103,40 @@ class Prior:
         return self.solver(denoiser, sigma=sigma, tol=tol, box=(0, 1) if boxed else None, scheme=Anderson())
 
     def restore(self, strength: float, seen: Observation, tol: float, budget: Budget, before: Outcome | None) -> Outcome:
-        """A solution to the tolerance ``tol``, continued from the one ``before``; certified priors must satisfy their theorem.
-
-        A guided prior solves twice, and its outcome continues at the first solution.
-        """
+        """A solution to the tolerance ``tol``, continued from the one ``before``; certified priors must satisfy their theorem."""
         if isinstance(self.solver, Way):
             return self.solver.procedure(seen, strength, tol, budget, before)
         if seen.physics is None:
             raise InputError("a restoration needs a forward model.")
-        solver = self.solver_at(strength, seen.noise, tol)
-        solve = partial(
-            type(solver).solve,
+        result = self.solver_at(strength, seen.noise, tol).solve(
+            seen.y,
+            seen.physics,
+            x0=None if before is None else before.state,
             max_iter=budget.max_iter,
             guarantee="require" if self.certified else "report",
             callback=budget,
         )
-        x0 = None if before is None else before.state
-        if self.guide is None or not isinstance(solver, Solver):
-            results: tuple[Result, ...] = (solve(solver, seen.y, seen.physics, x0=x0),)
-        else:
-            first = dataclasses.replace(solver, sigma=self.guide.prior.at(self.guide.strength, seen.noise)[1])
-            results = refine(first, seen.y, seen.physics, sigma=solver.sigma, x0=x0, solve=solve)
-        last, unfinished = results[-1], [result.status for result in results if result.status != "converged"]
-        proved = all(result.guarantee.proved for result in results)
-        held = " with its guide held fixed" if self.guide is not None else ""
         return Outcome(
-            x=last.x,
-            status=(unfinished or ["converged"])[0],
+            x=result.x,
+            status=result.status,
             iterations=budget.iterations,
-            guarantee=f"{last.guarantee.kind}{held}, proved" if proved else "none",
-            failure=last.guarantee.failure,
-            state=results[0].x,
-            objective=None if last.objective is None else last.objective[0],
-            distance=None if last.distance_upper is None else last.distance_upper[0],
+            guarantee=f"{result.guarantee.kind}, proved" if result.guarantee.proved else "none",
+            failure=result.guarantee.failure,
+            state=result.x,
+            objective=None if result.objective is None else result.objective[0],
+            distance=None if result.distance_upper is None else result.distance_upper[0],
         )
 
     def describe(self) -> Row:
-        """What a record says of it; tensors for guidance count only with a guide."""
+        """What a record says of it."""
         network = self.denoiser if isinstance(self.denoiser, nn.Module) else nn.Identity()
-        unused = () if self.guide is not None else ("guidance.", "guide_network.")
-        weights = [tensor for name, tensor in network.state_dict().items() if not name.startswith(unused)]
-        guide: Row = {} if self.guide is None else {"before": self.guide.prior.name}
-        bound = self.certificate
+        weights, bound = network.state_dict().values(), self.certificate
         return {
             "ours": self.ours,
             "solver": self.method,
             "strength": self.strength.acts_as,
-            **guide,
             "grid": self.strength.grid,
-            "parameters": sum(p.numel() for name, p in network.named_parameters() if not name.startswith(unused)),
+            "parameters": sum(p.numel() for p in network.parameters()),
             "weights_sha256": sha256_of(*weights) if weights else None,
             "lipschitz_upper": None if bound is None else bound.lipschitz_upper,
             "averagedness": None if bound is None else bound.averagedness,
@@ -256,11 +218,6 @@ def prior_of(name: str, denoiser: DenoiserLike | Potential, *, ours: bool = Fals
     return Prior(name, denoiser, strength, ours, certificate=certificate, reason=reason)
 
 
-def with_guide(prior: Prior) -> Prior:
-    """The same denoiser, used twice: the second time guided by the first result."""
-    return dataclasses.replace(prior, name=f"{prior.name} (guided)", guide=Guide(prior))
-
-
 def with_steps(prior: Prior, name: str) -> Prior:
     """The same denoiser in DPIR's eight steps, without a proof."""
     steps = Way("DPIR", partial(rivals.half_quadratic_steps, prior.denoiser))
@@ -332,7 +289,7 @@ def collect(
     """All priors: the shipped ones, the user's (``named``, each NAME=FILE), rivals; and why others cannot take part.
 
     ``wanted`` keeps those names only, in any case; ``channels`` are those of the images, 1 or 3; ``weights`` is a folder with
-    published weights. In the tasks "deblurring" and "ct" a proved denoiser takes part in its solver, guided, and in DPIR's
+    published weights. In the tasks "deblurring" and "ct" a proved denoiser takes part in its solver and in DPIR's
     steps; any other denoiser in DPIR's steps.
     Raises InputError for a malformed or unreadable entry of the user's and for an unknown name.
     """
@@ -346,7 +303,7 @@ def collect(
     rival = {n: make for n, make in rivals_by_name(weights, channels, task).items() if n.lower() not in own}
     makers = {**rival, **makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
-    bases = {re.sub(r" \((guided|dpir)\)$", "", name) for name in kept}  # their entries come with the denoiser's
+    bases = {name.removesuffix(" (dpir)") for name in kept}  # these entries come with the denoiser's
     unknown = bases - {name.lower() for name in makers}
     if unknown:
         raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
@@ -361,8 +318,6 @@ def collect(
         if restores and not prior.certified and not isinstance(prior, PotentialPrior) and not isinstance(prior.solver, Way):
             prior = with_steps(prior, prior.name)
         priors.append(prior)
-        if prior.nonexpansive and can_be_guided(prior.denoiser):
-            priors.append(with_guide(prior))
         if prior.nonexpansive and restores:
             priors.append(with_steps(prior, f"{prior.name} (DPIR)"))
     return [p for p in priors if wanted is None or p.name.lower() in kept], skipped

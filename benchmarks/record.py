@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import platform
 import re
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,10 +20,11 @@ from pnp_lip.solvers.result import finite
 from pnp_lip.version import __version__
 
 __all__ = ["FORMAT", "Destination", "Record", "Row", "Table", "Tell", "attempted", "fingerprint", "read_record",
-           "settings", "timed"]  # fmt: skip
+           "settings", "timed", "wrapped"]  # fmt: skip
 
 FORMAT = "pnp-lip benchmark 1"
 PACKAGES = ("torch", "deepinv", "numpy", "scipy", "scikit-image", "bm3d", "ffdnet", "scico")
+PROSE = 110  # characters of a line of text
 PLACES = ("images", "kernels", "phantom")  # files that a configuration names; their hashes say more
 
 T = TypeVar("T")
@@ -185,6 +187,11 @@ def peak_memory(*, reset: bool = False) -> float | None:
         return None
 
 
+def wrapped(text: str) -> str:
+    """Prose in lines of at most ``PROSE`` characters; words stay whole."""
+    return textwrap.fill(text, PROSE, break_long_words=False, break_on_hyphens=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A title, a note below it, the header and the rows, all text. A table without a header is a paragraph.
@@ -206,7 +213,7 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, its title in bold above it."""
         lines = [f"**{self.title}**", ""] if self.title else []
-        lines += [self.note, ""] if self.note else []
+        lines += [wrapped(self.note), ""] if self.note else []
         if self.header:
             lines += [f"| {' | '.join(self.header)} |", "|---" * len(self.header) + "|"]
             lines += [f"| {' | '.join(cell.replace('|', '¦') for cell in row)} |" for row in self.rows]

@@ -1,11 +1,10 @@
 """From records to Markdown: a file of tables for each, and the tables inside written pages."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pnp_lip.benchmarks import certificates, convergence, operators, speed, summaries, tasks
-from pnp_lip.benchmarks.record import Row, Table, read_record
+from pnp_lip.benchmarks.record import Row, Table, read_record, wrapped
 from pnp_lip.benchmarks.summaries import describe_data, ending, guarantee, label, mean_psnr, measured
 from pnp_lip.errors import InputError
 from pnp_lip.images import write_atomically
@@ -14,7 +13,6 @@ __all__ = ["find_records", "headline", "renew", "write_report", "write_text"]
 
 GROUPS = {"denoising": "σ·255 = 25", "deblurring": "noise 0.01", "ct": "parallel 60, Gaussian"}
 TITLES = {"denoising": "denoising, σ = 25/255", "deblurring": "deblurring, noise 0.01", "ct": "CT, 60 views"}
-PROSE = 110  # characters of a line of text
 BELOW = 1000.0  # dB, subtracted to sort priors without deblurring below all others
 
 MAKERS: dict[str, tuple[Callable[..., Row], Callable[[Row], list[Table]]]] = {  # of records, and of their tables
@@ -113,7 +111,7 @@ def headline(records: Mapping[str, Row]) -> str:
     deblurring = records["deblurring"]
     note = ["Mean PSNR in dB; ours in bold.", summaries.how_settled(deblurring)]
     note += [f"{TITLES[kind]}: {describe_data(content)}" for kind, content in records.items()]
-    return Table("", header, rows).markdown() + "\n" + textwrap.fill(" ".join(filter(None, note)), PROSE) + "\n"
+    return Table("", header, rows).markdown() + "\n" + wrapped(" ".join(filter(None, note))) + "\n"
 
 
 def headline_cells(records: Mapping[str, Row], name: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 
 from pnp_lip.benchmarks.record import Row, Table
 
-__all__ = ["AXES", "about_guides", "describe_data", "ending", "gain", "guarantee", "how_settled", "label", "mean_psnr",
+__all__ = ["AXES", "describe_data", "ending", "gain", "guarantee", "how_settled", "label", "mean_psnr",
            "measured", "pairs", "quality", "tables"]  # fmt: skip
 
 AXES = {"denoising": ("sigma",), "deblurring": ("noise",), "ct": ("geometry", "noise")}
@@ -129,7 +129,7 @@ def behaviour(content: Row) -> Table:
         steps = [r["iterations"] for r in runs if "iterations" in r]
         rows.append((
             label(content, name),
-            about["solver"],
+            about["solver"] if any("status" in r for r in runs) else "one call",
             ending(runs),
             "–" if change is None else f"{change:.3f}",
             f"{statistics.median(steps):.0f}" if steps else "1",
@@ -155,9 +155,8 @@ def how_settled(content: Row) -> str:
         return ""
     return (
         "Converged: a tenth of the tolerance changes the PSNR by less than 0.02 dB; the largest such change, in dB, is under "
-        f"“change”. A run may spend {limits['seconds']:g} s of processor time and {limits['max_iter']:,} iterations. "
-        f"{about_guides(content)}"
-    ).strip()
+        f"“change”. A run may spend {limits['seconds']:g} s of processor time and {limits['max_iter']:,} iterations."
+    )
 
 
 def costs(content: Row) -> str:
@@ -171,17 +170,6 @@ def costs(content: Row) -> str:
         f"{statistics.fmean(seconds):.2g} s with {' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}; "
         "medians over the problems."
     )
-
-
-def about_guides(content: Row) -> str:
-    """What "guided" means, if such a prior took part."""
-    if not any(about.get("before") for about in content["priors"].values()):
-        return ""
-    if content["benchmark"] == "denoising":
-        return "Guided: a second pass, guided by the result of the first."
-    improved = any("annealer_sha256" in about for about in content["priors"].values())
-    guide = "the first solution" + (", which the annealer improves in deblurring" if improved else "")
-    return f"Guided: solved twice; the second solve is guided by {guide}. Costs are those of both."
 
 
 def upwards(bound: float) -> str:
@@ -206,9 +194,10 @@ def gain(content: Row, ours: str, other: str, group: str | None = None) -> float
 
 
 def margins(content: Row) -> Table:
-    """How far our best stands above each other prior, and on how many problems."""
-    certified = [name for name, about in content["priors"].items() if about["ours"] and about["certified"]]
-    ours = next((name for name in ordered(content) if name in certified), None)
+    """How far our best proved prior stands above each other one, and on how many problems."""
+    mine = [name for name in ordered(content) if content["priors"][name]["ours"]]
+    proved = (n for n in mine if content["priors"][n]["certified"] or guarantee(content, n).endswith("proved"))
+    ours = next(proved, None)
     if ours is None:
         return Table(note="None of our priors took part, so there is no margin to show.")
 

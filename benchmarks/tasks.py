@@ -13,7 +13,7 @@ from torch import Tensor
 from pnp_lip.benchmarks.comparison import Case, Comparison, denoise, restore, seeded
 from pnp_lip.benchmarks.config import CtConfig, DeblurringConfig, DenoisingConfig
 from pnp_lip.benchmarks.photographs import VALIDATION, NamedImage, hashes, on_trial, photograph, sha256_of
-from pnp_lip.benchmarks.priors import Prior
+from pnp_lip.benchmarks.priors import PotentialPrior, Prior
 from pnp_lip.benchmarks.problem import Observation
 from pnp_lip.benchmarks.record import Destination, Record, Row
 from pnp_lip.errors import InputError
@@ -54,15 +54,8 @@ def denoising(config: DenoisingConfig, to: Destination, priors: Sequence[Prior])
 
 
 def at_true_level(prior: Prior) -> Prior:
-    """The prior at the true noise level, if it takes one; only thresholds and relaxations are chosen.
-
-    A guided prior makes its guide from the data here, and so loses its certificate, which treats the guide as constant.
-    """
-    if prior.guide is not None:
-        guide = dataclasses.replace(prior.guide, prior=at_true_level(prior.guide.prior))
-        reason = "nonexpansive only for a constant guide"
-        prior = dataclasses.replace(prior, guide=guide, certificate=None, reason=reason)
-    if prior.strength.acts_as != "noise level squared":
+    """The prior at the true noise level, if it takes one; only thresholds, total variation and relaxations are tuned."""
+    if not isinstance(prior, PotentialPrior) and prior.strength.acts_as != "noise level squared":
         return prior
     return dataclasses.replace(prior, strength=dataclasses.replace(prior.strength, grid=(1.0,)))
 

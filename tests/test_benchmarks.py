@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pnp_lip import GradientFlowDenoiser, denoise_guided, load_pretrained, save_denoiser
+from pnp_lip import GradientFlowDenoiser, load_pretrained, save_denoiser
 from pnp_lip.benchmarks import photographs, tasks
 from pnp_lip.benchmarks.command import BENCHMARKS, find_priors
 from pnp_lip.benchmarks.comparison import (
@@ -37,17 +37,13 @@ from pnp_lip.benchmarks.config import (
     configured,
 )
 from pnp_lip.benchmarks.photographs import load_images
-from pnp_lip.benchmarks.priors import STRENGTHS, Prior, Strength, collect, fbp, prior_of, with_guide
+from pnp_lip.benchmarks.priors import STRENGTHS, Prior, Strength, collect, fbp, prior_of
 from pnp_lip.benchmarks.problem import Observation
 from pnp_lip.benchmarks.record import Destination, Record, Row, fingerprint, read_record
 from pnp_lip.command_line.main import main
-from pnp_lip.denoisers import add_guidance
 from pnp_lip.errors import InputError
-from pnp_lip.images import psnr
-from pnp_lip.layers import project
 from pnp_lip.operators import Blur, gaussian_psf
 from pnp_lip.pictures import write_image
-from pnp_lip.solvers import Anderson, ForwardBackward, refine
 from pnp_lip.solvers.parameter_choice import climb
 
 TINY = DeblurringConfig(
@@ -362,58 +358,6 @@ def test_our_prior_runs_with_its_proof_and_an_expansive_one_is_stopped() -> None
     figures = restore(Prior("wild", lambda x, s: 1 + 30 * x.square()), 1.0, scene(), False, limits)
     assert figures["status"] == "diverged" and figures["guarantee"] == "none" and figures["failure"]
     assert np.isfinite(figures["psnr"])
-
-
-def guided_by(prior: Prior, strength: float) -> Prior:
-    assert prior.guide is not None
-    return dataclasses.replace(prior, guide=dataclasses.replace(prior.guide, strength=strength))
-
-
-def test_a_guided_prior_is_solved_twice_and_both_are_proved() -> None:
-    d = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,))).eval().requires_grad_(False)
-    project(d)
-    plain = prior_of("own", d, ours=True)
-    twice = with_guide(plain)
-    assert twice.name == "own (guided)" and twice.describe()["before"] == "own" and "before" not in plain.describe()
-    limits, seen = Limits(tol=1e-3), scene()
-    first, both = (restore(p, 0.5, seen, True, limits) for p in (plain, guided_by(twice, 0.5)))
-    solver = ForwardBackward(d, sigma=0.5**0.5 * seen.noise, tol=1e-3, box=(0, 1), scheme=Anderson())
-    solutions = refine(solver, seen.y, seen.physics)
-    assert [first["psnr"], both["psnr"]] == [psnr(result.x.clamp(0, 1), seen.x) for result in solutions]
-    assert both["iterations"] > first["iterations"] == solutions[0].iterations
-    assert both["status"] == "converged" and first["psnr"] != both["psnr"]
-    assert both["guarantee"] == "fixed point with its guide held fixed, proved"
-    other = restore(twice, 0.5, seen, True, limits)  # another first solution
-    assert other["psnr"] != both["psnr"]
-    noisy = dataclasses.replace(seen, physics=None)
-    expected = psnr(denoise_guided(d, noisy.y, 0.01), noisy.x)
-    assert denoise(twice, 1.0, noisy, False, limits)["psnr"] == expected
-    assert tasks.at_true_level(plain).certified and not tasks.at_true_level(twice).certified  # the data make its guide
-
-
-def test_the_strength_of_the_first_solution_is_chosen_first(tmp_path: Path) -> None:
-    seen = []
-
-    def measure(prior: Prior, strength: float, on: Observation, tuning: bool) -> Row:
-        seen.append((prior.name, strength, None if prior.guide is None else prior.guide.strength, tuning))
-        best = 0.25 if prior.guide is None else 1.0
-        return {"psnr": -abs(strength - best), "cpu_seconds": 0.0}
-
-    plain = Prior("own", shrink)
-    case = Case({"image": "a"}, "g", scene)
-    record = Record.open(Destination(tmp_path / "r.json"), "deblurring", Asked(), {})
-    Comparison(record, [case], measure).run([case], [with_guide(plain)])
-    assert seen[-1] == ("own (guided)", 1.0, 0.25, False)
-    assert {first for name, _, first, _ in seen if name == "own (guided)"} == {0.25}
-    assert [t["strength"] for t in record.content["tuning"]] == [0.25, 1.0]
-
-
-def test_guided_priors_take_part_where_guidance_was_learned(tmp_path: Path) -> None:
-    d = add_guidance(GradientFlowDenoiser(hidden_channels=4, dilations=(1,)))
-    project(d)
-    save_denoiser(d, tmp_path / "own.safetensors")
-    names = [p.name for p in collect([f"own={tmp_path / 'own.safetensors'}"], ["own", "Own (guided)"])[0]]
-    assert names == ["own", "own (guided)"]
 
 
 def test_a_prior_is_stopped_when_its_time_is_used_up() -> None:

@@ -231,6 +231,7 @@ def test_potentials_stand_in_the_tables_of_all_comparisons(tmp_path: Path) -> No
             priors,
         ),
     }
+    assert records["denoising"]["priors"]["ridge"]["grid"] == [1.0]  # the true noise level, as networks get
     for name, content in records.items():
         assert not [row for row in content["rows"] if "error" in row], name
         text = markdown(tmp_path / f"{name}.json")
