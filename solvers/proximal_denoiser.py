@@ -76,7 +76,7 @@ def prox(
     levels = torch.as_tensor(given, dtype=torch.float64).reshape(-1)
     maps = Maps(x.detach(), Denoising(), copy.copy, levels, LeastSquares(), None, tuple(x.shape[1:]))  # type: ignore[arg-type]
     found, distances = [], []
-    for i, energy in enumerate(energies(maps, potential, weight, (1.0, L), len(x))):
+    for i, energy in enumerate(energies(maps, potential, weight, (1.0, L), len(x), own=True)):
         s = descent.begin(energy, x[i : i + 1].detach().clone(), L, accuracy * m, values=False)
         for _ in range(max_iter):
             if s.status != "running":

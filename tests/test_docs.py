@@ -223,11 +223,11 @@ TERMS = """adjoint, ADMM, averaged, averagedness, back-projection, ball arithmet
 contraction, converged, convex,
 critical point, CT, curvature, dark, Dask, data term, decibel, denoiser, detector, diverge, DnCNN, DRUNet,
 equilibrium, fan beam, FBP, firmly nonexpansive, fixed point, flat, forward model, forward-backward, gamma, Gaussian noise,
-gradient, guarantee, guide, Halpern, held out, Hessian, Hounsfield, hypothesis, ICC, inverse problem, iteration, Jacobian, kernel,
+gradient, guarantee, Halpern, held out, Hessian, Hounsfield, hypothesis, ICC, inverse problem, iteration, Jacobian, kernel,
 Lipschitz constant, median, minimiser, misfit, noise level, nonexpansive, norm, objective, operator, padding, parallel beam,
 phantom, plug-and-play, potential, power iteration, prior, proved, proximal map, PSF, PSNR, record, RED, regulariser, relaxed,
 residual, rounding, scheme, sigma, sinogram, solver, splitting, stationarity, strength, TGV, TV, Tikhonov, tolerance, total
-variation, U-net, unproved, upper bound, view, wavelet, weight, whitening, Zarr"""
+variation, U-net, unproved, upper bound, view, wavelet, weight, white noise, Zarr"""
 PLAIN_CAPITALS = {  # file formats, machines and names that a reader knows or need not know
     "BMP", "BSD", "CPU", "CFF", "DICOM", "DIR", "EXIF", "FILE", "GB", "GPU", "HDF5", "JPEG", "JSON", "NAME", "NPY", "PNG", "STOP",
     "TIFF",
