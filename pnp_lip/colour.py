@@ -11,7 +11,7 @@ __all__ = ["from_planes", "planes"]
 # channels is white along the axes, too, and independent. Each axis fills [0, 1] once OFFSET is added.
 AXES = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 0, -1 / 2], [1 / 4, -1 / 2, 1 / 4]], dtype=torch.float64)
 OFFSET = torch.tensor([0, 1 / 2, 1 / 2], dtype=torch.float64)[:, None, None]
-NOISE = AXES.norm(dim=1)  # of each axis in units of that of the channels: 0.58, 0.71, 0.61
+NOISE_OF_AXES = AXES.norm(dim=1)  # of each axis in units of that of the channels: 0.58, 0.71, 0.61
 
 
 def planes(x: Tensor, in_channels: int) -> tuple[Tensor, Tensor | float]:
@@ -28,7 +28,7 @@ def planes(x: Tensor, in_channels: int) -> tuple[Tensor, Tensor | float]:
         raise InputError(f"this denoiser takes {in_channels} channels; the image has {x.shape[1]}. Use --denoiser grey.")
     if in_channels == 1 and x.shape[1] == 3:
         z = torch.einsum("ac,bchw->bahw", AXES.to(x), x).add_(OFFSET.to(x))
-        return z.reshape(-1, 1, *x.shape[2:]), NOISE.to(x).repeat(len(x))
+        return z.reshape(-1, 1, *x.shape[2:]), NOISE_OF_AXES.to(x).repeat(len(x))
     return x.reshape(-1, in_channels, *x.shape[2:]), 1.0
 
 

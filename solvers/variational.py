@@ -316,8 +316,8 @@ class Variational:
             return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
         if p.own is not None:
             return None if own_smooth(self.potential) == p.own else "the potential changed during the run"
-        found = (refuted(e, s) for e, s in zip(p.energies, states, strict=True))
-        return next((f"image {i}: {why}" for i, why in enumerate(found) if why), None)
+        reasons = (refuted(e, s) for e, s in zip(p.energies, states, strict=True))
+        return next((f"image {i}: {why}" for i, why in enumerate(reasons) if why), None)
 
 
 def own_smooth(potential: object) -> Hashable | None:

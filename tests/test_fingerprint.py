@@ -41,7 +41,6 @@ def twice(*arguments: object) -> object:
 SHADOWS = [
     ("layers.0", "conv_adjoint"),
     ("layers.1", "conv"),
-    ("layers.1", "flow"),
     ("layers.1", "forward"),
     ("layers.0.activation", "unit"),
     ("layers.0.activation", "scale_and_shift"),

@@ -44,7 +44,8 @@ def test_every_form_and_type_comes_back(shape: tuple[int, ...]) -> None:
         tensor = torch.from_numpy(y) if kind == torch.uint8 else torch.from_numpy(y / 255).to(kind)
         again = denoise(tensor, 0.05, **FAST).image
         assert again.shape == shape and again.dtype == kind
-        assert np.abs(again.double().numpy() * (1 if kind == torch.uint8 else 255) - denoise(y, 0.05, **FAST).image).max() < 3
+        levels = (again.double().numpy() * (1 if kind == torch.uint8 else 255)).clip(0, 255)
+        assert np.abs(levels - denoise(y, 0.05, **FAST).image).max() < 3
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 5, 4), (4, 3, 3), (1, 1, 1, 1)])
@@ -124,7 +125,7 @@ def test_white_noise_of_colours_is_white_along_the_axes(in_channels: int) -> Non
     noise = torch.randn(2, 3, 100, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (images, factors), (origin, _) = planes(noise, in_channels), planes(torch.zeros_like(noise), in_channels)
     moved = images - origin
-    assert torch.allclose(moved.flatten(1).std(1), torch.as_tensor(factors).expand(len(images)), rtol=0.02)
+    assert torch.allclose(moved.flatten(1).std(1), factors * torch.ones(len(images), dtype=torch.float64), rtol=0.02)
     if in_channels == 1:  # and independent
         found = torch.corrcoef(moved[:3].flatten(1))
         assert float((found - torch.eye(3)).abs().max()) < 0.04

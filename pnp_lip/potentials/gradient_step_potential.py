@@ -60,7 +60,7 @@ class GradientStepPotential(nn.Module):
     @property
     def window(self) -> int:
         """Pixels that are differentiated together at most."""
-        return (TILE + self.network.block + 4 * self.network.reach) ** 2
+        return int(TILE + self.network.block + 4 * self.network.reach) ** 2
 
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         """R_σ(x), one number per image in float64."""
