@@ -11,7 +11,7 @@ import torch
 
 from pnp_lip import save_denoiser
 from pnp_lip.benchmarks.photographs import photograph
-from pnp_lip.colour import NOISE
+from pnp_lip.colour import NOISE_OF_AXES
 from pnp_lip.command_line import main
 from pnp_lip.images import psnr
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, gaussian_psf
@@ -88,10 +88,8 @@ def test_deblur_solves_one_objective(folder: Path) -> None:
         assert psnr(read_image("out.png"), read_image("x.png")) > psnr(read_image("blurred.png"), read_image("x.png")) + 0.5
         record = json.loads(Path("out.json").read_text())
         assert record["guarantee"]["proved"] and record["guarantee"]["kind"] == "critical point"
-        assert (
-            np.allclose(record["settings"]["sigma"], 0.02 * (NOISE.numpy() if prior == "ridge.safetensors" else 1))
-            and record["distance_upper"] is None
-        )
+        factors = NOISE_OF_AXES.numpy() if prior == "ridge.safetensors" else 1
+        assert np.allclose(record["settings"]["sigma"], 0.02 * factors) and record["distance_upper"] is None
         assert record["objective"] and record["stationarity"]
     assert main([*common, "--denoiser", "ridge.safetensors", "-o", "out.png", "--strength", "4"]) == 0
     assert json.loads(Path("out.json").read_text())["settings"]["weight"] == 4
