@@ -98,7 +98,8 @@ def deblur(
 
     x̂ is a critical point of ½‖Ax − y‖² + S R_σ(x) on [0, 1], R a gradient-step potential, S the ``strength``, σ the ``noise``;
     of a ridge potential R_{2σ}; with a denoiser D, x̂ = fix D(x − γAᵀ(Ax − y), √S σ). A colour image is restored along three
-    orthogonal axes, each with the noise that it has there, and then clipped to [0, 1]; by a denoiser of colours, in one.
+    orthogonal axes (``colour.planes``, of which ``result`` speaks), each with the noise that it has there, and is then clipped
+    to [0, 1]; a denoiser of colours takes it whole.
 
     ``y``: numpy or torch, (H, W), (H, W, 3), (3, H, W), (B, C, H, W) or (B, H, W, C), of any real type (``Frame`` says what its
     black and white are, unless ``value_range`` does); an alpha channel passes through. ``psf``: (h, w), centred and scaled by

@@ -28,7 +28,7 @@ def test_the_tables_are_made_from_the_record() -> None:
     versions = {"pnp-lip": "1", "torch": "2", "deepinv": "3"}
     here = {"versions": versions, "system": "somewhere", "threads": 1}
     tables = convergence.tables({"settings": {"size": 8}, "environments": [here], "rows": rows})
-    text = "\n".join(table.markdown() for table in tables)
+    text = " ".join("\n".join(table.markdown() for table in tables).split())
     assert "| RED | 120 (1.5) |" in text and "| RED | 30 (1.5) |" in text and "| RED | diverged, 9e-06, 25.0 dB |" in text
     assert "median 4.0, least 4.0" in text and "of 50 iterations: median 1.2%, most 1.2%" in text
     del rows[0]["examination"]
