@@ -17,9 +17,11 @@ __all__ = ["needed", "share_of_memory"]
 
 FLOAT = 4  # bytes of a number
 SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
-# Fitted to peaks of the process at 1, 2 and 4 megapixels, which exceed none of the estimates (docs/large.md).
-PASS, SOLVE, MINIMISE = 90, 86, 300  # bytes for each number: a pass; forward-backward without differences; a potential
-STEP = 2400  # bytes for each number of a window in which a gradient-step potential is differentiated, in float64
+# Fitted to peaks of the process at 0.25 to 12 megapixels, which exceed none of the estimates (docs/large.md).
+PASS, SOLVE = 90, 90  # bytes for each number: a pass; forward-backward without differences
+# Bytes for each number of the image that is being minimised, one of all planes; for each number of all; and for each pixel of
+# windows in which a gradient-step potential is differentiated, at most so many.
+MINIMISE, KEPT, STEP, WINDOW = 170, 66, 1700, 3 * 2**18
 
 
 def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
@@ -48,10 +50,9 @@ def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
 def needed(prior: Learned, planes: int, pixels: int, *, blurred: bool) -> int:
     """Bytes that the process holds at most, for so many ``planes`` (channels of all images) of so many ``pixels`` each."""
     numbers = planes * pixels
-    if isinstance(prior, GradientStepPotential):
-        return STARTED + MINIMISE * numbers + STEP * (planes // prior.in_channels) * min(pixels, prior.window)
     if not isinstance(prior, GradientFlowDenoiser):
-        return STARTED + MINIMISE * numbers
+        windows = STEP * min(pixels, WINDOW) if isinstance(prior, GradientStepPotential) else 0
+        return STARTED + MINIMISE * numbers // (planes // prior.in_channels) + KEPT * numbers + windows
     if not blurred:
         return STARTED + PASS * numbers
     state = FLOAT * numbers

@@ -57,11 +57,6 @@ class GradientStepPotential(nn.Module):
         """The arguments that build it again."""
         return {"in_channels": self.in_channels, "size": list(self.network.size), "default_sigma": self.default_sigma}
 
-    @property
-    def window(self) -> int:
-        """Pixels that are differentiated together at most."""
-        return int(TILE + self.network.block + 4 * self.network.reach) ** 2
-
     def forward(self, x: Tensor, sigma: Sigma = None) -> Tensor:
         """R_σ(x), one number per image in float64."""
         z, inside, level = self.prepared(x, sigma)
