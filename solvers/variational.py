@@ -160,7 +160,7 @@ class Variational:
                     states, tracks, k, before = resumed(stored, p, states)
             started -= before
             for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
-                name = "Variational" if len(states) == 1 else f"image {i + 1} of {len(states)}"
+                name = "Variational" + (f", {i + 1} of {len(states)}" if len(states) > 1 else "")
                 with Bar(name, progress=progress, tol=self.tol, most=max_iter, start=len(track.residual)) as shown:
                     while s.status == "running" and len(track.residual) < max_iter:
                         descent.advance(e, s)
