@@ -52,7 +52,7 @@ def needed(prior: Learned, planes: int, pixels: int, *, blurred: bool) -> int:
     numbers = planes * pixels
     if not isinstance(prior, GradientFlowDenoiser):
         windows = STEP * min(pixels, WINDOW) if isinstance(prior, GradientStepPotential) else 0
-        return STARTED + MINIMISE * numbers // (planes // prior.in_channels) + KEPT * numbers + windows
+        return STARTED + MINIMISE * numbers // max(1, planes // prior.in_channels) + KEPT * numbers + windows
     if not blurred:
         return STARTED + PASS * numbers
     state = FLOAT * numbers
