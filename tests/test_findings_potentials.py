@@ -360,5 +360,5 @@ def test_a_tenth_of_the_default_tolerance_changes_the_psnr_by_less_than_0_02_db(
     y = y + 0.03 * torch.randn(y.shape, generator=g)
     solver = Variational(load_pretrained("ridge"), sigma=0.06, weight=0.15)
     runs = [dataclasses.replace(solver, tol=tol).solve(y, physics, reference=x) for tol in (solver.tol, solver.tol / 10)]
-    assert all(r.status == "converged" for r in runs)
+    assert runs[0].status == "converged" and runs[1].status in ("converged", "rounding")  # of float32
     assert abs(runs[1].history.psnr[-1] - runs[0].history.psnr[-1]) < 0.02
