@@ -135,13 +135,10 @@ class GradientFlowDenoiser(Denoiser):  # type: ignore[misc]
         """σ as a tensor beside x, the default where there is none."""
         return noise_level(self.default_sigma if sigma is None else sigma, x.shape[0]).to(x.device)
 
-    def differentiable(self, *inputs: Tensor) -> bool:
-        """Whether torch is to keep a graph, because of the inputs or of learning parameters."""
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.parameters()))
-
     def runs_whole(self, x: Tensor) -> bool:
-        """Whether layers are evaluated on the whole image: where a graph is kept, and on other devices than a processor."""
-        return x.device.type != "cpu" or self.differentiable(x)
+        """Whether layers are evaluated on the whole image: where torch keeps a graph, and on other devices than a processor."""
+        graph = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.parameters()))
+        return graph or x.device.type != "cpu"
 
     def by_window(self, layer: nn.Module, z: Tensor, *, sigma: Tensor, reach: int, whole: bool, by_pixel: bool) -> Tensor:
         """Φ(z, σ) of the ``whole`` batch, or image by image in windows whose hidden channels stay in the cache.
