@@ -1,5 +1,6 @@
 """Data of any common shape and type as images (B, C, H, W) on [0, 1], and the way back."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -7,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.images import CLIPPED, NOISE_REACH
+from pnp_lip.noise import estimate_noise
 
 __all__ = ["Data", "Frame", "plain"]
 
@@ -17,6 +20,8 @@ Data = Tensor | NDArray[np.generic]
 
 CHANNELS = (1, 2, 3, 4)  # grey and colour, without and with alpha
 DARKEST = 0.1  # largest value of a picture on [0, 1]
+DEVIATIONS, SIDE = 6, 8  # of the noise, within which all pixels lie; of blocks, whose means lie within an eighth of that
+FARTHEST = 3.0  # by which noise takes an image out of [0, 1]: of a level of a half
 MARGIN = 0.1  # of a range that only the data show, on each side: restored extremes lie beyond the blurred ones
 CAMERAS = (10, 12, 14, 16)  # bits that unsigned numbers of 16 bits may hold
 
@@ -42,10 +47,10 @@ class Frame:
         """The images behind numpy or torch data (H, W), (H, W, C), (C, H, W), (B, C, H, W) or (B, H, W, C), C = 1 to 4.
 
         With 2 or 4 channels the last one is alpha. Unsigned integers of 8 bits end at 255; those of 16 bits at the first of
-        2¹⁰, 2¹², 2¹⁴ and 2¹⁶, less one, that holds them. Floats in [−0.5, 1.5] that exceed 0.1 are on [0, 1]. All other numbers
-        get a range of their own, a tenth wider on each side than they are, but not below 0 if they are not. Raises
-        ShapeError for other shapes; InputError for complex numbers, masks, NaN, infinite values, and a range that does not
-        hold the data.
+        2¹⁰, 2¹², 2¹⁴ and 2¹⁶, less one, that holds them. Floats in [−0.5, 1.5] that exceed 0.1 are on [0, 1], and those
+        that only noise takes farther out. All other numbers get a range of their own, a tenth wider on each side than they
+        are, but not below 0 if they are not. Raises ShapeError for other shapes; InputError for complex numbers, masks, NaN,
+        infinite values, and a range that does not hold the data.
         """
         data = data if isinstance(data, Tensor) else np.asarray(data)  # a Pillow image, too
         order, axes = layout(data)
@@ -61,7 +66,7 @@ class Frame:
         if not -math.inf < low < high < math.inf:
             raise InputError(f"a range is LOW < HIGH, both finite; got {low:g} and {high:g}.")
         y = x.sub(low).div_(high - low)
-        if natural and not (float(y.min()) >= -NOISE_REACH and float(y.max()) <= 1 + NOISE_REACH):
+        if natural and not near_unit(y):
             found = f"[{float(x.min()):.4g}, {float(x.max()):.4g}]"
             raise InputError(f"the values lie in {found}, far outside of the range [{low:g}, {high:g}] that was stated.")
         return cls(y.float().to(device), data, order, alpha, low, high, natural)
@@ -133,7 +138,21 @@ def range_of(x: Tensor, kind: np.dtype[np.generic]) -> tuple[float, float, bool]
         return 0.0, 255.0, True
     if kind == np.uint16:
         return 0.0, float(next(2**bits - 1 for bits in CAMERAS if high < 2**bits)), True
-    if kind.kind == "f" and low >= -NOISE_REACH and high <= 1 + NOISE_REACH and (high > DARKEST or high == low):
+    if kind.kind == "f" and (high > DARKEST or high == low) and near_unit(x):
         return 0.0, 1.0, True
     span = (high - low) or 1.0
     return (0.0 if low >= 0 else low - MARGIN * span), high + MARGIN * span, False
+
+
+def near_unit(x: Tensor) -> bool:
+    """Whether images leave [0, 1] by no more than NOISE_REACH, or than the noise that they show takes them and their means."""
+    if NOISE_REACH < (far := beyond(x)) <= FARTHEST:
+        with contextlib.suppress(InputError):  # too small a picture shows nothing
+            noise = DEVIATIONS * float(estimate_noise(x).max())
+            return far <= noise and beyond(F.avg_pool2d(x, SIDE)) <= noise / SIDE
+    return far <= NOISE_REACH
+
+
+def beyond(x: Tensor) -> float:
+    """How far numbers leave [0, 1]."""
+    return max(-float(x.min()), float(x.max()) - 1)

@@ -65,10 +65,13 @@ class State:
     broken: str | None = None
     found: float = math.inf
 
-    def forget(self) -> None:
-        """Drop the memory, unless the run may go on."""
-        if self.status != "running":
+    def forget(self, *, going_on: bool) -> None:
+        """Keep what a run that ends here needs: x, and where it may be ``going_on`` later the candidate and the memory."""
+        if not going_on:
+            self.z = self.x
+        if not going_on or self.status != "running":
             self.S, self.Y = [], []
+        self.g = self.sharp = self.z  # computed anew from z
 
     @property
     def residual(self) -> float:
@@ -279,8 +282,7 @@ def at_floor(o: Energy, s: State) -> bool:
 
 
 def outcome(o: Energy, s: State) -> float:
-    """The stationarity of x at the end of a run, which needs the memory no more."""
-    s.S, s.Y = [], []
+    """The stationarity of x at the end of a run."""
     return s.found if s.status == "converged" else stationarity(o, s.x)
 
 

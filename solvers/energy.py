@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
 from pnp_lip.solvers.maps import Box, Maps
 
-__all__ = ["VALUES", "Energy", "Level", "doubled", "energies", "least_of", "level_of", "margin_of"]
+__all__ = ["VALUES", "Energies", "Energy", "Level", "doubled", "least_of", "level_of", "margin_of"]
 
 # Relative to all that is added up in a gradient: 9,000 roundings of float64 for sums of some thousand products, 64 elsewhere.
 PRECISE, PLAIN = 1e-12, 64.0
@@ -145,29 +146,41 @@ class Energy:
         return float((self.level.grad(x).double() - prior).norm()) <= ALIKE * float(prior.norm()) + rounding
 
 
-def energies(maps: Maps, potential: object, weight: float, scales: tuple[float, float], count: int, *, own: bool) -> list[Energy]:
-    """J of each of the ``count`` images of a batch, each with a copy in float64 where there is one.
+class Energies(Sequence[Energy]):
+    """J of each image of a batch, with a copy in float64 where there is one; made anew whenever it is
+    asked for, so that a batch takes little more memory than an image.
 
     ``own``: the potential is one of this package's, of which a copy computes the same.
     """
-    double, fine = None, None
-    if maps.y.dtype == torch.float64:
-        potential = doubled(potential)  # exact, whatever the weights' dtype
-    else:
-        with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError):  # of what cannot be copied
-            y, physics, term = (doubled(part) for part in (maps.y, maps.physics, maps.data_term))
-            fine, double = doubled(potential), dataclasses.replace(maps, y=y, physics=physics, data_term=term)
-    found, apart = [], count == 1 or takes_images_alone(maps, count)
-    for i in range(count):
-        one, like = part_of(maps, i, apart), maps.y.new_zeros(1, *maps.image_shape)
-        level = level_of(potential, like, one.sigma)
-        energy = Energy(one, level, weight, scales)
-        if double is not None:
-            probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
-            copied = Energy(part_of(double, i, apart), level_of(fine, probe, one.sigma), weight, scales)
-            energy = dataclasses.replace(energy, exact=copied if alike(energy, copied, probe, own=own) else None)
-        found.append(energy)
-    return found
+
+    def __init__(self, maps: Maps, potential: object, weight: float, scales: tuple[float, float], *, own: bool) -> None:
+        self.maps, self.weight, self.scales, self.own = maps, weight, scales, own
+        self.potential, self.fine, self.physics = potential, None, maps.physics
+        if maps.y.dtype == torch.float64:
+            self.potential = doubled(potential)  # exact, whatever the weights' dtype
+        else:
+            with contextlib.suppress(RuntimeError, TypeError, ValueError, AttributeError):  # of what cannot be copied
+                self.physics, self.fine = doubled(maps.physics), doubled(potential)
+        self.apart = len(self) == 1 or takes_images_alone(maps, len(self))
+
+    def __len__(self) -> int:
+        return len(self.maps.y)
+
+    def __getitem__(self, i: Any) -> Any:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        one, like = part_of(self.maps, i, self.apart), self.maps.y.new_zeros(1, *self.maps.image_shape)
+        energy = Energy(one, level_of(self.potential, like, one.sigma), self.weight, self.scales)
+        if self.fine is None:
+            return energy
+        probe = torch.rand(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like.device)
+        try:
+            double = part_of(dataclasses.replace(self.maps, physics=self.physics), i, self.apart)
+            double = dataclasses.replace(double, y=doubled(double.y), data_term=doubled(double.data_term))
+        except (RuntimeError, TypeError, ValueError, AttributeError):
+            return energy
+        copied = Energy(double, level_of(self.fine, probe, one.sigma), self.weight, self.scales)
+        return dataclasses.replace(energy, exact=copied if alike(energy, copied, probe, own=self.own) else None)
 
 
 @dataclasses.dataclass(frozen=True)

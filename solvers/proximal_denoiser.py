@@ -18,7 +18,7 @@ from pnp_lip.errors import CertificateError, GuaranteeError, ShapeError
 from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.data_terms import LeastSquares
-from pnp_lip.solvers.energy import energies
+from pnp_lip.solvers.energy import Energies
 from pnp_lip.solvers.hypothesis import check_max_iter, check_positive
 from pnp_lip.solvers.maps import Maps
 
@@ -76,12 +76,13 @@ def prox(
     levels = torch.as_tensor(given, dtype=torch.float64).reshape(-1)
     maps = Maps(x.detach(), Denoising(), copy.copy, levels, LeastSquares(), None, tuple(x.shape[1:]))  # type: ignore[arg-type]
     found, distances = [], []
-    for i, energy in enumerate(energies(maps, potential, weight, (1.0, L), len(x), own=True)):
+    for i, energy in enumerate(Energies(maps, potential, weight, (1.0, L), own=True)):
         s = descent.begin(energy, x[i : i + 1].detach().clone(), L, accuracy * m, values=False)
         for _ in range(max_iter):
             if s.status != "running":
                 break
             descent.advance(energy, s)
+        s.forget(going_on=False)
         distances.append(descent.outcome(energy, s) / m * (1 + 1e-9))
         found.append(s.x)
     return torch.cat(found), [d if math.isfinite(d) else math.inf for d in distances]

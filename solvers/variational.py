@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -22,7 +22,7 @@ from pnp_lip.protocols import PhysicsLike
 from pnp_lip.solvers import descent
 from pnp_lip.solvers.checkpoint import Checkpoint, Origin, origin_of, require
 from pnp_lip.solvers.data_terms import DataTerm, LeastSquares
-from pnp_lip.solvers.energy import VALUES, Energy, Named, doubled, energies, margin_of
+from pnp_lip.solvers.energy import VALUES, Energies, Energy, Named, doubled, margin_of
 from pnp_lip.solvers.examiner import examine_code, examine_data, judge_certificate
 from pnp_lip.solvers.guarantee import NOT_GIVEN, NOTHING, Guarantee
 from pnp_lip.solvers.hypothesis import Hypothesis, check_max_iter, check_positive
@@ -67,7 +67,7 @@ class Problem:
     """
 
     maps: Maps
-    energies: list[Energy]
+    energies: Energies
     L: float | None
     m: float
     goal: float
@@ -141,7 +141,8 @@ class Variational:
         ``x0`` may come from anything, also from an unproved network. It decides which critical point of a weakly convex J
         is found, and nothing else. ``guarantee="assume"`` runs on your word where examples refute what V asks of the
         potential. Images are solved one after another, at most ``max_iter`` updates each, so that a batch needs little more
-        memory than one of them. ``callback(updates, x, stationarity)`` follows each update, x the accepted images.
+        memory than one of them. ``callback(updates, x, stationarity)`` follows each update, x the accepted images; inf stands
+        for an image that has not begun.
 
         Raises InputError or ShapeError for unusable data, GuaranteeError where no theorem holds, unless ``guarantee`` allows.
         """
@@ -151,30 +152,18 @@ class Variational:
             reference = None if reference is None else check_like("reference", reference, p.x)
             store = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
             origin = None if store is None else self.origin(p, x0)
-            started = time.perf_counter()
-            states = [descent.begin(e, p.x[i : i + 1], p.L, p.goal) for i, e in enumerate(p.energies)]
-            settings = {**p.settings, "objective_start": [s.J for s in states]}
-            tracks, k, before = [Track() for _ in states], 0, 0.0
-            if store is not None and origin is not None and (stored := store.load(origin)) is not None:
-                with store.refusing():
-                    states, tracks, k, before = resumed(stored, p, states)
-            started -= before
-            for i, (s, e, track) in enumerate(zip(states, p.energies, tracks, strict=True)):
-                name = "Variational" + (f", {i + 1} of {len(states)}" if len(states) > 1 else "")
+            run = Run(p, store, origin, time.perf_counter())
+            for i, track in enumerate(run.tracks):
+                name = "Variational" + (f", {i + 1} of {len(run.tracks)}" if len(run.tracks) > 1 else "")
+                truth = None if reference is None else reference[i : i + 1]
                 with Bar(name, progress=progress, tol=self.tol, most=max_iter, start=len(track.residual)) as shown:
-                    while s.status == "running" and len(track.residual) < max_iter:
-                        descent.advance(e, s)
-                        record(track, s, e, psnr_of(s.x, None if reference is None else reference[i : i + 1])[0])
-                        k += 1
+                    for s, e in run.updates(i, max_iter):
+                        record(track, s, e, psnr_of(s.x, truth)[0])
                         shown.update(s.size)
                         if callback is not None:
-                            callback(k, torch.cat([s.x for s in states]), tuple(s.size for s in states))
-                        if store is not None and k % store.every == 0:
-                            store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
-                s.forget()
-            if store is not None:
-                store.save(plain(origin, states, tracks, k, time.perf_counter() - started))
-            return self.result(p, states, tracks, settings, started)
+                            callback(run.k, torch.cat(run.x), tuple(run.sizes))
+            run.save()
+            return self.result(p, run)
 
     def check(self, y: Tensor, physics: PhysicsLike) -> Guarantee:
         """The guarantee that ``solve`` would run under; if no theorem applies, it says so and raises nothing."""
@@ -208,7 +197,8 @@ class Variational:
             L or known.scale + float(steep or 0),
         )
         own = own_smooth(self.potential)
-        parts = energies(maps, self.potential, self.weight, scales, len(start), own=own is not None or certificate is not None)
+        known_to_copy = own is not None or certificate is not None
+        parts = Energies(maps, self.potential, self.weight, scales, own=known_to_copy)
         hypotheses = [*known.hypotheses, *examine_convexity(maps), *examine_code(self, self.data_term)]
         hypotheses += self.examine_prior(parts[0], x, certificate, curvature, own is not None, guarantee)
         hypotheses += [] if L is not None else [SEARCHED]
@@ -291,33 +281,99 @@ class Variational:
         chosen |= {"solver": type(self).__name__, "denoiser": self.potential, "scheme": self.curvature}
         return origin_of(chosen, p.maps, x0, p.x, p.settings)
 
-    def result(self, p: Problem, states: list[descent.State], tracks: list[Track], settings: Settings, started: float) -> Result:
+    def result(self, p: Problem, run: "Run") -> Result:
         """The result of a finished run; what its images contradict is no longer claimed."""
-        found = [descent.outcome(e, s) for e, s in zip(p.energies, states, strict=True)]
-        reasons = [s.broken or ("it diverged" if s.status == "diverged" else None) for s in states]
-        broken = next((f"image {i}: {why}" for i, why in enumerate(reasons) if why is not None), None)
+        broken = next((f"image {i}: {end.broken}" for i, end in enumerate(run.ends) if end.broken is not None), None)
         if p.guarantee.proved:
-            broken = self.changed(p, states) or broken
+            broken = self.changed(p) or broken
         judged = p.guarantee if broken is None or not p.guarantee.proved else p.guarantee.broken(broken)
+        found, J = tuple(end.found for end in run.ends), tuple(s.J for s in run.states)
         distance = tuple(v / p.m * (1 + 1e-9) for v in found) if judged.proved and p.m > 0 else None
-        x, J = torch.cat([s.x for s in states]), tuple(s.J for s in states)
-        for s, track in zip(states, tracks, strict=True):
-            track.status = s.status
-        histories = tuple(t.close(float(e.maps.misfit(s.x))) for s, e, t in zip(states, p.energies, tracks, strict=True))
-        parameters: Mapping[str, float] = {"lipschitz": states[0].L, "convexity": p.m, "weight": self.weight}
-        seconds = time.perf_counter() - started
-        return Result(x, histories, judged, settings, parameters, p.maps, seconds, J, tuple(found), distance)
+        histories = tuple(t.close(end.misfit) for t, end in zip(run.tracks, run.ends, strict=True))
+        parameters: Mapping[str, float] = {"lipschitz": run.states[0].L, "convexity": p.m, "weight": self.weight}
+        settings = {**p.settings, "objective_start": [end.start for end in run.ends]}
+        return Result(torch.cat(run.x), histories, judged, settings, parameters, p.maps, run.seconds, J, found, distance)
 
-    def changed(self, p: Problem, states: list[descent.State]) -> str | None:
+    def changed(self, p: Problem) -> str | None:
         """What is no longer the same as before the run, None if nothing is."""
         if (found := p.witness.moved(p.maps)) is not None:
             return found
-        if p.witness.certificate is not None:
-            return None if self.bound_potential()[0] == p.witness.certificate else "the potential changed during the run"
-        if p.own is not None:
-            return None if own_smooth(self.potential) == p.own else "the potential changed during the run"
-        reasons = (refuted(e, s) for e, s in zip(p.energies, states, strict=True))
-        return next((f"image {i}: {why}" for i, why in enumerate(reasons) if why), None)
+        certified = p.witness.certificate is None or self.bound_potential()[0] == p.witness.certificate
+        same = certified and (p.own is None or own_smooth(self.potential) == p.own)
+        return None if same else "the potential changed during the run"
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """Of one image: J at the ``start``, the stationarity ``found`` at the end, the ``misfit``, and what contradicts a claim."""
+
+    start: float
+    found: float
+    misfit: float
+    broken: str | None
+
+
+class Run:
+    """A batch, one image after another: ``x`` and ``sizes`` of all, the ``states`` of those begun and the ``ends`` of those done.
+
+    Raises InputError for a ``store`` that cannot hold a state of this run.
+    """
+
+    def __init__(self, p: Problem, store: Checkpoint | None, origin: Origin | None, started: float) -> None:
+        self.p, self.store, self.origin, self.started, self.k = p, store, origin, started, 0
+        self.x, self.sizes = [p.x[i : i + 1] for i in range(len(p.x))], [math.inf] * len(p.x)
+        self.tracks = [Track() for _ in self.x]
+        self.states: list[descent.State] = []
+        self.ends: list[End] = []
+        self.stored: list[dict[str, Any]] = []
+        if store is not None and origin is not None and (stored := store.load(origin)) is not None:
+            with store.refusing():
+                self.resume(stored)
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, over all its parts."""
+        return time.perf_counter() - self.started
+
+    def updates(self, i: int, max_iter: int) -> Iterator[tuple[descent.State, Energy]]:
+        """Update image i until it stops, and examine it then; a stored state is computed anew where that is possible."""
+        e: Energy = self.p.energies[i]
+        s = descent.begin(e, self.x[i], self.p.L, self.p.goal)
+        start = s.J
+        if i < len(self.stored) and self.store is not None:
+            with self.store.refusing():
+                s = descent.restored(e, s, self.stored[i])
+        self.states[i:] = [s]
+        while s.status == "running" and len(self.tracks[i].residual) < max_iter:
+            descent.advance(e, s)
+            self.k += 1
+            self.x[i], self.sizes[i] = s.x, s.size
+            yield s, e
+            if self.store is not None and self.k % self.store.every == 0:
+                self.save()
+        self.x[i], self.sizes[i] = s.x, s.size
+        s.forget(going_on=self.store is not None)
+        broken = s.broken or ("it diverged" if s.status == "diverged" else None)
+        if self.p.guarantee.proved and self.p.witness.certificate is None and self.p.own is None:
+            broken = refuted(e, s) or broken
+        self.tracks[i].status = s.status
+        self.ends.append(End(start, descent.outcome(e, s), float(e.maps.misfit(s.x)), broken))
+
+    def save(self) -> None:
+        """Store the whole state of the run, with what is stored of images that it has not come to yet."""
+        if self.store is not None:
+            states = [*(vars(s) for s in self.states), *self.stored[len(self.states) :]]
+            kept = {"states": states, "tracks": [vars(t) for t in self.tracks]}
+            self.store.save({"origin": self.origin, "k": self.k, "seconds": self.seconds, **kept})
+
+    def resume(self, stored: dict[str, Any]) -> None:
+        """Go on from a stored run. Any exception says that it cannot be one."""
+        k, seconds, tracks = stored["k"], stored["seconds"], [Track(**{**v, "status": "running"}) for v in stored["tracks"]]
+        require(type(k) is int and k >= 1 and type(seconds) is float and 0 <= seconds < math.inf, "its count of updates")
+        begun = len(stored["states"])
+        require(0 < begun <= len(tracks) == len(self.x) and all(t.fits(k, least=0) for t in tracks), "its records")
+        require(not any(t.residual for t in tracks[begun:]), "its records")
+        self.k, self.tracks, self.stored, self.started = k, tracks, stored["states"], self.started - seconds
 
 
 def own_smooth(potential: object) -> Hashable | None:
@@ -364,20 +420,3 @@ def record(track: Track, s: descent.State, e: Energy, psnr: float | None) -> Non
     track.psnr += [] if psnr is None else [psnr]
     if len(track.residual) % MISFIT_EVERY == 1:
         track.add_misfit(float(e.maps.misfit(s.x)), len(track.residual) - 1)
-
-
-def plain(origin: Origin | None, states: list[descent.State], tracks: list[Track], k: int, seconds: float) -> dict[str, object]:
-    """The whole state of a run, for a checkpoint."""
-    stored = {"states": [vars(s) for s in states], "tracks": [vars(t) for t in tracks]}
-    return {"origin": origin, "k": k, "seconds": seconds, **stored}
-
-
-def resumed(
-    stored: dict[str, Any], p: Problem, fresh: list[descent.State]
-) -> tuple[list[descent.State], list[Track], int, float]:
-    """The stored run; J, g and whether an image has converged are computed anew. Any exception says that it cannot be one."""
-    k, seconds, tracks = stored["k"], stored["seconds"], [Track(**{**v, "status": "running"}) for v in stored["tracks"]]
-    require(type(k) is int and k >= 1 and type(seconds) is float and 0 <= seconds < math.inf, "its count of updates")
-    require(len(tracks) == len(fresh) == len(stored["states"]) and all(t.fits(k, least=0) for t in tracks), "its records")
-    states = [descent.restored(e, new, v) for e, new, v in zip(p.energies, fresh, stored["states"], strict=True)]
-    return states, tracks, k, seconds

@@ -11,6 +11,7 @@ from PIL import Image
 from skimage import data
 
 from pnp_lip import GradientFlowDenoiser, Restoration, deblur, denoise, load_pretrained, reconstruct
+from pnp_lip.benchmarks.photographs import photograph
 from pnp_lip.colour import from_planes, planes
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.frame import Frame
@@ -72,6 +73,22 @@ def test_ranges() -> None:
     image, lost = high.back(torch.ones(1, 1, 1, 2))
     assert (image == 3400).all() and "100.0% of the result lies at an end of [-1400, 3400]" in lost[0]
     assert (Frame.of(np.array([[-120, 120]], np.int8)).back(torch.ones(1, 1, 1, 2))[0] == 127).all()  # what the type holds
+
+
+def test_noise_may_take_an_image_far_out_of_its_range_and_another_scale_may_not() -> None:
+    """Noise of 0.3 and 0.5 leaves [−0.5, 1.5]; images on [0, S], S > 1.5, have a range of their own."""
+    for name in ("camera", "astronaut", "coins"):
+        x = photograph(name, 128)[0, 0].double()
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for level in (0.3, 0.5):
+            y = x + level * noise
+            assert float(y.min()) < -0.5 and float(y.max()) > 1.5
+            assert Frame.of(y).natural and Frame.of(y, (0, 1)).natural and not Frame.of(y - 0.5).natural
+            with pytest.raises(InputError, match="far outside"):
+                Frame.of(2 * y, (0, 1))
+        for scale in (1.6, 2.0, 3.0):
+            for level in (0.0, 0.05, 0.2):
+                assert not Frame.of(scale * (x / x.max() + level * noise)).natural
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is ke
 PASS, SOLVE = 90, 90  # bytes for each number: a pass; forward-backward without differences
 # Bytes for each number of the image that is being minimised, one of all planes; for each number of all; and for each pixel of
 # windows in which a gradient-step potential is differentiated, at most so many.
-MINIMISE, KEPT, STEP, WINDOW = 170, 66, 1700, 3 * 2**18
+MINIMISE, KEPT, STEP, WINDOW = 170, 25, 1750, 3 * 2**18
 
 
 def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
