@@ -12,6 +12,7 @@ from torch import Tensor
 from pnp_lip.errors import InputError, ShapeError
 from pnp_lip.frame import Data
 from pnp_lip.operators import FanBeam, FanBeamTomography, ParallelBeam, ParallelBeamTomography
+from pnp_lip.operators.scan_mistakes import likely_mistake
 from pnp_lip.potentials import Potential
 from pnp_lip.protocols import PhysicsLike
 from pnp_lip.restore import DEFAULTS, Learned, Restoration, prior_of, solver_of, weights_hash
@@ -63,7 +64,8 @@ def reconstruct(
     the prior assumes, or ``misfit`` the relative data misfit to aim at, instead of the search. It runs on the processor.
 
     ``image`` is (size, size), of the sinogram's library and type if that is a float, in its units over the unit of length;
-    ``result`` as in ``deblur``. Raises InputError or ShapeError for data or settings that cannot be meant.
+    ``result`` as in ``deblur``; ``notes`` name a likely mistake in the geometry. Raises InputError or ShapeError for data or
+    settings that cannot be meant.
 
     >>> from pnp_lip.operators import demo_sinogram
     >>> scan = demo_sinogram()
@@ -102,7 +104,8 @@ def reconstruct(
         "weights_sha256": weights_hash(prior),
         "sigma": found.choice.best["sigma"],
     }
-    return Restoration(image, found.result, None, (), record)
+    mistake = likely_mistake(physics, y)
+    return Restoration(image, found.result, None, () if mistake is None else (mistake,), record)
 
 
 def solve_slice(

@@ -19,8 +19,8 @@ LEVELS = {
     **dict.fromkeys(("errors", "memory", "progress", "protocols", "renamed", "version", "snapshot", "check", "weights"), 0),
     "fingerprint": 1,
     **dict.fromkeys(("images", "spectral"), 1),
-    **dict.fromkeys(("colour", "frame", "layers", "noise", "pictures"), 2),
-    **dict.fromkeys(("denoisers",), 3),
+    **dict.fromkeys(("colour", "layers", "noise", "pictures"), 2),
+    **dict.fromkeys(("denoisers", "frame"), 3),
     "potentials": 4,
     "certificates": 5,
     **dict.fromkeys(("attacker", "curvature_attack", "operators", "pretrained", "second_opinion", "theory"), 6),
@@ -33,7 +33,7 @@ LEVELS = {
 }
 
 RECORDS = re.compile(  # a scanner has as many numbers as it has, and a certificate as many claims
-    r"pnp_lip\.(operators\..*(Beam|Geometry)|certificates\.certificate\.Certificate|solvers\.(result\.Result|descent\.State))$"
+    r"pnp_lip\.(operators\..*(Beam|Geometry)|certificates\.certificate\.Certificate|solvers\.(result\.Result|descent\.State|minimisation\.Problem))$"
 )
 MACHINE_PATH = re.compile(r"""(?<![\w.:/<>])(/(home|root|tmp|work|mnt|media|scratch|Users|usr/local)/\w|[A-Z]:\\\w)""")
 
@@ -77,7 +77,7 @@ def test_sizes() -> None:
     most = {"pnp_lip.check": 480}  # one file that others can read and run alone
     assert [(name, house.lines(name)) for name in NAMES if house.lines(name) > most.get(name, 400)] == []
     assert house.long_functions(60) == []
-    assert sum(map(house.lines, NAMES)) <= 27_200
+    assert sum(map(house.lines, NAMES)) <= 27_260
 
 
 def test_constructors_are_narrow() -> None:

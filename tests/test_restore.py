@@ -175,6 +175,9 @@ def test_a_sinogram_of_every_kind_is_reconstructed() -> None:
     assert other.result.guarantee.proved and other.record["geometry"] == "ParallelBeamTomography"
     fan = FanBeam(angles, n_det=len(y), source_distance=500.0, detector_distance=100.0)
     assert reconstruct(y, fan, **how).record["geometry"] == "FanBeamTomography"
+    assert other.notes == ()
+    mistaken = ParallelBeam(np.deg2rad(angles[:5]), n_det=len(y))
+    assert "angles seem to be radians" in str(reconstruct(y[:, :5], mistaken, **how))
     with pytest.raises(ShapeError, match="detectors, views"):
         reconstruct(y[0], angles)
     with pytest.raises(InputError, match="NaN"):
