@@ -37,8 +37,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     for i in range(2):
-        write_image(f"photos/{i}.jpg", photograph("camera", 256)[..., 60 * i : 60 * i + 40, 70:110].repeat(1, 3, 1, 1))
-    write_image("photo.jpg", photograph("camera", 256)[..., 90:130, 70:110])
+        write_image(f"photos/{i}.jpg", photograph("camera", 256)[..., 60 * i : 60 * i + 24, 70:94].repeat(1, 3, 1, 1))
+    write_image("photo.jpg", photograph("camera", 256)[..., 90:122, 70:102])
     write_image("psf.png", gaussian_psf(1.0, size=7)[None] / gaussian_psf(1.0, size=7).max())
     angles = np.arange(0, 180, 1.0)
     y = ParallelBeamTomography(ParallelBeam(angles, n_det=22), (1, 16, 16)).A(ellipse_image(16)[None, None].float())[0, 0].numpy()

@@ -100,13 +100,13 @@ def test_a_physics_that_takes_any_batch_but_treats_images_by_their_place_keeps_i
     physics = Placed(matrix / torch.linalg.matrix_norm(matrix, 2))
     physics.gains = torch.tensor([[1.0], [0.9], [0.8], [0.7]])
     y = physics.A(cases.random(4, *cases.SHAPE, seed=8, dtype=torch.float32) * SCALES)
-    options = {"sigma": 0.1, "data_term": LeastSquares(norm_upper=1.001), "tol": 1e-6}
+    options = {"sigma": 0.1, "data_term": LeastSquares(norm_upper=1.001), "tol": 1e-5}
     batch = ForwardBackward(cases.denoiser(), **options).solve(y, physics, max_iter=5000)
     assert len({h.iterations for h in batch.histories}) > 1
     for i in range(4):
         own = cases.MatrixPhysics(physics.gains[i] * physics.matrix)
         alone = ForwardBackward(cases.denoiser(), **options).solve(y[i : i + 1], own, max_iter=5000)
-        assert cases.relative(batch.x[i], alone.x[0]) < 1e-4
+        assert cases.relative(batch.x[i], alone.x[0]) < 1e-3
 
 
 @pytest.mark.parametrize("scheme", [KrasnoselskiiMann(), Halpern(), Anderson()], ids=str)
