@@ -41,6 +41,7 @@ DEFAULTS = {"deblur": "gradient-step", "denoise": "ridge", "ct": "ridge", "demo"
 STRENGTH = 0.25  # of a denoiser, unless the user states one: it assumes the noise level √S·noise
 TILE = 2048  # pixels a side of the windows in which one pass of a denoiser works
 TOL_OF_DENOISING = 2e-4  # with a potential: 1e-6 changes the PSNR of six photographs at σ·255 = 5 and 25 by at most 0.01 dB
+START = "tiny"  # whose pass, from which the minimiser is sought, saves a fifth of the time
 TOL_OF_STEP = 1e-5  # with a gradient-step potential: 1e-6 changes the mean PSNR of twelve deblurring problems by 0.007 dB
 # Luma over all channels, of estimates of the noise. White noise of 0.001 to 0.04 in blurred photographs gave at most 1.3, and in
 # sharp ones from 0.01 on at most 1.4; JPEG with colours at half the resolution gave 1.5 and more, mostly 3 to 20.
@@ -152,7 +153,7 @@ def denoise(
 ) -> Restoration:
     """Remove Gaussian noise: by default the minimiser with a ridge potential; with a denoiser one pass.
 
-    x̂ = argmin ½‖x − y‖² + R_σ(x) on [0, 1]; with a denoiser x̂ = D(y, σ)
+    x̂ = argmin ½‖x − y‖² + R_σ(x) on [0, 1], found from one pass of ``tiny``; with a denoiser x̂ = D(y, σ)
 
     Arguments and errors are those of ``deblur``. ``tile`` saves memory by windows of so many pixels a side, with a denoiser;
     ``result`` then is None.
@@ -174,7 +175,10 @@ def denoise(
     sigma, result = level * factors, None
     with showing(progress):
         if isinstance(prior, Potential):
-            result = solver_of(prior, sigma=sigma, tol=TOL_OF_DENOISING).solve(images, Identity())
+            start = None
+            if isinstance(first := placed(get_certified(START), place), GradientFlowDenoiser) and prior.in_channels == 1:
+                start = first.tiled(images, sigma, tile=TILE)
+            result = solver_of(prior, sigma=sigma, tol=TOL_OF_DENOISING).solve(images, Identity(), x0=start)
         else:
             with stepwise("denoise", len(images) * len(prior.flows)):
                 if tile is None and max(images.shape[-2:]) <= TILE:
