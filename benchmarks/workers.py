@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from pnp_lip.benchmarks.large import noise, peak_mb
-from pnp_lip.large import solve, zarr
+from pnp_lip.large import solve
+from pnp_lip.large.jobs import zarr
 from pnp_lip.operators import Blur, ParallelBeam, ParallelBeamTomography, gaussian_psf
 from pnp_lip.operators.phantoms import ellipse_image
 from pnp_lip.pretrained import load_pretrained

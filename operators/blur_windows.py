@@ -1,4 +1,4 @@
-"""Windows of arrays larger than memory, and the gradient step of a blur on them."""
+"""Windows of arrays larger than memory, and the gradient of a blur's data distance on them."""
 
 import dataclasses
 import math
@@ -14,6 +14,8 @@ from pnp_lip.operators.blur import Blur
 __all__ = ["WINDOWED_PADDINGS", "ArrayLike", "BlurWindows", "read"]
 
 WINDOWED_PADDINGS = ("circular", "zeros", "valid")  # for these ‖A‖ ≤ Σ|k| at every size
+
+UNFOLDED = 2**23  # numbers that torch may unfold for one convolution, as it does in float64: all taps of each pixel
 
 
 class ArrayLike(Protocol):
@@ -55,24 +57,33 @@ class BlurWindows:
         """Σ|k| ≥ ‖A‖ for these borders and every size (Young's inequality), rounded up; equal for k ≥ 0 and circular."""
         return max(math.nextafter(math.fsum(k.abs().double().flatten().tolist()), math.inf) for k in self.psf)
 
-    def step(self, x: ArrayLike, y: ArrayLike, rows: range, columns: range, gamma: float) -> tuple[Tensor, Tensor]:
-        """x and x − γAᵀ(Ax − y) in these rows and columns, of which Aᵀ reads h − 1 data more and A as many pixels again."""
-        taps = self.psf.shape[1:]
-        seen = [range(r.start - h + 1, r.stop + h - 1) for r, h in zip((rows, columns), taps, strict=True)]
-        data = [range(r.start - c, r.stop - c + h - 1) for r, c, h in zip((rows, columns), self.shift, taps, strict=True)]
-        around = read(x, seen[0], seen[1], self.wrap)
-        residual = self.correlate(around, self.psf.flip(-2, -1)) - read(y, data[0], data[1], self.wrap)
-        if not self.wrap:  # data end where they end, though the image may be seen beyond
-            (top, bottom), (left, right) = (overhang(r, n)[1] for r, n in zip(data, self.data_size, strict=True))
-            height, width = residual.shape[-2:]
-            residual = F.pad(residual[..., top : height - bottom, left : width - right], (left, right, top, bottom))
-        here = around[..., taps[0] - 1 : 1 - taps[0] or None, taps[1] - 1 : 1 - taps[1] or None]
-        return here, here - gamma * self.correlate(residual, self.psf)
+    def residual(self, x: ArrayLike, y: ArrayLike, rows: range, columns: range) -> Tensor:
+        """Ax − y in these rows and columns of the data, zero where there are none."""
+        spans = list(zip((rows, columns), self.shift, self.psf.shape[1:], self.data_size, strict=True))
+        seen = [range(r.start + c - h + 1, r.stop + c) for r, c, h, _ in spans]
+        found = self.correlate(read(x, seen[0], seen[1], self.wrap), self.psf.flip(-2, -1))
+        found = found - read(y, rows, columns, self.wrap)
+        if self.wrap:
+            return found
+        (top, bottom), (left, right) = (overhang(r, n)[1] for r, _, _, n in spans)
+        height, width = found.shape[-2:]
+        return F.pad(found[..., top : height - bottom, left : width - right], (left, right, top, bottom))
+
+    def gradient(self, x: ArrayLike, y: ArrayLike, rows: range, columns: range) -> Tensor:
+        """Aᵀ(Ax − y) in these rows and columns, of which Aᵀ reads h − 1 data more and A as many pixels again."""
+        taps = zip((rows, columns), self.shift, self.psf.shape[1:], strict=True)
+        data = [range(r.start - c, r.stop - c + h - 1) for r, c, h in taps]
+        return self.correlate(self.residual(x, y, data[0], data[1]), self.psf)
 
     def correlate(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Σ_a k[a] x[j + a], directly, one channel after the other, so that no pixel depends on the size of the window."""
-        kernels = kernel.expand(len(x), -1, -1)
-        return torch.cat([F.conv2d(plane[None, None], k[None, None])[0] for plane, k in zip(x, kernels, strict=True)])
+        (h, w), planes = kernel.shape[1:], []
+        rows = x.shape[1] - h + 1
+        band = rows if x.dtype == torch.float32 else max(1, UNFOLDED // (h * w * x.shape[2]))
+        for plane, k in zip(x[:, None, None], kernel.to(x).expand(len(x), -1, -1)[:, None, None], strict=True):
+            parts = [F.conv2d(plane[..., r : min(r + band, rows) + h - 1, :], k)[0] for r in range(0, rows, band)]
+            planes.append(torch.cat(parts, 1))
+        return torch.cat(planes)
 
 
 def read(array: ArrayLike, rows: range, columns: range, wrap: bool = False) -> Tensor:
@@ -90,10 +101,11 @@ def read(array: ArrayLike, rows: range, columns: range, wrap: bool = False) -> T
         block = array.oindex[tuple(key)]  # type: ignore[attr-defined]  # the run's own Zarr arrays
         return torch.from_numpy(block.reshape(-1, len(rows), len(columns)))
     block = np.asarray(array[(..., inside[0], inside[1])])
-    return torch.from_numpy(np.pad(block.reshape(-1, *block.shape[-2:]), [(0, 0), *widths]))
+    return torch.from_numpy(np.pad(block if block.ndim == 3 else block[None], [(0, 0), *widths]))
 
 
 def overhang(span: range, size: int) -> tuple[slice, tuple[int, int]]:
     """The part of a span inside of 0 … size, and how far the span goes beyond either end."""
-    start, stop = max(span.start, 0), min(span.stop, size)
+    start = max(span.start, 0)
+    stop = max(min(span.stop, size), start)
     return slice(start, stop), (start - span.start, span.stop - stop)

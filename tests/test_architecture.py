@@ -77,7 +77,7 @@ def test_sizes() -> None:
     most = {"pnp_lip.check": 480}  # one file that others can read and run alone
     assert [(name, house.lines(name)) for name in NAMES if house.lines(name) > most.get(name, 400)] == []
     assert house.long_functions(60) == []
-    assert sum(map(house.lines, NAMES)) <= 27_260
+    assert sum(map(house.lines, NAMES)) <= 27_650
 
 
 def test_constructors_are_narrow() -> None:

@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pnp_lip import ClippedDenoiser, GradientFlowDenoiser, firm, large, relax
 from pnp_lip.benchmarks.large import pass_table
 from pnp_lip.errors import CertificateError, GuaranteeError, InputError, ShapeError
+from pnp_lip.large import run
+from pnp_lip.large.jobs import Averaged
 from pnp_lip.layers import project
 from pnp_lip.operators import Blur
 from pnp_lip.operators.blur_windows import WINDOWED_PADDINGS, BlurWindows
@@ -78,14 +81,15 @@ def test_windows_are_the_blur_and_its_adjoint() -> None:
         blur = Blur(psf, (3, *SIZE), padding=padding, dtype=torch.float64)
         x = rand(1, 3, *SIZE).double()
         y = rand(1, *blur.data_size, seed=4).double()
-        expected = (x - 0.7 * blur.A_adjoint(blur.A(x) - y))[0]
+        expected = blur.A_adjoint(blur.A(x) - y)[0]
         window = BlurWindows.of(blur)
-        for rows, columns in ((range(96), range(112)), (range(0, 2), range(30, 70)), (range(50, 96), range(109, 112))):
-            here, moved = window.step(numbers(x[0]), numbers(y[0]), rows, columns, 0.7)
-            assert torch.equal(here, x[0][:, rows.start : rows.stop, columns.start : columns.stop])
-            torch.testing.assert_close(
-                moved, expected[:, rows.start : rows.stop, columns.start : columns.stop], rtol=0, atol=1e-12
-            )
+        for rows, columns in ((range(96), range(112)), (range(0, 2), range(30, 70)), (range(95, 96), range(109, 112))):
+            place = (slice(None), slice(rows.start, rows.stop), slice(columns.start, columns.stop))
+            gradient = window.gradient(numbers(x[0]), numbers(y[0]), rows, columns)
+            torch.testing.assert_close(gradient, expected[place], rtol=0, atol=1e-12)
+            residual = window.residual(numbers(x[0]), numbers(y[0]), rows, columns)
+            found = F.pad(blur.A(x)[0] - y[0], (0, 112 - y.shape[-1], 0, 96 - y.shape[-2]))[place]
+            torch.testing.assert_close(residual, found, rtol=0, atol=1e-12)
         assert window.norm_upper >= blur.norm_upper * (1 - 1e-12)
 
 
@@ -136,8 +140,9 @@ def test_denoising_is_one_application(wrap: Callable[[Any], Any], tmp_path: Path
 
 def test_the_default_step_and_convergence(tmp_path: Path) -> None:
     y, blur = problem()
-    run = solver(relax(network(), 0.5), step=None, tol=0.02)
-    found = large.solve(run, y[0, 0].numpy(), blur, out=tmp_path / "run", max_iter=50)
+    found = large.solve(
+        solver(relax(network(), 0.5), step=None, tol=0.02), y[0, 0].numpy(), blur, out=tmp_path / "run", max_iter=50
+    )
     assert found.status == "converged" and found.history.relative[-1] <= 0.02 < found.history.relative[-2]
     assert (
         found.parameters["step"] == pytest.approx(1.9, rel=1e-6)
@@ -192,13 +197,13 @@ def test_killed_at_random_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", ["before", "half", "after"])
 def test_killed_while_a_chunk_is_written(moment: str, tmp_path: Path) -> None:
     """Before it, with half of its bytes on the disk, and before it is noted."""
-    whole, update = run_in(tmp_path / "whole"), large.Job.update
+    whole, update = run_in(tmp_path / "whole"), Averaged.update
     assert len(list((tmp_path / "whole" / "x-5" / "c").glob("*/*"))) == 4
 
-    def until_the_seventh(job: large.Job, k: int, i: int) -> Any:
+    def until_the_seventh(job: Averaged, k: int, i: int, p: Any) -> Any:
         if (k, i) == (1, 2) and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        found = update(job, k, i)
+        found = update(job, k, i, p)
         if (k, i) == (1, 2):
             path = sorted(job.array(k + 1).glob("c/*/*"))[i]
             path.write_bytes(path.read_bytes()[:: 2 if moment == "half" else 1])
@@ -206,7 +211,7 @@ def test_killed_while_a_chunk_is_written(moment: str, tmp_path: Path) -> None:
         return found
 
     def work() -> None:
-        large.Job.update = until_the_seventh  # type: ignore[method-assign]  # in the child alone
+        Averaged.update = until_the_seventh  # type: ignore[method-assign]  # in the child alone
         run_in(tmp_path / "run")
 
     assert in_child(work) == -signal.SIGKILL
@@ -219,8 +224,8 @@ def test_killed_while_a_chunk_is_written(moment: str, tmp_path: Path) -> None:
 
 def test_a_resumed_run_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in(tmp_path / "run", max_iter=2)
-    calls, update = [], large.Job.update
-    monkeypatch.setattr(large.Job, "update", lambda job, k, i: calls.append((k, i)) or update(job, k, i))
+    calls, update = [], Averaged.update
+    monkeypatch.setattr(Averaged, "update", lambda job, k, i, p: calls.append((k, i)) or update(job, k, i, p))
     run_in(tmp_path / "run", max_iter=2)
     assert calls == []
     found = run_in(tmp_path / "run", max_iter=3)
@@ -259,10 +264,10 @@ def run_on(cluster: tuple[Any, Any], folder: Path, kill: Callable[[int], bool] =
         def transition(self, key: object, start: str, finish: str, *args: object, **kwargs: object) -> None:
             self.computed += (start, finish) == ("processing", "memory") and str(key).startswith("update")  # not of the data
 
-    count, update, (y, blur) = Count(), large.updates, problem()
+    count, update, (y, blur) = Count(), run.updates, problem()
 
-    def killing(job: large.Job, k: int, chunks: list[int], client: Any) -> Any:
-        for found in update(job, k, chunks, client):
+    def killing(job: Averaged, k: int, chunks: list[int], p: Any, client: Any) -> Any:
+        for found in update(job, k, chunks, p, client):
             count.noted += 1
             yield found  # and so noted in the state
             if kill(count.noted):
@@ -270,7 +275,7 @@ def run_on(cluster: tuple[Any, Any], folder: Path, kill: Callable[[int], bool] =
 
     cluster[0].scheduler.add_plugin(count, name="count")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(large, "updates", killing)
+        patch.setattr(run, "updates", killing)
         data = dask.array.from_array(y[0, 0].numpy(), chunks=50)
         found = large.solve(solver(), data, blur, out=folder, chunk=(48, 56), max_iter=5, client=cluster[1])
     cluster[1].run_on_scheduler(lambda dask_scheduler: dask_scheduler.remove_plugin(name="count"))
@@ -440,13 +445,13 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_run_that_contradicts_the_theorem_claims_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The denoiser of the workers is not the one that was certified."""
-    update = large.Job.update
+    update = Averaged.update
 
-    def tampered(job: large.Job, k: int, i: int) -> Any:
-        found = update(job, k, i)
-        return (i, found[1] * 4**k, found[2])
+    def tampered(job: Averaged, k: int, i: int, p: Any) -> Any:
+        _, (change, size) = update(job, k, i, p)
+        return i, (change * 4**k, size)
 
-    monkeypatch.setattr(large.Job, "update", tampered)
+    monkeypatch.setattr(Averaged, "update", tampered)
     found = run_in(tmp_path / "run")
     assert not found.guarantee.proved and "grew" in str(found.guarantee.failure)
 

@@ -15,7 +15,7 @@ NOT_CONVERGED = 3  # exit status
 OUT_OF_MEMORY = "memory ran out; a smaller image or fewer --jobs need less."
 PSF = "a file (image, npy, npz, mat, txt, csv), gaussian:SIGMA, box:SIZE, disk:RADIUS or motion:LENGTH:ANGLE"
 
-STARTED = 950 * 2**20  # bytes of a process with torch, deepinv and the weights loaded (docs/large.md)
+STARTED = 980 * 2**20  # bytes of a process with torch, deepinv and the weights loaded (docs/large.md)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy")  # IMAGE_SUFFIXES of pnp_lip.images, which imports torch
 
 

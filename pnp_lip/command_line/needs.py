@@ -19,9 +19,9 @@ FLOAT = 4  # bytes of a number
 SHARES = (1, 2, 4, 8, 16)  # of the limit, by which that is measured which is kept instead of being computed again
 # Fitted to peaks of the process at 0.25 to 12 megapixels, which exceed none of the estimates (docs/large.md).
 PASS, SOLVE = 90, 90  # bytes for each number: a pass; forward-backward without differences
-# Bytes for each number of the image that is being minimised, one of all planes; for each number of all; and for each pixel of
-# windows in which a gradient-step potential is differentiated, at most so many.
-MINIMISE, KEPT, STEP, WINDOW = 170, 25, 1750, 3 * 2**18
+# Bytes for each number of the image that is being minimised, one of all planes, with a ridge potential and with a gradient-step
+# one; for each number of all; and for each pixel of windows in which the latter is differentiated, at most so many.
+RIDGES, STEPS, KEPT, STEP, WINDOW = 170, 110, 29, 1750, 3 * 2**18
 
 
 def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
@@ -42,7 +42,10 @@ def share_of_memory(picture: Picture, options: argparse.Namespace) -> int:
         if need <= options.limit:
             return int(options.limit // share)
     fewer = " fewer --jobs," * (options.jobs > 1 and options.out_dir is not None)
-    less = "" if isinstance(prior, GradientFlowDenoiser) else " --denoiser grey, which needs less,"
+    other, _ = prior_of("grey", "grey")
+    with keeping_within(options.limit // SHARES[-1]):
+        fits = needed(other, images * channels, rows * columns, blurred=blurred) <= options.limit
+    less = " --denoiser grey, which fits," if fits else ""
     sizes = f"about {need / 2**30:.1f} GB of memory, and there are {options.limit / 2**30:.1f} GB"
     raise InputError(f"{columns} x {rows} pixels take {sizes}; continue with{fewer}{less} a part of the image, or more memory.")
 
@@ -51,8 +54,8 @@ def needed(prior: Learned, planes: int, pixels: int, *, blurred: bool) -> int:
     """Bytes that the process holds at most, for so many ``planes`` (channels of all images) of so many ``pixels`` each."""
     numbers = planes * pixels
     if not isinstance(prior, GradientFlowDenoiser):
-        windows = STEP * min(pixels, WINDOW) if isinstance(prior, GradientStepPotential) else 0
-        return STARTED + MINIMISE * numbers // max(1, planes // prior.in_channels) + KEPT * numbers + windows
+        each, windows = (STEPS, STEP * min(pixels, WINDOW)) if isinstance(prior, GradientStepPotential) else (RIDGES, 0)
+        return STARTED + each * numbers // max(1, planes // prior.in_channels) + KEPT * numbers + windows
     if not blurred:
         return STARTED + PASS * numbers
     state = FLOAT * numbers

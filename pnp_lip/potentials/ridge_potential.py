@@ -149,12 +149,18 @@ class RidgeAtLevel:
         self.clips = list(zip(slopes, [*rise.tolist(), *fall.tolist()], strict=True))
         self.kernels: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def value(self, x: Tensor) -> Tensor:
-        """R_σ(x), one number per image in float64."""
-        found = []
+    def value(self, x: Tensor, where: Tensor | None = None) -> Tensor:
+        """R_σ(x), one number per image in float64; of the pixels p alone for which ``where`` (1, H, W) is 1 and not 0."""
+        found, (rows, columns) = [], self.axes(x)
+        if where is not None:
+            where = extend(extend(where, rows, -2, self.circular), columns, -1, self.circular)
         for part in self.parts(x):
-            terms = zip(self.pieces(part), self.responses(part), strict=True)
-            found.append(sum((self.potential_of(t, self.scale[filters]) for (*_, filters), t in terms), torch.tensor(0.0)))
+            total = torch.tensor(0.0)
+            for (top, left, filters), t in zip(self.pieces(part), self.responses(part), strict=True):
+                if where is not None:
+                    t.mul_(where[..., top : top + rows.length, left : left + columns.length])
+                total = total + self.potential_of(t, self.scale[filters])
+            found.append(total)
         return torch.cat(found)
 
     def grad(self, x: Tensor) -> Tensor:
