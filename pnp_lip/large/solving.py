@@ -69,8 +69,7 @@ def solve(
     at once, on the ``client``'s workers (``distributed.Client``) or, without one, one after the other in this process.
 
     Raises what ``Solver.solve`` raises; InputError for what does not run here, and for an ``out`` of another run.
-    Source: as ``ForwardBackward`` and ``Variational``; ‖A‖ ≤ Σ|k| is Young's inequality. The steps are those of Nesterov
-    (1983), and of Nesterov (2004, section 2.2) where J is strongly convex.
+    Source: as ``ForwardBackward`` and ``Variational``; Young's inequality for ‖A‖ ≤ Σ|k|; Nesterov (1983; 2004, section 2.2).
     """
     check_max_iter(max_iter)
     zarr()
