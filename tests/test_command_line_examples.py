@@ -32,7 +32,7 @@ SMALL = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_workers: None) -> Path:
     """The files that the examples name."""
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()

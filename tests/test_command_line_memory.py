@@ -137,7 +137,7 @@ def test_a_photograph_of_24_megapixels_is_restored_in_8_gigabytes() -> None:
     "error", [MemoryError("Unable to allocate 9 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
 )
 def test_a_refused_allocation_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without_workers: None, error: Exception
 ) -> None:
     def fails(*_: object, **__: object) -> None:
         raise error
@@ -149,16 +149,8 @@ def test_a_refused_allocation_is_one_line(
     assert main([*arguments, "-o", "x.png"]) == 2
     said = capsys.readouterr().err
     assert "memory ran out" in said and said.count("\n") == 1
-    monkeypatch.setattr("pnp_lip.command_line.files.outcomes", outcomes_here)
     assert main([*arguments, "--out-dir", "out", "--json"]) == 2
     assert "memory ran out" in json.loads(capsys.readouterr().out)["error"]
-
-
-def outcomes_here(items, options):
-    """In this process, where a test can break things."""
-    from pnp_lip.command_line.restoring import outcome_of
-
-    return (outcome_of(item, options) for item in items)
 
 
 def test_other_errors_stay_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,7 @@ QUICK_TRAINING = "--steps 2 --batch 4 --patch 24"
 # What a page's commands get in addition, so that they run at toy size. The last of two equal options counts.
 TOY_OPTIONS = {
     "ct scan.h5": "--size 24 --sigma 0.05 --tol 1e-2 --quiet --slices 0:1 --center 11.5",
-    "denoise photos/*.jpg": "--jobs 1",
-    "deblur": "--tol 1e-2 --quiet",
+    "deblur": "--tol 1e-2 --quiet --denoiser tiny",
     "ct": "--size 24 --sigma 0.05 --tol 1e-2 --quiet",
     "train --gradient-step --start": QUICK_TRAINING.replace("24", "32"),
     "train --gradient-step": QUICK_TRAINING,
@@ -49,6 +48,7 @@ TOY_CODE = {
     'pretrained="download"': "pretrained=None",
     "steps=4_000, patches=PatchSettings(size=68": "steps=2, patches=PatchSettings(size=24",
     "threads_per_worker=1)": "threads_per_worker=1, processes=False)",
+    'out="better", progress=True)': 'out="better", max_iter=5)',
     "128, 128, 128": "16, 16, 16",
     "256, 256": "64, 64",
     ".solve(y, cone, x0=start)": ".solve(y, cone, x0=start, max_iter=2)",
@@ -70,7 +70,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.fixture
-def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_workers: None) -> Path:
     """A folder with every file that a page names, at toy size."""
     monkeypatch.chdir(tmp_path)
     x = torch.tensor(data.astronaut()[60:108, 190:238] / 255).float().permute(2, 0, 1)[None]

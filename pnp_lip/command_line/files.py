@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     if options.out_dir is not None:
         most, options.jobs = max(1, options.limit // STARTED), min(options.jobs, len(options.images))
         if options.jobs > most:
-            raise InputError(f"--jobs {options.jobs} take {options.jobs} x 0.9 GB before they begin; at most {most} fit here.")
+            size = f"{STARTED / 2**30:.1f} GB before they begin"
+            raise InputError(f"--jobs {options.jobs} take {options.jobs} x {size}; at most {most} fit here.")
         options.limit //= options.jobs
         return restore_many(options)
     if len(options.images) > 1:
