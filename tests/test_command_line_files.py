@@ -83,7 +83,7 @@ def test_killed_and_resumed_each_result_is_there_once(folder: Path, capsys: pyte
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     time.sleep(1)  # the workers end with their command
-    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*.png") if path.with_suffix(".json").exists()}
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("[!.]*.png") if path.with_suffix(".json").exists()}
     assert 1 <= len(stamps) < 12
     for path in out.glob("[!.]*.json"):
         json.loads(path.read_text())  # no half of a record
