@@ -39,7 +39,7 @@ class Limits:
 
     tol: float = option(1e-4, "relative residual at which a run ends first; a tenth of it must not change the PSNR")
     max_iter: int = option(10_000, "updates of a run", least=1)
-    seconds: float = option(60.0, "of processor time of a run", quick=2.0)
+    seconds: float = option(60.0, "of processor time of a run", quick=1.5)
     oracle: bool = option(False, "also find the best strength of each test problem, to show what choosing costs")
 
 
