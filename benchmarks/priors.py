@@ -304,10 +304,11 @@ def collect(
     makers = {**rival, **makers}
     kept = {name.lower() for name in (makers if wanted is None else wanted)}
     bases = {name.removesuffix(" (dpir)") for name in kept}  # these entries come with the denoiser's
-    unknown = bases - {name.lower() for name in makers}
+    unknown, priors = bases - {name.lower() for name in makers}, []
+    skipped = {name: f"it takes no part in {task}" for name in (*pretrained_names(), "FBP") if name.lower() in unknown}
+    unknown -= {name.lower() for name in skipped}
     if unknown:
         raise InputError(f"no prior is called {', '.join(sorted(unknown))}; there are {', '.join(makers)}.")
-    priors, skipped = [], {}
     for name in (name for name in makers if name.lower() in bases):
         try:
             prior = makers[name]()

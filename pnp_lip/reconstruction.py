@@ -135,7 +135,7 @@ def choose(
         if potential:
             return choose_for_scan(solver, y, physics, noise=noise, max_iter=max_iter)
         return choose_by_held_out(solver, y, physics, values=SIGMAS, max_iter=max_iter)
-    goal = (misfit or LARGE_MISFIT) * float(y.norm()) / math.sqrt(y.numel())
+    goal = (misfit or LARGE_MISFIT) * float(y.double().norm()) / math.sqrt(y.numel())
     values = (sigma,) if sigma is not None else levels_for_scan(goal) if potential else SIGMAS
     return choose_by_discrepancy(solver, y, physics, noise=goal, values=values, max_iter=max_iter)
 

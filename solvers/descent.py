@@ -14,6 +14,7 @@ from torch import Tensor
 from pnp_lip.solvers.checkpoint import require
 from pnp_lip.solvers.energy import Energy
 from pnp_lip.solvers.maps import Box
+from pnp_lip.solvers.scheme import norms
 
 __all__ = ["State", "advance", "begin", "outcome", "restored", "stationary_part"]
 
@@ -76,7 +77,7 @@ class State:
     @property
     def residual(self) -> float:
         """dist(0, ∂J(z)), as computed."""
-        return float(self.sharp.norm())
+        return float(norms(self.sharp)[0])
 
     @property
     def size(self) -> float:

@@ -265,7 +265,7 @@ def examine_term(maps: Maps, x: Tensor, L: float | None) -> Hypotheses:
         b = x + t * d
         change = (maps.grad(b) - first) / t
         curvature = float((change * d).double().sum() / d.double().square().sum())
-        steepest, flattest = max(steepest, float(change.norm() / d.norm())), min(flattest, curvature)
+        steepest, flattest = max(steepest, float(change.double().norm() / d.double().norm())), min(flattest, curvature)
         if own and k == 0:
             stated.append(examine_gradient(maps, b))
         turned = d - change / (L if L else steepest)

@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
 from pnp_lip.certificates import calculus
 from pnp_lip.certificates.calculus import MapBound
 from pnp_lip.solvers.hypothesis import Hypothesis
 from pnp_lip.solvers.maps import Box, Maps
+from pnp_lip.solvers.scheme import norms
 
 __all__ = ["UNKNOWN", "Iteration", "Norm", "chain", "euclidean", "forward_step", "in_box", "projection", "prox_step", "unproved"]
 
@@ -18,9 +18,8 @@ UNKNOWN = MapBound(Fraction(2), None)  # nothing is claimed
 
 
 def euclidean(maps: Maps, v: Tensor) -> Tensor:
-    """‖v‖, one number per image in float64: first of the rows, as a long sum in float32 loses 300 roundings."""
-    norms: Tensor = torch.linalg.vector_norm(v, dim=-1).double().reshape(len(v), -1).norm(dim=1)
-    return norms
+    """‖v‖, one number per image in float64."""
+    return norms(v)
 
 
 def unproved(maps: Maps, x: Tensor) -> str | None:

@@ -61,6 +61,6 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
 
 
 def norms(v: Tensor) -> Tensor:
-    """The Euclidean norm of each image, in float64."""
-    values: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
-    return values.double()
+    """The Euclidean norm of each image, in float64: first of the rows, as a long sum in float32 loses thousands of roundings."""
+    values: Tensor = torch.linalg.vector_norm(v, dim=-1).double().reshape(len(v), -1).norm(dim=1)
+    return values

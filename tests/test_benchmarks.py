@@ -136,6 +136,10 @@ def test_unusable_denoisers_of_the_user_are_refused_at_once(tmp_path: Path) -> N
             collect([entry])
     with pytest.raises(InputError, match="no prior is called unheard"):
         collect([], ["unheard"])
+    priors, skipped = collect([], ["TV", "Gradient-Step", "FBP"], task="denoising")
+    assert [prior.name for prior in priors] == ["TV"] and skipped == dict.fromkeys(
+        ("gradient-step", "FBP"), "it takes no part in denoising"
+    )
 
 
 def test_a_denoiser_of_other_channels_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +456,7 @@ def test_every_setting_can_be_replaced_where_it_stands() -> None:
     deblurring = BENCHMARKS["deblurring"].config
     quick = configured(deblurring, {"noises": (0.03,)}, quick=True)
     assert quick == DeblurringConfig(
-        Photographs(crop=48, limit=1, side=32), kernel_limit=1, noises=(0.03,), limits=Limits(seconds=2.0)
+        Photographs(crop=48, limit=1, side=32), kernel_limit=1, noises=(0.03,), limits=Limits(seconds=1.5)
     )
     changed = configured(deblurring, {"crop": 40, "tol": 1e-3, "kernel_limit": 2, "unknown": 1})
     expected = DeblurringConfig(Photographs(crop=40), kernel_limit=2, limits=Limits(tol=1e-3))

@@ -109,8 +109,9 @@ def reconstruct(
     found = solve_slice(y, physics, images["Tikhonov"], prior, sigma=options.sigma, misfit=options.misfit, tol=options.tol,
                         max_iter=options.max_iter)  # fmt: skip
     images["pnp-lip"] = found.result.x
-    misfit = {name: float((physics.A(image) - y).norm() / y.norm()) for name, image in images.items()}
-    explained = found.noise * math.sqrt(y.numel()) / float(y.norm())
+    size = float(y.double().norm())
+    misfit = {name: float((physics.A(image) - y).double().norm()) / size for name, image in images.items()}
+    explained = found.noise * math.sqrt(y.numel()) / size
     unavailable = [] if options.quiet else [f"no {name} to compare with: {reason}" for name, reason in missing.items()]
     record = {
         **origin,
