@@ -29,7 +29,7 @@ from pnp_lip.potentials import RidgePotential
 from pnp_lip.solvers import ProximalDenoiser, Variational
 from pnp_lip.spectral import norm_bound
 
-PHOTOGRAPHS = Photographs(crop=24, limit=1, side=24)
+PHOTOGRAPHS = Photographs(crop=24, limit=1, side=12)
 LIMITS = Limits(tol=1e-3, max_iter=500, seconds=10.0)
 KNOTS = np.linspace(-0.1, 0.1, 21)
 
@@ -220,13 +220,14 @@ def test_one_pass_and_a_restoration_say_what_they_found() -> None:
 
 def test_potentials_stand_in_the_tables_of_all_comparisons(tmp_path: Path) -> None:
     priors = [prior_of("ridge", ridge(), ours=True), Prior("blur", lambda x, sigma: (x + x.mean()) / 2)]
+    quick = Limits(tol=1e-2, max_iter=500, seconds=10.0)
     records = {
         "denoising": tasks.denoising(DenoisingConfig(PHOTOGRAPHS, (25,)), Destination(tmp_path / "denoising.json"), priors),
         "deblurring": tasks.deblurring(
-            DeblurringConfig(PHOTOGRAPHS, None, 1, (0.01,), limits=LIMITS), Destination(tmp_path / "deblurring.json"), priors
+            DeblurringConfig(PHOTOGRAPHS, None, 1, (0.01,), limits=quick), Destination(tmp_path / "deblurring.json"), priors
         ),
         "ct": tasks.ct(
-            CtConfig(None, Scans(("parallel 60",), ("Gaussian",)), 1, 24, limits=LIMITS),
+            CtConfig(None, Scans(("parallel 60",), ("Gaussian",)), 1, 24, limits=quick),
             Destination(tmp_path / "ct.json"),
             priors,
         ),
@@ -283,6 +284,6 @@ def test_files_of_potentials_take_part(tmp_path: Path) -> None:
 
 
 def test_colour_potentials_deblur_colour(tmp_path: Path) -> None:
-    config = DeblurringConfig(dataclasses.replace(PHOTOGRAPHS, colour=True), None, 1, (0.03,), limits=LIMITS)
+    config = DeblurringConfig(dataclasses.replace(PHOTOGRAPHS, colour=True), None, 1, (0.03,), limits=Limits(tol=1e-2))
     content = tasks.deblurring(config, Destination(tmp_path / "c.json"), [prior_of("ridge", ridge(channels=3), channels=3)])
     assert content["rows"][0]["status"] == "converged"

@@ -24,11 +24,11 @@ for command in {commands}:
 AFTER_DEEPINV = {"deepinv", "numpy", "pnp_lip", "scipy"}  # what our own parts load beside what `import deepinv` loads
 
 
-def loaded(code: str, folder: Path) -> set[str]:
-    """The modules that a fresh Python loads for ``code``."""
-    code += "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+def loaded(folder: Path, *parts: str) -> list[set[str]]:
+    """The modules that a fresh Python has loaded after each part of the code."""
+    code = "".join(f"{part}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))\n" for part in parts)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
-    return set(json.loads(run.stdout))
+    return [set(json.loads(line)) for line in run.stdout.splitlines()]
 
 
 def families(modules: set[str]) -> set[str]:
@@ -38,14 +38,14 @@ def families(modules: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("code", ["import pnp_lip", HELP.format(commands=COMMANDS)])
 def test_the_package_and_every_help_page_load_nothing_but_themselves(code: str, tmp_path: Path) -> None:
-    modules = loaded(code, tmp_path)
+    (modules,) = loaded(tmp_path, code)
     assert families(modules) == {"pnp_lip"} and len(modules) < 300
 
 
 def test_operators_solvers_and_denoisers_cost_little_beside_deepinv(tmp_path: Path) -> None:
     """deepinv loads torchvision, and that torch's compiler: no subclass of its classes can do without."""
-    before = loaded("import deepinv", tmp_path)
-    own = loaded("import pnp_lip.denoisers, pnp_lip.operators, pnp_lip.solvers", tmp_path) - before
+    before, after = loaded(tmp_path, "import deepinv", "import pnp_lip.denoisers, pnp_lip.operators, pnp_lip.solvers")
+    own = after - before
     assert families(own) <= AFTER_DEEPINV and len(own) < 0.2 * len(before), families(own)
 
 

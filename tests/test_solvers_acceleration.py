@@ -41,11 +41,11 @@ def test_every_scheme_reaches_the_same_fixed_point(scheme, solver):
     physics = cases.blur()
     y = physics.A(cases.random(2, *cases.SHAPE, seed=5).abs())
     net = firm(cases.denoiser(dtype=torch.float64))
-    plain = solver(net, sigma=0.1, tol=1e-11).solve(y, physics, max_iter=20000)
+    plain = solver(net, sigma=0.1, tol=1e-9).solve(y, physics, max_iter=20000)
     slow = scheme == Halpern(restart=None)
-    fast = solver(net, sigma=0.1, tol=1e-3 if slow else 1e-11, scheme=scheme).solve(y, physics, max_iter=20000)
+    fast = solver(net, sigma=0.1, tol=1e-3 if slow else 1e-9, scheme=scheme).solve(y, physics, max_iter=20000)
     assert fast.status == "converged" and fast.guarantee.proved
-    assert cases.relative(fast.x, plain.x) < (5e-2 if slow else 1e-8)
+    assert cases.relative(fast.x, plain.x) < (5e-2 if slow else 1e-6)
     if scheme == Anderson():
         assert 3 * fast.iterations < plain.iterations
 
