@@ -234,7 +234,7 @@ class Descent(Job):
         k, e = state["iteration"], state["epoch"]
         if not e:
             e |= {"begin": 0, "source": 0, "length": EPOCH, "most": EPOCH, "plain": False, "trigger": 1.0}
-            e |= {"accepted": None, "J": math.inf, "found": math.inf, "broken": None, "status": "running"}
+            e |= {"accepted": None, "J": math.inf, "found": math.inf, "status": "running"}
         if last and e["begin"] < k:
             self.begin(e, k, k, e["most"])
         j = k - e["begin"]
@@ -276,8 +276,8 @@ class Descent(Job):
             e["most"] = max(1, e["most"] // 2)
             self.begin(e, state["iteration"] + 1, e["accepted"], 1)
         else:
-            unit = torch.finfo(cast(RidgePotential, self.prior).weight.dtype).eps
-            slack = VALUE_ROUNDING * torch.finfo(torch.float64).eps * abs(J) + FLOOR * unit * size * (sharp + self.J.L * moved)
+            fine, coarse = (torch.finfo(dtype).eps for dtype in (torch.float64, torch.float32))  # of J, and of a stored x
+            slack = VALUE_ROUNDING * fine * abs(J) + FLOOR * coarse * size * (sharp + self.J.L * moved)
             e["status"] = "rounding" if e["J"] + slack >= J else "diverged"
 
     def status(self, state: State, tol: float) -> str:
@@ -289,7 +289,7 @@ class Descent(Job):
         """A plain step that raised J or made it infinite."""
         if state["epoch"].get("status") != "diverged":
             return None
-        return "a gradient step raised the objective, which no plain step with this L does."
+        return "a gradient step raised the objective, which no plain step with this L does, or made it infinite."
 
     def needed(self, state: State) -> set[int]:
         """Also the accepted x, and those from which the next z is made."""
