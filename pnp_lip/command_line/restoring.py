@@ -86,11 +86,12 @@ def restore_file(
         raise InputError(f"--figure {figure} is the result itself; name another file.")
     claim([output, beside, *([] if figure is None else [figure])], inputs, force=options.force, record=beside)
     picture = read_picture(source)  # as it is now, whatever happens to the file in the minutes of a restoration
+    share = share_of_memory(picture, options)
     about: dict[str, object] = origin_of(options, name, picture.path)
     for note in notes_of(picture):
         tell(note)
     images = {} if figure is None and options.reference is None else known_images(picture, options)
-    with keeping_within(share_of_memory(picture, options)):
+    with keeping_within(share):
         found = RESTORE[options.command](picture, options)
     for note in found.notes:
         tell(note)
