@@ -392,7 +392,7 @@ def test_the_tomography_runs_on_simulated_scans(tmp_path: Path) -> None:
         Scans(("parallel 12", "fan 16")),
         limit=1,
         side=24,
-        limits=Limits(tol=1e-2, seconds=1.0),
+        limits=Limits(tol=1e-2, max_iter=40, seconds=1.0),
     )
     content = tasks.ct(config, Destination(tmp_path / "ct.json"), [Prior("shrink", shrink), fbp()])
     assert not [row for row in content["rows"] if "error" in row]
